@@ -1,1 +1,11 @@
-//! Placeholder.
+//! The state machine of one incarnation of a VM on its host: (desired, observed, marks) → host commands.
+//!
+//! **Owns:** the protocol's table of what an agent may do ([`table`]), and the core that turns it into effects one at a
+//! time ([`core`]).
+//!
+//! **Does not know:** how an effect is carried out, which sockets and files there are, what time it is: time is an
+//! argument, and effects come back as inputs.
+//!
+//! **Start here:** [`types`] for what goes in and out, then [`table`].
+
+pub mod types;

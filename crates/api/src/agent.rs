@@ -1,0 +1,56 @@
+//! What agents and servers, and agents among themselves, say beside documents and reports.
+
+use model::{HostId, Incarnation, VmId};
+use serde::{Deserialize, Serialize};
+
+/// How often a server sends an empty line on a document stream.
+pub const KEEP_ALIVE_MS: u64 = 2_000;
+/// After this long without any line the stream counts as lost.
+pub const STREAM_LOST_MS: u64 = 10_000;
+/// What a host's certificate carries beside its name: `<host id>` + this.
+pub const HOST_SAN_SUFFIX: &str = ".host.sterna";
+
+/// A host that wants to join.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JoinRequest {
+    /// The one-time token that an operator made.
+    pub token: String,
+    /// The name that the host would like, if the token does not set one.
+    pub name: Option<String>,
+    /// For the connection to the servers and to other agents.
+    pub agent_csr_pem: String,
+    /// For QEMU's migration streams: another key and another CA, since QEMU's user can read it.
+    pub migration_csr_pem: String,
+}
+
+/// What a host gets that has joined.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JoinResponse {
+    /// Its id.
+    pub host_id: HostId,
+    /// Its name.
+    pub name: String,
+    /// For the connection to the servers and to other agents.
+    pub agent_certificate_pem: String,
+    /// Who signs servers' and agents' certificates.
+    pub agent_ca_pem: String,
+    /// For QEMU's migration streams.
+    pub migration_certificate_pem: String,
+    /// Who signs those.
+    pub migration_ca_pem: String,
+}
+
+/// From the source's agent to the target's: my QEMU completed, run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GoRequest {
+    /// The VM.
+    pub vm: VmId,
+    /// N.
+    pub from: Incarnation,
+    /// M.
+    pub to: Incarnation,
+}
+
+/// The guest runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GoResponse {}

@@ -1,0 +1,346 @@
+//! What the core of one incarnation is told ([`Input`]) and what it asks for ([`Effect`]).
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use model::document::VmDocument;
+use model::migration::Progress;
+use model::report::RunStatus;
+use model::{HostId, Incarnation, Reason, Timestamp, VmId};
+use serde::{Deserialize, Serialize};
+
+/// Time as cores see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// For deadlines: microseconds since the agent's start, on a clock that never goes back.
+    pub monotonic_us: u64,
+    /// For what people read, and for deadlines that the controller wrote.
+    pub wall: Timestamp,
+}
+
+/// Numbers effects within a core. An answer to another number than the one awaited is ignored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EffectId(pub u64);
+
+/// Whether the agent is sure that the servers still honour it. For a VM that is not protected, `live` means connected and
+/// `fresh` means that the document was read in this connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Lease {
+    /// Connected.
+    pub live: bool,
+    /// Connected, and the document is of this connection. Implies `live`.
+    pub fresh: bool,
+}
+
+/// What the journal holds of one incarnation. Durable before any effect that depends on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marks {
+    /// A QEMU may have been started for it.
+    pub launched: bool,
+    /// Its guest may have executed here.
+    pub ran: bool,
+    /// It will never be launched again.
+    pub closed: bool,
+    /// `migrate` may have been issued for each of these.
+    pub sent: BTreeSet<Incarnation>,
+    /// Neither `migrate` nor `migrate-continue` is issued for any of these any more.
+    pub no_switch: BTreeSet<Incarnation>,
+    /// The saved state that it starts from may have been used: from now on the VM boots from disk only.
+    pub used_saved: bool,
+    /// Its state was saved whole when it was closed: the size of the file.
+    pub saved_bytes: Option<u64>,
+    /// Its volumes were removed.
+    pub removed: bool,
+    /// Why it was closed, if not as asked.
+    pub reason: Option<Reason>,
+}
+
+/// One line of the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "mark", rename_all = "kebab-case")]
+pub enum Mark {
+    /// See [`Marks::launched`].
+    Launched,
+    /// See [`Marks::ran`].
+    Ran,
+    /// See [`Marks::closed`].
+    Closed {
+        /// Why, if not as asked.
+        reason: Option<Reason>,
+        /// The size of the saved state, if it was saved.
+        saved_bytes: Option<u64>,
+    },
+    /// See [`Marks::sent`].
+    Sent {
+        /// M.
+        to: Incarnation,
+    },
+    /// See [`Marks::no_switch`].
+    NoSwitch {
+        /// M.
+        to: Incarnation,
+    },
+    /// See [`Marks::used_saved`].
+    UsedSaved,
+    /// See [`Marks::removed`].
+    Removed,
+}
+
+/// What QEMU says, as the protocol's column *QEMU* needs it. Events only cause a new look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Qemu {
+    /// No process, and the lock on its directory is free.
+    None,
+    /// There is a process, but it does not answer, or not as expected. Nothing is decided from this but patience.
+    Silent,
+    /// It answered.
+    Answers(QemuState),
+}
+
+/// QEMU's answers to `query-status` and `query-migrate`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QemuState {
+    /// `query-status`'s `status`.
+    pub run: RunStatusWord,
+    /// `query-migrate`'s `status`: of the *last* migration in either direction.
+    pub migration: MigrationWord,
+    /// `query-migrate`'s error text.
+    pub migration_error: Option<String>,
+    /// The pass, what remains, and the rates, while there is a migration.
+    pub progress: Option<Progress>,
+    /// The downtime limit that QEMU has now.
+    pub downtime_limit_ms: Option<u64>,
+    /// Whether it was started to take a stream.
+    pub is_incoming: bool,
+    /// What the guest's agent said last.
+    pub guest: Guest,
+    /// The last sign of the guest's end that QEMU kept.
+    pub ended: Option<GuestEnd>,
+}
+
+/// What is known from the guest's agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Guest {
+    /// Whether it has answered since the launch.
+    pub ready: bool,
+    /// The guest's addresses, loopback left out.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Why a guest stands still by itself (`-action shutdown=pause,panic=pause` keeps its QEMU for us to see).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuestEnd {
+    /// It powered itself off, by itself or when asked.
+    PowerOff,
+    /// Its kernel panicked.
+    Panic,
+    /// QEMU met an error that it cannot go on from.
+    InternalError,
+    /// A disk error stopped it.
+    IoError,
+}
+
+/// The run states of QEMU that matter. All others are `Other`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RunStatusWord {
+    /// The guest executes.
+    Running,
+    /// Stopped by `stop`, or loaded and never continued.
+    Paused,
+    /// Started with `-S`, nothing loaded, never continued.
+    Prelaunch,
+    /// Waits for a stream, or takes it.
+    InMigrate,
+    /// A migration to elsewhere completed.
+    PostMigrate,
+    /// Stopped for the last round of a migration.
+    FinishMigrate,
+    /// The guest powered off and is kept.
+    Shutdown,
+    /// The guest panicked and is kept.
+    GuestPanicked,
+    /// A disk error.
+    IoError,
+    /// QEMU's own error.
+    InternalError,
+    /// Anything else.
+    Other,
+}
+
+/// The migration states of QEMU that matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MigrationWord {
+    /// There was none.
+    None,
+    /// `setup`.
+    Setup,
+    /// `active`.
+    Active,
+    /// `pre-switchover`.
+    PreSwitchover,
+    /// `device`.
+    Device,
+    /// `completed`.
+    Completed,
+    /// `failed`.
+    Failed,
+    /// `cancelling`.
+    Cancelling,
+    /// `cancelled`.
+    Cancelled,
+}
+
+/// What a core is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// The host's document of this revision says this of the incarnation; `None`: it names nothing, or another.
+    Desired {
+        /// The document's revision.
+        revision: u64,
+        /// The order and the machine.
+        document: Option<Box<VmDocument>>,
+    },
+    /// The connection to the servers came or went.
+    Lease(Lease),
+    /// What QEMU said when it was looked at.
+    Observed(Qemu),
+    /// The agent of the source's host says that its QEMU completed; checked to come from the host that the order names.
+    Go {
+        /// N.
+        from: Incarnation,
+        /// M.
+        to: Incarnation,
+    },
+    /// An effect succeeded.
+    Done(EffectId, Outcome),
+    /// An effect failed or ran out of time. It may have taken effect all the same.
+    Failed(EffectId, Failure),
+    /// An event hinted that something may have changed, or a timer rang.
+    LookAgain,
+}
+
+/// What an effect found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing more to say.
+    Ok,
+    /// `Listen`: where QEMU takes the stream.
+    Listening {
+        /// `tcp:ADDRESS:PORT`.
+        stream: String,
+    },
+    /// `Save`: the size of the file.
+    Saved {
+        /// In bytes.
+        bytes: u64,
+    },
+    /// `SendGo`: the target runs.
+    TargetRuns {
+        /// From the guest's stop to this answer, if the stop was seen.
+        downtime_us: Option<u64>,
+    },
+}
+
+/// Why an effect failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// For people and programs.
+    pub reason: Reason,
+    /// Whether trying again may help.
+    pub is_retryable: bool,
+}
+
+/// What a core asks for. Each is one durable or outside action, idempotent, and comes back as [`Input::Done`] or
+/// [`Input::Failed`]. A core has at most one under way, besides reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Write to the journal; done when it is durable.
+    Journal(Mark),
+    /// Fetch the image, make the overlay, the seed and the ports (closed). For a target: only the ports, the disks are
+    /// there already.
+    Prepare {
+        /// Whether it is for a migration's target.
+        as_target: bool,
+    },
+    /// Start QEMU with `-S`; for a target or a saved state also with `-incoming defer`.
+    Spawn {
+        /// Whether it takes a stream.
+        incoming: bool,
+    },
+    /// Set capabilities and parameters and listen for the source named in the order.
+    Listen,
+    /// Load a saved state into a QEMU that was started to take a stream; done when it is loaded.
+    LoadSaved {
+        /// The incarnation that saved it.
+        incarnation: Incarnation,
+    },
+    /// Plug the ports into their bridges.
+    OpenPorts,
+    /// `cont`.
+    Continue,
+    /// Tell the network where the guest's addresses are now.
+    Announce,
+    /// `stop`.
+    Pause,
+    /// Stop the processors and write the state to the file of this incarnation.
+    Save,
+    /// Ask the guest to power off, by ACPI and by its agent. Repeated by the core.
+    AskShutdown,
+    /// End the process and wait until it is gone.
+    Kill,
+    /// Unplug and delete the ports, delete the seed and the sockets. Volumes and saved states stay.
+    Release,
+    /// Delete volumes, saved states and console logs.
+    RemoveVolumes,
+    /// Set capabilities and parameters, then `migrate`.
+    Migrate {
+        /// M.
+        to: Incarnation,
+    },
+    /// `migrate-continue`.
+    MigrateContinue {
+        /// M.
+        to: Incarnation,
+    },
+    /// `migrate_cancel`.
+    MigrateCancel,
+    /// Raise the downtime limit.
+    SetDowntimeLimit {
+        /// The new one.
+        ms: u64,
+    },
+    /// Tell the target's agent that this QEMU completed; done when it answers that the guest runs.
+    SendGo {
+        /// M.
+        to: Incarnation,
+        /// The target's host.
+        host: HostId,
+        /// The target's host's name.
+        host_name: String,
+        /// Where its agent listens.
+        peer: String,
+    },
+    /// Look at QEMU; comes back as [`Input::Observed`].
+    Look,
+    /// Feed [`Input::LookAgain`] no later than this. Replaces the one before.
+    Timer {
+        /// On the monotonic clock.
+        at_us: u64,
+    },
+    /// Tell the servers. Never fails: the shell keeps the latest and posts it until it is answered.
+    Report(Box<RunStatus>),
+    /// The incarnation is closed, its report was named by no document for a while, and nothing of it is left: the core
+    /// can be dropped, its directory deleted.
+    Forget,
+}
+
+/// Which incarnation a core is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Identity {
+    /// The VM.
+    pub vm: VmId,
+    /// The incarnation.
+    pub incarnation: Incarnation,
+    /// The host that the agent runs on.
+    pub host: HostId,
+}

@@ -1,0 +1,124 @@
+//! A host: what its operator says of it, what it reports of itself, and what the controller has reserved on it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{HostId, Incarnation, VmId};
+
+/// What the operator says. Written by the API only.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostSpec {
+    /// No new VM is placed on it.
+    #[serde(default)]
+    pub cordoned: bool,
+    /// A person's word that the machine is off: everything on it counts as fenced, and its agent is refused.
+    #[serde(default)]
+    pub confirmed_dead_at: Option<Timestamp>,
+    /// The digest of the certificate's key that its agent must show, as lower-case hexadecimal SHA-256.
+    pub certificate_sha256: Option<String>,
+}
+
+/// What the host reports of itself. Written for its agent only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// The release of its agent.
+    pub agent_version: String,
+    /// The release of its QEMU.
+    pub qemu_version: String,
+    /// Its processors.
+    pub cpus: u32,
+    /// Its memory.
+    pub memory_mib: u64,
+    /// What its agent and kernel keep for themselves.
+    pub reserved_mib: u64,
+    /// How guests are run.
+    pub accelerator: Accelerator,
+    /// Where its agent listens for other agents.
+    pub peer_address: Option<SocketAddr>,
+    /// What its kernel lacks, each with the consequence.
+    pub lacks: Vec<Lack>,
+    /// The processor model that guests see.
+    pub cpu_model: String,
+    /// Which start of the machine this is.
+    pub boot_id: String,
+}
+
+/// How guests are run, and why not faster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Accelerator {
+    /// `kvm` or `tcg`.
+    pub name: AcceleratorName,
+    /// Why it is not `kvm`; `null` if it is.
+    pub why: Option<String>,
+}
+
+/// The accelerators that QEMU is used with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AcceleratorName {
+    /// Hardware virtualisation.
+    Kvm,
+    /// Emulation.
+    Tcg,
+}
+
+/// Something that a host's kernel cannot do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Lack {
+    /// What is missing.
+    pub what: String,
+    /// What Sterna cannot do there because of it.
+    pub consequence: String,
+}
+
+/// Whether the servers hear from the host. Written by the server when that changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostContact {
+    /// Since when nothing was heard; `None` while the host is connected.
+    pub silent_since: Option<Timestamp>,
+}
+
+/// What is reserved on a host. Written by the controller; the agent's reports do not touch it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reservations {
+    /// One entry per incarnation that may use the host's memory.
+    pub vms: BTreeMap<VmId, Reserved>,
+}
+
+/// What one incarnation holds on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reserved {
+    /// Which one.
+    pub incarnation: Incarnation,
+    /// Main memory with QEMU's own part.
+    pub memory_mib: u64,
+    /// Virtual processors.
+    pub vcpus: u32,
+}
+
+impl Reservations {
+    /// The memory that is spoken for.
+    pub fn memory_mib(&self) -> u64 {
+        self.vms.values().map(|reserved| reserved.memory_mib).sum()
+    }
+
+    /// The virtual processors that are spoken for.
+    pub fn vcpus(&self) -> u32 {
+        self.vms.values().map(|reserved| reserved.vcpus).sum()
+    }
+}
+
+/// A token with which one host may join. Stored hashed; used once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinToken {
+    /// The name that the host gets, if the operator has set one.
+    pub name: Option<String>,
+    /// When it stops to be accepted.
+    pub expires_at: Timestamp,
+    /// The host that used it.
+    pub used_by: Option<HostId>,
+}

@@ -1,0 +1,179 @@
+//! The keys under which everything is stored, made and read in this one place.
+//!
+//! ```text
+//! /{kind}/{id}                        the user's part: names and spec
+//! /vm/{id}/intent                     the controller's part
+//! /vm/{id}/run/{incarnation}          the part of the agent that holds that incarnation
+//! /host/{id}/status                   the agent's part
+//! /host/{id}/reservations             the controller's part
+//! /host/{id}/contact                  the server's part: whether the host is heard
+//! /image/{id}/status                  the part of the server that took the content
+//! /migration/{id}/intent              the controller's part
+//! /operation/{id}/status              the controller's part
+//! /network/{id}/address/{address}     who holds an address
+//! /index/{kind}/{project}/{name}      the id, so that names are unique
+//! /request/{user}/{request id}        the answer that a repeat gets
+//! /audit/{id}                         who wrote what
+//! /token/{hash}, /join/{hash}         credentials
+//! ```
+
+use std::net::IpAddr;
+
+use uuid::Uuid;
+
+use crate::{HostId, ImageId, Incarnation, Kind, MigrationId, NetworkId, OperationId, VmId};
+
+/// The user's part of an object.
+pub fn object(kind: Kind, id: Uuid) -> String {
+    format!("/{kind}/{id}")
+}
+
+/// What all keys of a kind begin with.
+pub fn kind_prefix(kind: Kind) -> String {
+    format!("/{kind}/")
+}
+
+/// The controller's part of a VM.
+pub fn vm_intent(id: VmId) -> String {
+    format!("/vm/{id}/intent")
+}
+
+/// An agent's part of a VM. The number is padded, so that keys sort as numbers do.
+pub fn vm_run(id: VmId, incarnation: Incarnation) -> String {
+    format!("/vm/{id}/run/{:012}", incarnation.0)
+}
+
+/// What a host reports of itself.
+pub fn host_status(id: HostId) -> String {
+    format!("/host/{id}/status")
+}
+
+/// What is reserved on a host.
+pub fn host_reservations(id: HostId) -> String {
+    format!("/host/{id}/reservations")
+}
+
+/// Whether a host is heard.
+pub fn host_contact(id: HostId) -> String {
+    format!("/host/{id}/contact")
+}
+
+/// What became of an image's content.
+pub fn image_status(id: ImageId) -> String {
+    format!("/image/{id}/status")
+}
+
+/// The controller's part of a migration.
+pub fn migration_intent(id: MigrationId) -> String {
+    format!("/migration/{id}/intent")
+}
+
+/// The controller's part of an operation.
+pub fn operation_status(id: OperationId) -> String {
+    format!("/operation/{id}/status")
+}
+
+/// Who holds an address of a network.
+pub fn network_address(id: NetworkId, address: IpAddr) -> String {
+    format!("/network/{id}/address/{address}")
+}
+
+/// What the keys of a network's addresses begin with.
+pub fn network_addresses(id: NetworkId) -> String {
+    format!("/network/{id}/address/")
+}
+
+/// The id that a name stands for.
+pub fn name_index(kind: Kind, project: Option<&str>, name: &str) -> String {
+    format!("/index/{kind}/{}/{name}", project.unwrap_or("-"))
+}
+
+/// The answer to a request that carried an id.
+pub fn request(user: &str, request: &str) -> String {
+    format!("/request/{user}/{request}")
+}
+
+/// What all audit records' keys begin with.
+pub const AUDIT_PREFIX: &str = "/audit/";
+
+/// An audit record.
+pub fn audit(id: Uuid) -> String {
+    format!("{AUDIT_PREFIX}{id}")
+}
+
+/// A token, by the lower-case hexadecimal SHA-256 of its secret.
+pub fn token(hash: &str) -> String {
+    format!("/token/{hash}")
+}
+
+/// A token with which a host joins, by the hash of its secret.
+pub fn join_token(hash: &str) -> String {
+    format!("/join/{hash}")
+}
+
+/// Which part of an object a key holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Names and spec.
+    Object,
+    /// The controller's.
+    Intent,
+    /// An agent's, of one incarnation.
+    Run(Incarnation),
+    /// Reported.
+    Status,
+    /// Reserved.
+    Reservations,
+    /// Heard or not.
+    Contact,
+    /// An address in use.
+    Address(IpAddr),
+}
+
+/// Reads a key that belongs to an object; `None` for all others.
+pub fn parse(key: &str) -> Option<(Kind, Uuid, Part)> {
+    let mut words = key.strip_prefix('/')?.split('/');
+    let kind = words.next()?.parse().ok()?;
+    let id = words.next()?.parse().ok()?;
+    let part = match (words.next(), words.next(), words.next()) {
+        (None, ..) => Part::Object,
+        (Some("intent"), None, _) => Part::Intent,
+        (Some("status"), None, _) => Part::Status,
+        (Some("reservations"), None, _) => Part::Reservations,
+        (Some("contact"), None, _) => Part::Contact,
+        (Some("run"), Some(number), None) => Part::Run(Incarnation(number.parse().ok()?)),
+        (Some("address"), Some(address), None) => Part::Address(address.parse().ok()?),
+        _ => return None,
+    };
+    Some((kind, id, part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_is_read_back() {
+        let id = Uuid::from_u128(7);
+        for (key, kind, part) in [
+            (object(Kind::Template, id), Kind::Template, Part::Object),
+            (vm_intent(VmId(id)), Kind::Vm, Part::Intent),
+            (vm_run(VmId(id), Incarnation(12)), Kind::Vm, Part::Run(Incarnation(12))),
+            (host_status(HostId(id)), Kind::Host, Part::Status),
+            (host_reservations(HostId(id)), Kind::Host, Part::Reservations),
+            (host_contact(HostId(id)), Kind::Host, Part::Contact),
+            (image_status(ImageId(id)), Kind::Image, Part::Status),
+            (migration_intent(MigrationId(id)), Kind::Migration, Part::Intent),
+            (operation_status(OperationId(id)), Kind::Operation, Part::Status),
+        ] {
+            assert_eq!(parse(&key), Some((kind, id, part)), "{key}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_objects_key_is_not_read() {
+        for key in ["", "/", "/vm", "/vm/x", "/index/vm/default/web", "/audit/1", "/vm/00000000-0000-0000-0000-000000000007/x"] {
+            assert_eq!(parse(key), None, "{key}");
+        }
+    }
+}

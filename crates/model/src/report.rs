@@ -1,0 +1,143 @@
+//! What an agent reports: how its host is, and how each incarnation on it is.
+//!
+//! A report speaks of a document's revision and carries a sequence number within the agent's session; it is posted again
+//! until it is answered. What is stored of it is each incarnation's [`RunStatus`], and only when it changed.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::host::HostStatus;
+use crate::migration::Progress;
+use crate::{HostId, Incarnation, Reason, VmId};
+
+/// One report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The agent's start.
+    pub session: Uuid,
+    /// Rises with every report of the session.
+    pub sequence: u64,
+    /// The host, when it changed since the last report that was answered, and in the first one.
+    pub host: Option<HostStatus>,
+    /// Every incarnation that the host knows of.
+    pub runs: Vec<VmRun>,
+    /// Load and progress: kept in memory by the server, never stored.
+    pub samples: Samples,
+}
+
+/// An incarnation's state with the VM that it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmRun {
+    /// The VM.
+    pub vm: VmId,
+    /// The state.
+    pub run: RunStatus,
+}
+
+/// How an incarnation is. Stored under `/vm/{id}/run/{incarnation}`; written for the agent of its host only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunStatus {
+    /// Which one.
+    pub incarnation: Incarnation,
+    /// The host that reports it.
+    pub host: HostId,
+    /// The document that the agent acted on.
+    pub document_revision: u64,
+    /// How far it is.
+    pub state: RunState,
+    /// Whether its guest ever executed here.
+    pub ran: bool,
+    /// Whether the guest's agent has answered since it was launched.
+    pub ready: bool,
+    /// The addresses that the guest has, loopback left out.
+    pub addresses: Vec<IpAddr>,
+    /// Where the QEMU of a target listens for the stream.
+    pub stream: Option<String>,
+    /// The source's side of a migration.
+    pub outgoing: Option<Outgoing>,
+    /// The size of the saved state, once there is one.
+    pub saved_bytes: Option<u64>,
+    /// What is wrong, or why it ended.
+    pub reason: Option<Reason>,
+    /// How long each step of the start took, in milliseconds.
+    pub steps_ms: BTreeMap<String, u64>,
+}
+
+/// How far an incarnation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunState {
+    /// Image, disk, seed and ports are being made.
+    Preparing,
+    /// Its QEMU is started, its guest has not executed yet.
+    Booting,
+    /// The guest executes.
+    Running,
+    /// The guest's processors are stopped, as asked.
+    Paused,
+    /// Its state is being saved.
+    Saving,
+    /// It is being shut down.
+    Stopping,
+    /// A target that waits for the stream or takes it.
+    Incoming,
+    /// A target that has taken the stream and waits for `go`.
+    Loaded,
+    /// Closed: it will never be launched again.
+    Closed,
+    /// Closed, and its volumes are removed.
+    Removed,
+}
+
+impl RunState {
+    /// Whether it is the agent's promise that the incarnation will never be launched again.
+    pub const fn is_closed(self) -> bool {
+        matches!(self, Self::Closed | Self::Removed)
+    }
+}
+
+/// The source's side of a migration, as its agent sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outgoing {
+    /// M.
+    pub to: Incarnation,
+    /// How far it is.
+    pub state: OutgoingState,
+    /// From the guest's stop to the target's answer, on the source's monotonic clock.
+    pub downtime_us: Option<u64>,
+    /// From the start of the transfer to its end.
+    pub transfer_ms: Option<u64>,
+    /// Sent over the wire.
+    pub bytes: Option<u64>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// How far a transfer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OutgoingState {
+    /// Started.
+    Transferring,
+    /// The guest is stopped for the last round.
+    SwitchingOver,
+    /// QEMU completed: the guest executes here no more.
+    Completed,
+    /// The promise "I will not switch over to M", made from what QEMU said when this report was made.
+    Promised,
+}
+
+/// What is measured all the time and never stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Samples {
+    /// Processors' load over the last minute, in hundredths.
+    pub load1_percent: u32,
+    /// Memory that is free for guests.
+    pub memory_available_mib: u64,
+    /// Transfers under way.
+    pub transfers: BTreeMap<VmId, Progress>,
+}

@@ -1,0 +1,235 @@
+//! A virtual machine: what its user wants, what the controller intends, what its hosts report.
+//!
+//! One writer per part: the user writes [`VmSpec`] (through the API), the controller writes [`VmIntent`], and the agent
+//! of the host that holds an incarnation writes that incarnation's [`crate::report::RunStatus`].
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{DatastoreId, HostId, ImageId, Incarnation, MigrationId, NetworkId, Reason, TemplateId};
+
+/// What the user wants the VM to be doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Power {
+    /// Running.
+    Running,
+    /// In memory with its processors stopped.
+    Paused,
+    /// Its state saved to disk on its host, which it keeps.
+    Suspended,
+    /// Powered off.
+    Off,
+    /// Not placed until it is released.
+    Hold,
+}
+
+/// What the user wants. Written by the API only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmSpec {
+    /// The template that it was made from.
+    pub template: Option<TemplateId>,
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Main memory.
+    pub memory_mib: u64,
+    /// The image that its root disk is a copy-on-write duplicate of.
+    pub image: ImageId,
+    /// The size of the root disk; the image's if `None`.
+    pub disk_bytes: Option<u64>,
+    /// Where its volumes are.
+    pub datastore: DatastoreId,
+    /// Network interfaces.
+    pub nics: Vec<Nic>,
+    /// What the guest is told about itself.
+    pub guest: GuestConfig,
+    /// Where it may run.
+    pub placement: PlacementRule,
+    /// What it should be doing.
+    pub power: Power,
+    /// Whether a power-off skips the guest's own shutdown.
+    #[serde(default)]
+    pub force: bool,
+    /// Counts the requests to change `power`, so that a VM that ended by itself starts again only when asked again.
+    pub power_request: u64,
+}
+
+/// A network interface. MAC and address are calculated when the VM is created and never change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nic {
+    /// The network that it is plugged into.
+    pub network: NetworkId,
+    /// Six octets in hexadecimal with colons.
+    pub mac: String,
+    /// The address that the guest is told.
+    pub address: Option<IpAddr>,
+    /// The length of the network's prefix.
+    pub prefix_len: u8,
+}
+
+/// What the guest learns through its NoCloud seed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestConfig {
+    /// The VM's name if `None`.
+    pub hostname: Option<String>,
+    /// Keys for the administrator's account, one a line.
+    pub ssh_keys: Vec<String>,
+    /// A shell script that begins with `#!`, or cloud-config.
+    pub user_data: Option<String>,
+}
+
+/// Where a VM may run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementRule {
+    /// Only on this host.
+    pub host: Option<HostId>,
+    /// Only on hosts that carry all of these labels.
+    #[serde(default)]
+    pub host_labels: BTreeMap<String, String>,
+}
+
+/// What the controller has decided for a VM.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmIntent {
+    /// The last of the user's power requests that was acted on.
+    pub answered_request: u64,
+    /// The highest incarnation ever granted, also to migrations' targets. It never goes back.
+    pub last_incarnation: Incarnation,
+    /// The host that holds the VM: its open incarnation, its saved state, or at least its place.
+    pub host: Option<HostId>,
+    /// The open incarnation on `host`.
+    pub open: Option<Open>,
+    /// The migration under way.
+    pub migration: Option<MigrationId>,
+    /// A state saved by a closed incarnation, to be used once.
+    pub saved: Option<SavedState>,
+    /// Whether volumes exist that deletion has to remove.
+    #[serde(default)]
+    pub has_volumes: bool,
+    /// How the last incarnation ended.
+    pub ended: Option<Ended>,
+    /// How the host was chosen, or why none was.
+    pub placement: Option<PlacementRecord>,
+}
+
+/// An incarnation that was granted and is neither closed nor fenced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Open {
+    /// Which one.
+    pub incarnation: Incarnation,
+    /// When it was granted.
+    pub granted_at: Timestamp,
+    /// What its host shall do with it.
+    pub goal: Goal,
+    /// What it starts from.
+    pub start: Start,
+    /// The memory and processors that it holds on its host.
+    pub memory_mib: u64,
+    /// See `memory_mib`.
+    pub vcpus: u32,
+    /// After an aborted migration: the source, which had completed, may run again.
+    #[serde(default)]
+    pub resume: bool,
+}
+
+/// What a host shall do with an open incarnation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "goal", rename_all = "kebab-case")]
+pub enum Goal {
+    /// Run it, with its processors stopped if `paused`.
+    Run {
+        /// Whether the user paused it.
+        paused: bool,
+    },
+    /// Ask the guest to shut down; pull the plug at the deadline.
+    Shutdown {
+        /// When patience ends.
+        force_at: Timestamp,
+    },
+    /// Pull the plug.
+    Kill,
+    /// Save its state to disk and end it.
+    Suspend,
+}
+
+/// What an incarnation starts from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "kebab-case")]
+pub enum Start {
+    /// Its disks.
+    Disk,
+    /// A saved state on the same host.
+    Saved(SavedState),
+    /// The stream of a migration.
+    Stream,
+}
+
+/// A memory state on a host's disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedState {
+    /// The host whose disk it is on.
+    pub host: HostId,
+    /// The incarnation that was saved; the file's name follows from it.
+    pub incarnation: Incarnation,
+    /// How large it is.
+    pub bytes: u64,
+    /// The memory and processors of the saved machine, which the next incarnation must have too.
+    pub memory_mib: u64,
+    /// See `memory_mib`.
+    pub vcpus: u32,
+}
+
+/// How an incarnation ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Which one.
+    pub incarnation: Incarnation,
+    /// When the controller learned of it.
+    pub at: Timestamp,
+    /// Whether it did what was asked of it.
+    pub outcome: Outcome,
+    /// What happened, for people; always there when the outcome is a failure.
+    pub reason: Option<Reason>,
+}
+
+/// What an ended incarnation leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Powered off by its user or from inside.
+    Off,
+    /// Saved.
+    Suspended,
+    /// It ended when it should not have, or never started.
+    Failed,
+    /// Its host is dead, as a power device or a person said.
+    Fenced,
+}
+
+/// How a host was chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementRecord {
+    /// When it was decided.
+    pub decided_at: Timestamp,
+    /// The chosen host's name, if one fits.
+    pub chosen: Option<String>,
+    /// How many hosts were looked at.
+    pub considered: u32,
+    /// One entry for each group of hosts refused for the same reason.
+    pub refused: Vec<RefusedGroup>,
+}
+
+/// Hosts refused for the same reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RefusedGroup {
+    /// How many.
+    pub count: u32,
+    /// Some of their names.
+    pub hosts: Vec<String>,
+    /// Why, with numbers: those of the host that came nearest.
+    pub reason: Reason,
+}

@@ -1,0 +1,399 @@
+//! Owns: the keys at the current revision, and what a txn makes of them.
+//! Does not know: time, durability, watches.
+//! Start here: [`Draft`], changes that are decided but not yet durable, and so not yet seen by anybody.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    Event, EventKind, FailedCompare, KeyRange, KeyValue, Lease, LeaseId, LeaseTable, Op, OpResult,
+    RangeRequest, RangeResponse, Revision, StoreError, Txn, TxnResponse,
+};
+
+/// The changes of one revision.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// The revision.
+    pub revision: Revision,
+    /// Its events, in key order, one for each key.
+    pub events: Arc<[Event]>,
+}
+
+impl Commit {
+    /// Roughly what the events take in memory.
+    pub fn size_bytes(&self) -> usize {
+        self.events.iter().map(event_bytes).sum()
+    }
+}
+
+fn event_bytes(event: &Event) -> usize {
+    let prev = event.prev.as_ref().map_or(0, |kv| kv.value.len());
+    event.kv.key.len() + event.kv.value.len() + prev + size_of::<Event>()
+}
+
+/// The keys and leases at the current revision.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    revision: Revision,
+    compacted: Revision,
+    keys: BTreeMap<String, KeyValue>,
+    leases: LeaseTable,
+    attached: BTreeMap<LeaseId, BTreeSet<String>>,
+}
+
+impl State {
+    /// What a backend had stored: the keys at `revision`.
+    pub fn restore(
+        revision: Revision,
+        compacted: Revision,
+        keys: impl IntoIterator<Item = KeyValue>,
+    ) -> Self {
+        let mut state = Self {
+            revision,
+            compacted,
+            ..Self::default()
+        };
+        for kv in keys {
+            state.put(kv);
+        }
+        state
+    }
+
+    /// The current revision.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// The oldest revision that can be read.
+    pub fn compacted(&self) -> Revision {
+        self.compacted
+    }
+
+    /// The number of keys.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// The leases.
+    pub fn leases(&self) -> &LeaseTable {
+        &self.leases
+    }
+
+    /// The leases, to grant one or to keep one alive; to end one, see [`Draft::end_lease`].
+    pub fn leases_mut(&mut self) -> &mut LeaseTable {
+        &mut self.leases
+    }
+
+    /// The key's current version.
+    pub fn get(&self, key: &str) -> Option<&KeyValue> {
+        self.keys.get(key)
+    }
+
+    /// Answers a request that reads at the current revision.
+    pub fn range(&self, request: &RangeRequest) -> RangeResponse {
+        let found = self
+            .keys
+            .range::<str, _>((request.lower_bound(), Bound::Unbounded))
+            .map(|(_, kv)| kv)
+            .take_while(|kv| request.range.contains(&kv.key));
+        request.answer(found, self.revision)
+    }
+
+    /// Decides whether `revision` can be compacted to.
+    pub fn check_compaction(&self, revision: Revision) -> Result<(), StoreError> {
+        if revision > self.revision {
+            return Err(StoreError::FutureRevision {
+                requested: revision,
+                current: self.revision,
+            });
+        }
+        if revision <= self.compacted {
+            return Err(StoreError::Compacted {
+                requested: revision,
+                compacted: self.compacted,
+            });
+        }
+        Ok(())
+    }
+
+    /// Marks everything before `revision` as gone.
+    pub fn compact(&mut self, revision: Revision) {
+        self.compacted = revision;
+    }
+
+    /// Takes over what a draft decided, once it is durable.
+    pub fn absorb(&mut self, commit: &Commit) {
+        self.revision = commit.revision;
+        for event in commit.events.iter() {
+            match event.kind {
+                EventKind::Put => self.put(event.kv.clone()),
+                EventKind::Delete => self.remove(&event.kv.key),
+            }
+        }
+    }
+
+    /// Forgets a lease whose keys are gone.
+    pub fn forget_lease(&mut self, id: LeaseId) -> Result<(), StoreError> {
+        self.attached.remove(&id);
+        self.leases.remove(id)
+    }
+
+    /// Adds a lease whose time begins at `now`.
+    pub fn insert_lease(&mut self, lease: Lease, now: std::time::Duration) {
+        self.leases.insert(lease, now);
+    }
+
+    fn put(&mut self, kv: KeyValue) {
+        let (key, lease) = (kv.key.clone(), kv.lease);
+        let old = self.keys.insert(key.clone(), kv);
+        self.detach(old);
+        if let Some(lease) = lease {
+            self.attached.entry(lease).or_default().insert(key);
+        }
+    }
+
+    fn remove(&mut self, key: &str) {
+        let old = self.keys.remove(key);
+        self.detach(old);
+    }
+
+    fn detach(&mut self, old: Option<KeyValue>) {
+        let Some(KeyValue {
+            key,
+            lease: Some(lease),
+            ..
+        }) = old
+        else {
+            return;
+        };
+        if let Some(keys) = self.attached.get_mut(&lease) {
+            keys.remove(&key);
+        }
+    }
+}
+
+/// Revisions that are decided one after the other on top of a state, to be made durable together.
+#[derive(Debug)]
+pub struct Draft<'s> {
+    base: &'s State,
+    revision: Revision,
+    changed: BTreeMap<String, Option<KeyValue>>,
+    commits: Vec<Commit>,
+}
+
+impl<'s> Draft<'s> {
+    /// A draft that changes nothing yet.
+    pub fn new(base: &'s State) -> Self {
+        Self {
+            base,
+            revision: base.revision,
+            changed: BTreeMap::new(),
+            commits: Vec::new(),
+        }
+    }
+
+    /// Decides a txn; on an error the draft is as before.
+    pub fn apply(&mut self, txn: &Txn) -> Result<TxnResponse, StoreError> {
+        let failed = self.failed_compares(txn);
+        let succeeded = failed.is_empty();
+        let ops = if succeeded { &txn.then } else { &txn.otherwise };
+        self.check_leases(ops)?;
+        let mut step = Step {
+            draft: self,
+            revision: self.revision + 1,
+            events: BTreeMap::new(),
+        };
+        let results = ops.iter().map(|op| step.run(op)).collect();
+        let events = step.events;
+        self.commit(events);
+        Ok(TxnResponse {
+            succeeded,
+            revision: self.revision,
+            results,
+            failed,
+        })
+    }
+
+    /// Decides the deletion of a lease's keys.
+    pub fn end_lease(&mut self, lease: LeaseId) -> Result<Revision, StoreError> {
+        if !self.base.leases.contains(lease) {
+            return Err(StoreError::LeaseNotFound { lease });
+        }
+        let keys: Vec<String> = self
+            .base
+            .attached
+            .get(&lease)
+            .into_iter()
+            .flatten()
+            .filter(|key| self.get(key).is_some_and(|kv| kv.lease == Some(lease)))
+            .cloned()
+            .collect();
+        let mut step = Step {
+            draft: self,
+            revision: self.revision + 1,
+            events: BTreeMap::new(),
+        };
+        for key in keys {
+            step.delete(&key);
+        }
+        let events = step.events;
+        self.commit(events);
+        Ok(self.revision)
+    }
+
+    /// The revisions that were decided, in order.
+    pub fn into_commits(self) -> Vec<Commit> {
+        self.commits
+    }
+
+    /// The revisions that were decided so far, in order.
+    pub fn commits(&self) -> &[Commit] {
+        &self.commits
+    }
+
+    fn get(&self, key: &str) -> Option<&KeyValue> {
+        match self.changed.get(key) {
+            Some(changed) => changed.as_ref(),
+            None => self.base.get(key),
+        }
+    }
+
+    fn failed_compares(&self, txn: &Txn) -> Vec<FailedCompare> {
+        let stored = txn
+            .compares
+            .iter()
+            .map(|compare| (compare, self.get(&compare.key)));
+        stored
+            .enumerate()
+            .filter(|(_, (compare, stored))| !compare.holds(*stored))
+            .map(|(index, (_, stored))| FailedCompare {
+                index,
+                actual: stored.cloned(),
+            })
+            .collect()
+    }
+
+    fn check_leases(&self, ops: &[Op]) -> Result<(), StoreError> {
+        for op in ops {
+            if let Op::Put {
+                lease: Some(lease), ..
+            } = op
+                && !self.base.leases.contains(*lease)
+            {
+                return Err(StoreError::LeaseNotFound { lease: *lease });
+            }
+        }
+        Ok(())
+    }
+
+    fn keys_with_prefix(&self, prefix: &str) -> BTreeSet<String> {
+        let range = KeyRange::Prefix(prefix.to_owned());
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        let base = self.base.keys.range::<str, _>(from).map(|(key, _)| key);
+        let base = base.take_while(|key| range.contains(key));
+        let base = base.filter(|key| !self.changed.contains_key(*key));
+        let changed = self.changed.range::<str, _>(from);
+        let changed = changed.take_while(|(key, _)| range.contains(key));
+        let changed = changed.filter_map(|(key, kv)| kv.as_ref().map(|_| key));
+        base.chain(changed).cloned().collect()
+    }
+
+    fn commit(&mut self, events: BTreeMap<String, Event>) {
+        if events.is_empty() {
+            return;
+        }
+        self.revision += 1;
+        for (key, event) in &events {
+            let now = (event.kind == EventKind::Put).then(|| event.kv.clone());
+            self.changed.insert(key.clone(), now);
+        }
+        self.commits.push(Commit {
+            revision: self.revision,
+            events: events.into_values().collect(),
+        });
+    }
+}
+
+/// One txn while its steps run.
+struct Step<'d, 's> {
+    draft: &'d Draft<'s>,
+    revision: Revision,
+    events: BTreeMap<String, Event>,
+}
+
+impl Step<'_, '_> {
+    fn run(&mut self, op: &Op) -> OpResult {
+        match op {
+            Op::Put { key, value, lease } => {
+                self.put(key, value, *lease);
+                OpResult::Put
+            }
+            Op::Delete { key } => OpResult::Deleted {
+                count: usize::from(self.delete(key)),
+            },
+            Op::DeletePrefix { prefix } => {
+                let keys = self.draft.keys_with_prefix(prefix);
+                let deleted = keys.iter().filter(|key| self.delete(key));
+                OpResult::Deleted {
+                    count: deleted.count(),
+                }
+            }
+            Op::Get { key } => OpResult::Got(self.get(key).cloned()),
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<&KeyValue> {
+        match self.events.get(key) {
+            Some(event) => (event.kind == EventKind::Put).then_some(&event.kv),
+            None => self.draft.get(key),
+        }
+    }
+
+    /// A key is put at most once by a branch and never also deleted by it, so the draft holds what was before.
+    fn put(&mut self, key: &str, value: &Bytes, lease: Option<LeaseId>) {
+        let prev = self.draft.get(key).cloned();
+        let kv = KeyValue {
+            key: key.to_owned(),
+            value: value.clone(),
+            create_revision: prev.as_ref().map_or(self.revision, |kv| kv.create_revision),
+            mod_revision: self.revision,
+            version: prev.as_ref().map_or(1, |kv| kv.version + 1),
+            lease,
+        };
+        let kind = EventKind::Put;
+        self.events.insert(key.to_owned(), Event { kind, kv, prev });
+    }
+
+    fn delete(&mut self, key: &str) -> bool {
+        let Some(prev) = self.get(key).cloned() else {
+            return false;
+        };
+        let event = deletion(key, self.revision, Some(prev));
+        self.events.insert(key.to_owned(), event);
+        true
+    }
+}
+
+/// The event of a deletion.
+pub(crate) fn deletion(key: &str, revision: Revision, prev: Option<KeyValue>) -> Event {
+    Event {
+        kind: EventKind::Delete,
+        kv: KeyValue {
+            key: key.to_owned(),
+            value: Bytes::new(),
+            create_revision: 0,
+            mod_revision: revision,
+            version: 0,
+            lease: None,
+        },
+        prev,
+    }
+}
