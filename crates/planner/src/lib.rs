@@ -1,1 +1,21 @@
-//! Placeholder.
+//! What shall be done: pure functions (view, now) → plan.
+//!
+//! **Owns:** the view of the store that decisions are made on ([`view`]), the next step of a VM ([`vm`]) and of a
+//! migration ([`migration`]), the desired document of a host ([`document`]), which reports count ([`reports`]), and what
+//! every write carries beside itself ([`admission`]).
+//!
+//! **Does not know:** the store's engine, the network, the clock. `now` is an argument; a plan names what it relies on,
+//! and whoever commits it compares that.
+//!
+//! **Start here:** [`plan`], then [`vm`].
+
+pub mod admission;
+pub mod document;
+pub mod migration;
+pub mod plan;
+pub mod reports;
+pub mod view;
+pub mod vm;
+
+pub use plan::{Decision, Plan};
+pub use view::View;

@@ -50,36 +50,49 @@ pub struct LeaseTable {
 struct Alive {
     ttl: Duration,
     deadline: Duration,
+    /// Its end was decided but may not be durable yet; it can no longer be kept alive.
+    ending: bool,
 }
 
 impl LeaseTable {
     /// Adds a lease whose time begins at `now`.
     pub fn insert(&mut self, lease: Lease, now: Duration) {
         let deadline = now.saturating_add(lease.ttl);
-        let ttl = lease.ttl;
-        self.alive.insert(lease.id, Alive { ttl, deadline });
+        let alive = Alive {
+            ttl: lease.ttl,
+            deadline,
+            ending: false,
+        };
+        self.alive.insert(lease.id, alive);
     }
 
     /// Begins the lease's time again.
     pub fn keep_alive(&mut self, id: LeaseId, now: Duration) -> Result<Lease, StoreError> {
+        let alive = self.alive.get_mut(&id).filter(|alive| !alive.ending);
+        let alive = alive.ok_or(StoreError::LeaseNotFound { lease: id })?;
+        alive.deadline = now.saturating_add(alive.ttl);
+        Ok(Lease { id, ttl: alive.ttl })
+    }
+
+    /// Decides the lease's end: from here on it is not alive, and [`LeaseTable::due`] names it until it is removed.
+    pub fn begin_end(&mut self, id: LeaseId) -> Result<(), StoreError> {
         let alive = self
             .alive
             .get_mut(&id)
             .ok_or(StoreError::LeaseNotFound { lease: id })?;
-        alive.deadline = now.saturating_add(alive.ttl);
-        Ok(Lease { id, ttl: alive.ttl })
+        alive.ending = true;
+        Ok(())
     }
 
     /// Forgets a lease.
     pub fn remove(&mut self, id: LeaseId) -> Result<(), StoreError> {
         let gone = self.alive.remove(&id);
-        gone.map(|_| ())
-            .ok_or(StoreError::LeaseNotFound { lease: id })
+        gone.map(|_| ()).ok_or(StoreError::LeaseNotFound { lease: id })
     }
 
     /// Whether the lease is alive.
     pub fn contains(&self, id: LeaseId) -> bool {
-        self.alive.contains_key(&id)
+        self.alive.get(&id).is_some_and(|alive| !alive.ending)
     }
 
     /// Whether there is no lease.
@@ -89,7 +102,8 @@ impl LeaseTable {
 
     /// The leases whose time has run out.
     pub fn due(&self, now: Duration) -> Vec<LeaseId> {
-        let due = self.alive.iter().filter(|(_, alive)| alive.deadline <= now);
+        let over = |alive: &Alive| alive.ending || alive.deadline <= now;
+        let due = self.alive.iter().filter(|(_, alive)| over(alive));
         due.map(|(id, _)| *id).collect()
     }
 }

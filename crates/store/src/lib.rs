@@ -34,8 +34,7 @@ pub use lease::{Clock, Lease, LeaseId, LeaseTable, system_clock};
 pub use memory::MemoryStore;
 pub use range::{KeyRange, KeyValue, RangeRequest, RangeResponse};
 pub use txn::{
-    Compare, CompareNumber, Condition, FailedCompare, Field, Op, OpResult, Relation, Txn,
-    TxnResponse,
+    Compare, CompareNumber, Condition, FailedCompare, Field, Op, OpResult, Relation, Txn, TxnResponse,
 };
 pub use watch::{Event, EventKind, WatchItem, WatchRequest};
 
@@ -45,6 +44,9 @@ pub type Revision = u64;
 
 /// The most steps in a branch of a txn, and the most compares.
 pub const MAX_TXN_OPS: usize = 128;
+
+/// The most keys that one txn changes; only the deletion of a prefix can reach it.
+pub const MAX_TXN_EVENTS: usize = 1 << 20;
 
 /// The most bytes in a request.
 pub const MAX_REQUEST_BYTES: usize = 1_536 * 1_024;

@@ -12,8 +12,8 @@ use std::time::Duration;
 use crate::backend::{Commit, Draft, History, HistoryPage, Hub, State, lock};
 use crate::{
     Backup, BoxFuture, Clock, Event, EventKind, KeyRange, KeyValue, Lease, LeaseId, RangeRequest,
-    RangeResponse, Revision, Status, Store, StoreError, Txn, TxnResponse, WatchRequest,
-    WatchStream, system_clock,
+    RangeResponse, Revision, Status, Store, StoreError, Txn, TxnResponse, WatchRequest, WatchStream,
+    system_clock,
 };
 
 const PAGE_EVENTS: usize = 1_024;
@@ -98,8 +98,9 @@ impl MemoryStore {
     }
 
     fn end_lease(&self, inner: &mut Inner, lease: LeaseId) -> Result<Revision, StoreError> {
+        inner.state.leases_mut().begin_end(lease)?;
         let mut draft = Draft::new(&inner.state);
-        let revision = draft.end_lease(lease)?;
+        let revision = draft.end_lease(lease);
         let commits = draft.into_commits();
         self.publish(inner, &commits);
         inner.state.forget_lease(lease)?;
@@ -119,7 +120,7 @@ impl MemoryStore {
         inner.next_lease += 1;
         let id = LeaseId(inner.next_lease);
         let lease = Lease { id, ttl };
-        inner.state.insert_lease(lease, (self.clock)());
+        inner.state.leases_mut().insert(lease, (self.clock)());
         lease
     }
 
@@ -169,12 +170,7 @@ impl Inner {
         });
     }
 
-    fn page(
-        &self,
-        range: &KeyRange,
-        from: Revision,
-        to: Revision,
-    ) -> Result<HistoryPage, StoreError> {
+    fn page(&self, range: &KeyRange, from: Revision, to: Revision) -> Result<HistoryPage, StoreError> {
         let compacted = self.state.compacted();
         if from < compacted {
             return Err(StoreError::Compacted {

@@ -198,10 +198,7 @@ impl RangeRequest {
             return Err(StoreError::FutureRevision { requested, current });
         }
         if requested < compacted {
-            return Err(StoreError::Compacted {
-                requested,
-                compacted,
-            });
+            return Err(StoreError::Compacted { requested, compacted });
         }
         Ok(requested)
     }
@@ -212,17 +209,9 @@ impl RangeRequest {
         matching: impl Iterator<Item = &'a KeyValue>,
         current: Revision,
     ) -> RangeResponse {
-        let limit = if self.limit == 0 {
-            usize::MAX
-        } else {
-            self.limit
-        };
+        let limit = if self.limit == 0 { usize::MAX } else { self.limit };
         let mut matching = matching;
-        let items = matching
-            .by_ref()
-            .take(limit)
-            .map(|kv| self.project(kv))
-            .collect();
+        let items = matching.by_ref().take(limit).map(|kv| self.project(kv)).collect();
         RangeResponse {
             items,
             revision: current,

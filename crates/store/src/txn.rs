@@ -124,9 +124,7 @@ impl Compare {
                 relation,
                 given,
             } => relation.holds(&number_of(stored, *field), given),
-            Condition::Value { relation, given } => {
-                stored.is_some_and(|kv| relation.holds(&kv.value, given))
-            }
+            Condition::Value { relation, given } => stored.is_some_and(|kv| relation.holds(&kv.value, given)),
         }
     }
 
@@ -279,9 +277,7 @@ impl Op {
             Self::Put { key, .. } => check_key(key, "put"),
             Self::Delete { key } => check_key(key, "delete"),
             Self::Get { key } => check_key(key, "get"),
-            Self::DeletePrefix { prefix } => {
-                KeyRange::Prefix(prefix.clone()).check("delete prefix")
-            }
+            Self::DeletePrefix { prefix } => KeyRange::Prefix(prefix.clone()).check("delete prefix"),
         }
     }
 

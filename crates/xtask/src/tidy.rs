@@ -49,7 +49,11 @@ struct Finding {
 
 impl Finding {
     fn new(path: &str, line: usize, message: impl Into<String>) -> Self {
-        Self { path: path.to_owned(), line, message: message.into() }
+        Self {
+            path: path.to_owned(),
+            line,
+            message: message.into(),
+        }
     }
 }
 
@@ -76,13 +80,17 @@ impl File {
     fn is_test(&self) -> bool {
         let mut folders = self.path.split('/');
         let name = folders.next_back().unwrap_or_default();
-        name == "tests.rs" || folders.any(|folder| matches!(folder, "tests" | "fixtures" | "benches"))
+        name == "tests.rs"
+            || name.ends_with("_tests.rs")
+            || folders.any(|folder| matches!(folder, "tests" | "fixtures" | "benches"))
     }
 }
 
 /// Checks the whole tree and prints what was found.
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()?;
     let files = read_tree(&root)?;
     let mut findings: Vec<Finding> = files.iter().flat_map(check_file).collect();
     findings.extend(graph::check(&cargo_metadata(&root)?, &files)?);
@@ -92,7 +100,11 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         println!("{finding}");
     }
     println!("tidy: {}", summary(&files, findings.len()));
-    Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if findings.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Every rule that looks at one file.
@@ -132,15 +144,26 @@ fn read_tree(root: &Path) -> anyhow::Result<Vec<File>> {
     let mut files = Vec::new();
     let mut folders = vec![String::new()];
     while let Some(folder) = folders.pop() {
-        for entry in root.join(&folder).read_dir().with_context(|| format!("list {folder}"))? {
+        for entry in root
+            .join(&folder)
+            .read_dir()
+            .with_context(|| format!("list {folder}"))?
+        {
             let entry = entry?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            let path = if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
+            let path = if folder.is_empty() {
+                name.clone()
+            } else {
+                format!("{folder}/{name}")
+            };
             let kind = entry.file_type()?;
             if kind.is_dir() && is_ours(&path, &name) {
                 folders.push(path);
             } else if kind.is_file() && text::is_text(&path) {
-                let text = std::fs::read_to_string(entry.path()).with_context(|| format!("read {path} as text"))?;
+                let text =
+                    std::fs::read_to_string(entry.path()).with_context(|| format!("read {path} as text"))?;
                 files.push(File { path, text });
             }
         }
@@ -152,7 +175,10 @@ fn read_tree(root: &Path) -> anyhow::Result<Vec<File>> {
 /// Whether to look into a folder.
 fn is_ours(path: &str, name: &str) -> bool {
     let hidden = name.starts_with('.') && !HIDDEN_FOLDERS.contains(&name);
-    !hidden && !SKIPPED_FOLDERS.iter().any(|skipped| *skipped == path || *skipped == name)
+    !hidden
+        && !SKIPPED_FOLDERS
+            .iter()
+            .any(|skipped| *skipped == path || *skipped == name)
 }
 
 /// What cargo says of the workspace and of all that it resolves to.
@@ -162,7 +188,11 @@ fn cargo_metadata(root: &Path) -> anyhow::Result<String> {
         .current_dir(root)
         .output()
         .context("run cargo metadata")?;
-    ensure!(output.status.success(), "cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    ensure!(
+        output.status.success(),
+        "cargo metadata failed: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
     String::from_utf8(output.stdout).context("read the output of cargo metadata")
 }
 
@@ -172,14 +202,24 @@ mod tests {
 
     #[test]
     fn a_finding_names_file_and_line() {
-        assert_eq!(Finding::new("docs/a.md", 3, "has a tab").to_string(), "docs/a.md:3: has a tab");
+        assert_eq!(
+            Finding::new("docs/a.md", 3, "has a tab").to_string(),
+            "docs/a.md:3: has a tab"
+        );
     }
 
     #[test]
     fn tests_are_told_by_their_place() {
-        let is_test = |path: &str| File { path: path.to_owned(), text: String::new() }.is_test();
+        let is_test = |path: &str| {
+            File {
+                path: path.to_owned(),
+                text: String::new(),
+            }
+            .is_test()
+        };
         assert!(is_test("crates/model/tests/golden.rs"));
         assert!(is_test("crates/model/src/vm/tests.rs"));
+        assert!(is_test("crates/model/src/vm_tests.rs"));
         assert!(!is_test("crates/model/src/tests_of_time.rs"));
     }
 
@@ -187,7 +227,14 @@ mod tests {
     fn build_output_and_foreign_folders_are_not_looked_into() {
         assert!(is_ours(".ci", ".ci"));
         assert!(is_ours("crates/model", "model"));
-        for path in [".git", "target", "crates/xtask/fixtures", "ui/dist", "ui/node_modules", "guest/target"] {
+        for path in [
+            ".git",
+            "target",
+            "crates/xtask/fixtures",
+            "ui/dist",
+            "ui/node_modules",
+            "guest/target",
+        ] {
             assert!(!is_ours(path, path.rsplit('/').next().unwrap()), "{path}");
         }
     }
@@ -198,6 +245,9 @@ mod tests {
             path: "crates/api/src/x.rs".to_owned(),
             text: include_str!("../fixtures/not-rust.rs").to_owned(),
         };
-        assert_eq!(check_file(&file), [Finding::new(&file.path, 4, "is not Rust: make it compile")]);
+        assert_eq!(
+            check_file(&file),
+            [Finding::new(&file.path, 4, "is not Rust: make it compile")]
+        );
     }
 }

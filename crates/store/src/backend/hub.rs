@@ -18,9 +18,7 @@ use tokio::sync::Notify;
 
 use super::lock;
 use super::state::Commit;
-use crate::{
-    BoxFuture, Event, KeyRange, Revision, StoreError, WatchItem, WatchRequest, WatchStream,
-};
+use crate::{BoxFuture, Event, KeyRange, Revision, StoreError, WatchItem, WatchRequest, WatchStream};
 
 /// A watch that asked for progress hears of it when this many revisions passed without a change in its range.
 pub const PROGRESS_EVERY: u64 = 128;
@@ -71,7 +69,7 @@ struct Slot {
     live: bool,
     /// The first revision that may go into the buffer.
     from: Revision,
-    /// The revision that the reader knows to have reached.
+    /// The revision that the reader knows to have reached; none until it was told that it has caught up.
     told: Option<Revision>,
     buffer: VecDeque<Commit>,
     buffer_bytes: usize,
@@ -217,7 +215,7 @@ impl Hub {
         };
         if let Some(commit) = slot.buffer.pop_front() {
             slot.buffer_bytes -= commit.size_bytes();
-            slot.told = Some(commit.revision);
+            slot.told = slot.told.map(|_| commit.revision);
             return Task::Deliver(commit);
         }
         if closed {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
-    Event, EventKind, FailedCompare, KeyRange, KeyValue, Lease, LeaseId, LeaseTable, Op, OpResult,
+    Event, EventKind, FailedCompare, KeyRange, KeyValue, LeaseId, LeaseTable, MAX_TXN_EVENTS, Op, OpResult,
     RangeRequest, RangeResponse, Revision, StoreError, Txn, TxnResponse,
 };
 
@@ -87,7 +87,8 @@ impl State {
         &self.leases
     }
 
-    /// The leases, to grant one or to keep one alive; to end one, see [`Draft::end_lease`].
+    /// The leases, to grant one, to keep one alive, or to begin its end, on which [`Draft::end_lease`] and
+    /// [`State::forget_lease`] follow.
     pub fn leases_mut(&mut self) -> &mut LeaseTable {
         &mut self.leases
     }
@@ -144,11 +145,6 @@ impl State {
     pub fn forget_lease(&mut self, id: LeaseId) -> Result<(), StoreError> {
         self.attached.remove(&id);
         self.leases.remove(id)
-    }
-
-    /// Adds a lease whose time begins at `now`.
-    pub fn insert_lease(&mut self, lease: Lease, now: std::time::Duration) {
-        self.leases.insert(lease, now);
     }
 
     fn put(&mut self, kv: KeyValue) {
@@ -213,6 +209,13 @@ impl<'s> Draft<'s> {
         };
         let results = ops.iter().map(|op| step.run(op)).collect();
         let events = step.events;
+        if events.len() > MAX_TXN_EVENTS {
+            return Err(StoreError::TooLarge {
+                what: "keys changed by a txn",
+                limit: MAX_TXN_EVENTS,
+                got: events.len(),
+            });
+        }
         self.commit(events);
         Ok(TxnResponse {
             succeeded,
@@ -222,11 +225,8 @@ impl<'s> Draft<'s> {
         })
     }
 
-    /// Decides the deletion of a lease's keys.
-    pub fn end_lease(&mut self, lease: LeaseId) -> Result<Revision, StoreError> {
-        if !self.base.leases.contains(lease) {
-            return Err(StoreError::LeaseNotFound { lease });
-        }
+    /// Decides the deletion of a lease's keys, in one revision.
+    pub fn end_lease(&mut self, lease: LeaseId) -> Revision {
         let keys: Vec<String> = self
             .base
             .attached
@@ -246,7 +246,7 @@ impl<'s> Draft<'s> {
         }
         let events = step.events;
         self.commit(events);
-        Ok(self.revision)
+        self.revision
     }
 
     /// The revisions that were decided, in order.

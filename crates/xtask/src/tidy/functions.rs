@@ -21,7 +21,9 @@ pub(super) struct Function {
 
 /// The functions that are too long.
 pub(super) fn check(path: &str, tokens: &[TokenTree]) -> Vec<Finding> {
-    let too_long = all(tokens).into_iter().filter(|function| function.lines > MAX_LINES);
+    let too_long = all(tokens)
+        .into_iter()
+        .filter(|function| function.lines > MAX_LINES);
     too_long
         .map(|Function { name, line, lines }| {
             Finding::new(
@@ -49,16 +51,24 @@ pub(super) fn all(tokens: &[TokenTree]) -> Vec<Function> {
 fn read_function(tokens: &[TokenTree], at: usize) -> Option<Function> {
     // In the pattern of a macro the name may be a variable.
     let name_at = at + 1 + usize::from(is_punct(tokens, at + 1, '$'));
-    let Some(TokenTree::Ident(name)) = tokens.get(name_at) else { return None };
+    let Some(TokenTree::Ident(name)) = tokens.get(name_at) else {
+        return None;
+    };
     let rest = &tokens[name_at..];
-    let end = (0..rest.len()).find(|at| is_punct(rest, *at, ';')).unwrap_or(rest.len());
+    let end = (0..rest.len())
+        .find(|at| is_punct(rest, *at, ';'))
+        .unwrap_or(rest.len());
     let body = rest[..end].iter().find_map(|token| match token {
         TokenTree::Group(group) if group.delimiter() == Delimiter::Brace => Some(group),
         _ => None,
     })?;
     let line = tokens[at].span().start().line;
     let lines = body.span_close().end().line - line + 1;
-    Some(Function { name: name.to_string(), line, lines })
+    Some(Function {
+        name: name.to_string(),
+        line,
+        lines,
+    })
 }
 
 #[cfg(test)]
@@ -83,7 +93,13 @@ mod tests {
     fn methods_and_nested_functions_are_counted_and_pointers_and_declarations_are_not() {
         let text = "trait T { fn declared(&self); fn given(&self) {\n}\n}\n\
                     fn outer(f: fn(u8) -> u8) {\n  let s = \"}\"; // }\n  fn inner() {}\n}\n";
-        let names: Vec<_> = all(&parse(text).unwrap()).into_iter().map(|f| (f.name, f.lines)).collect();
-        assert_eq!(names, [("given".into(), 2), ("outer".into(), 4), ("inner".into(), 1)]);
+        let names: Vec<_> = all(&parse(text).unwrap())
+            .into_iter()
+            .map(|f| (f.name, f.lines))
+            .collect();
+        assert_eq!(
+            names,
+            [("given".into(), 2), ("outer".into(), 4), ("inner".into(), 1)]
+        );
     }
 }

@@ -20,12 +20,21 @@ const BANNED: &[(&[&str], &str)] = &[
     (&["rand", "random"], "take the generator as an argument"),
     (&["thread_rng"], "take the generator as an argument"),
     (&["getrandom"], "take the generator as an argument"),
-    (&["HashMap"], "use a BTreeMap, whose order is the same in every run"),
-    (&["HashSet"], "use a BTreeSet, whose order is the same in every run"),
+    (
+        &["HashMap"],
+        "use a BTreeMap, whose order is the same in every run",
+    ),
+    (
+        &["HashSet"],
+        "use a BTreeSet, whose order is the same in every run",
+    ),
     (&["std", "fs"], "return an effect, and let a shell perform it"),
     (&["std", "io"], "return an effect, and let a shell perform it"),
     (&["std", "os"], "return an effect, and let a shell perform it"),
-    (&["std", "process"], "return an effect, and let a shell perform it"),
+    (
+        &["std", "process"],
+        "return an effect, and let a shell perform it",
+    ),
     (&["std", "env"], "take the setting as an argument"),
     (&["std", "thread"], "leave concurrency to a shell"),
     (&["tokio"], "leave concurrency to a shell"),
@@ -39,13 +48,22 @@ const BANNED: &[(&[&str], &str)] = &[
 const BANNED_MACROS: [&str; 5] = ["print", "println", "eprint", "eprintln", "dbg"];
 
 /// What `std::net` has that is data and no socket.
-const PURE_NET: [&str; 7] =
-    ["AddrParseError", "IpAddr", "Ipv4Addr", "Ipv6Addr", "SocketAddr", "SocketAddrV4", "SocketAddrV6"];
+const PURE_NET: [&str; 7] = [
+    "AddrParseError",
+    "IpAddr",
+    "Ipv4Addr",
+    "Ipv6Addr",
+    "SocketAddr",
+    "SocketAddrV4",
+    "SocketAddrV6",
+];
 
 /// What the code of a pure crate names and may not. Its tests may do as they like.
 pub(super) fn check(file: &File, tokens: &[TokenTree]) -> Vec<Finding> {
     let is_pure = |name: &&str| file.path.starts_with(&format!("crates/{name}/src/"));
-    let Some(name) = PURE_CRATES.iter().copied().find(is_pure) else { return Vec::new() };
+    let Some(name) = PURE_CRATES.iter().copied().find(is_pure) else {
+        return Vec::new();
+    };
     if file.is_test() {
         return Vec::new();
     }
@@ -54,7 +72,11 @@ pub(super) fn check(file: &File, tokens: &[TokenTree]) -> Vec<Finding> {
         .iter()
         .filter_map(|path| {
             let (what, remedy) = breach(path)?;
-            Some(Finding::new(&file.path, path.line, format!("`{name}` is pure and names `{what}`: {remedy}")))
+            Some(Finding::new(
+                &file.path,
+                path.line,
+                format!("`{name}` is pure and names `{what}`: {remedy}"),
+            ))
         })
         .collect()
 }
@@ -63,12 +85,18 @@ pub(super) fn check(file: &File, tokens: &[TokenTree]) -> Vec<Finding> {
 fn breach(path: &NamedPath) -> Option<(String, &'static str)> {
     let segments: Vec<&str> = path.segments.iter().map(String::as_str).collect();
     if path.is_macro && segments.iter().any(|word| BANNED_MACROS.contains(word)) {
-        return Some((format!("{}!", segments.join("::")), "return what is to be said, and let a shell say it"));
+        return Some((
+            format!("{}!", segments.join("::")),
+            "return what is to be said, and let a shell say it",
+        ));
     }
-    if let ["std", "net", rest @ ..] = segments[..]
+    if let ["std", "net", rest @ ..] = segments.as_slice()
         && !rest.first().is_some_and(|item| PURE_NET.contains(item))
     {
-        return Some((segments.join("::"), "name a type that is only an address, or leave sockets to a shell"));
+        return Some((
+            segments.join("::"),
+            "name a type that is only an address, or leave sockets to a shell",
+        ));
     }
     let is_in_path = |banned: &[&str]| segments.windows(banned.len()).any(|part| part == banned);
     let (banned, remedy) = BANNED.iter().find(|(banned, _)| is_in_path(banned))?;
@@ -81,7 +109,10 @@ mod tests {
     use super::*;
 
     fn check_at(path: &str) -> Vec<Finding> {
-        let file = File { path: path.to_owned(), text: include_str!("../../fixtures/impure.rs").to_owned() };
+        let file = File {
+            path: path.to_owned(),
+            text: include_str!("../../fixtures/impure.rs").to_owned(),
+        };
         check(&file, &parse(&file.text).unwrap())
     }
 
@@ -95,7 +126,12 @@ mod tests {
         }
         let found: Vec<_> = check_at("crates/planner/src/x.rs")
             .into_iter()
-            .map(|finding| (finding.line, finding.message.split('`').nth(3).unwrap().to_owned()))
+            .map(|finding| {
+                (
+                    finding.line,
+                    finding.message.split('`').nth(3).unwrap().to_owned(),
+                )
+            })
             .collect();
         assert_eq!(found, expected);
     }
@@ -110,7 +146,11 @@ mod tests {
 
     #[test]
     fn tests_and_other_crates_may_do_as_they_like() {
-        for path in ["crates/agent/src/x.rs", "crates/planner/tests/x.rs", "crates/planner/src/vm/tests.rs"] {
+        for path in [
+            "crates/agent/src/x.rs",
+            "crates/planner/tests/x.rs",
+            "crates/planner/src/vm/tests.rs",
+        ] {
             assert_eq!(check_at(path), [], "{path}");
         }
     }
@@ -118,6 +158,9 @@ mod tests {
     #[test]
     fn the_remedy_is_named() {
         let findings = check_at("crates/model/src/x.rs");
-        assert_eq!(findings[0].message, "`model` is pure and names `HashMap`: use a BTreeMap, whose order is the same in every run");
+        assert_eq!(
+            findings[0].message,
+            "`model` is pure and names `HashMap`: use a BTreeMap, whose order is the same in every run"
+        );
     }
 }

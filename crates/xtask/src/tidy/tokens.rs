@@ -72,7 +72,11 @@ fn read_path(
         }
     }
     let is_macro = is_punct(tokens, at, '!') && !is_punct(tokens, at + 1, '=');
-    found.push(NamedPath { segments, line, is_macro });
+    found.push(NamedPath {
+        segments,
+        line,
+        is_macro,
+    });
     at
 }
 
@@ -83,7 +87,9 @@ fn end_of_test_item(tokens: &[TokenTree], at: usize) -> Option<usize> {
     }
     let of_the_file = is_punct(tokens, at + 1, '!');
     let attribute = at + 1 + usize::from(of_the_file);
-    let Some(TokenTree::Group(group)) = tokens.get(attribute) else { return None };
+    let Some(TokenTree::Group(group)) = tokens.get(attribute) else {
+        return None;
+    };
     if !is_for_tests(&inside(group)) {
         return None;
     }
@@ -98,13 +104,15 @@ fn end_of_test_item(tokens: &[TokenTree], at: usize) -> Option<usize> {
 fn is_for_tests(attribute: &[TokenTree]) -> bool {
     match attribute {
         [TokenTree::Ident(name)] => name == "test",
-        [TokenTree::Ident(name), TokenTree::Group(condition)] if name == "cfg" => match inside(condition).as_slice() {
-            [TokenTree::Ident(word)] => word == "test",
-            [TokenTree::Ident(word), TokenTree::Group(all)] if word == "all" => {
-                inside(all).iter().any(|part| matches!(part, TokenTree::Ident(word) if word == "test"))
+        [TokenTree::Ident(name), TokenTree::Group(condition)] if name == "cfg" => {
+            match inside(condition).as_slice() {
+                [TokenTree::Ident(word)] => word == "test",
+                [TokenTree::Ident(word), TokenTree::Group(all)] if word == "all" => inside(all)
+                    .iter()
+                    .any(|part| matches!(part, TokenTree::Ident(word) if word == "test")),
+                _ => false,
             }
-            _ => false,
-        },
+        }
         _ => false,
     }
 }
@@ -133,7 +141,10 @@ mod tests {
 
     fn named(text: &str) -> Vec<String> {
         let tokens = parse(text).unwrap();
-        paths(&tokens).iter().map(|path| path.segments.join("::")).collect()
+        paths(&tokens)
+            .iter()
+            .map(|path| path.segments.join("::"))
+            .collect()
     }
 
     #[test]
@@ -152,13 +163,19 @@ mod tests {
 
     #[test]
     fn comments_and_strings_are_not_code() {
-        assert_eq!(named("// std::fs\n/* std::env */ a(\"std::net\", r#\"std::io\"#, 'x')"), ["a"]);
+        assert_eq!(
+            named("// std::fs\n/* std::env */ a(\"std::net\", r#\"std::io\"#, 'x')"),
+            ["a"]
+        );
     }
 
     #[test]
     fn code_for_tests_is_left_out() {
         assert_eq!(named("#[cfg(test)] mod tests { use std::fs; } a"), ["a"]);
-        assert_eq!(named("#[cfg(all(test, unix))] use std::{fs, io}; #[test] fn b() { c() } a"), ["a"]);
+        assert_eq!(
+            named("#[cfg(all(test, unix))] use std::{fs, io}; #[test] fn b() { c() } a"),
+            ["a"]
+        );
         assert_eq!(named("#![cfg(test)] use std::fs;"), [""; 0]);
         assert!(named("#[cfg(not(test))] use std::fs;").contains(&"std::fs".to_owned()));
         assert!(named("#[cfg(any(test, feature = \"x\"))] use std::fs;").contains(&"std::fs".to_owned()));

@@ -1,0 +1,69 @@
+# What people and scripts call; `make help` lists it. Each target may be called by itself and any number of times.
+
+CARGO ?= cargo
+# Where the end-to-end tests and the demo find what they start. `make demo` sets the first to the release binary.
+export STERNA_BIN ?= $(CURDIR)/target/debug/sterna
+export STERNA_GUEST ?= $(CURDIR)/target/guest.qcow2
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup build guest demo test lint deny tidy fmt bench soak clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## /  \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-8s %s\n", $$1, $$2 }'
+
+setup: ## install what building and running needs (asks for root only if something is missing)
+	scripts/setup.sh run
+
+build: setup guest ## build target/release/sterna and target/guest.qcow2
+	$(CARGO) build --locked --release --package sterna
+
+guest: ## build the tiny guest that tests and the demo boot
+	guest/build.sh target/guest.qcow2
+
+demo: STERNA_BIN := $(CURDIR)/target/release/sterna
+demo: build ## three hosts on this machine, a VM, a live migration: watch it happen
+	$(CARGO) run --locked --release --package e2e --bin demo
+
+# All in the dev profile, and all crates in one call, so that the dependencies are compiled once. Tests come last: their
+# summary is the last thing printed.
+test: ## everything that must hold before a change goes in
+	scripts/setup.sh test
+	$(MAKE) --no-print-directory lint
+	$(CARGO) build --locked --workspace --bins --tests
+	$(MAKE) --no-print-directory guest
+	$(CARGO) test --locked --workspace --doc --quiet
+	$(CARGO) nextest run --locked --workspace
+
+lint: deny ## formatting, clippy, documentation's links, dependencies, house rules
+	$(CARGO) fmt --all --check
+	$(CARGO) xtask tidy
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --quiet
+
+# The advisories are a repository of their own: without a network, the rest is still checked.
+deny: ## licences, sources and bans of what is depended on, and known vulnerabilities
+	$(CARGO) deny --log-level error check bans licenses sources
+	@if $(CARGO) deny --log-level off fetch db; then \
+	    $(CARGO) deny --log-level error check --disable-fetch advisories; \
+	else \
+	    echo 'deny: the advisory database cannot be fetched: known vulnerabilities were NOT checked'; \
+	fi
+
+tidy: ## the house rules alone
+	$(CARGO) xtask tidy
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+bench: build ## measure, and compare with the figures in bench/
+	bench/run.sh
+
+soak: ## the long tests, which `make test` leaves out
+	scripts/setup.sh test
+	$(CARGO) build --locked --workspace --bins --tests
+	$(MAKE) --no-print-directory guest
+	$(CARGO) nextest run --locked --workspace --profile soak --run-ignored only
+
+clean: ## remove all that was built
+	$(CARGO) clean

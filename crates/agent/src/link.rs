@@ -1,0 +1,279 @@
+//! The link to the servers: the stream of documents down, reports up.
+//!
+//! **Owns:** both connections, their backoff, what was reported and what still has to be.
+//!
+//! **Does not know:** what a document asks for, what a run's state means.
+//!
+//! **Start here:** [`documents`] for the way down, [`Board`] and [`reports`] for the way up.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use api::agent::{KEEP_ALIVE_MS, STREAM_LOST_MS};
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use model::document::HostDocument;
+use model::host::HostStatus;
+use model::migration::Progress;
+use model::report::{Report, RunStatus, Samples, VmRun};
+use model::{Incarnation, VmId};
+use rand::RngExt;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use uuid::Uuid;
+
+use crate::host;
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_LAST: Duration = Duration::from_secs(5);
+/// How long a server may take to answer at all.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a server may take to answer a report.
+const REPORT_DEADLINE: Duration = Duration::from_secs(10);
+/// A line longer than this is no document.
+const MAX_LINE_BYTES: usize = 64 << 20;
+
+/// What happens on the stream of documents.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// A server answers.
+    Connected,
+    /// It says what the host shall do.
+    Document(Box<HostDocument>),
+    /// It is not heard any more.
+    Lost,
+}
+
+/// Why the stream of documents ended.
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    #[error("the connection failed")]
+    Http(#[from] reqwest::Error),
+    #[error("the server refused: {0}")]
+    Refused(String),
+    #[error("nothing was heard for {STREAM_LOST_MS} ms")]
+    Silent,
+    #[error("the server sent a line that is no document")]
+    Unreadable(#[from] serde_json::Error),
+    #[error("the server sent a line of more than {MAX_LINE_BYTES} bytes")]
+    TooLong,
+    #[error("the server ended the stream")]
+    Ended,
+}
+
+/// Waits longer from failure to failure.
+struct Backoff(Duration);
+
+impl Backoff {
+    const fn new() -> Self {
+        Self(BACKOFF_FIRST)
+    }
+
+    async fn wait(&mut self) {
+        let jitter = rand::rng().random_range(0.5..1.0);
+        sleep(self.0.mul_f64(jitter)).await;
+        self.0 = (self.0 * 2).min(BACKOFF_LAST);
+    }
+}
+
+/// Streams documents for as long as somebody takes them.
+pub async fn documents(client: reqwest::Client, server: String, events: mpsc::Sender<LinkEvent>) {
+    let url = format!("{server}/agent/v1/document");
+    let mut backoff = Backoff::new();
+    while !events.is_closed() {
+        let mut was_connected = false;
+        let ended = stream(&client, &url, &events, &mut was_connected).await;
+        if was_connected {
+            backoff = Backoff::new();
+            let _ = events.send(LinkEvent::Lost).await;
+        }
+        if let Err(error) = ended {
+            tracing::warn!(%server, error = chain(&error), "the stream of documents ended; trying again");
+        }
+        backoff.wait().await;
+    }
+}
+
+async fn stream(
+    client: &reqwest::Client,
+    url: &str,
+    events: &mpsc::Sender<LinkEvent>,
+    was_connected: &mut bool,
+) -> Result<(), StreamError> {
+    let answer = timeout(ANSWER_DEADLINE, client.get(url).send()).await.map_err(|_| StreamError::Silent)??;
+    if !answer.status().is_success() {
+        return Err(StreamError::Refused(refusal(answer).await));
+    }
+    *was_connected = true;
+    if events.send(LinkEvent::Connected).await.is_err() {
+        return Ok(());
+    }
+    let mut lines = Lines::new(answer.bytes_stream());
+    loop {
+        let line = lines.next().await?;
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let document = Box::new(serde_json::from_slice(&line)?);
+        if events.send(LinkEvent::Document(document)).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// Cuts a body into lines; anything that arrives, also a keep-alive, is a sign of life.
+struct Lines<S> {
+    body: S,
+    buffer: BytesMut,
+    searched: usize,
+}
+
+impl<S: Stream<Item = reqwest::Result<Bytes>> + Unpin> Lines<S> {
+    fn new(body: S) -> Self {
+        Self { body, buffer: BytesMut::new(), searched: 0 }
+    }
+
+    async fn next(&mut self) -> Result<Bytes, StreamError> {
+        loop {
+            if let Some(end) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {
+                let line = self.buffer.split_to(self.searched + end).freeze();
+                self.buffer.advance(1);
+                self.searched = 0;
+                return Ok(line);
+            }
+            self.searched = self.buffer.len();
+            if self.searched > MAX_LINE_BYTES {
+                return Err(StreamError::TooLong);
+            }
+            let deadline = Instant::now() + Duration::from_millis(STREAM_LOST_MS);
+            let more = timeout_at(deadline, self.body.next()).await.map_err(|_| StreamError::Silent)?;
+            self.buffer.extend_from_slice(&more.ok_or(StreamError::Ended)??);
+        }
+    }
+}
+
+/// What is to be reported: always the latest. Written by the tasks of incarnations, posted by [`reports`].
+#[derive(Debug)]
+pub struct Board {
+    inner: Mutex<Inner>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct Inner {
+    host: HostStatus,
+    /// The host's status as it was last answered.
+    answered: Option<HostStatus>,
+    runs: BTreeMap<(VmId, Incarnation), RunStatus>,
+    transfers: BTreeMap<VmId, Progress>,
+    sequence: u64,
+}
+
+impl Board {
+    /// A board that reports the host and no runs yet.
+    pub fn new(host: HostStatus) -> Self {
+        let inner = Inner {
+            host,
+            answered: None,
+            runs: BTreeMap::new(),
+            transfers: BTreeMap::new(),
+            sequence: 0,
+        };
+        Self { inner: Mutex::new(inner), changed: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces the state of an incarnation; posted at once if it changed.
+    pub fn set_run(&self, vm: VmId, run: RunStatus) {
+        let key = (vm, run.incarnation);
+        let old = self.lock().runs.insert(key, run.clone());
+        if old.as_ref() != Some(&run) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Nothing is left of the incarnation.
+    pub fn forget_run(&self, vm: VmId, incarnation: Incarnation) {
+        self.lock().runs.remove(&(vm, incarnation));
+        self.changed.notify_one();
+    }
+
+    /// How far a transfer is; goes out with the next heartbeat.
+    pub fn set_transfer(&self, vm: VmId, progress: Option<Progress>) {
+        let mut inner = self.lock();
+        match progress {
+            Some(progress) => inner.transfers.insert(vm, progress),
+            None => inner.transfers.remove(&vm),
+        };
+    }
+
+    fn report(&self, session: Uuid) -> Report {
+        let mut inner = self.lock();
+        inner.sequence += 1;
+        let load = host::load();
+        Report {
+            session,
+            sequence: inner.sequence,
+            host: (inner.answered.as_ref() != Some(&inner.host)).then(|| inner.host.clone()),
+            runs: inner.runs.iter().map(|((vm, _), run)| VmRun { vm: *vm, run: run.clone() }).collect(),
+            samples: Samples { transfers: inner.transfers.clone(), ..load },
+        }
+    }
+
+    fn answered(&self, report: Report) {
+        if let Some(host) = report.host {
+            self.lock().answered = Some(host);
+        }
+    }
+}
+
+/// Posts what the board says: at once when a run changed, else as a heartbeat; one at a time, until it is answered.
+pub async fn reports(client: reqwest::Client, server: String, board: &Board, session: Uuid) {
+    let url = format!("{server}/agent/v1/report");
+    let mut backoff = Backoff::new();
+    loop {
+        let report = board.report(session);
+        match post(&client, &url, &report).await {
+            Ok(()) => {
+                board.answered(report);
+                backoff = Backoff::new();
+                let heartbeat = Duration::from_millis(KEEP_ALIVE_MS);
+                let _ = timeout(heartbeat, board.changed.notified()).await;
+            }
+            Err(error) => {
+                tracing::warn!(%server, error = chain(&error), "a report was not taken; posting again");
+                backoff.wait().await;
+            }
+        }
+    }
+}
+
+async fn post(client: &reqwest::Client, url: &str, report: &Report) -> Result<(), StreamError> {
+    let answer = client.post(url).timeout(REPORT_DEADLINE).json(report).send().await?;
+    match answer.status().is_success() {
+        true => Ok(()),
+        false => Err(StreamError::Refused(refusal(answer).await)),
+    }
+}
+
+async fn refusal(answer: reqwest::Response) -> String {
+    let status = answer.status();
+    let text = timeout(ANSWER_DEADLINE, answer.text()).await;
+    format!("{status} {}", text.ok().and_then(Result::ok).unwrap_or_default())
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}

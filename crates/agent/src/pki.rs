@@ -1,0 +1,289 @@
+//! Who the host is: its keys, its certificates, and how it came by them.
+//!
+//! **Owns:** the files below `pki/`, the request to join, the TLS settings of every connection that the agent makes or
+//! takes.
+//!
+//! **Does not know:** what is said on those connections.
+//!
+//! **Start here:** [`join`]. Keys are made before the request is sent and kept, so that a request repeated after a lost
+//! answer is the same request.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::agent::{HOST_SAN_SUFFIX, JoinRequest, JoinResponse};
+use model::HostId;
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls::client::verify_server_name;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Config, HostDir, JoinToken};
+
+/// How long a server may take to answer a request to join.
+const JOIN_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Which host this is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostIdentity {
+    /// Its id.
+    pub id: HostId,
+    /// Its name.
+    pub name: String,
+}
+
+/// Why the host has no identity, or cannot use it.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// A file.
+    #[error("cannot {what} {path}")]
+    File {
+        /// What was attempted.
+        what: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file's content.
+    #[error("{path} is not what it should be: {why}")]
+    Content {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Keys and requests for certificates.
+    #[error("cannot make a key or a request for a certificate")]
+    Make(#[from] rcgen::Error),
+    /// No token.
+    #[error("this host has not joined yet: start its agent with a join token (`sterna host create` prints one)")]
+    NoToken,
+    /// The server could not be asked; it may be asked again.
+    #[error("cannot ask {server} to let this host join")]
+    Unreachable {
+        /// The server.
+        server: String,
+        /// Why not.
+        source: reqwest::Error,
+    },
+    /// The server refused.
+    #[error("{server} refused to let this host join: {answer}")]
+    Refused {
+        /// The server.
+        server: String,
+        /// Its words.
+        answer: String,
+    },
+    /// TLS settings.
+    #[error("the certificates cannot be used")]
+    Tls(#[from] rustls::Error),
+}
+
+impl PkiError {
+    /// Whether trying again may help.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+}
+
+/// The host's identity, with the files that prove it. Joins if the host has not joined before.
+pub async fn join(config: &Config, dir: &HostDir) -> Result<HostIdentity, PkiError> {
+    if let Ok(bytes) = fs::read(dir.identity()) {
+        return serde_json::from_slice(&bytes)
+            .map_err(|error| PkiError::Content { path: dir.identity(), why: error.to_string() });
+    }
+    let request = join_request(config, dir)?;
+    let response = ask(config, &request).await?;
+    keep(dir, &response)
+}
+
+fn join_request(config: &Config, dir: &HostDir) -> Result<JoinRequest, PkiError> {
+    let token = match &config.join_token {
+        None => return Err(PkiError::NoToken),
+        Some(JoinToken::Text(text)) => text.clone(),
+        Some(JoinToken::File(path)) => read_text(path)?,
+    };
+    fs::create_dir_all(dir.migration_pki()).map_err(|source| file("make", &dir.migration_pki(), source))?;
+    Ok(JoinRequest {
+        token: token.trim().to_owned(),
+        name: config.name.clone(),
+        agent_csr_pem: certificate_request(&dir.pki().join("agent-key.pem"))?,
+        migration_csr_pem: certificate_request(&dir.migration_pki().join("server-key.pem"))?,
+    })
+}
+
+/// A request for a certificate for the key in that file, which is made if there is none. The server sets the names.
+fn certificate_request(key_file: &Path) -> Result<String, PkiError> {
+    let key = match fs::read_to_string(key_file) {
+        Ok(pem) => KeyPair::from_pem(&pem)?,
+        Err(_) => {
+            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+            write(key_file, key.serialize_pem().as_bytes())?;
+            key
+        }
+    };
+    Ok(CertificateParams::default().serialize_request(&key)?.pem()?)
+}
+
+async fn ask(config: &Config, request: &JoinRequest) -> Result<JoinResponse, PkiError> {
+    let server = || config.server.clone();
+    let tls = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots(&[&config.server_ca])?)
+        .with_no_client_auth();
+    let url = format!("{}/agent/v1/join", config.server);
+    let unreachable = |source| PkiError::Unreachable { server: server(), source };
+    let client = http_client(tls).map_err(unreachable)?;
+    let answer = client.post(url).timeout(JOIN_DEADLINE).json(request).send().await.map_err(unreachable)?;
+    let status = answer.status();
+    if status.is_client_error() {
+        let text = answer.text().await.unwrap_or_default();
+        return Err(PkiError::Refused { server: server(), answer: format!("{status} {text}") });
+    }
+    let answer = answer.error_for_status().map_err(unreachable)?;
+    answer.json().await.map_err(unreachable)
+}
+
+/// Keeps what the server answered; the identity last, since it says that all the rest is there.
+fn keep(dir: &HostDir, response: &JoinResponse) -> Result<HostIdentity, PkiError> {
+    let (pki, migration) = (dir.pki(), dir.migration_pki());
+    write(&pki.join("agent-cert.pem"), response.agent_certificate_pem.as_bytes())?;
+    write(&pki.join("agent-ca.pem"), response.agent_ca_pem.as_bytes())?;
+    write(&migration.join("ca-cert.pem"), response.migration_ca_pem.as_bytes())?;
+    let key = read_text(&migration.join("server-key.pem"))?;
+    write(&migration.join("client-key.pem"), key.as_bytes())?;
+    for name in ["server-cert.pem", "client-cert.pem"] {
+        write(&migration.join(name), response.migration_certificate_pem.as_bytes())?;
+    }
+    let identity = HostIdentity { id: response.host_id, name: response.name.clone() };
+    let json = serde_json::to_vec_pretty(&identity)
+        .map_err(|error| PkiError::Content { path: dir.identity(), why: error.to_string() })?;
+    write(&dir.identity(), &json)?;
+    Ok(identity)
+}
+
+/// The TLS settings of a host that has joined.
+#[derive(Clone)]
+pub struct Tls {
+    /// For connections to servers.
+    pub to_servers: ClientConfig,
+    /// For connections to other agents.
+    pub to_peers: Arc<ClientConfig>,
+    /// For connections from other agents.
+    pub from_peers: Arc<ServerConfig>,
+}
+
+impl Tls {
+    /// Reads the host's certificates.
+    pub fn load(config: &Config, dir: &HostDir) -> Result<Self, PkiError> {
+        let ca = dir.pki().join("agent-ca.pem");
+        let mut to_servers = client(roots(&[&config.server_ca, &ca])?, dir)?;
+        to_servers.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let to_peers = Arc::new(client(roots(&[&ca])?, dir)?);
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&[&ca])?), provider()).build();
+        let verifier =
+            verifier.map_err(|error| PkiError::Content { path: ca, why: error.to_string() })?;
+        let (chain, key) = own_certificate(dir)?;
+        let from_peers = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)?;
+        Ok(Self { to_servers, to_peers, from_peers: Arc::new(from_peers) })
+    }
+}
+
+/// The name in the certificate of a host.
+pub fn host_dns_name(host: HostId) -> String {
+    format!("{host}{HOST_SAN_SUFFIX}")
+}
+
+/// Whether the certificate is that host's. Its signature was checked when the connection was made.
+pub fn is_certificate_of(certificate: &CertificateDer<'_>, host: HostId) -> bool {
+    let Ok(name) = ServerName::try_from(host_dns_name(host)) else { return false };
+    ParsedCertificate::try_from(certificate)
+        .is_ok_and(|certificate| verify_server_name(&certificate, &name).is_ok())
+}
+
+/// An HTTP client with these TLS settings and no proxy.
+pub fn http_client(tls: ClientConfig) -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .no_proxy()
+        .tcp_nodelay(true)
+        .connect_timeout(Duration::from_secs(5))
+        .build()
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+fn client(roots: RootCertStore, dir: &HostDir) -> Result<ClientConfig, PkiError> {
+    let (chain, key) = own_certificate(dir)?;
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)?)
+}
+
+fn own_certificate(
+    dir: &HostDir,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), PkiError> {
+    let path = dir.pki().join("agent-key.pem");
+    let key = PrivateKeyDer::from_pem_file(&path)
+        .map_err(|error| PkiError::Content { path, why: error.to_string() })?;
+    Ok((certificates(&dir.pki().join("agent-cert.pem"))?, key))
+}
+
+fn roots(files: &[&Path]) -> Result<RootCertStore, PkiError> {
+    let mut roots = RootCertStore::empty();
+    for file in files {
+        for certificate in certificates(file)? {
+            roots.add(certificate)?;
+        }
+    }
+    Ok(roots)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
+    let content = |why: String| PkiError::Content { path: path.to_owned(), why };
+    let all = CertificateDer::pem_file_iter(path).map_err(|error| content(error.to_string()))?;
+    let all: Result<Vec<_>, _> = all.collect();
+    let all = all.map_err(|error| content(error.to_string()))?;
+    if all.is_empty() { Err(content("it holds no certificate".to_owned())) } else { Ok(all) }
+}
+
+fn read_text(path: &Path) -> Result<String, PkiError> {
+    fs::read_to_string(path).map_err(|source| file("read", path, source))
+}
+
+/// Writes a file that only its owner may read, whole or not at all.
+fn write(path: &Path, content: &[u8]) -> Result<(), PkiError> {
+    let temporary = path.with_extension("new");
+    let written = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .and_then(|mut file| {
+            io::Write::write_all(&mut file, content)?;
+            file.sync_all()
+        })
+        .and_then(|()| fs::rename(&temporary, path));
+    written.map_err(|source| file("write", path, source))
+}
+
+fn file(what: &'static str, path: &Path, source: io::Error) -> PkiError {
+    PkiError::File { what, path: path.to_owned(), source }
+}

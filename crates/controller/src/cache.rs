@@ -1,0 +1,216 @@
+//! The server's view of the store, kept up to date by one watch, and the recent changes for whoever follows them.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use model::Kind;
+use planner::View;
+use planner::view::Change;
+use store::{Event, EventKind, RangeRequest, Store, StoreError, WatchItem, WatchRequest};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// How many changes are kept for followers who come back; older ones have to list again.
+const KEPT_CHANGES: usize = 20_000;
+/// How far back a starting server reads changes, so that followers survive its restart.
+const REPLAYED_REVISIONS: u64 = 2_000;
+/// How many keys are read at once.
+const PAGE: usize = 5_000;
+
+/// One object that changed.
+#[derive(Debug, Clone)]
+pub struct Changed {
+    /// When.
+    pub revision: u64,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its id.
+    pub id: Uuid,
+    /// A view of nothing but the object as it was, if it is gone.
+    pub gone: Option<Arc<View>>,
+}
+
+/// What happened after a revision.
+#[derive(Debug)]
+pub enum Since {
+    /// Each object once, in the order of its last change.
+    Changes(Vec<Changed>),
+    /// That far back nothing is kept; the oldest revision that can be followed from.
+    Compacted(u64),
+}
+
+struct Changes {
+    /// Followers can start from this revision on.
+    oldest: u64,
+    ring: VecDeque<Changed>,
+}
+
+/// The view and its changes.
+pub struct Cache {
+    view: RwLock<View>,
+    changes: Mutex<Changes>,
+    revision: watch::Sender<u64>,
+}
+
+impl Cache {
+    /// Reads everything, and goes on following the store until it is closed.
+    pub async fn start(store: Arc<dyn Store>) -> Result<Arc<Self>, StoreError> {
+        let status = store.status().await?;
+        let base = status.compacted.max(status.revision.saturating_sub(REPLAYED_REVISIONS));
+        let view = load(store.as_ref(), base).await?;
+        let cache = Arc::new(Self {
+            view: RwLock::new(view),
+            changes: Mutex::new(Changes { oldest: base, ring: VecDeque::new() }),
+            revision: watch::Sender::new(base),
+        });
+        tokio::spawn(follow(store, Arc::downgrade(&cache), base));
+        cache.reach(status.revision, Duration::from_secs(60)).await;
+        Ok(cache)
+    }
+
+    /// The view. Hold it for the length of a decision, never over an await.
+    pub fn view(&self) -> RwLockReadGuard<'_, View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The revision up to which the view and its changes are complete.
+    pub fn revision(&self) -> u64 {
+        *self.revision.borrow()
+    }
+
+    /// Tells when the view has moved on.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    /// Waits until the view has a revision; gives up, without harm, after a while.
+    pub async fn reach(&self, revision: u64, patience: Duration) -> bool {
+        let mut now = self.revision.subscribe();
+        matches!(tokio::time::timeout(patience, now.wait_for(|at| *at >= revision)).await, Ok(Ok(_)))
+    }
+
+    /// What changed after a revision.
+    pub fn since(&self, revision: u64) -> Since {
+        let changes = self.changes();
+        if revision < changes.oldest {
+            return Since::Compacted(changes.oldest);
+        }
+        let mut seen = BTreeSet::new();
+        let newest_first = changes.ring.iter().rev().take_while(|changed| changed.revision > revision);
+        let mut found: Vec<_> =
+            newest_first.filter(|changed| seen.insert((changed.kind, changed.id))).cloned().collect();
+        found.reverse();
+        Since::Changes(found)
+    }
+
+    /// The view moved on to a revision.
+    fn advance(&self, revision: u64) {
+        self.view.write().unwrap_or_else(PoisonError::into_inner).revision = revision;
+        self.revision.send_replace(revision);
+    }
+
+    /// Starts afresh: the history in between is gone.
+    fn reload(&self, view: View, revision: u64) {
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
+        let mut changes = self.changes();
+        changes.ring.clear();
+        changes.oldest = revision;
+    }
+
+    fn changes(&self) -> MutexGuard<'_, Changes> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn apply(&self, revision: u64, events: &[Event]) {
+        let mut touched = BTreeSet::new();
+        {
+            let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+            for event in events {
+                let value = (event.kind == EventKind::Put).then_some(event.kv.value.as_ref());
+                let change = Change { key: &event.kv.key, value, revision };
+                if let Some(object) = view.apply(change) {
+                    touched.insert(object);
+                }
+            }
+            let also: Vec<_> = touched.iter().flat_map(|(kind, id)| view.affected(*kind, *id)).collect();
+            touched.extend(also);
+        }
+        let mut changes = self.changes();
+        for (kind, id) in touched {
+            let gone = self.view().meta(kind, id).is_none().then(|| Arc::new(former(kind, id, events)));
+            changes.ring.push_back(Changed { revision, kind, id, gone });
+        }
+        while changes.ring.len() > KEPT_CHANGES {
+            let dropped = changes.ring.pop_front().map_or(0, |changed| changed.revision);
+            changes.oldest = changes.oldest.max(dropped);
+        }
+    }
+}
+
+/// A view of one object as it was before the events that removed it.
+fn former(kind: Kind, id: Uuid, events: &[Event]) -> View {
+    let mut view = View::default();
+    let of_it = |event: &&Event| model::key::parse(&event.kv.key).is_some_and(|(k, i, _)| (k, i) == (kind, id));
+    for kv in events.iter().filter(of_it).filter_map(|event| event.prev.as_ref()) {
+        view.apply(Change { key: &kv.key, value: Some(&kv.value), revision: kv.mod_revision });
+    }
+    view
+}
+
+async fn load(store: &dyn Store, revision: u64) -> Result<View, StoreError> {
+    let mut view = View { revision, ..View::default() };
+    for kind in Kind::ALL {
+        let mut request = RangeRequest::prefix(model::key::kind_prefix(kind)).at(revision).limit(PAGE);
+        loop {
+            let page = store.range(request.clone()).await?;
+            for kv in &page.items {
+                view.apply(Change { key: &kv.key, value: Some(&kv.value), revision: kv.mod_revision });
+            }
+            match page.items.last() {
+                Some(last) if page.more => request = request.after(last.key.clone()),
+                _ => break,
+            }
+        }
+    }
+    view.revision = revision;
+    Ok(view)
+}
+
+/// Applies what the store says, for as long as anyone holds the cache.
+async fn follow(store: Arc<dyn Store>, cache: Weak<Cache>, mut from: u64) {
+    let mut pause = Duration::from_millis(20);
+    while cache.strong_count() > 0 {
+        let begun = from;
+        match follow_once(&store, &cache, &mut from).await {
+            Ok(()) => {}
+            Err(StoreError::Closed { .. }) => return,
+            Err(error) => tracing::warn!(%error, "the watch on the store ended; it is begun again"),
+        }
+        pause = if from > begun { Duration::from_millis(20) } else { (pause * 2).min(Duration::from_secs(5)) };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// One watch, until it ends.
+async fn follow_once(store: &Arc<dyn Store>, cache: &Weak<Cache>, from: &mut u64) -> Result<(), StoreError> {
+    let request = WatchRequest::prefix("/").from(from.saturating_add(1)).with_progress();
+    let mut stream = store.watch(request).await?;
+    while let Some(item) = stream.next().await {
+        let Some(cache) = cache.upgrade() else { return Ok(()) };
+        *from = match item? {
+            WatchItem::Batch { revision, events } => {
+                cache.apply(revision, &events);
+                revision
+            }
+            WatchItem::Progress { revision } => revision,
+            WatchItem::Compacted { compacted } => {
+                cache.reload(load(store.as_ref(), compacted).await?, compacted);
+                compacted
+            }
+        };
+        cache.advance(*from);
+    }
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! What has to be looked at: each item once, however often it is named, and the times at which to look again.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use model::{Kind, MigrationId, Timestamp, VmId};
+use planner::View;
+use uuid::Uuid;
+
+/// Something that the planner has a next step for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Item {
+    /// A VM.
+    Vm(VmId),
+    /// A migration.
+    Migration(MigrationId),
+}
+
+/// The items to look at, in the order in which they were named first.
+#[derive(Debug, Default)]
+pub struct Queue {
+    order: VecDeque<Item>,
+    queued: BTreeSet<Item>,
+    timers: BTreeMap<Item, Timestamp>,
+    /// Items that nothing could be done for: a change of any host or image may help.
+    waiting: BTreeSet<Item>,
+}
+
+impl Queue {
+    /// Everything, as after a start.
+    pub fn of(view: &View) -> Self {
+        let mut queue = Self::default();
+        for id in view.vms.keys() {
+            queue.push(Item::Vm(*id));
+        }
+        for (id, _) in view.all_active_migrations() {
+            queue.push(Item::Migration(id));
+        }
+        queue
+    }
+
+    /// Names an item; a no-op if it is named already.
+    pub fn push(&mut self, item: Item) {
+        if self.queued.insert(item) {
+            self.order.push_back(item);
+        }
+    }
+
+    /// Names all that a changed object may matter to.
+    pub fn wake(&mut self, view: &View, kind: Kind, id: Uuid) {
+        match kind {
+            Kind::Vm => self.push(Item::Vm(VmId(id))),
+            Kind::Migration => {
+                self.push(Item::Migration(MigrationId(id)));
+                let waits = |migration: &planner::view::Migration| migration.intent.is_none();
+                for (other, _) in view.all_active_migrations().filter(|(_, migration)| waits(migration)) {
+                    self.push(Item::Migration(other));
+                }
+            }
+            Kind::Host | Kind::Image => {
+                for item in std::mem::take(&mut self.waiting) {
+                    self.push(item);
+                }
+            }
+            _ => {}
+        }
+        for (kind, id) in view.affected(kind, id) {
+            match kind {
+                Kind::Vm => self.push(Item::Vm(VmId(id))),
+                Kind::Migration => self.push(Item::Migration(MigrationId(id))),
+                _ => {}
+            }
+        }
+    }
+
+    /// The next item.
+    pub fn pop(&mut self) -> Option<Item> {
+        let item = self.order.pop_front()?;
+        self.queued.remove(&item);
+        self.waiting.remove(&item);
+        Some(item)
+    }
+
+    /// Nothing is to be done for an item now.
+    pub fn wait(&mut self, item: Item, until: Option<Timestamp>, for_room: bool) {
+        if for_room {
+            self.waiting.insert(item);
+        }
+        match until {
+            Some(at) => self.timers.insert(item, at),
+            None => self.timers.remove(&item),
+        };
+    }
+
+    /// Names the items whose time has come; returns when the next one's comes.
+    pub fn ring(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let due: Vec<_> = self.timers.iter().filter(|(_, at)| **at <= now).map(|(item, _)| *item).collect();
+        for item in due {
+            self.timers.remove(&item);
+            self.push(item);
+        }
+        self.timers.values().min().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_item_named_twice_is_looked_at_once_and_timers_ring() {
+        let (a, b) = (Item::Vm(VmId(Uuid::from_u128(1))), Item::Vm(VmId(Uuid::from_u128(2))));
+        let mut queue = Queue::default();
+        queue.push(a);
+        queue.push(b);
+        queue.push(a);
+        assert_eq!((queue.pop(), queue.pop(), queue.pop()), (Some(a), Some(b), None));
+        let at = Timestamp::from_second(10).unwrap();
+        queue.wait(a, Some(at), false);
+        assert_eq!(queue.ring(Timestamp::from_second(9).unwrap()), Some(at));
+        assert_eq!(queue.pop(), None);
+        assert_eq!(queue.ring(at), None);
+        assert_eq!(queue.pop(), Some(a));
+    }
+
+    #[test]
+    fn a_host_wakes_what_waits() {
+        let a = Item::Vm(VmId(Uuid::from_u128(1)));
+        let mut queue = Queue::default();
+        queue.wait(a, None, true);
+        queue.wake(&View::default(), Kind::Host, Uuid::from_u128(9));
+        assert_eq!(queue.pop(), Some(a));
+    }
+}

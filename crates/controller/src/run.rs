@@ -1,0 +1,104 @@
+//! The loop: what changed is looked at, the planner says what to do, and it is committed. Several servers may run it at
+//! once: what two of them decide at the same time, only one commits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::audit::Actor;
+use model::Timestamp;
+use planner::Decision;
+use store::Store;
+
+use crate::Env;
+use crate::cache::{Cache, Since};
+use crate::commit::{CommitError, Writer, commit};
+use crate::queue::{Item, Queue};
+
+/// How long the view may take to show what was committed before the item is looked at all the same.
+const CATCH_UP: Duration = Duration::from_secs(2);
+/// How long to wait when the store cannot write.
+const STORE_PAUSE: Duration = Duration::from_millis(500);
+/// The longest sleep; a guard against a clock that jumps.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+
+/// Runs until the task is dropped.
+pub async fn run(store: Arc<dyn Store>, cache: Arc<Cache>, env: Arc<dyn Env>) {
+    let actor = Actor::controller();
+    let mut revisions = cache.subscribe();
+    let mut seen = cache.revision();
+    let mut queue = Queue::of(&cache.view());
+    loop {
+        seen = wake_changed(&cache, &mut queue, seen);
+        let next = queue.ring(env.now());
+        if let Some(item) = queue.pop() {
+            let writer = Writer { store: store.as_ref(), cache: &cache, env: env.as_ref(), actor: &actor };
+            step(writer, &mut queue, item).await;
+            continue;
+        }
+        let sleep = next.map_or(LONGEST_SLEEP, |at| until(at, env.now()));
+        tokio::select! {
+            changed = revisions.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(sleep) => {}
+        }
+    }
+}
+
+fn until(at: Timestamp, now: Timestamp) -> Duration {
+    let left = at.duration_since(now);
+    Duration::try_from(left).unwrap_or(Duration::ZERO).min(LONGEST_SLEEP)
+}
+
+/// Names what changed after a revision, and says up to which one that was.
+fn wake_changed(cache: &Cache, queue: &mut Queue, seen: u64) -> u64 {
+    let up_to = cache.revision();
+    if up_to == seen {
+        return seen;
+    }
+    let view = cache.view();
+    match cache.since(seen) {
+        Since::Changes(changes) => {
+            for changed in &changes {
+                queue.wake(&view, changed.kind, changed.id);
+            }
+        }
+        Since::Compacted(_) => *queue = Queue::of(&view),
+    }
+    up_to
+}
+
+/// Looks at one item, and commits what the planner wants.
+async fn step(writer: Writer<'_>, queue: &mut Queue, item: Item) {
+    let decision = decide(writer.cache, item, writer.env.now());
+    let Some(plan) = decision.plan else {
+        queue.wait(item, decision.look_again_at, decision.is_waiting);
+        return;
+    };
+    let action = plan.action.clone();
+    match commit(writer, plan).await {
+        Ok(revision) => {
+            tracing::info!(revision, "{action}");
+            writer.cache.reach(revision, CATCH_UP).await;
+            queue.push(item);
+        }
+        Err(CommitError::Conflict { key }) => {
+            // The change that overtook the plan is on its way to the view.
+            tracing::debug!(%key, "{action}: overtaken, looking again");
+            let at = writer.cache.view().revision;
+            writer.cache.reach(at.saturating_add(1), Duration::from_millis(50)).await;
+            queue.push(item);
+        }
+        Err(CommitError::Store(error)) => {
+            tracing::error!(%error, "{action}: not committed, tried again");
+            tokio::time::sleep(STORE_PAUSE).await;
+            queue.push(item);
+        }
+    }
+}
+
+fn decide(cache: &Cache, item: Item, now: Timestamp) -> Decision {
+    let view = cache.view();
+    match item {
+        Item::Vm(id) => planner::vm::plan(&view, id, now),
+        Item::Migration(id) => planner::migration::plan(&view, id, now),
+    }
+}

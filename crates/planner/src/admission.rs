@@ -1,0 +1,185 @@
+//! The one function that every write passes: it adds the audit record and the events that the write stands for.
+//!
+//! Whoever commits a plan reads the objects that it touches, calls [`admit`], and compares every key that it has read,
+//! so that *before* in the audit record is what was there when the write was made.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::audit::{Actor, AuditRecord, Change as AuditChange};
+use model::event::{EventSpec, Lifecycle, What};
+use model::lifecycle::{self, Availability, Phase};
+use model::vm::{VmIntent, VmSpec};
+use model::{Kind, Meta, MigrationId, Object, Reason, Timestamp, VmId, key};
+use uuid::Uuid;
+
+use crate::plan::Plan;
+use crate::view::{Change, Migration, View};
+
+/// A value as it was read, with its revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Before {
+    /// The value.
+    pub value: Vec<u8>,
+    /// The revision that last changed it.
+    pub revision: u64,
+}
+
+/// Who writes, and when. Ids are made by the caller, one for the audit record and one for each event.
+pub struct Stamp<'a> {
+    /// Who.
+    pub actor: &'a Actor,
+    /// When.
+    pub now: Timestamp,
+    /// Makes ids.
+    pub next_id: &'a mut dyn FnMut() -> Uuid,
+}
+
+/// The prefixes whose keys have to be read before [`admit`] is called: all parts of every object that is written, and
+/// of what its phase depends on.
+pub fn prefixes(plan: &Plan, view: &View) -> BTreeSet<String> {
+    let mut all: BTreeSet<String> = BTreeSet::new();
+    for key in plan.writes.keys() {
+        let Some((kind, id, _)) = key::parse(key) else { continue };
+        if kind == Kind::Network {
+            continue;
+        }
+        all.insert(key::object(kind, id));
+        let intent = view.vms.get(&VmId(id)).filter(|_| kind == Kind::Vm).and_then(|vm| vm.intent.as_ref());
+        if let Some(migration) = intent.and_then(|at| at.value.migration) {
+            all.insert(key::object(Kind::Migration, migration.0));
+        }
+        if let Some(host) = intent.and_then(|at| at.value.host) {
+            all.insert(key::host_contact(host));
+        }
+    }
+    all
+}
+
+/// Adds to a plan what it stands for. `before` holds every key under [`prefixes`] and every key that is written.
+pub fn admit(plan: &mut Plan, before: &BTreeMap<String, Before>, stamp: &mut Stamp<'_>) {
+    let old = view_of(before, &BTreeMap::new());
+    let new = view_of(before, &plan.writes);
+    let mut events = Vec::new();
+    for (kind, id) in plan.writes.keys().filter_map(|key| key::parse(key)).map(|(k, id, _)| (k, id)).collect::<BTreeSet<_>>()
+    {
+        events.extend(match kind {
+            Kind::Vm => vm_event(&old, &new, VmId(id), stamp.now),
+            Kind::Migration => migration_event(&old, &new, MigrationId(id), stamp.now),
+            Kind::Host => contact_event(&old, &new, id, stamp.now),
+            _ => None,
+        });
+    }
+    let audit = audit_record(plan, before, stamp);
+    for (key, was) in before {
+        if plan.writes.contains_key(key) {
+            plan.relies_on.entry(key.clone()).or_insert(was.revision);
+        }
+    }
+    for (project, owner, spec) in events {
+        let id = (stamp.next_id)();
+        let meta = Meta {
+            id,
+            name: id.to_string(),
+            project,
+            owner,
+            labels: BTreeMap::new(),
+            created_at: stamp.now,
+            updated_at: stamp.now,
+            deleted_at: None,
+        };
+        plan.create(key::object(Kind::Event, id), &Object { meta, spec });
+    }
+    plan.create(key::audit((stamp.next_id)()), &audit);
+}
+
+type Event = (Option<String>, String, EventSpec);
+
+/// A view of the few objects concerned, before or after.
+fn view_of(before: &BTreeMap<String, Before>, writes: &BTreeMap<String, Option<Vec<u8>>>) -> View {
+    let mut view = View::default();
+    for (key, was) in before {
+        view.apply(Change { key, value: Some(&was.value), revision: was.revision });
+    }
+    for (key, value) in writes {
+        view.apply(Change { key, value: value.as_deref(), revision: u64::MAX });
+    }
+    view
+}
+
+fn audit_record(plan: &Plan, before: &BTreeMap<String, Before>, stamp: &Stamp<'_>) -> AuditRecord {
+    let json = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).ok();
+    let shown = |(key, after): (&String, &Option<Vec<u8>>)| AuditChange {
+        key: key.clone(),
+        before: before.get(key).and_then(|was| json(&was.value)),
+        after: after.as_deref().and_then(json),
+    };
+    let is_answer = |key: &str| key.starts_with("/request/");
+    let changes = plan.writes.iter().filter(|(key, _)| !is_answer(key)).map(shown).collect();
+    AuditRecord { actor: stamp.actor.clone(), at: stamp.now, action: plan.action.clone(), changes }
+}
+
+fn vm_event(old: &View, new: &View, id: VmId, now: Timestamp) -> Option<Event> {
+    let from = old.phase(id);
+    let to = new.phase(id);
+    let object = new.vms.get(&id).or_else(|| old.vms.get(&id))?.object.as_ref().or_else(|| {
+        old.vms.get(&id).and_then(|vm| vm.object.as_ref())
+    })?;
+    let (phase, availability) = to.unwrap_or((Phase::Done, Availability::Inactive));
+    if from.map(|(phase, _)| phase) == Some(phase) {
+        return None;
+    }
+    let spec = &object.value.spec;
+    let intent = new.vms.get(&id).and_then(|vm| vm.intent.as_ref()).map(|at| &at.value);
+    let reason = new.facts(id).and_then(|facts| lifecycle::reason(facts, phase));
+    let what = What::Lifecycle(held(spec, intent, from.map(|(phase, _)| phase), phase, availability));
+    Some(event(Kind::Vm, &object.value.meta, now, what, reason))
+}
+
+/// What a VM holds in a phase. Memory and processors are held while an incarnation is open.
+fn held(
+    spec: &VmSpec,
+    intent: Option<&VmIntent>,
+    from: Option<Phase>,
+    to: Phase,
+    availability: Availability,
+) -> Lifecycle {
+    let open = intent.and_then(|intent| intent.open.as_ref());
+    let has_volumes = to != Phase::Done && intent.is_some_and(|intent| intent.has_volumes);
+    Lifecycle {
+        from,
+        to,
+        availability,
+        vcpus: open.map_or(0, |open| open.vcpus),
+        memory_mib: open.map_or(0, |open| open.memory_mib),
+        disk_bytes: if has_volumes { spec.disk_bytes.unwrap_or(0) } else { 0 },
+        host: intent.and_then(|intent| intent.host),
+        incarnation: open.map(|open| open.incarnation),
+    }
+}
+
+fn migration_event(old: &View, new: &View, id: MigrationId, now: Timestamp) -> Option<Event> {
+    let migration = new.migrations.get(&id)?;
+    let object = migration.object.as_ref()?;
+    let phase = migration.phase();
+    if old.migrations.get(&id).map(Migration::phase) == Some(phase) {
+        return None;
+    }
+    let reason = migration.intent.as_ref().and_then(|at| at.value.reason.clone());
+    Some(event(Kind::Migration, &object.value.meta, now, What::Migration { phase }, reason))
+}
+
+fn contact_event(old: &View, new: &View, id: Uuid, now: Timestamp) -> Option<Event> {
+    let host = new.hosts.get(&id.into())?;
+    let silent = host.is_silent();
+    let was_silent = old.hosts.get(&id.into()).is_some_and(crate::view::Host::is_silent);
+    if silent == was_silent {
+        return None;
+    }
+    let reason = silent.then(|| Reason::new("host-silent", "nothing was heard from its agent"));
+    Some(event(Kind::Host, &host.object.as_ref()?.value.meta, now, What::HostContact { silent }, reason))
+}
+
+fn event(kind: Kind, meta: &Meta, at: Timestamp, what: What, reason: Option<Reason>) -> Event {
+    let spec = EventSpec { object_kind: kind, object: meta.id, object_name: meta.name.clone(), at, what, reason };
+    (meta.project.clone(), meta.owner.clone(), spec)
+}

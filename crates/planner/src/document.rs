@@ -1,0 +1,196 @@
+//! The desired document of a host, as a function of the view.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use model::document::{
+    Disk, HostDocument, Machine, MigrateTo, NetworkDocument, Order, Port, StartFrom, Stop, Target, TargetState,
+    VmDocument,
+};
+use model::migration::{MigrationIntent, MigrationPhase, Route};
+use model::report::{OutgoingState, RunState};
+use model::vm::{Goal, Open, Start, VmIntent};
+use model::{HostId, Incarnation, VmId};
+
+use crate::migration::unwanted;
+use crate::view::{Host, Migration, View, Vm};
+
+/// How long a transfer may take before its source gives up: a base, and a time per MiB of memory.
+const TRANSFER_BASE_MS: u64 = 60_000;
+const TRANSFER_MS_PER_MIB: u64 = 40;
+/// How much longer the target waits than the source.
+const TARGET_PATIENCE_MS: u64 = 60_000;
+
+/// All that a host shall do. Its revision is the view's.
+pub fn build(view: &View, host: HostId) -> HostDocument {
+    let vms: BTreeMap<VmId, VmDocument> =
+        view.vms_of_host(host).filter_map(|id| Some((id, vm_document(view, host, id)?))).collect();
+    let vnis = vms.values().flat_map(|vm| vm.machine.nics.iter().map(|nic| nic.vni));
+    let peers = peers(view, host);
+    let networks = vnis.map(|vni| (vni, NetworkDocument { peers: peers.clone() })).collect();
+    HostDocument { revision: view.revision, host, vms, networks }
+}
+
+/// The other hosts' addresses.
+fn peers(view: &View, host: HostId) -> Vec<IpAddr> {
+    let others = view.hosts.iter().filter(|(id, other)| **id != host && !other.is_dead());
+    others.filter_map(|(_, other)| Some(other.status.as_ref()?.value.peer_address?.ip())).collect()
+}
+
+fn vm_document(view: &View, host: HostId, id: VmId) -> Option<VmDocument> {
+    let vm = view.vms.get(&id)?;
+    let intent = &vm.intent.as_ref()?.value;
+    let (incarnation, order) = side_of_migration(view, host, id, vm).or_else(|| held(vm, intent, host))?;
+    Some(VmDocument { incarnation, order, machine: machine(view, id, vm, intent)? })
+}
+
+/// The order for a VM that the host holds by itself.
+fn held(vm: &Vm, intent: &VmIntent, host: HostId) -> Option<(Incarnation, Order)> {
+    if intent.host != Some(host) {
+        return None;
+    }
+    let is_deleted = vm.object.as_ref()?.value.meta.deleted_at.is_some();
+    match &intent.open {
+        Some(open) if is_deleted => Some((open.incarnation, Order::Stop(Stop::Remove))),
+        Some(open) => Some((open.incarnation, open_order(open))),
+        None if is_deleted && intent.has_volumes => Some((intent.last_incarnation, Order::Stop(Stop::Remove))),
+        None => None,
+    }
+}
+
+fn open_order(open: &Open) -> Order {
+    match open.goal {
+        Goal::Run { paused } => Order::Run {
+            paused,
+            resume: open.resume,
+            start: match &open.start {
+                Start::Disk => StartFrom::Disk,
+                Start::Saved(saved) => StartFrom::Saved { incarnation: saved.incarnation },
+                Start::Stream => StartFrom::Never,
+            },
+        },
+        Goal::Shutdown { force_at } => Order::Stop(Stop::Shutdown { force_at }),
+        Goal::Kill => Order::Stop(Stop::Kill),
+        Goal::Suspend => Order::Stop(Stop::Suspend),
+    }
+}
+
+/// The order for a VM that is on its way from or to the host.
+fn side_of_migration(view: &View, host: HostId, id: VmId, vm: &Vm) -> Option<(Incarnation, Order)> {
+    view.active_migrations(id).find_map(|(_, migration)| {
+        let intent = &migration.intent.as_ref()?.value;
+        let route = intent.route.as_ref()?;
+        if route.target == host {
+            return target_order(view, vm, intent, route);
+        }
+        if route.source == host {
+            return source_order(view, vm, migration, intent, route);
+        }
+        None
+    })
+}
+
+fn target_order(view: &View, vm: &Vm, intent: &MigrationIntent, route: &Route) -> Option<(Incarnation, Order)> {
+    let state = match intent.phase {
+        MigrationPhase::Preparing => TargetState::Prepare,
+        MigrationPhase::Transferring | MigrationPhase::SwitchingOver => TargetState::Granted,
+        MigrationPhase::Decided => TargetState::Decided,
+        MigrationPhase::Aborting | MigrationPhase::Revoking => TargetState::Revoked,
+        // From the commit on the target's incarnation is the VM's own.
+        _ => return None,
+    };
+    let open = vm.intent.as_ref().and_then(|at| at.value.open.as_ref());
+    let order = Order::Target(Target {
+        from: route.from,
+        host: route.source,
+        host_name: view.hosts.get(&route.source).map_or("-", Host::name).to_owned(),
+        state,
+        paused: open.is_some_and(|open| matches!(open.goal, Goal::Run { paused: true })),
+        timeout_ms: timeout_ms(open).saturating_add(TARGET_PATIENCE_MS),
+    });
+    Some((route.to, order))
+}
+
+fn timeout_ms(open: Option<&Open>) -> u64 {
+    let memory_mib = open.map_or(0, |open| open.memory_mib);
+    TRANSFER_BASE_MS.saturating_add(memory_mib.saturating_mul(TRANSFER_MS_PER_MIB))
+}
+
+fn source_order(
+    view: &View,
+    vm: &Vm,
+    migration: &Migration,
+    intent: &MigrationIntent,
+    route: &Route,
+) -> Option<(Incarnation, Order)> {
+    match intent.phase {
+        MigrationPhase::Activated => return Some((route.from, Order::Stop(Stop::Release))),
+        MigrationPhase::Preparing
+        | MigrationPhase::Transferring
+        | MigrationPhase::SwitchingOver
+        | MigrationPhase::Decided
+        | MigrationPhase::Revoking => {}
+        _ => return None,
+    }
+    let open = vm.intent.as_ref().and_then(|at| at.value.open.as_ref());
+    let target = vm.runs.get(&route.to);
+    let target_host = view.hosts.get(&route.target);
+    let target_is_lost =
+        target_host.is_none_or(Host::is_dead) || target.is_some_and(|run| run.state.is_closed());
+    let granted = intent.phase.is_granted();
+    let spec = &migration.object.as_ref()?.value.spec;
+    let order = Order::MigrateTo(MigrateTo {
+        to: route.to,
+        host: route.target,
+        host_name: target_host.map_or("-", Host::name).to_owned(),
+        stream: target.and_then(|run| run.stream.clone()),
+        peer: target_host.and_then(|h| Some(h.status.as_ref()?.value.peer_address?.to_string())),
+        granted,
+        cancel: granted && (target_is_lost || unwanted(spec, vm).is_some()),
+        paused: open.is_some_and(|open| matches!(open.goal, Goal::Run { paused: true })),
+        timeout_ms: timeout_ms(open),
+    });
+    Some((route.from, order))
+}
+
+fn machine(view: &View, id: VmId, vm: &Vm, intent: &VmIntent) -> Option<Machine> {
+    let object = &vm.object.as_ref()?.value;
+    let spec = &object.spec;
+    let content = view.images.get(&spec.image.0)?.status.as_ref()?.value.content.as_ref()?;
+    let datastore = &view.datastores.get(&spec.datastore.0)?.value.spec;
+    let (memory_mib, vcpus) =
+        intent.open.as_ref().map_or((spec.memory_mib, spec.vcpus), |open| (open.memory_mib, open.vcpus));
+    let nics = spec.nics.iter().filter_map(|nic| {
+        Some(Port {
+            vni: view.networks.get(&nic.network.0)?.value.spec.vni,
+            mac: nic.mac.clone(),
+            address: nic.address,
+            prefix_len: nic.prefix_len,
+        })
+    });
+    Some(Machine {
+        name: object.meta.name.clone(),
+        uuid: id.0,
+        vcpus,
+        memory_mib,
+        disk: Disk {
+            datastore: datastore.path.clone(),
+            coherent: datastore.coherent,
+            image_sha256: content.sha256.clone(),
+            image_format: content.format,
+            bytes: spec.disk_bytes.unwrap_or(content.virtual_bytes).max(content.virtual_bytes),
+        },
+        nics: nics.collect(),
+        guest: model::vm::GuestConfig {
+            hostname: Some(spec.guest.hostname.clone().unwrap_or_else(|| object.meta.name.clone())),
+            ..spec.guest.clone()
+        },
+    })
+}
+
+/// Whether a source has said that it stopped its guest for the last round: shown to people, never decided on.
+pub fn is_switching_over(vm: &Vm, route: &Route) -> bool {
+    let run = vm.runs.get(&route.from).filter(|run| run.state != RunState::Closed);
+    let outgoing = run.and_then(|run| run.outgoing.as_ref()).filter(|outgoing| outgoing.to == route.to);
+    outgoing.is_some_and(|outgoing| outgoing.state == OutgoingState::SwitchingOver)
+}

@@ -1,0 +1,76 @@
+//! Which reports count: a status is kept only for an incarnation that the store still waits to hear of, and only from
+//! the host that holds it. All else is late, and is dropped without harm.
+
+use model::report::{Report, RunStatus};
+use model::{HostId, Incarnation, VmId, key};
+
+use crate::plan::Plan;
+use crate::view::View;
+
+/// How many incarnations one transaction updates: the store takes 128 operations, and each has its audit beside it.
+const RUNS_PER_PLAN: usize = 16;
+
+/// The writes that a report leads to: none if it says nothing new. Several plans if it says much.
+pub fn plans(view: &View, host: HostId, report: &Report) -> Vec<Plan> {
+    let mut plans: Vec<Plan> = host_plan(view, host, report).into_iter().collect();
+    let changed: Vec<_> = report.runs.iter().filter(|run| is_news(view, host, run.vm, &run.run)).collect();
+    for runs in changed.chunks(RUNS_PER_PLAN) {
+        let mut plan = Plan::new("report runs");
+        for run in runs {
+            let incarnation = run.run.incarnation;
+            let vm = view.vms.get(&run.vm);
+            let revision = vm.and_then(|vm| vm.run_revisions.get(&incarnation)).copied().unwrap_or(0);
+            let intent = vm.and_then(|vm| vm.intent.as_ref()).map_or(0, |at| at.revision);
+            // The incarnation must still be awaited when the report is stored.
+            plan.rely(key::vm_intent(run.vm), intent);
+            let stored = RunStatus { host, ..run.run.clone() };
+            plan.replace(key::vm_run(run.vm, incarnation), revision, &stored);
+        }
+        plans.push(plan);
+    }
+    plans
+}
+
+fn host_plan(view: &View, host: HostId, report: &Report) -> Option<Plan> {
+    let status = report.host.as_ref()?;
+    let kept = view.hosts.get(&host)?.status.as_ref();
+    if kept.is_some_and(|kept| kept.value == *status) {
+        return None;
+    }
+    let mut plan = Plan::new("report host");
+    plan.replace(key::host_status(host), kept.map_or(0, |kept| kept.revision), status);
+    Some(plan)
+}
+
+fn is_news(view: &View, host: HostId, vm: VmId, run: &RunStatus) -> bool {
+    if !is_awaited(view, host, vm, run.incarnation) {
+        return false;
+    }
+    let kept = view.vms.get(&vm).and_then(|vm| vm.runs.get(&run.incarnation));
+    let Some(kept) = kept else { return true };
+    // A closed incarnation never opens again, whatever arrives late.
+    if kept.state.is_closed() && !run.state.is_closed() {
+        return false;
+    }
+    let same = RunStatus { document_revision: kept.document_revision, host, ..run.clone() };
+    same != *kept
+}
+
+/// Whether the store waits to hear of an incarnation from a host.
+fn is_awaited(view: &View, host: HostId, id: VmId, incarnation: Incarnation) -> bool {
+    let Some(vm) = view.vms.get(&id) else { return false };
+    let Some(intent) = vm.intent.as_ref().map(|at| &at.value) else { return false };
+    let is_deleted = vm.object.as_ref().is_some_and(|at| at.value.meta.deleted_at.is_some());
+    let holds = intent.host == Some(host)
+        && match &intent.open {
+            Some(open) => open.incarnation == incarnation,
+            None => is_deleted && intent.has_volumes && incarnation == intent.last_incarnation,
+        };
+    holds
+        || view.active_migrations(id).any(|(_, migration)| {
+            let route = migration.intent.as_ref().and_then(|at| at.value.route.as_ref());
+            route.is_some_and(|route| {
+                (route.source, route.from) == (host, incarnation) || (route.target, route.to) == (host, incarnation)
+            })
+        })
+}

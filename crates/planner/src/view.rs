@@ -1,0 +1,454 @@
+//! The store as decisions see it: every object with its parts, kept up to date by applying changes.
+//!
+//! An object that cannot be read is kept apart under its key with the cause; nothing is decided about it, and the rest
+//! goes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::datastore::DatastoreSpec;
+use model::event::EventSpec;
+use model::host::{HostContact, HostSpec, HostStatus, Reservations};
+use model::image::{ImageSpec, ImageStatus};
+use model::key::{self, Part};
+use model::lifecycle::{self, Availability, Facts, Phase};
+use model::migration::{MigrationIntent, MigrationPhase, MigrationSpec};
+use model::network::NetworkSpec;
+use model::operation::{OperationSpec, OperationStatus};
+use model::record::{self, Unreadable};
+use model::report::RunStatus;
+use model::template::TemplateSpec;
+use model::vm::{VmIntent, VmSpec};
+use model::{HostId, Incarnation, Kind, MigrationId, Object, VmId};
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+/// A stored part with the revision that last changed it: what a plan compares.
+#[derive(Debug, Clone, PartialEq)]
+pub struct At<T> {
+    /// The part.
+    pub value: T,
+    /// The revision.
+    pub revision: u64,
+}
+
+/// A VM with its parts.
+#[derive(Debug, Clone, Default)]
+pub struct Vm {
+    /// The user's.
+    pub object: Option<At<Object<VmSpec>>>,
+    /// The controller's.
+    pub intent: Option<At<VmIntent>>,
+    /// The agents', by incarnation.
+    pub runs: BTreeMap<Incarnation, RunStatus>,
+    /// The revisions of `runs`.
+    pub run_revisions: BTreeMap<Incarnation, u64>,
+}
+
+/// A host with its parts.
+#[derive(Debug, Clone, Default)]
+pub struct Host {
+    /// The operator's.
+    pub object: Option<At<Object<HostSpec>>>,
+    /// The agent's.
+    pub status: Option<At<HostStatus>>,
+    /// The controller's.
+    pub reservations: Option<At<Reservations>>,
+    /// The server's.
+    pub contact: Option<At<HostContact>>,
+}
+
+/// A migration with its parts.
+#[derive(Debug, Clone, Default)]
+pub struct Migration {
+    /// The user's.
+    pub object: Option<At<Object<MigrationSpec>>>,
+    /// The controller's.
+    pub intent: Option<At<MigrationIntent>>,
+}
+
+/// An object with a status of its own.
+#[derive(Debug, Clone)]
+pub struct WithStatus<S, T> {
+    /// The user's part.
+    pub object: Option<At<Object<S>>>,
+    /// The other part.
+    pub status: Option<At<T>>,
+}
+
+impl<S, T> Default for WithStatus<S, T> {
+    fn default() -> Self {
+        Self { object: None, status: None }
+    }
+}
+
+/// Everything, at one revision.
+#[derive(Debug, Default)]
+pub struct View {
+    /// The revision up to which changes were applied.
+    pub revision: u64,
+    /// VMs.
+    pub vms: BTreeMap<VmId, Vm>,
+    /// Hosts.
+    pub hosts: BTreeMap<HostId, Host>,
+    /// Migrations.
+    pub migrations: BTreeMap<MigrationId, Migration>,
+    /// Images.
+    pub images: BTreeMap<Uuid, WithStatus<ImageSpec, ImageStatus>>,
+    /// Templates.
+    pub templates: BTreeMap<Uuid, At<Object<TemplateSpec>>>,
+    /// Networks.
+    pub networks: BTreeMap<Uuid, At<Object<NetworkSpec>>>,
+    /// Datastores.
+    pub datastores: BTreeMap<Uuid, At<Object<DatastoreSpec>>>,
+    /// Operations.
+    pub operations: BTreeMap<Uuid, WithStatus<OperationSpec, OperationStatus>>,
+    /// Events.
+    pub events: BTreeMap<Uuid, At<Object<EventSpec>>>,
+    /// Ids by kind, project and name.
+    pub names: BTreeMap<(Kind, Option<String>, String), Uuid>,
+    /// What could not be read, by key.
+    pub unreadable: BTreeMap<String, Unreadable>,
+    /// The VMs that each host has to do with: open, left behind, or as a migration's side.
+    by_host: BTreeMap<HostId, BTreeSet<VmId>>,
+    /// The migrations of each VM that are not over.
+    active_migrations: BTreeMap<VmId, BTreeSet<MigrationId>>,
+}
+
+/// One key's change.
+#[derive(Debug, Clone, Copy)]
+pub struct Change<'a> {
+    /// The key.
+    pub key: &'a str,
+    /// The new value; `None` if the key is gone.
+    pub value: Option<&'a [u8]>,
+    /// The revision of the change.
+    pub revision: u64,
+}
+
+impl View {
+    /// Applies one change and says which object it concerned.
+    pub fn apply(&mut self, change: Change<'_>) -> Option<(Kind, Uuid)> {
+        self.revision = self.revision.max(change.revision);
+        let (kind, id, part) = key::parse(change.key)?;
+        self.unreadable.remove(change.key);
+        self.unlink(kind, id);
+        if let Err(cause) = self.set(kind, id, part, change) {
+            self.unreadable.insert(change.key.to_owned(), cause);
+        }
+        self.link(kind, id);
+        Some((kind, id))
+    }
+
+    fn set(&mut self, kind: Kind, id: Uuid, part: Part, change: Change<'_>) -> Result<(), Unreadable> {
+        match (kind, part) {
+            (Kind::Vm, part) => self.set_vm(VmId(id), part, change)?,
+            (Kind::Host, part) => self.set_host(HostId(id), part, change)?,
+            (Kind::Migration, Part::Object) => {
+                let slot = self.migrations.entry(MigrationId(id)).or_default();
+                slot.object = None;
+                slot.object = read(change)?;
+            }
+            (Kind::Migration, Part::Intent) => {
+                let slot = self.migrations.entry(MigrationId(id)).or_default();
+                slot.intent = None;
+                slot.intent = read(change)?;
+            }
+            (Kind::Image, part) => set_parts(self.images.entry(id).or_default(), part, change)?,
+            (Kind::Operation, part) => set_parts(self.operations.entry(id).or_default(), part, change)?,
+            (Kind::Template, Part::Object) => set_plain(&mut self.templates, id, change)?,
+            (Kind::Network, Part::Object) => set_plain(&mut self.networks, id, change)?,
+            (Kind::Datastore, Part::Object) => set_plain(&mut self.datastores, id, change)?,
+            (Kind::Event, Part::Object) => set_plain(&mut self.events, id, change)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn set_vm(&mut self, id: VmId, part: Part, change: Change<'_>) -> Result<(), Unreadable> {
+        let slot = self.vms.entry(id).or_default();
+        match part {
+            Part::Object => {
+                slot.object = None;
+                slot.object = read(change)?;
+            }
+            Part::Intent => {
+                slot.intent = None;
+                slot.intent = read(change)?;
+            }
+            Part::Run(incarnation) => {
+                slot.runs.remove(&incarnation);
+                slot.run_revisions.remove(&incarnation);
+                if let Some(run) = read::<RunStatus>(change)? {
+                    slot.runs.insert(incarnation, run.value);
+                    slot.run_revisions.insert(incarnation, run.revision);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn set_host(&mut self, id: HostId, part: Part, change: Change<'_>) -> Result<(), Unreadable> {
+        let slot = self.hosts.entry(id).or_default();
+        match part {
+            Part::Object => {
+                slot.object = None;
+                slot.object = read(change)?;
+            }
+            Part::Status => {
+                slot.status = None;
+                slot.status = read(change)?;
+            }
+            Part::Reservations => {
+                slot.reservations = None;
+                slot.reservations = read(change)?;
+            }
+            Part::Contact => {
+                slot.contact = None;
+                slot.contact = read(change)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Takes an object out of the indexes before it changes.
+    fn unlink(&mut self, kind: Kind, id: Uuid) {
+        match kind {
+            Kind::Vm => self.index_vm(VmId(id), false),
+            Kind::Migration => self.index_migration(MigrationId(id), false),
+            _ => {}
+        }
+        if let Some(entry) = self.meta(kind, id).map(|meta| (kind, meta.project.clone(), meta.name.clone())) {
+            self.names.remove(&entry);
+        }
+    }
+
+    /// Puts an object into the indexes after it changed, and drops it if nothing of it is left.
+    fn link(&mut self, kind: Kind, id: Uuid) {
+        if let Some(meta) = self.meta(kind, id) {
+            let entry = (kind, meta.project.clone(), meta.name.clone());
+            self.names.insert(entry, id);
+        }
+        match kind {
+            Kind::Vm => {
+                if self.vms.get(&VmId(id)).is_some_and(Vm::is_empty) {
+                    self.vms.remove(&VmId(id));
+                }
+                self.index_vm(VmId(id), true);
+            }
+            Kind::Host => {
+                if self.hosts.get(&HostId(id)).is_some_and(Host::is_empty) {
+                    self.hosts.remove(&HostId(id));
+                }
+            }
+            Kind::Migration => {
+                let gone = |m: &Migration| m.object.is_none() && m.intent.is_none();
+                if self.migrations.get(&MigrationId(id)).is_some_and(gone) {
+                    self.migrations.remove(&MigrationId(id));
+                }
+                self.index_migration(MigrationId(id), true);
+            }
+            Kind::Image if self.images.get(&id).is_some_and(|i| i.object.is_none() && i.status.is_none()) => {
+                self.images.remove(&id);
+            }
+            Kind::Operation if self.operations.get(&id).is_some_and(|o| o.object.is_none() && o.status.is_none()) => {
+                self.operations.remove(&id);
+            }
+            _ => {}
+        }
+    }
+
+    fn index_vm(&mut self, id: VmId, add: bool) {
+        let Some(intent) = self.vms.get(&id).and_then(|vm| vm.intent.as_ref()) else { return };
+        if let Some(host) = intent.value.host {
+            set_index(&mut self.by_host, host, id, add);
+        }
+    }
+
+    fn index_migration(&mut self, id: MigrationId, add: bool) {
+        let Some(migration) = self.migrations.get(&id) else { return };
+        let Some(vm) = migration.object.as_ref().map(|object| object.value.spec.vm) else { return };
+        let phase = migration.phase();
+        if !phase.is_final() {
+            set_index(&mut self.active_migrations, vm, id, add);
+        }
+    }
+
+    /// The VMs that a host's document may have to name.
+    pub fn vms_of_host(&self, host: HostId) -> impl Iterator<Item = VmId> + '_ {
+        let held = self.by_host.get(&host).into_iter().flatten().copied();
+        let moving = self.active_migrations.iter().filter(move |(_, ids)| {
+            ids.iter().filter_map(|id| self.migrations.get(id)?.intent.as_ref()?.value.route.as_ref()).any(|route| {
+                route.source == host || route.target == host
+            })
+        });
+        let all: BTreeSet<VmId> = held.chain(moving.map(|(vm, _)| *vm)).collect();
+        all.into_iter()
+    }
+
+    /// A VM's migrations that are not over.
+    pub fn active_migrations(&self, vm: VmId) -> impl Iterator<Item = (MigrationId, &Migration)> {
+        let ids = self.active_migrations.get(&vm).into_iter().flatten();
+        ids.filter_map(|id| self.migrations.get(id).map(|migration| (*id, migration)))
+    }
+
+    /// All migrations that are not over.
+    pub fn all_active_migrations(&self) -> impl Iterator<Item = (MigrationId, &Migration)> {
+        let ids = self.active_migrations.values().flatten();
+        ids.filter_map(|id| self.migrations.get(id).map(|migration| (*id, migration)))
+    }
+
+    /// The objects whose status depends on this one.
+    pub fn affected(&self, kind: Kind, id: Uuid) -> Vec<(Kind, Uuid)> {
+        match kind {
+            Kind::Host => self.vms_of_host(HostId(id)).map(|vm| (Kind::Vm, vm.0)).collect(),
+            Kind::Migration => {
+                let object = self.migrations.get(&MigrationId(id)).and_then(|migration| migration.object.as_ref());
+                object.map(|object| (Kind::Vm, object.value.spec.vm.0)).into_iter().collect()
+            }
+            Kind::Vm => self.active_migrations(VmId(id)).map(|(id, _)| (Kind::Migration, id.0)).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The names and times of an object.
+    pub fn meta(&self, kind: Kind, id: Uuid) -> Option<&model::Meta> {
+        match kind {
+            Kind::Vm => self.vms.get(&VmId(id))?.object.as_ref().map(|at| &at.value.meta),
+            Kind::Host => self.hosts.get(&HostId(id))?.object.as_ref().map(|at| &at.value.meta),
+            Kind::Migration => self.migrations.get(&MigrationId(id))?.object.as_ref().map(|at| &at.value.meta),
+            Kind::Image => self.images.get(&id)?.object.as_ref().map(|at| &at.value.meta),
+            Kind::Operation => self.operations.get(&id)?.object.as_ref().map(|at| &at.value.meta),
+            Kind::Template => self.templates.get(&id).map(|at| &at.value.meta),
+            Kind::Network => self.networks.get(&id).map(|at| &at.value.meta),
+            Kind::Datastore => self.datastores.get(&id).map(|at| &at.value.meta),
+            Kind::Event => self.events.get(&id).map(|at| &at.value.meta),
+        }
+    }
+
+    /// The ids of a kind, in the order of their making.
+    pub fn ids(&self, kind: Kind) -> Vec<Uuid> {
+        match kind {
+            Kind::Vm => self.vms.keys().map(|id| id.0).collect(),
+            Kind::Host => self.hosts.keys().map(|id| id.0).collect(),
+            Kind::Migration => self.migrations.keys().map(|id| id.0).collect(),
+            Kind::Image => self.images.keys().copied().collect(),
+            Kind::Operation => self.operations.keys().copied().collect(),
+            Kind::Template => self.templates.keys().copied().collect(),
+            Kind::Network => self.networks.keys().copied().collect(),
+            Kind::Datastore => self.datastores.keys().copied().collect(),
+            Kind::Event => self.events.keys().copied().collect(),
+        }
+    }
+
+    /// The id that a name or an id's text stands for.
+    pub fn find(&self, kind: Kind, project: Option<&str>, name: &str) -> Option<Uuid> {
+        let by_name = self.names.get(&(kind, project.map(str::to_owned), name.to_owned())).copied();
+        by_name.or_else(|| name.parse().ok().filter(|id| self.meta(kind, *id).is_some()))
+    }
+
+    /// Phase and availability of a VM.
+    pub fn phase(&self, id: VmId) -> Option<(Phase, Availability)> {
+        Some(lifecycle::project(self.facts(id)?))
+    }
+
+    /// What a VM's phase is computed from.
+    pub fn facts(&self, id: VmId) -> Option<Facts<'_>> {
+        let vm = self.vms.get(&id)?;
+        let object = &vm.object.as_ref()?.value;
+        let intent = vm.intent.as_ref().map(|intent| &intent.value);
+        let host = intent.and_then(|intent| intent.host).and_then(|host| self.hosts.get(&host));
+        let migration = intent.and_then(|intent| intent.migration).and_then(|id| self.migrations.get(&id));
+        Some(Facts {
+            spec: &object.spec,
+            deleted: object.meta.deleted_at.is_some(),
+            intent,
+            runs: &vm.runs,
+            host_silent: host.is_some_and(|host| host.is_silent() && !host.is_dead()),
+            migration: migration.map(Migration::phase),
+        })
+    }
+}
+
+impl Vm {
+    fn is_empty(&self) -> bool {
+        self.object.is_none() && self.intent.is_none() && self.runs.is_empty()
+    }
+}
+
+impl Host {
+    fn is_empty(&self) -> bool {
+        self.object.is_none() && self.status.is_none() && self.reservations.is_none() && self.contact.is_none()
+    }
+
+    /// Whether nothing is heard from it.
+    pub fn is_silent(&self) -> bool {
+        self.contact.as_ref().is_some_and(|contact| contact.value.silent_since.is_some())
+    }
+
+    /// Whether it counts as fenced: a person said so.
+    pub fn is_dead(&self) -> bool {
+        self.object.as_ref().is_some_and(|object| object.value.spec.confirmed_dead_at.is_some())
+    }
+
+    /// Its name, or a dash if its object is unreadable.
+    pub fn name(&self) -> &str {
+        self.object.as_ref().map_or("-", |object| object.value.meta.name.as_str())
+    }
+}
+
+impl Migration {
+    /// The stored phase; Planned before the controller has seen it.
+    pub fn phase(&self) -> MigrationPhase {
+        self.intent.as_ref().map_or(MigrationPhase::Planned, |intent| intent.value.phase)
+    }
+}
+
+fn set_index<K: Ord + Copy, V: Ord + Copy>(index: &mut BTreeMap<K, BTreeSet<V>>, key: K, value: V, add: bool) {
+    let entry = index.entry(key).or_default();
+    if add {
+        entry.insert(value);
+        return;
+    }
+    entry.remove(&value);
+    if entry.is_empty() {
+        index.remove(&key);
+    }
+}
+
+fn read<T: DeserializeOwned>(change: Change<'_>) -> Result<Option<At<T>>, Unreadable> {
+    let Some(bytes) = change.value else { return Ok(None) };
+    record::decode(bytes).map(|value| Some(At { value, revision: change.revision }))
+}
+
+fn set_parts<S: DeserializeOwned, T: DeserializeOwned>(
+    slot: &mut WithStatus<S, T>,
+    part: Part,
+    change: Change<'_>,
+) -> Result<(), Unreadable> {
+    match part {
+        Part::Object => {
+            slot.object = None;
+            slot.object = read(change)?;
+        }
+        Part::Status => {
+            slot.status = None;
+            slot.status = read(change)?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn set_plain<S: DeserializeOwned>(
+    all: &mut BTreeMap<Uuid, At<Object<S>>>,
+    id: Uuid,
+    change: Change<'_>,
+) -> Result<(), Unreadable> {
+    all.remove(&id);
+    if let Some(object) = read(change)? {
+        all.insert(id, object);
+    }
+    Ok(())
+}

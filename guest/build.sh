@@ -1,0 +1,241 @@
+#!/bin/bash
+# Builds the test guest: a small disk image for QEMU (x86, BIOS, virtio-blk), without root. See README.md beside this file.
+#
+#   guest/build.sh OUTPUT.qcow2     builds the image; quick and without effect if nothing has changed
+#   guest/build.sh --fetch          only downloads the packages that go into it
+#
+# GUEST_CACHE (default target/guest-cache) keeps downloads and what is compiled.
+set -euo pipefail
+
+guest_dir=$(cd "$(dirname "$0")" && pwd)
+root_dir=$(dirname "$guest_dir")
+cache=${GUEST_CACHE:-${CARGO_TARGET_DIR:-$root_dir/target}/guest-cache}
+PATH=$PATH:/usr/sbin:/sbin
+
+boot_mib=20
+disk_mib=64
+# Under emulation each of these was measured to shorten the boot: self-tests of the kernel's ciphers take 0.4 s, checking
+# the timer's interrupt up to 0.4 s, defences against speculation make every system call dearer, and moving the kernel to
+# a random address costs a pass over all of it. A panic stays where it is (panic=0), for QEMU's pvpanic device to tell.
+kernel_arguments='console=ttyS0 quiet panic=0 cryptomgr.notests no_timer_check tsc=reliable nokaslr mitigations=off init_on_alloc=0 random.trust_cpu=on'
+
+# Modules by the stage that loads them; names that this kernel lacks (or has built in) are left out.
+modules_disk='virtio_pci virtio_blk'
+modules_agent='virtio_console'
+modules_network='virtio_net'
+modules_seed='isofs vfat nls_cp437 nls_ascii nls_iso8859-1 nls_utf8'
+modules_late='button evdev virtio-rng virtio_balloon pvpanic-pci pvpanic-mmio'
+
+die() { printf 'guest: %s\n' "$*" >&2; exit 1; }
+
+# ---------------------------------------------------------------------------------------------------------- packages
+# apt as anyone: with its own lists, so that neither root nor a recent `apt-get update` of the system's is needed.
+own_apt() {
+    local options=(-q -o "Dir::State=$cache/apt" -o "Dir::State::status=/var/lib/dpkg/status" -o "Dir::Cache=$cache/apt")
+    [ "$(id -u)" != 0 ] || options+=(-o APT::Sandbox::User=root)
+    "$1" "${options[@]}" "${@:2}"
+}
+
+fetch() {
+    if [ -e "$cache/debs/complete" ]; then
+        return 0
+    fi
+    echo 'guest: downloading the kernel, busybox and the QEMU guest agent (they are unpacked, not installed)'
+    local kernel
+    rm -rf "$cache/debs"
+    mkdir -p "$cache/debs" "$cache/apt/lists/partial" "$cache/apt/archives/partial"
+    own_apt apt-get update >/dev/null
+    kernel=$(own_apt apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n1)
+    [ -n "$kernel" ] || die 'apt knows no package linux-image-cloud-amd64: has this system Debian'\''s main archive for amd64?'
+    (cd "$cache/debs" && own_apt apt-get download "$kernel" busybox-static qemu-guest-agent)
+    rm -rf "$cache/apt"
+    touch "$cache/debs/complete"
+}
+
+unpack() {
+    if [ -e "$cache/unpacked/complete" ] && [ "$cache/unpacked/complete" -nt "$cache/debs/complete" ]; then
+        return 0
+    fi
+    local deb
+    rm -rf "$cache/unpacked"
+    mkdir -p "$cache/unpacked"
+    for deb in "$cache"/debs/*.deb; do dpkg-deb -x "$deb" "$cache/unpacked"; done
+    # Merged or not, one place: modules are looked for below lib.
+    [ ! -d "$cache/unpacked/usr/lib/modules" ] || { mkdir -p "$cache/unpacked/lib" && mv "$cache/unpacked/usr/lib/modules" "$cache/unpacked/lib/"; }
+    "$(busybox_path)" depmod -b "$cache/unpacked" "$(kernel_release)"
+    touch "$cache/unpacked/complete"
+}
+
+busybox_path() { find "$cache/unpacked" -type f -name busybox -perm -u+x | head -n1; }
+kernel_release() { basename "$(echo "$cache"/unpacked/boot/vmlinuz-*)" | sed 's/^vmlinuz-//'; }
+
+# ------------------------------------------------------------------------------------------------------------- probe
+# Linked statically and in a target directory of its own: other flags than the workspace's must not rebuild that.
+build_probe() {
+    RUSTFLAGS='-C target-feature=+crt-static' \
+        CARGO_PROFILE_RELEASE_OPT_LEVEL=s CARGO_PROFILE_RELEASE_PANIC=abort CARGO_PROFILE_RELEASE_LTO=true \
+        CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 CARGO_PROFILE_RELEASE_STRIP=symbols \
+        cargo build --quiet --locked --release --manifest-path "$guest_dir/probe/Cargo.toml" \
+        --target-dir "$cache/cargo" --target x86_64-unknown-linux-gnu
+    probe=$cache/cargo/x86_64-unknown-linux-gnu/release/probe
+}
+
+# ------------------------------------------------------------------------------------------------------------ content
+# Copies modules and what they depend on, unpacked, and writes their order of loading. Modules that an earlier stage has
+# loaded are skipped.
+install_modules() { # install_modules DIRECTORY GROUP MODULE…
+    local to=$1 group=$2 base name path dependency
+    base=$cache/unpacked/lib/modules/$(kernel_release)
+    mkdir -p "$to"
+    : >"$to/$group.order"
+    for name in "${@:3}"; do
+        # A line of modules.dep: the module, a colon, what it needs, nearest first.
+        while read -r path; do
+            for dependency in $path; do
+                name=$(basename "$dependency" | sed 's/\.ko.*//')
+                [ -z "${loaded[$name]:-}" ] || continue
+                loaded[$name]=1
+                case $dependency in
+                    *.xz) "$(busybox_path)" xzcat "$base/$dependency" >"$to/$name.ko" ;;
+                    *) cp "$base/$dependency" "$to/$name.ko" ;;
+                esac
+                echo "$name.ko" >>"$to/$group.order"
+            done
+        done < <(grep -E "(^|/)$name\.ko[^ :]*:" "$base/modules.dep" | head -n1 | tr -d : | tr ' ' '\n' | tac | tr '\n' ' ' && echo)
+    done
+}
+
+make_initramfs() { # make_initramfs FILE
+    local tree=$work/initramfs
+    mkdir -p "$tree"/{proc,sys,dev,disk}
+    cp "$busybox" "$tree/busybox"
+    cp "$guest_dir/files/initramfs-init" "$tree/init"
+    # shellcheck disable=SC2086 # lists of words
+    install_modules "$tree/modules" disk $modules_disk
+    mv "$tree/modules/disk.order" "$tree/modules/order"
+    # Not compressed: reading it is cheaper than unpacking it under emulation.
+    (cd "$tree" && find . | LC_ALL=C sort | "$busybox" cpio -o -H newc -R 0:0) >"$1" 2>/dev/null
+}
+
+# A program with the shared libraries it names, at the places where its loader looks.
+install_with_libraries() { # install_with_libraries PROGRAM TREE
+    local library missing
+    cp "$1" "$2/usr/sbin/"
+    missing=$(ldd "$1" | awk '/not found/ { print $1 }' | xargs)
+    [ -z "$missing" ] || die "$(basename "$1") needs the libraries $missing, which this system lacks: run  make setup"
+    mkdir -p "$2/lib" "$2/lib64"
+    for library in $(ldd "$1" | awk '$2 == "=>" { print $3 }'); do cp -L "$library" "$2/lib/"; done
+    cp -L /lib64/ld-linux-x86-64.so.2 "$2/lib64/"
+}
+
+make_root() { # make_root TREE
+    local tree=$1 file
+    mkdir -p "$tree"/{bin,sbin,etc/acpi/PWRF,usr/sbin,usr/bin,lib,proc,sys,dev,run,tmp,root,data,disk}
+    cp "$busybox" "$tree/bin/busybox"
+    ln -s busybox "$tree/bin/sh"
+    ln -s ../bin/busybox "$tree/sbin/init"
+    ln -s ../bin/busybox "$tree/sbin/hwclock"
+    cp "$probe" "$tree/bin/probe"
+    for file in boot-agent-port boot-rest run-agent dhcp-event inittab; do cp "$guest_dir/files/$file" "$tree/etc/"; done
+    for file in load-modules apply-network; do cp "$guest_dir/files/$file" "$tree/bin/"; done
+    cp "$guest_dir/files/shutdown" "$tree/sbin/"
+    ln -s /sbin/shutdown "$tree/etc/acpi/PWRF/00000080"
+    ln -s /run/resolv.conf "$tree/etc/resolv.conf"
+    ln -s /run/hostname "$tree/etc/hostname"
+    echo 'root::0:0:root:/root:/bin/sh' >"$tree/etc/passwd"
+    echo 'root:x:0:' >"$tree/etc/group"
+    install_with_libraries "$cache/unpacked/usr/sbin/qemu-ga" "$tree"
+    # shellcheck disable=SC2086 # lists of words
+    {
+        install_modules "$tree/lib/modules" agent $modules_agent
+        install_modules "$tree/lib/modules" network $modules_network
+        install_modules "$tree/lib/modules" seed $modules_seed
+        install_modules "$tree/lib/modules" late $modules_late
+    }
+}
+
+# --------------------------------------------------------------------------------------------------------------- disk
+# Files of the image belong to root also if an ordinary user builds it, where user namespaces are allowed.
+seen_as_root() {
+    if [ "$(id -u)" != 0 ] && unshare -r true 2>/dev/null; then unshare -r "$@"; else "$@"; fi
+}
+
+byte() { printf '%b' "\\x$1"; }
+little_endian() { # little_endian NUMBER: four bytes
+    local hex
+    hex=$(printf '%08x' "$1")
+    byte "${hex:6:2}" && byte "${hex:4:2}" && byte "${hex:2:2}" && byte "${hex:0:2}"
+}
+partition() { # partition ACTIVE TYPE START SECTORS: an entry of the partition table, in LBA only
+    byte "$1" && byte fe && byte ff && byte ff && byte "$2" && byte fe && byte ff && byte ff
+    little_endian "$3" && little_endian "$4"
+}
+
+make_disk() { # make_disk RAW
+    local start=2048 boot_sectors=$((boot_mib * 2048)) root_sectors=$(((disk_mib - boot_mib - 1) * 2048))
+    truncate -s "${boot_mib}M" "$work/boot.img"
+    mformat -i "$work/boot.img" -T "$boot_sectors" -h 64 -s 32 -H "$start" -c 16 ::
+    syslinux --install "$work/boot.img"
+    printf 'DEFAULT guest\nPROMPT 0\nLABEL guest\nKERNEL /vmlinuz\nINITRD /initrd\nAPPEND %s\n' "$kernel_arguments" >"$work/syslinux.cfg"
+    mcopy -i "$work/boot.img" "$work/syslinux.cfg" ::syslinux.cfg
+    mcopy -i "$work/boot.img" "$cache/unpacked/boot/vmlinuz-$(kernel_release)" ::vmlinuz
+    mcopy -i "$work/boot.img" "$work/initrd" ::initrd
+
+    truncate -s "$((root_sectors * 512))" "$work/root.img"
+    seen_as_root mke2fs -q -t ext4 -b 4096 -m 0 -N 2048 -J size=4 -O ^resize_inode -E root_owner=0:0,lazy_itable_init=0 \
+        -L guest-root -d "$work/root" "$work/root.img"
+
+    truncate -s "${disk_mib}M" "$1"
+    {
+        head -c 440 /usr/lib/syslinux/mbr/mbr.bin | dd bs=440 count=1 conv=sync status=none
+        little_endian $((0x53544552)) && byte 00 && byte 00
+        partition 80 0e "$start" "$boot_sectors"
+        partition 00 83 $((start + boot_sectors)) "$root_sectors"
+    } | dd of="$1" conv=notrunc status=none
+    { byte 55 && byte aa; } | dd of="$1" bs=1 seek=510 conv=notrunc status=none
+    dd if="$work/boot.img" of="$1" bs=1M seek=1 conv=notrunc,sparse status=none
+    dd if="$work/root.img" of="$1" bs=1M seek=$((1 + boot_mib)) conv=notrunc,sparse status=none
+}
+
+# Changes if anything does that the image is made of.
+stamp() {
+    {
+        cat "$guest_dir/build.sh" "$guest_dir"/files/* "$probe"
+        ls "$cache/debs"
+        ldd "$cache/unpacked/usr/sbin/qemu-ga" | awk '$2 == "=>" { print $3 }' | sort | xargs stat -Lc '%n %s %Y'
+    } | sha256sum | cut -d' ' -f1
+}
+
+build() { # build OUTPUT
+    local output=$1 now
+    declare -gA loaded=()
+    build_probe
+    now=$(stamp)
+    if [ -e "$output" ] && [ "$(cat "$output.stamp" 2>/dev/null)" = "$now" ]; then
+        return 0
+    fi
+    busybox=$(busybox_path)
+    work=$(mktemp -d "$cache/work.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    make_initramfs "$work/initrd"
+    make_root "$work/root"
+    make_disk "$work/disk.raw"
+    qemu-img convert -q -f raw -O qcow2 "$work/disk.raw" "$work/disk.qcow2"
+    mkdir -p "$(dirname "$output")"
+    mv -f "$work/disk.qcow2" "$output"
+    echo "$now" >"$output.stamp"
+    echo "guest: $output ($(du -h "$output" | cut -f1), kernel $(kernel_release))"
+}
+
+case ${1:-} in
+    --fetch) fetch ;;
+    '' | -*) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *)
+        for tool in dpkg-deb mformat mcopy syslinux mke2fs qemu-img cargo; do
+            command -v "$tool" >/dev/null || die "the command $tool is missing: run  make setup"
+        done
+        fetch
+        unpack
+        build "$1"
+        ;;
+esac
