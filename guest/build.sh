@@ -23,7 +23,8 @@ kernel_arguments='console=ttyS0 quiet panic=0 cryptomgr.notests no_timer_check t
 modules_disk='virtio_pci virtio_blk'
 modules_agent='virtio_console'
 modules_network='virtio_net'
-modules_seed='isofs vfat nls_cp437 nls_ascii nls_iso8859-1 nls_utf8'
+modules_iso9660='isofs nls_utf8'
+modules_vfat='vfat nls_cp437 nls_ascii'
 modules_late='button evdev virtio-rng virtio_balloon pvpanic-pci pvpanic-mmio'
 
 die() { printf 'guest: %s\n' "$*" >&2; exit 1; }
@@ -70,13 +71,14 @@ busybox_path() { find "$cache/unpacked" -type f -name busybox -perm -u+x | head 
 kernel_release() { basename "$(echo "$cache"/unpacked/boot/vmlinuz-*)" | sed 's/^vmlinuz-//'; }
 
 # ------------------------------------------------------------------------------------------------------------- probe
-# Linked statically and in a target directory of its own: other flags than the workspace's must not rebuild that.
+# Linked statically and to fixed addresses, as the guest has no libraries for it and no time for relocations. In a target
+# directory of its own: other flags than the workspace's must not rebuild that.
 build_probe() {
-    RUSTFLAGS='-C target-feature=+crt-static' \
+    (cd "$root_dir" && RUSTFLAGS='-C target-feature=+crt-static -C relocation-model=static' \
         CARGO_PROFILE_RELEASE_OPT_LEVEL=s CARGO_PROFILE_RELEASE_PANIC=abort CARGO_PROFILE_RELEASE_LTO=true \
         CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 CARGO_PROFILE_RELEASE_STRIP=symbols \
-        cargo build --quiet --locked --release --manifest-path "$guest_dir/probe/Cargo.toml" \
-        --target-dir "$cache/cargo" --target x86_64-unknown-linux-gnu
+        cargo build --quiet --locked --release --package probe \
+        --target-dir "$cache/cargo" --target x86_64-unknown-linux-gnu)
     probe=$cache/cargo/x86_64-unknown-linux-gnu/release/probe
 }
 
@@ -108,11 +110,9 @@ install_modules() { # install_modules DIRECTORY GROUP MODULE…
 make_initramfs() { # make_initramfs FILE
     local tree=$work/initramfs
     mkdir -p "$tree"/{proc,sys,dev,disk}
-    cp "$busybox" "$tree/busybox"
-    cp "$guest_dir/files/initramfs-init" "$tree/init"
+    cp "$probe" "$tree/init"
     # shellcheck disable=SC2086 # lists of words
     install_modules "$tree/modules" disk $modules_disk
-    mv "$tree/modules/disk.order" "$tree/modules/order"
     # Not compressed: reading it is cheaper than unpacking it under emulation.
     (cd "$tree" && find . | LC_ALL=C sort | "$busybox" cpio -o -H newc -R 0:0) >"$1" 2>/dev/null
 }
@@ -136,8 +136,8 @@ make_root() { # make_root TREE
     ln -s ../bin/busybox "$tree/sbin/init"
     ln -s ../bin/busybox "$tree/sbin/hwclock"
     cp "$probe" "$tree/bin/probe"
-    for file in boot-agent-port boot-rest run-agent dhcp-event inittab; do cp "$guest_dir/files/$file" "$tree/etc/"; done
-    for file in load-modules apply-network; do cp "$guest_dir/files/$file" "$tree/bin/"; done
+    for file in boot-rest dhcp-event inittab; do cp "$guest_dir/files/$file" "$tree/etc/"; done
+    cp "$guest_dir/files/apply-network" "$tree/bin/"
     cp "$guest_dir/files/shutdown" "$tree/sbin/"
     ln -s /sbin/shutdown "$tree/etc/acpi/PWRF/00000080"
     ln -s /run/resolv.conf "$tree/etc/resolv.conf"
@@ -149,7 +149,8 @@ make_root() { # make_root TREE
     {
         install_modules "$tree/lib/modules" agent $modules_agent
         install_modules "$tree/lib/modules" network $modules_network
-        install_modules "$tree/lib/modules" seed $modules_seed
+        install_modules "$tree/lib/modules" iso9660 $modules_iso9660
+        install_modules "$tree/lib/modules" vfat $modules_vfat
         install_modules "$tree/lib/modules" late $modules_late
     }
 }

@@ -4,23 +4,102 @@
 //!
 //! **Does not know:** VMs.
 //!
-//! **Start here:** [`status`].
+//! **Start here:** [`Abilities::find`].
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use model::host::{Accelerator, AcceleratorName, HostStatus, Lack};
 use model::report::Samples;
+use qemu::command_line::TCG_CPU_MODEL;
+use qemu::probe_accelerator::{AcceleratorKind, PROBE_DEADLINE, probe_accelerator};
 use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+use tokio::time::timeout;
 
 use crate::config::{Config, HostDir};
+use crate::storage;
+
+const VERSION_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a machine can do, found out by trying.
+#[derive(Debug, Clone)]
+pub struct Abilities {
+    /// How guests are run.
+    pub accelerator: Accelerator,
+    /// QEMU's release.
+    pub qemu_version: String,
+    /// What the kernel cannot do.
+    pub lacks: Vec<Lack>,
+}
 
 /// What the probe found, good for one start of the machine.
 #[derive(Debug, Serialize, Deserialize)]
 struct Probed {
     boot_id: String,
     accelerator: Accelerator,
+}
+
+impl Abilities {
+    /// Tries. A probe of this start of the machine is not repeated.
+    pub async fn find(dir: &HostDir, qemu: &Path) -> Self {
+        let (accelerator, qemu_version, lacks) =
+            tokio::join!(accelerator(dir, qemu), qemu_version(qemu), hostnet::probe_kernel());
+        let lack = |lack: hostnet::Lack| Lack {
+            what: lack.what.to_owned(),
+            consequence: format!("{} ({})", lack.consequence, lack.detail),
+        };
+        Self { accelerator, qemu_version, lacks: lacks.into_iter().map(lack).collect() }
+    }
+
+    /// The host's status.
+    pub fn status(self, config: &Config, peer_address: SocketAddr) -> HostStatus {
+        HostStatus {
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            qemu_version: self.qemu_version,
+            cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
+            memory_mib: meminfo_mib("MemTotal"),
+            reserved_mib: config.reserved_mib,
+            accelerator: self.accelerator,
+            peer_address: Some(peer_address),
+            lacks: self.lacks,
+            cpu_model: TCG_CPU_MODEL.to_owned(),
+            boot_id: boot_id(),
+        }
+    }
+}
+
+async fn accelerator(dir: &HostDir, qemu: &Path) -> Accelerator {
+    let boot_id = boot_id();
+    let remembered = fs::read(dir.accelerator()).ok();
+    let remembered = remembered.and_then(|bytes| serde_json::from_slice::<Probed>(&bytes).ok());
+    if let Some(probed) = remembered.filter(|probed| probed.boot_id == boot_id) {
+        return probed.accelerator;
+    }
+    let choice = probe_accelerator(qemu, &dir.0, PROBE_DEADLINE).await;
+    let accelerator = match choice.accelerator {
+        AcceleratorKind::Kvm => Accelerator { name: AcceleratorName::Kvm, why: None },
+        AcceleratorKind::Tcg => Accelerator { name: AcceleratorName::Tcg, why: Some(choice.reason) },
+    };
+    let probed = Probed { boot_id, accelerator: accelerator.clone() };
+    let kept = serde_json::to_vec(&probed).unwrap_or_default();
+    if let Err(error) = storage::write_whole(&dir.accelerator(), &kept) {
+        tracing::warn!(%error, "the accelerator is probed again at the next start");
+    }
+    accelerator
+}
+
+/// The third word of `QEMU emulator version 10.0.2 (…)` that follows "version".
+async fn qemu_version(qemu: &Path) -> String {
+    let output = timeout(VERSION_DEADLINE, Command::new(qemu).arg("--version").kill_on_drop(true).output()).await;
+    let text = match output {
+        Ok(Ok(output)) => String::from_utf8_lossy(&output.stdout).into_owned(),
+        _ => String::new(),
+    };
+    let version = text.split_whitespace().skip_while(|word| *word != "version").nth(1);
+    version.unwrap_or("unknown").to_owned()
 }
 
 /// Which start of the machine this is.

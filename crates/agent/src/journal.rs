@@ -96,6 +96,11 @@ impl State {
         Marks { launched: is_forgotten, closed: is_forgotten, ..Marks::default() }
     }
 
+    /// Nothing is left of an incarnation.
+    pub fn forget(&mut self, vm: VmId, incarnation: Incarnation) {
+        self.apply(Entry::Forget { vm, incarnation });
+    }
+
     fn apply(&mut self, entry: Entry) {
         match entry {
             Entry::Document { revision } => self.document_revision = revision,

@@ -1,9 +1,19 @@
 //! The public wire types, the document that describes them, and the client.
 //!
-//! **Owns:** the shape of every request and answer, the OpenAPI document, the typed client.
+//! **Owns:** the shape of every request and answer ([`resource`], [`kinds`], [`problem`]), the OpenAPI document
+//! ([`openapi`]), the typed client ([`client`]).
 //!
 //! **Does not know:** how anything is stored or decided.
 //!
-//! **Start here:** [`agent`].
+//! **Start here:** [`resource`] for what every kind has in common, then [`kinds`].
 
 pub mod agent;
+pub mod client;
+pub mod kinds;
+pub mod openapi;
+pub mod problem;
+pub mod resource;
+pub mod tls;
+
+pub use problem::Problem;
+pub use resource::{Change, ChangeType, Create, List, Object, Resource};

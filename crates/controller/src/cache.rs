@@ -160,7 +160,7 @@ fn former(kind: Kind, id: Uuid, events: &[Event]) -> View {
 }
 
 async fn load(store: &dyn Store, revision: u64) -> Result<View, StoreError> {
-    let mut view = View { revision, ..View::default() };
+    let mut view = View::default();
     for kind in Kind::ALL {
         let mut request = RangeRequest::prefix(model::key::kind_prefix(kind)).at(revision).limit(PAGE);
         loop {

@@ -46,15 +46,22 @@ pub async fn commit(writer: Writer<'_>, mut plan: Plan) -> Result<u64, CommitErr
             return Err(CommitError::Conflict { key: key.clone() });
         }
     }
-    let mut next_id = || writer.env.next_id();
-    let mut stamp = Stamp { actor: writer.actor, now: writer.env.now(), next_id: &mut next_id };
-    admission::admit(&mut plan, &before, &mut stamp);
+    complete(writer, &mut plan, &before);
+    let keys: Vec<String> = plan.relies_on.keys().cloned().collect();
     let answer = writer.store.txn(txn(plan)).await?;
     if answer.succeeded {
         return Ok(answer.revision);
     }
-    let key = answer.failed.map_or_else(|| "what it relied on".to_owned(), |failed| failed.key);
+    let changed = answer.failed.first().and_then(|failed| keys.get(failed.index));
+    let key = changed.cloned().unwrap_or_else(|| "what it relied on".to_owned());
     Err(CommitError::Conflict { key })
+}
+
+/// Lets the admission add what the write stands for.
+fn complete(writer: Writer<'_>, plan: &mut Plan, before: &BTreeMap<String, Before>) {
+    let mut next_id = || writer.env.next_id();
+    let mut stamp = Stamp { actor: writer.actor, now: writer.env.now(), next_id: &mut next_id };
+    admission::admit(plan, before, &mut stamp);
 }
 
 /// Reads what the admission has to see: all parts of the objects written, and every other key that is written.

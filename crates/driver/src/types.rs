@@ -200,9 +200,12 @@ pub enum Input {
         /// The order and the machine.
         document: Option<Box<VmDocument>>,
     },
-    /// The connection to the servers came or went.
+    /// The host's document, or the part of the journal that is about this incarnation, cannot be read. Until a readable
+    /// document comes, nothing is changed.
+    Unreadable(Reason),
+    /// The connection to the servers came or went. `fresh` follows the [`Input::Desired`] that makes it so.
     Lease(Lease),
-    /// What QEMU said when it was looked at.
+    /// What QEMU said when it was looked at: the answer to [`Effect::Look`], and never sent after that has failed.
     Observed(Qemu),
     /// The agent of the source's host says that its QEMU completed; checked to come from the host that the order names.
     Go {
@@ -267,7 +270,8 @@ pub enum Effect {
         /// Whether it takes a stream.
         incoming: bool,
     },
-    /// Set capabilities and parameters and listen for the source named in the order.
+    /// Set capabilities and parameters and listen for the source named in the order. Asked again, it answers where QEMU
+    /// listens already.
     Listen,
     /// Load a saved state into a QEMU that was started to take a stream; done when it is loaded.
     LoadSaved {
@@ -282,7 +286,8 @@ pub enum Effect {
     Announce,
     /// `stop`.
     Pause,
-    /// Stop the processors and write the state to the file of this incarnation.
+    /// Stop the processors and write the state to the file of this incarnation. Asked again after the agent's restart, it
+    /// waits for the save that is under way, or answers the size if the file is whole.
     Save,
     /// Ask the guest to power off, by ACPI and by its agent. Repeated by the core.
     AskShutdown,

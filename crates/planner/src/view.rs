@@ -4,6 +4,7 @@
 //! goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use model::datastore::DatastoreSpec;
 use model::event::EventSpec;
@@ -106,6 +107,8 @@ pub struct View {
     pub events: BTreeMap<Uuid, At<Object<EventSpec>>>,
     /// Ids by kind, project and name.
     pub names: BTreeMap<(Kind, Option<String>, String), Uuid>,
+    /// The addresses in use, by network.
+    pub addresses: BTreeMap<Uuid, BTreeSet<IpAddr>>,
     /// What could not be read, by key.
     pub unreadable: BTreeMap<String, Unreadable>,
     /// The VMs that each host has to do with: open, left behind, or as a migration's side.
@@ -157,6 +160,9 @@ impl View {
             (Kind::Operation, part) => set_parts(self.operations.entry(id).or_default(), part, change)?,
             (Kind::Template, Part::Object) => set_plain(&mut self.templates, id, change)?,
             (Kind::Network, Part::Object) => set_plain(&mut self.networks, id, change)?,
+            (Kind::Network, Part::Address(address)) => {
+                set_index(&mut self.addresses, id, address, change.value.is_some());
+            }
             (Kind::Datastore, Part::Object) => set_plain(&mut self.datastores, id, change)?,
             (Kind::Event, Part::Object) => set_plain(&mut self.events, id, change)?,
             _ => {}
@@ -299,6 +305,31 @@ impl View {
         ids.filter_map(|id| self.migrations.get(id).map(|migration| (*id, migration)))
     }
 
+    /// A copy of what names are read from (hosts, images, templates, networks, datastores) and of these VMs and
+    /// migrations.
+    pub fn excerpt(&self, objects: impl Iterator<Item = (Kind, Uuid)>) -> Self {
+        let mut copy = Self {
+            revision: self.revision,
+            hosts: self.hosts.clone(),
+            images: self.images.clone(),
+            templates: self.templates.clone(),
+            networks: self.networks.clone(),
+            datastores: self.datastores.clone(),
+            ..Self::default()
+        };
+        for (kind, id) in objects {
+            match kind {
+                Kind::Vm => copy.vms.extend(self.vms.get(&VmId(id)).map(|vm| (VmId(id), vm.clone()))),
+                Kind::Migration => {
+                    let found = self.migrations.get(&MigrationId(id));
+                    copy.migrations.extend(found.map(|migration| (MigrationId(id), migration.clone())));
+                }
+                _ => {}
+            }
+        }
+        copy
+    }
+
     /// The objects whose status depends on this one.
     pub fn affected(&self, kind: Kind, id: Uuid) -> Vec<(Kind, Uuid)> {
         match kind {
@@ -390,6 +421,11 @@ impl Host {
     /// Whether it counts as fenced: a person said so.
     pub fn is_dead(&self) -> bool {
         self.object.as_ref().is_some_and(|object| object.value.spec.confirmed_dead_at.is_some())
+    }
+
+    /// Whether its operator wants no new VM on it.
+    pub fn is_cordoned(&self) -> bool {
+        self.object.as_ref().is_some_and(|object| object.value.spec.cordoned)
     }
 
     /// Its name, or a dash if its object is unreadable.

@@ -8,7 +8,9 @@ use model::migration::MigrationPhase;
 use model::report::{RunState, RunStatus};
 use model::vm::{Ended, Goal, Open, Outcome, PlacementRecord, Power, SavedState, Start, VmIntent, VmSpec};
 use model::{HostId, Incarnation, Kind, Object, Reason, Timestamp, VmId, key};
-use scheduler::{Closed, HostView, QEMU_OVERHEAD_MIB, Request};
+use scheduler::{Closed, HostView, Request};
+
+pub use scheduler::QEMU_OVERHEAD_MIB;
 
 use crate::plan::{Decision, Plan};
 use crate::view::{At, Host, View, Vm};

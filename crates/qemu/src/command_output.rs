@@ -84,10 +84,7 @@ async fn collect(child: &mut Child, stdout_bytes_max: usize) -> Result<Output, R
     })
 }
 
-async fn read_bounded(
-    stream: Option<impl AsyncRead + Unpin>,
-    bytes_max: usize,
-) -> Result<Vec<u8>, RunError> {
+async fn read_bounded(stream: Option<impl AsyncRead + Unpin>, bytes_max: usize) -> Result<Vec<u8>, RunError> {
     let Some(stream) = stream else {
         return Ok(Vec::new());
     };
@@ -149,9 +146,7 @@ mod tests {
     #[tokio::test]
     async fn output_is_collected_and_standard_error_cut_without_blocking() {
         let mut command = shell("echo out; head -c 300000 /dev/zero | tr '\\0' e >&2; exit 3");
-        let output = run(&mut command, Duration::from_secs(20), 100)
-            .await
-            .unwrap();
+        let output = run(&mut command, Duration::from_secs(20), 100).await.unwrap();
         assert_eq!(output.status.code(), Some(3));
         assert_eq!(output.stdout, b"out\n");
         assert_eq!(output.stderr.len(), STDERR_BYTES_KEPT);
@@ -163,10 +158,7 @@ mod tests {
         assert!(matches!(flood, Err(RunError::TooMuchOutput { .. })));
         let started = Instant::now();
         let sleeper = run(&mut shell("exec sleep 60"), Duration::from_millis(50), 1).await;
-        assert!(matches!(
-            sleeper,
-            Err(RunError::Deadline { reaped: true, .. })
-        ));
+        assert!(matches!(sleeper, Err(RunError::Deadline { reaped: true, .. })));
         assert!(started.elapsed() < Duration::from_secs(20));
     }
 }

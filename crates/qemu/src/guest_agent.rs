@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use crate::json_line::{LineError, LineReader};
 use crate::unix_socket;
@@ -32,6 +32,8 @@ const STALE_ANSWERS_MAX: usize = 64;
 const DELIMITER: u8 = 0xFF;
 const INTERFACES_MAX: usize = 64;
 const ADDRESSES_MAX: usize = 256;
+/// How long a refusal to shut down is waited for.
+const SHUTDOWN_REFUSAL_WAIT: Duration = Duration::from_millis(500);
 
 /// Why the guest agent gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -150,11 +152,7 @@ pub struct OsInfo {
 impl GuestAgent {
     /// Connects to the socket at `path`, which succeeds with or without an agent in the guest. `deadline` bounds each call.
     /// `nonce` begins the numbers by which answers are recognised: a random one that earlier connections did not use.
-    pub async fn connect(
-        path: &Path,
-        deadline: Duration,
-        nonce: u32,
-    ) -> Result<Self, GuestAgentError> {
+    pub async fn connect(path: &Path, deadline: Duration, nonce: u32) -> Result<Self, GuestAgentError> {
         let connected = unix_socket::connect(path).await;
         let stream = connected.map_err(|source| GuestAgentError::Connect {
             path: path.to_owned(),
@@ -170,49 +168,234 @@ impl GuestAgent {
     }
 
     /// Executes one command and gives its `return` value.
-    pub async fn execute(
+    pub async fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, GuestAgentError> {
+        self.execute_within(command, arguments, self.deadline).await
+    }
+
+    async fn execute_within(
         &mut self,
         command: &str,
         arguments: Value,
+        deadline: Duration,
     ) -> Result<Value, GuestAgentError> {
-        let until = Instant::now() + self.deadline;
-        self.bounded(command, until, async |agent: &mut Self| {
-            agent.synchronize(command).await?;
-            agent.send(command, &arguments).await?;
-            agent.answer(command).await
-        })
-        .await
-    }
-
-    /// Runs `call`; unless it ends well, the conversation counts as lost, also when this future is dropped half-way.
-    async fn bounded<T>(
-        &mut self,
-        command: &str,
-        until: Instant,
-        call: impl AsyncFnOnce(&mut Self) -> Result<T, GuestAgentError>,
-    ) -> Result<T, GuestAgentError> {
+        // Lost until the answer is there, also when this future is dropped half-way.
         let before = std::mem::replace(&mut self.conversation, Conversation::Lost);
-        let deadline = self.deadline;
-        if before == Conversation::Lost {
-            self.reader.clear();
-        }
-        let attempt = async {
-            if before == Conversation::InSync {
-                self.conversation = Conversation::InSync;
-            }
-            let result = call(self).await;
-            let is_answer = matches!(result, Ok(_) | Err(GuestAgentError::Command { .. }));
-            if !is_answer {
-                self.conversation = Conversation::Lost;
-            }
-            result
-        };
-        let ended = timeout_at(until, attempt).await;
-        ended.unwrap_or_else(|_| {
+        let exchange = self.exchange(before, command, arguments);
+        let result = timeout(deadline, exchange).await.unwrap_or_else(|_| {
             Err(GuestAgentError::Timeout {
                 command: command.to_owned(),
                 deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
             })
+        });
+        if matches!(result, Ok(_) | Err(GuestAgentError::Command { .. })) {
+            self.conversation = Conversation::InSync;
+        }
+        result
+    }
+
+    async fn exchange(
+        &mut self,
+        before: Conversation,
+        command: &str,
+        arguments: Value,
+    ) -> Result<Value, GuestAgentError> {
+        if before == Conversation::Lost {
+            self.synchronize(command).await?;
+        }
+        let request = json!({"execute": command, "arguments": arguments});
+        self.send(command, format!("{request}\n").as_bytes()).await?;
+        let line = read(command, self.reader.next_line().await)?;
+        let answer: Answer = parse(command, &line)?;
+        match answer {
+            Answer::Return(value) => Ok(value),
+            Answer::Error { desc } => Err(GuestAgentError::Command {
+                command: command.to_owned(),
+                desc,
+            }),
+        }
+    }
+
+    async fn synchronize(&mut self, command: &str) -> Result<(), GuestAgentError> {
+        self.reader.clear();
+        self.next_sync += 1;
+        let id = self.next_sync;
+        let request = json!({"execute": "guest-sync-delimited", "arguments": {"id": id}});
+        let mut bytes = vec![DELIMITER];
+        bytes.extend_from_slice(format!("{request}\n").as_bytes());
+        self.send(command, &bytes).await?;
+        for _ in 0..STALE_ANSWERS_MAX {
+            read(command, self.reader.next_until(DELIMITER).await)?;
+            let line = read(command, self.reader.next_line().await)?;
+            let answer = parse(command, &line);
+            if answer.is_ok_and(|answer| answer == Answer::Return(json!(id))) {
+                return Ok(());
+            }
+        }
+        Err(GuestAgentError::Garbage {
+            command: command.to_owned(),
+            detail: format!("{STALE_ANSWERS_MAX} answers to questions of before"),
         })
     }
+
+    async fn send(&mut self, command: &str, bytes: &[u8]) -> Result<(), GuestAgentError> {
+        let written = self.reader.stream_mut().write_all(bytes).await;
+        written.map_err(|_| GuestAgentError::Closed {
+            command: command.to_owned(),
+        })
+    }
+
+    async fn query<T: DeserializeOwned>(
+        &mut self,
+        command: &str,
+        arguments: Value,
+    ) -> Result<T, GuestAgentError> {
+        let value = self.execute(command, arguments).await?;
+        serde_json::from_value(value).map_err(|error| garbage(command, &error))
+    }
+
+    /// Whether an agent answers: the guest is ready.
+    pub async fn ping(&mut self) -> Result<(), GuestAgentError> {
+        self.execute("guest-ping", json!({})).await.map(drop)
+    }
+
+    /// The guest's interfaces and addresses, the loopback included; at most 64 with 256 addresses in all.
+    pub async fn network_interfaces(&mut self) -> Result<Vec<Interface>, GuestAgentError> {
+        let command = "guest-network-get-interfaces";
+        let wire: Vec<WireInterface> = self.query(command, json!({})).await?;
+        let mut addresses_left = ADDRESSES_MAX;
+        let mut interfaces = Vec::new();
+        for interface in wire.into_iter().take(INTERFACES_MAX) {
+            let texts = interface.addresses.iter().take(addresses_left);
+            let parsed = texts.filter_map(|address| address.text.parse().ok());
+            let addresses: Vec<IpAddr> = parsed.collect();
+            addresses_left -= addresses.len();
+            interfaces.push(Interface {
+                name: interface.name,
+                mac: interface.mac,
+                addresses,
+            });
+        }
+        Ok(interfaces)
+    }
+
+    /// Asks the guest to end. The agent does not answer when it obeys, so silence and a closed socket are success; that the
+    /// guest is off is seen by QMP.
+    pub async fn shutdown(&mut self, mode: ShutdownMode) -> Result<(), GuestAgentError> {
+        self.ping().await?;
+        let mode = match mode {
+            ShutdownMode::Powerdown => "powerdown",
+            ShutdownMode::Reboot => "reboot",
+        };
+        let arguments = json!({"mode": mode});
+        let answered = self.execute_within("guest-shutdown", arguments, SHUTDOWN_REFUSAL_WAIT);
+        match answered.await {
+            Ok(_) | Err(GuestAgentError::Timeout { .. } | GuestAgentError::Closed { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Starts a command in the guest, with its output kept there; gives its number for [`GuestAgent::exec_status`].
+    pub async fn exec(&mut self, program: &str, arguments: &[&str]) -> Result<i64, GuestAgentError> {
+        #[derive(Deserialize)]
+        struct Started {
+            pid: i64,
+        }
+        let arguments = json!({"path": program, "arg": arguments, "capture-output": true});
+        let started: Started = self.query("guest-exec", arguments).await?;
+        Ok(started.pid)
+    }
+
+    /// How a command started by [`GuestAgent::exec`] is getting on. The agent forgets it once its end was told.
+    pub async fn exec_status(&mut self, pid: i64) -> Result<ExecStatus, GuestAgentError> {
+        let command = "guest-exec-status";
+        let wire: WireExecStatus = self.query(command, json!({"pid": pid})).await?;
+        if !wire.exited {
+            return Ok(ExecStatus::Running);
+        }
+        let decode = |text: Option<String>| {
+            let decoded = STANDARD.decode(text.unwrap_or_default());
+            decoded.map_err(|error| garbage(command, &error))
+        };
+        Ok(ExecStatus::Ended(ExecOutput {
+            exit_code: wire.exit_code,
+            signal: wire.signal,
+            stdout: decode(wire.out_data)?,
+            stderr: decode(wire.err_data)?,
+        }))
+    }
+
+    /// The guest's operating system.
+    pub async fn os_info(&mut self) -> Result<OsInfo, GuestAgentError> {
+        self.query("guest-get-osinfo", json!({})).await
+    }
+
+    /// The guest's own name.
+    pub async fn host_name(&mut self) -> Result<String, GuestAgentError> {
+        #[derive(Deserialize)]
+        struct HostName {
+            #[serde(rename = "host-name")]
+            host_name: String,
+        }
+        let answer: HostName = self.query("guest-get-host-name", json!({})).await?;
+        Ok(answer.host_name)
+    }
 }
+
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    Return(Value),
+    Error { desc: String },
+}
+
+#[derive(Deserialize)]
+struct WireInterface {
+    name: String,
+    #[serde(default, rename = "hardware-address")]
+    mac: Option<String>,
+    #[serde(default, rename = "ip-addresses")]
+    addresses: Vec<WireAddress>,
+}
+
+#[derive(Deserialize)]
+struct WireAddress {
+    #[serde(rename = "ip-address")]
+    text: String,
+}
+
+#[derive(Deserialize)]
+struct WireExecStatus {
+    exited: bool,
+    #[serde(default, rename = "exitcode")]
+    exit_code: Option<i32>,
+    #[serde(default)]
+    signal: Option<i32>,
+    #[serde(default, rename = "out-data")]
+    out_data: Option<String>,
+    #[serde(default, rename = "err-data")]
+    err_data: Option<String>,
+}
+
+fn read(command: &str, line: Result<Option<Vec<u8>>, LineError>) -> Result<Vec<u8>, GuestAgentError> {
+    match line {
+        Ok(Some(line)) => Ok(line),
+        Err(error @ LineError::TooLong { .. }) => Err(garbage(command, &error)),
+        Ok(None) | Err(LineError::Torn | LineError::Io(_)) => Err(GuestAgentError::Closed {
+            command: command.to_owned(),
+        }),
+    }
+}
+
+fn parse(command: &str, line: &[u8]) -> Result<Answer, GuestAgentError> {
+    serde_json::from_slice(line).map_err(|error| garbage(command, &error))
+}
+
+fn garbage(command: &str, error: &dyn std::error::Error) -> GuestAgentError {
+    GuestAgentError::Garbage {
+        command: command.to_owned(),
+        detail: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

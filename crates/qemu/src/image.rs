@@ -159,11 +159,7 @@ impl QemuImg {
 
     /// What the image is. Works beside a QEMU that uses it. Without a format QEMU guesses, which is right for an import
     /// only: see [`ImageInfo::names_other_files`].
-    pub async fn info(
-        &self,
-        path: &Path,
-        format: Option<ImageFormat>,
-    ) -> Result<ImageInfo, ImageError> {
+    pub async fn info(&self, path: &Path, format: Option<ImageFormat>) -> Result<ImageInfo, ImageError> {
         let action = "inspecting the image";
         let mut command = Command::new(&self.program);
         command.args(["info", "--output=json", "--force-share"]);
@@ -208,9 +204,9 @@ impl QemuImg {
 
 /// An absolute path is neither taken for an option nor for a protocol (`nbd:…`, `json:…`).
 fn text<'a>(action: &'static str, path: &'a Path) -> Result<&'a str, ImageError> {
-    let usable = path.to_str().filter(|text| {
-        path.is_absolute() && !text.contains(char::is_control)
-    });
+    let usable = path
+        .to_str()
+        .filter(|text| path.is_absolute() && !text.contains(char::is_control));
     usable.ok_or_else(|| ImageError::Path {
         action,
         path: path.to_owned(),

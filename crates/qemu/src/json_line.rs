@@ -8,6 +8,7 @@ use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Reads lines of at most `line_bytes_max`, whatever the other side sends. Dropping a pending read loses nothing.
+#[derive(Debug)]
 pub(crate) struct LineReader<R> {
     stream: R,
     buffer: Vec<u8>,
@@ -41,10 +42,7 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
     }
 
     /// The next bytes up to `delimiter`, which is dropped. Cancel-safe: what was read stays in the buffer.
-    pub(crate) async fn next_until(
-        &mut self,
-        delimiter: u8,
-    ) -> Result<Option<Vec<u8>>, LineError> {
+    pub(crate) async fn next_until(&mut self, delimiter: u8) -> Result<Option<Vec<u8>>, LineError> {
         loop {
             let unsearched = &self.buffer[self.searched..];
             if let Some(at) = unsearched.iter().position(|&byte| byte == delimiter) {
@@ -97,9 +95,7 @@ mod tests {
         let mut reader = LineReader::new(tokio::io::repeat(b'x'), 1000);
         assert!(matches!(
             reader.next_line().await,
-            Err(LineError::TooLong {
-                line_bytes_max: 1000
-            })
+            Err(LineError::TooLong { line_bytes_max: 1000 })
         ));
         assert!(reader.buffer.capacity() < 16 * 1024);
     }

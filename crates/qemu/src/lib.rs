@@ -9,6 +9,8 @@
 //! *Start here:* [`command_line`] for what a VM is made of, [`spawn`] for how it is started and found again, [`qmp`] for how
 //! it is driven, [`migration_settings`] for the recipe of a live migration.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 pub mod command_line;
 pub mod guest_agent;
 pub mod image;

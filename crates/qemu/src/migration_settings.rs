@@ -165,10 +165,7 @@ mod tests {
             limit_ms = next_downtime_limit_ms(&passes).unwrap_or(limit_ms);
             seen.push(limit_ms);
         }
-        assert_eq!(
-            seen[..10],
-            [20, 20, 50, 50, 50, 100, 100, 100, 300, 300]
-        );
+        assert_eq!(seen[..10], [20, 20, 50, 50, 50, 100, 100, 100, 300, 300]);
         assert_eq!(seen[19], 300);
     }
 

@@ -99,9 +99,7 @@ mod tests {
     fn the_dh_parameters_are_the_group_of_rfc_7919() {
         let lines: Vec<&str> = DH_PARAMETERS_PEM.lines().collect();
         let body = lines[1..lines.len() - 1].concat();
-        let der = base64::engine::general_purpose::STANDARD
-            .decode(body)
-            .unwrap();
+        let der = base64::engine::general_purpose::STANDARD.decode(body).unwrap();
         // SEQUENCE { INTEGER p (257 bytes with its sign), INTEGER 2 }
         assert_eq!(der[..8], [0x30, 0x82, 0x01, 0x08, 0x02, 0x82, 0x01, 0x01]);
         let p = &der[9..9 + 256];

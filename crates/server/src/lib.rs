@@ -1,1 +1,26 @@
-//! Placeholder.
+//! The HTTP server: authentication, requests in, objects and streams out.
+//!
+//! **Owns:** the routes that every kind has ([`routes`]), what a request means for each kind ([`kinds`]), the
+//! connections of agents ([`agents`]), the cloud's CAs ([`pki`]), images' content ([`images`]).
+//!
+//! **Does not know:** which store it runs on, and what happens on hosts. It writes what people want and what agents
+//! report, each through the controller's commit; it decides nothing about VMs.
+//!
+//! **Start here:** [`service`] for how a request becomes a transaction, then [`kinds`].
+
+pub mod agents;
+pub mod answer;
+pub mod auth;
+pub mod contact;
+pub mod images;
+pub mod kinds;
+pub mod pki;
+pub mod progress;
+pub mod routes;
+pub mod run;
+pub mod service;
+pub mod shared;
+pub mod tls;
+pub mod watch;
+
+pub use run::{Config, run};

@@ -1,2 +1,32 @@
-//! Placeholder.
-fn main() {}
+//! The binary `sterna`: the command line, and the composition root.
+//!
+//! **Owns:** the commands ([`cli`]), what they do as clients of a server ([`client`]), and how servers and agents are put
+//! together ([`daemon`]).
+//!
+//! **Does not know:** how anything is decided: clients ask a server, and daemons run the crates that do.
+//!
+//! **Start here:** [`cli`] for the tree of commands, then `client/mod.rs` for what happens to one.
+
+mod cli;
+mod client;
+mod daemon;
+mod units;
+
+use std::process::ExitCode;
+
+use cli::Command;
+
+/// Daemons run before any runtime or thread exists: they fork, change namespaces, and choose their own runtime.
+fn main() -> ExitCode {
+    let cli = cli::parse();
+    let answer = match cli.command {
+        Command::Up(args) => daemon::up(args),
+        Command::Server(args) => daemon::server(args),
+        Command::Agent(args) => daemon::agent(args),
+        Command::Client(command) => client::run(cli.global, command),
+    };
+    answer.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -13,12 +13,14 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+mod boot;
 mod count;
 mod dirty;
 mod echo;
 mod lines;
 mod network_config;
 mod ping;
+mod seed;
 mod tick;
 
 /// What a command ends with; the message is printed as it stands.
@@ -33,22 +35,31 @@ const USAGE: &str = "usage:
   probe dirty MIB PAGES_PER_S                 rewrites memory pages at this rate
   probe tick [SECONDS]                        wakes every millisecond; tells the largest gap
   probe count FILE INTERVAL_MS [AT_LEAST]     synced counter on disk; refuses if the stored number is below AT_LEAST
-  probe network-config FILE                   prints a network-config, one setting a line (for the guest's boot)";
+  probe network-config FILE                   prints a network-config, one setting a line (for the guest's boot)
+  probe services                              echo 7, echo-udp 7 and serve-lines 2000 10, in one process
+  probe boot                                  second part of the guest's boot";
 
 fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        return ended(boot::first());
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match run(&words) {
-        Some(Ok(())) => ExitCode::SUCCESS,
-        Some(Err(error)) => {
-            eprintln!("probe: {error}");
-            ExitCode::FAILURE
-        }
+        Some(outcome) => ended(outcome),
         None => {
             eprintln!("{USAGE}");
             ExitCode::from(2)
         }
     }
+}
+
+fn ended(outcome: Outcome) -> ExitCode {
+    let Err(error) = outcome else {
+        return ExitCode::SUCCESS;
+    };
+    eprintln!("probe: {error}");
+    ExitCode::FAILURE
 }
 
 /// Runs the command that the words name; `None` if they name none.
@@ -68,8 +79,24 @@ fn run(words: &[&str]) -> Option<Outcome> {
         ["count", file, interval] => count::run(file, millis(interval)?, 0),
         ["count", file, interval, at_least] => count::run(file, millis(interval)?, at_least.parse().ok()?),
         ["network-config", file] => network_config::print(file),
+        ["services"] => services(),
+        ["boot"] => boot::rest(),
         _ => return None,
     })
+}
+
+/// What every guest offers to tests. A server that cannot start says so, and the others go on.
+fn services() -> Outcome {
+    let servers: [fn() -> Outcome; 3] = [
+        || echo::tcp(7),
+        || echo::udp(7),
+        || lines::serve(2000, Duration::from_millis(10)),
+    ];
+    let running = servers.map(|serve| std::thread::spawn(move || ended(serve())));
+    for server in running {
+        let _ = server.join();
+    }
+    Ok(())
 }
 
 fn millis(word: &str) -> Option<Duration> {

@@ -256,8 +256,7 @@ async fn read_greeting(reader: &mut LineReader<OwnedReadHalf>) -> Result<(), Qmp
             });
         }
     };
-    let greeting: Value =
-        serde_json::from_slice(&line).map_err(|error| protocol(error.to_string()))?;
+    let greeting: Value = serde_json::from_slice(&line).map_err(|error| protocol(error.to_string()))?;
     if greeting.get("QMP").is_none() {
         return Err(protocol("the first line is no QMP greeting".to_owned()));
     }

@@ -182,8 +182,7 @@ impl Qmp {
 
     /// Starts sending. The answer comes at once; the outcome is in [`Qmp::query_migrate`].
     pub async fn migrate(&self, to: &MigrationChannel) -> Result<(), QmpError> {
-        self.act("migrate", json!({"channels": to.arguments()}))
-            .await
+        self.act("migrate", json!({"channels": to.arguments()})).await
     }
 
     /// Starts listening, or reading a file, in a QEMU started for incoming state. A failure does not end QEMU, so that its

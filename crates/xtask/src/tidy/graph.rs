@@ -26,7 +26,8 @@ const ARROWS: &[(&str, May)] = &[
     ),
     ("qemu", May::Use(&["model"])),
     ("formats", May::Use(&["model"])),
-    ("agent", May::Use(&["api", "driver", "formats", "model", "qemu"])),
+    ("hostnet", May::Use(&[])),
+    ("agent", May::Use(&["api", "driver", "formats", "hostnet", "model", "qemu"])),
     (
         "sim",
         May::Use(&[

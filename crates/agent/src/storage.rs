@@ -1,0 +1,261 @@
+//! Files of VMs: images, disks, seeds, saved states, and their removal.
+//!
+//! **Owns:** how each file comes into being whole or not at all, and how it goes.
+//!
+//! **Does not know:** which VM may run, who decided that a file goes.
+//!
+//! **Start here:** [`Storage::image`] and [`Storage::disk`]. Datastores may be shared between hosts: every file gets
+//! a name of its own first and is renamed when it is whole, so that two hosts that do the same do no harm.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use model::VmId;
+use model::document::{Disk, Machine};
+use model::image::ImageFormat;
+use qemu::image::{ImageError, QemuImg};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::config::{image_dir, volume_dir};
+
+/// How long a server may be silent in the midst of an image.
+const SILENCE_DEADLINE: Duration = Duration::from_secs(30);
+/// What is older than this was left by an agent that died.
+const STALE_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// What went wrong with a file.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The file system.
+    #[error("cannot {what} {path}: {source}")]
+    File {
+        /// What was attempted.
+        what: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The server.
+    #[error("cannot fetch the image {sha256} from the server: {why}")]
+    Fetch {
+        /// Which image.
+        sha256: String,
+        /// Why not.
+        why: String,
+    },
+    /// What came is not what was asked for.
+    #[error(
+        "the image {sha256} arrived with the digest {found}: the server's copy is damaged, import the image again"
+    )]
+    Digest {
+        /// What was asked for.
+        sha256: String,
+        /// What came.
+        found: String,
+    },
+    /// The name of an image.
+    #[error("{0:?} is no SHA-256 digest in lower-case hexadecimal")]
+    Name(String),
+    /// `qemu-img`.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+}
+
+impl StorageError {
+    /// Stable, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => "disk-full",
+            Self::File { .. } => "storage-failed",
+            Self::Fetch { .. } => "image-unavailable",
+            Self::Digest { .. } => "image-digest-mismatch",
+            Self::Name(_) => "image-name-invalid",
+            Self::Image(_) => "disk-not-made",
+        }
+    }
+
+    /// Whether trying again may help.
+    pub fn is_retryable(&self) -> bool {
+        !matches!(self, Self::Digest { .. } | Self::Name(_))
+    }
+}
+
+fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
+    let path = path.to_owned();
+    move |source| StorageError::File { what, path, source }
+}
+
+/// Access to files of VMs.
+#[derive(Clone)]
+pub struct Storage {
+    client: reqwest::Client,
+    server: String,
+    tool: QemuImg,
+    fetches: Arc<Mutex<BTreeMap<PathBuf, Arc<Mutex<()>>>>>,
+}
+
+impl Storage {
+    /// Fetches images from this server.
+    pub fn new(client: reqwest::Client, server: String) -> Self {
+        Self { client, server, tool: QemuImg::default(), fetches: Arc::default() }
+    }
+
+    /// The image's file in the datastore, fetched if it is not there.
+    pub async fn image(&self, disk: &Disk) -> Result<PathBuf, StorageError> {
+        let sha256 = &disk.image_sha256;
+        let is_digest = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !is_digest {
+            return Err(StorageError::Name(sha256.clone()));
+        }
+        let extension = match disk.image_format {
+            ImageFormat::Qcow2 => "qcow2",
+            ImageFormat::Raw => "raw",
+        };
+        let directory = image_dir(Path::new(&disk.datastore));
+        let path = directory.join(format!("{sha256}.{extension}"));
+        if path.exists() {
+            return Ok(path);
+        }
+        let turn = Arc::clone(self.fetches.lock().await.entry(path.clone()).or_default());
+        let _turn = turn.lock().await;
+        if !path.exists() {
+            fs::create_dir_all(&directory).map_err(file("make", &directory))?;
+            remove_stale(&directory);
+            self.fetch(sha256, &path).await?;
+        }
+        Ok(path)
+    }
+
+    async fn fetch(&self, sha256: &str, path: &Path) -> Result<(), StorageError> {
+        let temporary = path.with_extension(format!("{}.part", Uuid::now_v7()));
+        let fetched = self.fetch_to(sha256, &temporary).await;
+        let kept = fetched.and_then(|()| fs::rename(&temporary, path).map_err(file("rename", &temporary)));
+        if kept.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        kept
+    }
+
+    async fn fetch_to(&self, sha256: &str, temporary: &Path) -> Result<(), StorageError> {
+        let failed = |why: String| StorageError::Fetch { sha256: sha256.to_owned(), why };
+        let late = || failed(format!("it was silent for {} s", SILENCE_DEADLINE.as_secs()));
+        let describe = |error: reqwest::Error| failed(crate::link::chain(&error));
+        let url = format!("{}/agent/v1/images/{sha256}", self.server);
+        let answer = timeout(SILENCE_DEADLINE, self.client.get(url).send()).await.map_err(|_| late())?;
+        let answer = answer.and_then(reqwest::Response::error_for_status).map_err(describe)?;
+        let mut output = tokio::fs::File::create(temporary).await.map_err(file("make", temporary))?;
+        let mut body = answer.bytes_stream();
+        let mut digest = Sha256::new();
+        while let Some(chunk) = timeout(SILENCE_DEADLINE, body.next()).await.map_err(|_| late())? {
+            let chunk = chunk.map_err(describe)?;
+            digest.update(&chunk);
+            output.write_all(&chunk).await.map_err(file("write", temporary))?;
+        }
+        let found: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        if found != sha256 {
+            return Err(StorageError::Digest { sha256: sha256.to_owned(), found });
+        }
+        output.sync_all().await.map_err(file("sync", temporary))
+    }
+
+    /// The root disk of a VM: an overlay over the image, made if it is not there.
+    pub async fn disk(&self, vm: VmId, disk: &Disk) -> Result<PathBuf, StorageError> {
+        let path = disk_path(vm, disk);
+        if path.exists() {
+            return Ok(path);
+        }
+        let base = self.image(disk).await?;
+        let directory = volume_dir(Path::new(&disk.datastore), vm);
+        fs::create_dir_all(&directory).map_err(file("make", &directory))?;
+        let temporary = directory.join(format!("{}.part", Uuid::now_v7()));
+        let format = qemu_format(disk.image_format);
+        self.tool.create_overlay(&temporary, &base, format, Some(disk.bytes)).await?;
+        fs::rename(&temporary, &path).map_err(file("rename", &temporary))?;
+        Ok(path)
+    }
+}
+
+/// Where the root disk of a VM is.
+pub fn disk_path(vm: VmId, disk: &Disk) -> PathBuf {
+    volume_dir(Path::new(&disk.datastore), vm).join("root.qcow2")
+}
+
+fn qemu_format(format: ImageFormat) -> qemu::command_line::ImageFormat {
+    match format {
+        ImageFormat::Qcow2 => qemu::command_line::ImageFormat::Qcow2,
+        ImageFormat::Raw => qemu::command_line::ImageFormat::Raw,
+    }
+}
+
+/// Writes a file whole or not at all; it need not survive a power failure.
+pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), StorageError> {
+    let temporary = path.with_extension("new");
+    fs::write(&temporary, content).map_err(file("write", &temporary))?;
+    fs::rename(&temporary, path).map_err(file("rename", &temporary))
+}
+
+/// From which the store can be rebuilt.
+#[derive(Debug, Serialize)]
+pub struct Description<'a> {
+    /// The layout of this file.
+    pub schema: u32,
+    /// The VM.
+    pub vm: VmId,
+    /// The incarnation that was prepared last.
+    pub incarnation: model::Incarnation,
+    /// The machine.
+    pub machine: &'a Machine,
+}
+
+/// Deletes a file or a folder with all that is in it; it may be gone already.
+pub fn remove(path: &Path) -> Result<(), StorageError> {
+    let is_folder = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
+    let removed = if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(file("delete", path)),
+    }
+}
+
+/// Makes a saved state durable and gives it its name. Returns its size.
+pub async fn keep_saved_state(temporary: PathBuf, path: PathBuf) -> Result<u64, StorageError> {
+    let keep = move || {
+        let saved = fs::File::open(&temporary).map_err(file("open", &temporary))?;
+        saved.sync_all().map_err(file("sync", &temporary))?;
+        let bytes = saved.metadata().map_err(file("look at", &temporary))?.len();
+        fs::rename(&temporary, &path).map_err(file("rename", &temporary))?;
+        let directory = path.parent().unwrap_or(Path::new("."));
+        let synced = fs::File::open(directory).and_then(|directory| directory.sync_all());
+        synced.map_err(file("sync", directory))?;
+        Ok(bytes)
+    };
+    tokio::task::spawn_blocking(keep).await.unwrap_or_else(|error| {
+        let source = io::Error::other(error);
+        Err(StorageError::File { what: "keep", path: PathBuf::from("the saved state"), source })
+    })
+}
+
+fn remove_stale(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|time| time.elapsed());
+        let is_stale = path.extension().is_some_and(|extension| extension == "part")
+            && matches!(age, Ok(Ok(age)) if age > STALE_AGE);
+        if is_stale {
+            tracing::info!(path = %path.display(), "deleting what an interrupted fetch left");
+            let _ = fs::remove_file(path);
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! Carries out effects: each maps to real work with a deadline, and comes back as an input.
+//!
+//! **Owns:** the state of one incarnation that is not in the core: its QEMU, its newest document.
+//!
+//! **Does not know:** why an effect is asked for. Every effect may be repeated, and each of its steps too.
+//!
+//! **Start here:** [`Vm::carry_out`]. Streams are in `migrate`, saved states in `saved`.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use driver::types::{Effect, EffectId, Failure, Identity, Input, Mark, Outcome, Qemu};
+use hostnet::Mac;
+use model::document::{Machine, VmDocument};
+use model::host::AcceleratorName;
+use model::Reason;
+use qemu::command_line::{
+    Accelerator, Access, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE, Nic, QMP_SOCKET, Start, arguments,
+};
+use qemu::qmp::QmpError;
+use qemu::spawn::{self, Found};
+use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::time::timeout;
+
+use super::live::{Launch, Listeners, Live, QMP_DEADLINE};
+use super::{Host, guest, retryable, terminal};
+use crate::config::VmDir;
+use crate::journal::Entry;
+use crate::network::{GUEST_MTU, NetworkError};
+use crate::storage::{self, Description, StorageError};
+use crate::{config, seed};
+
+/// How long QEMU may take from its start to its monitor's greeting.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+/// The cache of translated code: enough for small guests, and it keeps them small.
+const TCG_TB_SIZE_MIB: u32 = 16;
+const SEED_FILE: &str = "seed.img";
+
+/// One incarnation, as the shell sees it.
+pub struct Vm {
+    /// Which one.
+    pub id: Identity,
+    /// The host.
+    pub host: Arc<Host>,
+    /// Told when a look may be worth it.
+    pub look: Arc<Notify>,
+    desired: Mutex<Option<Box<VmDocument>>>,
+    live: AsyncMutex<Option<Arc<Live>>>,
+    guest: guest::Known,
+}
+
+impl Vm {
+    /// With nothing known yet.
+    pub fn new(id: Identity, host: Arc<Host>) -> Self {
+        Self { id, host, look: Arc::default(), desired: Mutex::default(), live: AsyncMutex::default(), guest: guest::Known::default() }
+    }
+
+    /// Remembers the newest order, for what effects leave out.
+    pub fn follow(&self, document: Option<&VmDocument>) {
+        if let Some(document) = document {
+            *self.desired.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(document.clone()));
+        }
+    }
+
+    /// The newest document that was about this incarnation.
+    pub(super) fn desired(&self) -> Result<Box<VmDocument>, Failure> {
+        let desired = self.desired.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        desired.ok_or_else(|| Failure {
+            reason: Reason::new("no-document", "no document has described this incarnation since the agent's start"),
+            is_retryable: true,
+        })
+    }
+
+    pub(super) fn dir(&self) -> VmDir {
+        self.host.dir.vm(self.id.vm)
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.dir().run(self.id.incarnation)
+    }
+
+    /// Carries out an effect and says what came of it.
+    pub async fn carry_out(self: Arc<Self>, id: EffectId, effect: Effect) -> Input {
+        if matches!(effect, Effect::Look) {
+            return Input::Observed(self.observe().await);
+        }
+        let (name, deadline) = (format!("{effect:?}"), deadline(&effect));
+        let result = timeout(deadline, self.act(effect)).await.unwrap_or_else(|_| {
+            let message = format!("{name} was not done within {} s", deadline.as_secs());
+            Err(Failure { reason: Reason::new("timed-out", message), is_retryable: true })
+        });
+        match result {
+            Ok(outcome) => Input::Done(id, outcome),
+            Err(failure) => {
+                tracing::warn!(vm = %self.id.vm, incarnation = %self.id.incarnation, effect = name,
+                    code = failure.reason.code, message = failure.reason.message, "an effect failed");
+                Input::Failed(id, failure)
+            }
+        }
+    }
+
+    async fn act(&self, effect: Effect) -> Result<Outcome, Failure> {
+        match effect {
+            Effect::Journal(mark) => self.mark(mark).await?,
+            Effect::Prepare { as_target } => self.prepare(as_target).await?,
+            Effect::Spawn { incoming } => self.spawn(incoming).await?,
+            Effect::Listen => return self.listen().await,
+            Effect::LoadSaved { incarnation } => self.load_saved(incarnation).await?,
+            Effect::OpenPorts => self.open_ports().await?,
+            Effect::Continue => self.live().await?.qmp.cont().await.map_err(qmp_failure)?,
+            Effect::Announce => self.announce().await?,
+            Effect::Pause => self.live().await?.qmp.stop().await.map_err(qmp_failure)?,
+            Effect::Save => return self.save().await,
+            Effect::AskShutdown => self.ask_shutdown().await?,
+            Effect::Kill => self.kill().await?,
+            Effect::Release => self.release().await?,
+            Effect::RemoveVolumes => self.remove_volumes()?,
+            Effect::Migrate { to } => self.migrate(to).await?,
+            Effect::MigrateContinue { .. } => self.live().await?.qmp.migrate_continue().await.map_err(qmp_failure)?,
+            Effect::MigrateCancel => self.live().await?.qmp.migrate_cancel().await.map_err(qmp_failure)?,
+            Effect::SetDowntimeLimit { ms } => self.set_downtime_limit(ms).await?,
+            Effect::SendGo { to, host, peer, .. } => return self.send_go(to, host, &peer).await,
+            Effect::Forget => self.forget().await?,
+            // These three are the task's own.
+            Effect::Look | Effect::Timer { .. } | Effect::Report(_) => {}
+        }
+        Ok(Outcome::Ok)
+    }
+
+    async fn mark(&self, mark: Mark) -> Result<(), Failure> {
+        let entry = Entry::Mark { vm: self.id.vm, incarnation: self.id.incarnation, mark };
+        self.host.journal.append(entry).await.map_err(|error| retryable("journal-failed", &error))
+    }
+
+    /// What QEMU says. A process that is not known yet, or not any more, is looked for.
+    async fn observe(&self) -> Qemu {
+        let mut held = self.live.lock().await;
+        if held.as_ref().is_none_or(|live| live.qmp.is_closed()) {
+            *held = None;
+            match self.find().await {
+                Ok(Some(live)) => *held = Some(Arc::new(live)),
+                Ok(None) => return Qemu::None,
+                Err(reason) => {
+                    tracing::warn!(vm = %self.id.vm, incarnation = %self.id.incarnation, reason, "QEMU is silent");
+                    return Qemu::Silent;
+                }
+            }
+        }
+        let Some(live) = held.clone() else { return Qemu::Silent };
+        drop(held);
+        match live.look().await {
+            Ok(state) => {
+                self.host.board.set_transfer(self.id.vm, state.progress.clone());
+                Qemu::Answers(state)
+            }
+            Err(error) => self.silent_or_gone(&error),
+        }
+    }
+
+    fn silent_or_gone(&self, error: &QmpError) -> Qemu {
+        self.guest.forget();
+        match spawn::is_occupied(&self.run_dir()) {
+            Ok(false) => Qemu::None,
+            _ => {
+                tracing::warn!(vm = %self.id.vm, incarnation = %self.id.incarnation, %error, "QEMU is silent");
+                Qemu::Silent
+            }
+        }
+    }
+
+    /// Finds the QEMU that an earlier agent started.
+    async fn find(&self) -> Result<Option<Live>, String> {
+        let directory = self.run_dir();
+        let found = spawn::find(&directory, self.id.vm.0, QMP_DEADLINE).await.map_err(|error| error.to_string())?;
+        match found {
+            Found::Nothing => Ok(None),
+            Found::Unproven { reason, .. } => Err(reason),
+            Found::Running(running) => {
+                let live = Live::attach(running.process, running.qmp, running.events, self.listeners()).await;
+                live.map(Some).map_err(|error| error.to_string())
+            }
+        }
+    }
+
+    fn listeners(&self) -> Listeners {
+        Listeners {
+            directory: self.run_dir(),
+            console_log: self.dir().console_log(),
+            look: Arc::clone(&self.look),
+            guest: self.guest.clone(),
+        }
+    }
+
+    /// The QEMU that was seen at the last look.
+    pub(super) async fn live(&self) -> Result<Arc<Live>, Failure> {
+        self.live.lock().await.clone().ok_or_else(|| Failure {
+            reason: Reason::new("qemu-gone", "its QEMU is not there or does not answer"),
+            is_retryable: true,
+        })
+    }
+
+    async fn prepare(&self, as_target: bool) -> Result<(), Failure> {
+        let desired = self.desired()?;
+        let machine = &desired.machine;
+        let directory = self.run_dir();
+        fs::create_dir_all(&directory).map_err(|error| retryable("storage-failed", &error))?;
+        let local = || -> Result<(), StorageError> {
+            storage::write_whole(&directory.join(SEED_FILE), &seed::image(machine, GUEST_MTU))?;
+            let description = Description { schema: 1, vm: self.id.vm, incarnation: self.id.incarnation, machine };
+            let json = serde_json::to_vec_pretty(&description).unwrap_or_default();
+            storage::write_whole(&self.dir().description(), &json)
+        };
+        let disk = async {
+            local().map_err(storage_failure)?;
+            match as_target {
+                true => Ok(()),
+                false => self.host.storage.disk(self.id.vm, &machine.disk).await.map(drop).map_err(storage_failure),
+            }
+        };
+        let ports = async { self.host.network.prepare(self.id, &machine.nics).await.map_err(network_failure) };
+        tokio::try_join!(disk, ports).map(drop)
+    }
+
+    async fn spawn(&self, incoming: bool) -> Result<(), Failure> {
+        let desired = self.desired()?;
+        let directory = self.run_dir();
+        let spec = self.launch_spec(&desired.machine, incoming)?;
+        let arguments = arguments(&spec).map_err(|error| terminal("machine-invalid", &error))?;
+        Launch { incoming }.write(&directory).map_err(|error| retryable("storage-failed", &error))?;
+        self.guest.forget();
+        let mut held = self.live.lock().await;
+        let process = spawn::spawn(&self.host.qemu, &arguments, &directory)
+            .map_err(|error| terminal("qemu-not-started", &error))?;
+        let (qmp, events) = spawn::connect(&process, &directory, QMP_SOCKET, START_DEADLINE)
+            .await
+            .map_err(|error| terminal("qemu-not-started", &error))?;
+        let live = Live::attach(process, qmp, events, self.listeners()).await;
+        *held = Some(Arc::new(live.map_err(|error| terminal("qemu-not-started", &error))?));
+        Ok(())
+    }
+
+    fn launch_spec(&self, machine: &Machine, incoming: bool) -> Result<LaunchSpec, Failure> {
+        let narrow = |what: &str| Failure {
+            reason: Reason::new("machine-invalid", format!("{what} is out of range")),
+            is_retryable: false,
+        };
+        Ok(LaunchSpec {
+            vm: machine.uuid,
+            name: machine.name.clone(),
+            memory_mib: machine.memory_mib.try_into().map_err(|_| narrow("memory_mib"))?,
+            vcpus: machine.vcpus.try_into().map_err(|_| narrow("vcpus"))?,
+            machine_type: MACHINE_TYPE.to_owned(),
+            cpu_model: self.host.cpu_model.clone(),
+            accelerator: match self.host.accelerator.name {
+                AcceleratorName::Kvm => Accelerator::Kvm,
+                AcceleratorName::Tcg => Accelerator::Tcg { tb_size_mib: TCG_TB_SIZE_MIB },
+            },
+            disks: vec![Disk {
+                slot: 0,
+                path: storage::disk_path(self.id.vm, &machine.disk),
+                format: ImageFormat::Qcow2,
+                cache: if machine.disk.coherent { Cache::HostPageCache } else { Cache::Direct },
+                access: Access::ReadWrite,
+            }],
+            seed: Some(self.run_dir().join(SEED_FILE)),
+            nics: self.nics(machine)?,
+            start: if incoming { Start::Incoming } else { Start::Boot },
+        })
+    }
+
+    fn nics(&self, machine: &Machine) -> Result<Vec<Nic>, Failure> {
+        let nic = |(slot, port): (u8, &model::document::Port)| {
+            let mac: Mac = port.mac.parse().map_err(|error| terminal("machine-invalid", &error))?;
+            let tap = self.host.network.tap(self.id, usize::from(slot)).as_str().to_owned();
+            Ok(Nic { slot, tap, mac: mac.0 })
+        };
+        (0..).zip(&machine.nics).map(nic).collect()
+    }
+
+    async fn open_ports(&self) -> Result<(), Failure> {
+        let desired = self.desired()?;
+        self.host.network.plug(self.id, &desired.machine.nics).await.map_err(network_failure)
+    }
+
+    /// By QEMU, from each of the guest's cards, and by the host, also for addresses of IPv4.
+    async fn announce(&self) -> Result<(), Failure> {
+        let desired = self.desired()?;
+        let live = self.live().await?;
+        live.qmp.announce_self().await.map_err(qmp_failure)?;
+        self.host.network.announce(&desired.machine.nics).await.map_err(network_failure)
+    }
+
+    async fn ask_shutdown(&self) -> Result<(), Failure> {
+        let live = self.live().await?;
+        live.ask_shutdown();
+        live.qmp.system_powerdown().await.map_err(qmp_failure)
+    }
+
+    async fn kill(&self) -> Result<(), Failure> {
+        let mut held = self.live.lock().await;
+        let directory = self.run_dir();
+        let not_gone = |error: &dyn std::error::Error| retryable("qemu-not-ended", error);
+        if let Some(live) = held.take() {
+            let killed = spawn::kill(&live.process, &directory, deadline(&Effect::Kill)).await;
+            killed.map_err(|error| not_gone(&error))?;
+        }
+        let found = spawn::find(&directory, self.id.vm.0, QMP_DEADLINE).await.map_err(|error| not_gone(&error))?;
+        let process = match found {
+            Found::Nothing => return Ok(()),
+            Found::Running(running) => Some(running.process),
+            Found::Unproven { process, .. } => process,
+        };
+        let process = process.ok_or_else(|| not_gone(&io::Error::other("its process is not known")))?;
+        let killed = spawn::kill(&process, &directory, deadline(&Effect::Kill)).await;
+        killed.map(drop).map_err(|error| not_gone(&error))
+    }
+
+    async fn release(&self) -> Result<(), Failure> {
+        *self.live.lock().await = None;
+        self.host.network.release(self.id).await.map_err(network_failure)?;
+        let directory = self.run_dir();
+        let sockets = fs::read_dir(&directory).into_iter().flatten().flatten().map(|entry| entry.path());
+        let goes = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "sock" || extension == "img");
+        sockets.filter(goes).try_for_each(|path| storage::remove(&path)).map_err(storage_failure)
+    }
+
+    fn remove_volumes(&self) -> Result<(), Failure> {
+        let machine = match self.desired() {
+            Ok(desired) => desired.machine,
+            Err(_) => self.described()?,
+        };
+        let dir = self.dir();
+        let volumes = config::volume_dir(Path::new(&machine.disk.datastore), self.id.vm);
+        storage::remove(&volumes).map_err(storage_failure)?;
+        let entries = fs::read_dir(&dir.0).into_iter().flatten().flatten();
+        // Run directories stay until their incarnation is forgotten.
+        let files = entries.map(|entry| entry.path()).filter(|path| !path.is_dir());
+        files.into_iter().try_for_each(|path| storage::remove(&path)).map_err(storage_failure)
+    }
+
+    fn described(&self) -> Result<Machine, Failure> {
+        #[derive(serde::Deserialize)]
+        struct Described {
+            machine: Machine,
+        }
+        let bytes = fs::read(self.dir().description()).map_err(|error| retryable("no-description", &error))?;
+        let described: Described =
+            serde_json::from_slice(&bytes).map_err(|error| terminal("no-description", &error))?;
+        Ok(described.machine)
+    }
+
+    async fn forget(&self) -> Result<(), Failure> {
+        storage::remove(&self.run_dir()).map_err(storage_failure)?;
+        // Goes only if nothing else is in it.
+        let _ = fs::remove_dir(&self.dir().0);
+        let entry = Entry::Forget { vm: self.id.vm, incarnation: self.id.incarnation };
+        self.host.journal.append(entry).await.map_err(|error| retryable("journal-failed", &error))?;
+        self.host.board.forget_run(self.id.vm, self.id.incarnation);
+        self.host.board.set_transfer(self.id.vm, None);
+        Ok(())
+    }
+}
+
+/// How long an effect may take.
+fn deadline(effect: &Effect) -> Duration {
+    let seconds = match effect {
+        // An image may have to be fetched: silence within it has a deadline of its own.
+        Effect::Prepare { .. } => 3600,
+        Effect::Save | Effect::LoadSaved { .. } => 1800,
+        Effect::Spawn { .. } | Effect::RemoveVolumes => 60,
+        Effect::Kill | Effect::Journal(_) | Effect::SendGo { .. } => 30,
+        _ => 15,
+    };
+    Duration::from_secs(seconds)
+}
+
+pub(super) fn qmp_failure(error: QmpError) -> Failure {
+    retryable("qemu-refused", &error)
+}
+
+fn storage_failure(error: StorageError) -> Failure {
+    Failure { is_retryable: error.is_retryable(), ..retryable(error.code(), &error) }
+}
+
+fn network_failure(error: NetworkError) -> Failure {
+    Failure { is_retryable: error.is_retryable(), ..retryable("network-failed", &error) }
+}

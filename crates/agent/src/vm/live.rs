@@ -1,0 +1,177 @@
+//! A QEMU that is there: its process, its monitors, and the tasks that listen to it.
+//!
+//! **Owns:** the connections to one process, and when the guest was stopped for a switch-over.
+//!
+//! **Does not know:** what QEMU is to do.
+//!
+//! **Start here:** [`Live::attach`], for a process just started as for one found again.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use driver::types::QemuState;
+use qemu::command_line::{AGENT_SOCKET, CONSOLE_SOCKET, QMP_SECOND_SOCKET};
+use qemu::qmp::{Events, Hint, Qmp, QmpError};
+use qemu::spawn::QemuProcess;
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+
+use super::observe::{self, Aside};
+use super::{console, guest};
+
+/// How long a monitor may take to answer.
+pub const QMP_DEADLINE: Duration = Duration::from_secs(5);
+/// The file that says how QEMU was started.
+const LAUNCH_FILE: &str = "launch.json";
+
+/// How a QEMU was started: what it does not say itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// Whether to take a stream.
+    pub incoming: bool,
+}
+
+impl Launch {
+    /// Written before the start.
+    pub fn write(self, directory: &Path) -> io::Result<()> {
+        fs::write(directory.join(LAUNCH_FILE), serde_json::to_vec(&self).map_err(io::Error::other)?)
+    }
+
+    fn read(directory: &Path) -> io::Result<Self> {
+        let bytes = fs::read(directory.join(LAUNCH_FILE))?;
+        serde_json::from_slice(&bytes).map_err(io::Error::other)
+    }
+}
+
+/// A QEMU that answers.
+#[derive(Debug)]
+pub struct Live {
+    /// The process.
+    pub process: Arc<QemuProcess>,
+    /// The monitor that commands, and looks.
+    pub qmp: Qmp,
+    /// Another monitor, kept for looking when the first is busy.
+    _second: Option<Qmp>,
+    launch: Launch,
+    /// When QEMU said that it stopped the guest, if it has not said since that the guest goes on.
+    stopped_at: Arc<Mutex<Option<Instant>>>,
+    /// In milliseconds; 0 if none was set by this agent.
+    downtime_limit_ms: AtomicU64,
+    guest: guest::Known,
+    shutdowns: mpsc::Sender<()>,
+    /// They end with it.
+    _tasks: JoinSet<()>,
+}
+
+/// Where what is heard goes.
+#[derive(Debug, Clone)]
+pub struct Listeners {
+    /// The run directory.
+    pub directory: PathBuf,
+    /// The console's log.
+    pub console_log: PathBuf,
+    /// Told when a look may be worth it.
+    pub look: Arc<Notify>,
+    /// What the guest's agent says.
+    pub guest: guest::Known,
+}
+
+impl Live {
+    /// Listens to a QEMU whose first monitor is connected.
+    pub async fn attach(process: QemuProcess, qmp: Qmp, events: Events, to: Listeners) -> io::Result<Self> {
+        let launch = Launch::read(&to.directory)?;
+        let process = Arc::new(process);
+        let stopped_at = Arc::default();
+        let (shutdowns, asked) = mpsc::channel(1);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(hear(events, Arc::clone(&stopped_at), Arc::clone(&to.look)));
+        tasks.spawn(watch_process(Arc::clone(&process), Arc::clone(&to.look)));
+        let agent = to.directory.join(AGENT_SOCKET);
+        tasks.spawn(guest::watch(agent, to.guest.clone(), Arc::clone(&to.look), asked));
+        match connect(&to.directory, CONSOLE_SOCKET).await {
+            Ok(console) => drop(tasks.spawn(console::drain(console, to.console_log))),
+            Err(error) => tracing::warn!(%error, "the guest's console is not logged"),
+        }
+        let second = Qmp::connect(&to.directory.join(QMP_SECOND_SOCKET), QMP_DEADLINE).await;
+        Ok(Self {
+            process,
+            qmp,
+            _second: second.ok().map(|(qmp, _)| qmp),
+            launch,
+            stopped_at,
+            downtime_limit_ms: AtomicU64::new(0),
+            guest: to.guest,
+            shutdowns,
+            _tasks: tasks,
+        })
+    }
+
+    /// What QEMU says now.
+    pub async fn look(&self) -> Result<QemuState, QmpError> {
+        let (status, migration) = tokio::try_join!(self.qmp.query_status(), self.qmp.query_migrate())?;
+        let limit_ms = self.downtime_limit_ms.load(Ordering::Relaxed);
+        let aside = Aside {
+            guest: self.guest.get(),
+            is_incoming: self.launch.incoming,
+            downtime_limit_ms: (limit_ms > 0).then_some(limit_ms),
+        };
+        Ok(observe::state(&status.status, migration, aside))
+    }
+
+    /// The downtime limit was set.
+    pub fn note_downtime_limit(&self, ms: u64) {
+        self.downtime_limit_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// How long the guest has stood still, if its stop was seen.
+    pub fn stopped_for(&self) -> Option<Duration> {
+        let stopped_at = *self.stopped_at.lock().unwrap_or_else(PoisonError::into_inner);
+        stopped_at.map(|at| at.elapsed())
+    }
+
+    /// Has the guest's agent ask for a shutdown; a request that waits already is enough.
+    pub fn ask_shutdown(&self) {
+        let _ = self.shutdowns.try_send(());
+    }
+}
+
+/// Turns events into looks.
+async fn hear(mut events: Events, stopped_at: Arc<Mutex<Option<Instant>>>, look: Arc<Notify>) {
+    while let Some(hint) = events.next().await {
+        let name = match &hint {
+            Hint::Event(event) => event.name.as_str(),
+            Hint::Lagged(_) => "",
+        };
+        let mut stopped_at = stopped_at.lock().unwrap_or_else(PoisonError::into_inner);
+        match name {
+            "STOP" => *stopped_at = Some(Instant::now()),
+            "RESUME" => *stopped_at = None,
+            _ => {}
+        }
+        drop(stopped_at);
+        tracing::trace!(name, "QEMU's event");
+        look.notify_one();
+    }
+    look.notify_one();
+}
+
+/// Says when the process has ended.
+async fn watch_process(process: Arc<QemuProcess>, look: Arc<Notify>) {
+    if let Err(error) = process.gone().await {
+        tracing::warn!(%error, "QEMU's end will be seen late");
+    }
+    look.notify_one();
+}
+
+/// Connects to a socket by its directory's descriptor: the path itself may be longer than a socket's name can be.
+async fn connect(directory: &Path, name: &str) -> io::Result<UnixStream> {
+    let directory = fs::File::open(directory)?;
+    UnixStream::connect(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd())).await
+}

@@ -1,0 +1,100 @@
+//! One incarnation of a VM: a task that owns its core and carries out what the core asks for.
+//!
+//! ```text
+//! documents, lease, go ─┐
+//! QEMU's events, timer ─┼─▶ task ─▶ Core::step ─▶ effects ─▶ exec ─▶ QEMU, files, ports, journal, peers
+//! answers to effects  ──┘     ▲                                │
+//!                             └────── Done / Failed / Observed ┘
+//! ```
+//!
+//! **Owns:** everything that touches one incarnation from outside the core. Nothing here decides: every `if` on what a VM
+//! is or shall be belongs to `driver`.
+//!
+//! **Does not know:** other incarnations, where documents come from, what becomes of reports.
+//!
+//! **Start here:** [`task::run`], then [`exec::Vm::carry_out`].
+
+pub mod console;
+pub mod exec;
+pub mod guest;
+pub mod live;
+mod migrate;
+pub mod observe;
+mod saved;
+pub mod task;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use driver::types::{Failure, Now};
+use model::host::Accelerator;
+use model::{Reason, Timestamp};
+
+use crate::config::HostDir;
+use crate::journal::Journal;
+use crate::link::Board;
+use crate::network::Network;
+use crate::peer::Peers;
+use crate::pki::HostIdentity;
+use crate::storage::Storage;
+
+/// What all incarnations on a host share.
+pub struct Host {
+    /// Which host it is.
+    pub identity: HostIdentity,
+    /// Its files.
+    pub dir: HostDir,
+    /// What must be durable.
+    pub journal: Journal,
+    /// What is reported.
+    pub board: Arc<Board>,
+    /// Disks and images.
+    pub storage: Storage,
+    /// Ports.
+    pub network: Network,
+    /// Other agents.
+    pub peers: Peers,
+    /// How guests are run.
+    pub accelerator: Accelerator,
+    /// The processor that guests see.
+    pub cpu_model: String,
+    /// QEMU's program.
+    pub qemu: PathBuf,
+    /// Where migration streams arrive.
+    pub underlay: IpAddr,
+    /// The agent's start.
+    pub clock: Clock,
+}
+
+/// The agent's clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock(std::time::Instant);
+
+impl Clock {
+    /// Starts now.
+    pub fn start() -> Self {
+        Self(std::time::Instant::now())
+    }
+
+    /// The time as cores see it.
+    pub fn now(self) -> Now {
+        let monotonic_us = u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Now { monotonic_us, wall: Timestamp::now() }
+    }
+
+    /// The instant that a core means.
+    pub fn instant(self, at_us: u64) -> tokio::time::Instant {
+        (self.0 + std::time::Duration::from_micros(at_us)).into()
+    }
+}
+
+/// A failure that trying again may help.
+fn retryable(code: &str, error: &dyn std::error::Error) -> Failure {
+    Failure { reason: Reason::new(code, crate::link::chain(error)), is_retryable: true }
+}
+
+/// A failure that stays.
+fn terminal(code: &str, error: &dyn std::error::Error) -> Failure {
+    Failure { is_retryable: false, ..retryable(code, error) }
+}

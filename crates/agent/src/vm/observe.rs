@@ -1,0 +1,90 @@
+//! What QEMU says, in the driver's words.
+//!
+//! **Owns:** the translation of `query-status` and `query-migrate`.
+//!
+//! **Does not know:** what follows from it: that is the driver's column *QEMU*.
+//!
+//! **Start here:** [`state`].
+
+use driver::types::{Guest, GuestEnd, MigrationWord, QemuState, RunStatusWord};
+use model::migration::Progress;
+use qemu::qmp::commands::RunState;
+use qemu::qmp::migration::{MigrationInfo, MigrationStatus};
+
+/// What is known besides QEMU's two answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Aside {
+    /// What the guest's agent said.
+    pub guest: Guest,
+    /// Whether QEMU was started to take a stream.
+    pub is_incoming: bool,
+    /// The downtime limit that was set last.
+    pub downtime_limit_ms: Option<u64>,
+}
+
+/// QEMU's state from its two answers.
+pub fn state(run: &RunState, migration: MigrationInfo, aside: Aside) -> QemuState {
+    QemuState {
+        run: run_word(run),
+        migration: migration_word(&migration.status),
+        progress: progress(&migration),
+        migration_error: migration.error_desc,
+        downtime_limit_ms: aside.downtime_limit_ms,
+        is_incoming: aside.is_incoming,
+        guest: aside.guest,
+        ended: ended(run),
+    }
+}
+
+fn run_word(run: &RunState) -> RunStatusWord {
+    match run {
+        RunState::Prelaunch => RunStatusWord::Prelaunch,
+        RunState::InMigrate => RunStatusWord::InMigrate,
+        RunState::Running => RunStatusWord::Running,
+        RunState::Paused => RunStatusWord::Paused,
+        RunState::FinishMigrate => RunStatusWord::FinishMigrate,
+        RunState::PostMigrate => RunStatusWord::PostMigrate,
+        RunState::Shutdown => RunStatusWord::Shutdown,
+        RunState::GuestPanicked => RunStatusWord::GuestPanicked,
+        RunState::IoError => RunStatusWord::IoError,
+        RunState::InternalError => RunStatusWord::InternalError,
+        RunState::Other(_) => RunStatusWord::Other,
+    }
+}
+
+fn migration_word(status: &MigrationStatus) -> MigrationWord {
+    match status {
+        MigrationStatus::None => MigrationWord::None,
+        MigrationStatus::Setup => MigrationWord::Setup,
+        MigrationStatus::PreSwitchover => MigrationWord::PreSwitchover,
+        MigrationStatus::Device => MigrationWord::Device,
+        MigrationStatus::Completed => MigrationWord::Completed,
+        MigrationStatus::Failed => MigrationWord::Failed,
+        MigrationStatus::Cancelling => MigrationWord::Cancelling,
+        MigrationStatus::Cancelled => MigrationWord::Cancelled,
+        // Also what is unknown here is something under way.
+        _ => MigrationWord::Active,
+    }
+}
+
+fn ended(run: &RunState) -> Option<GuestEnd> {
+    match run {
+        RunState::Shutdown => Some(GuestEnd::PowerOff),
+        RunState::GuestPanicked => Some(GuestEnd::Panic),
+        RunState::InternalError => Some(GuestEnd::InternalError),
+        RunState::IoError => Some(GuestEnd::IoError),
+        _ => None,
+    }
+}
+
+fn progress(migration: &MigrationInfo) -> Option<Progress> {
+    migration.ram.as_ref().map(|ram| Progress {
+        round: ram.dirty_sync_count,
+        remaining_bytes: ram.remaining_bytes,
+        total_bytes: ram.total_bytes,
+        sent_bytes: ram.transferred_bytes,
+        dirty_pages_per_s: ram.dirty_pages_rate,
+        // QEMU counts in megabits.
+        bytes_per_s: (ram.mbps.max(0.0) * 125_000.0) as u64,
+    })
+}

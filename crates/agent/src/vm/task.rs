@@ -1,0 +1,145 @@
+//! The task of one incarnation: feeds its core, starts what the core asks for.
+//!
+//! **Owns:** the core, its timer, the effects under way.
+//!
+//! **Does not know:** what an effect does.
+//!
+//! **Start here:** [`run`].
+
+use std::sync::Arc;
+
+use driver::Core;
+use driver::types::{Effect, EffectId, Identity, Input, Lease, Marks};
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use model::document::VmDocument;
+use model::report::RunStatus;
+use model::{Incarnation, Reason};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::Host;
+use super::exec::Vm;
+
+/// What the host's documents and connection say to one incarnation: always the latest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Orders {
+    /// The newest document's revision, and what it says of the incarnation.
+    pub desired: Option<(u64, Option<Box<VmDocument>>)>,
+    /// Why there is no document.
+    pub unreadable: Option<Reason>,
+    /// The connection.
+    pub lease: Lease,
+}
+
+/// `go` from the source's agent, checked to come from the host that the order names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Go {
+    /// N.
+    pub from: Incarnation,
+    /// M.
+    pub to: Incarnation,
+}
+
+/// What a task is given.
+pub struct Inbox {
+    /// Documents and lease.
+    pub orders: watch::Receiver<Orders>,
+    /// `go`.
+    pub go: mpsc::Receiver<Go>,
+    /// Where the status is shown, besides the report.
+    pub status: watch::Sender<Option<RunStatus>>,
+}
+
+type Running = FuturesUnordered<BoxFuture<'static, Input>>;
+
+struct Task {
+    core: Core,
+    vm: Arc<Vm>,
+    timer: Option<Instant>,
+    running: Running,
+    seen: Orders,
+    status: watch::Sender<Option<RunStatus>>,
+    forgetting: Option<EffectId>,
+}
+
+/// Runs until the incarnation is forgotten or nobody gives orders any more.
+pub async fn run(id: Identity, marks: Marks, host: Arc<Host>, inbox: Inbox) {
+    let Inbox { mut orders, mut go, status } = inbox;
+    let vm = Arc::new(Vm::new(id, host));
+    let mut task = Task {
+        core: Core::new(id, marks),
+        vm,
+        timer: None,
+        running: Running::new(),
+        seen: Orders::default(),
+        status,
+        forgetting: None,
+    };
+    let look = Arc::clone(&task.vm.look);
+    orders.mark_changed();
+    loop {
+        let timer = task.timer;
+        tokio::select! {
+            biased;
+            Some(input) = task.running.next() => {
+                if task.is_forgotten(&input) {
+                    return;
+                }
+                task.step(input);
+            }
+            Some(Go { from, to }) = go.recv() => task.step(Input::Go { from, to }),
+            changed = orders.changed() => {
+                let Ok(()) = changed else { return };
+                let latest = orders.borrow_and_update().clone();
+                task.obey(latest);
+            }
+            () = look.notified() => task.step(Input::LookAgain),
+            () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
+                task.timer = None;
+                task.step(Input::LookAgain);
+            }
+        }
+    }
+}
+
+impl Task {
+    /// Documents come before the lease that they make fresh.
+    fn obey(&mut self, latest: Orders) {
+        let old = std::mem::replace(&mut self.seen, latest.clone());
+        if let Some(reason) = latest.unreadable.filter(|reason| old.unreadable.as_ref() != Some(reason)) {
+            self.step(Input::Unreadable(reason));
+        }
+        if let Some((revision, document)) = latest.desired.filter(|desired| old.desired.as_ref() != Some(desired)) {
+            self.vm.follow(document.as_deref());
+            self.step(Input::Desired { revision, document });
+        }
+        if latest.lease != old.lease {
+            self.step(Input::Lease(latest.lease));
+        }
+    }
+
+    fn is_forgotten(&self, input: &Input) -> bool {
+        matches!((input, self.forgetting), (Input::Done(done, _), Some(id)) if *done == id)
+    }
+
+    fn step(&mut self, input: Input) {
+        let host = &self.vm.host;
+        tracing::debug!(vm = %self.vm.id.vm, incarnation = %self.vm.id.incarnation, ?input, "step");
+        for (id, effect) in self.core.step(host.clock.now(), input) {
+            tracing::debug!(vm = %self.vm.id.vm, incarnation = %self.vm.id.incarnation, ?id, ?effect, "effect");
+            match effect {
+                Effect::Timer { at_us } => self.timer = Some(host.clock.instant(at_us)),
+                Effect::Report(run) => {
+                    self.status.send_replace(Some((*run).clone()));
+                    host.board.set_run(self.vm.id.vm, *run);
+                }
+                effect => {
+                    self.forgetting = matches!(effect, Effect::Forget).then_some(id);
+                    self.running.push(Box::pin(Arc::clone(&self.vm).carry_out(id, effect)));
+                }
+            }
+        }
+    }
+}

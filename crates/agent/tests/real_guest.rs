@@ -1,0 +1,146 @@
+//! Agents with real QEMU and the test guest, driven by documents made by hand.
+//!
+//! **Owns:** the stories. **Does not know:** the server. **Start here:** [`a_guest_outlives_its_agent`].
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Bench, Side, document};
+use model::document::{Disk, Machine, MigrateTo, Order, StartFrom, Stop, Target, TargetState};
+use model::image::ImageFormat;
+use model::report::{OutgoingState, RunState};
+use model::vm::GuestConfig;
+use model::{Incarnation, VmId};
+
+fn machine(bench: &Bench, vm: VmId) -> Machine {
+    Machine {
+        name: "web".to_owned(),
+        uuid: vm.0,
+        vcpus: 1,
+        memory_mib: 256,
+        disk: Disk {
+            datastore: bench.directory.path().join("datastore").to_string_lossy().into_owned(),
+            coherent: true,
+            image_sha256: bench.sha256.clone(),
+            image_format: ImageFormat::Qcow2,
+            bytes: 256 << 20,
+        },
+        nics: Vec::new(),
+        guest: GuestConfig::default(),
+    }
+}
+
+fn run(start: StartFrom) -> Order {
+    Order::Run { paused: false, resume: false, start }
+}
+
+async fn boot(side: &mut Side, vm: VmId, machine: &Machine) -> Duration {
+    let begin = Instant::now();
+    side.order(vm, Some(document(1, run(StartFrom::Disk), machine)));
+    let run = side.wait(vm, 1, "ready", |run| run.ready).await;
+    assert_eq!(run.state, RunState::Running);
+    let took = begin.elapsed();
+    eprintln!("ready after {took:?}; steps {:?}", run.steps_ms);
+    took
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_outlives_its_agent() {
+    let Some(bench) = Bench::new() else { return };
+    let mut side = bench.side("h1").await;
+    let vm = VmId(uuid::Uuid::now_v7());
+    let machine = machine(&bench, vm);
+    boot(&mut side, vm, &machine).await;
+    let pids = side.pids();
+    assert_eq!(pids.len(), 1);
+
+    side.kill_agent().await;
+    side.start_agent();
+    side.wait(vm, 1, "found again", |run| run.ready && run.state == RunState::Running).await;
+    assert_eq!(side.pids(), pids);
+
+    let begin = Instant::now();
+    side.order(vm, Some(document(1, Order::Stop(Stop::Suspend), &machine)));
+    let saved = side.wait(vm, 1, "suspended", |run| run.state.is_closed()).await;
+    eprintln!("suspended after {:?}: {:?} bytes", begin.elapsed(), saved.saved_bytes);
+    assert!(saved.saved_bytes.is_some_and(|bytes| bytes > 1 << 20), "{saved:#?}");
+    assert_eq!(side.pids(), Vec::<i32>::new());
+
+    let begin = Instant::now();
+    let start = StartFrom::Saved { incarnation: Incarnation(1) };
+    side.order(vm, Some(document(2, run(start), &machine)));
+    side.wait(vm, 2, "resumed", |run| run.ready && run.state == RunState::Running).await;
+    eprintln!("resumed after {:?}", begin.elapsed());
+
+    // A process that is killed by somebody else is noticed at once, and never started again.
+    let begin = Instant::now();
+    let pid = rustix::process::Pid::from_raw(side.pids()[0]).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let closed = side.wait(vm, 2, "closed", |run| run.state.is_closed()).await;
+    eprintln!("a killed QEMU was reported after {:?}: {:?}", begin.elapsed(), closed.reason);
+    assert!(begin.elapsed() < Duration::from_secs(1));
+
+    side.order(vm, Some(document(2, Order::Stop(Stop::Remove), &machine)));
+    side.wait(vm, 2, "removed", |run| run.state == RunState::Removed).await;
+    assert!(!std::path::Path::new(&machine.disk.datastore).join("volumes").join(vm.to_string()).exists());
+    let log = side.data_dir.join("vms").join(vm.to_string()).join("console.log");
+    assert!(!log.exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_moves_to_another_host() {
+    let Some(bench) = Bench::new() else { return };
+    let mut source = bench.side("h1").await;
+    let mut target = bench.side("h2").await;
+    let vm = VmId(uuid::Uuid::now_v7());
+    let machine = machine(&bench, vm);
+    boot(&mut source, vm, &machine).await;
+
+    let begin = Instant::now();
+    let take = |state| {
+        Order::Target(Target {
+            from: Incarnation(1),
+            host: source.host,
+            host_name: source.name.clone(),
+            state,
+            paused: false,
+            timeout_ms: 60_000,
+        })
+    };
+    target.order(vm, Some(document(2, take(TargetState::Prepare), &machine)));
+    let stream = target.wait(vm, 2, "listening", |run| run.stream.is_some()).await.stream;
+    eprintln!("the target listens at {stream:?} after {:?}", begin.elapsed());
+    let send = MigrateTo {
+        to: Incarnation(2),
+        host: target.host,
+        host_name: target.name.clone(),
+        stream,
+        peer: target.peer(),
+        granted: true,
+        cancel: false,
+        paused: false,
+        timeout_ms: 60_000,
+    };
+    target.order(vm, Some(document(2, take(TargetState::Granted), &machine)));
+    let granted = Instant::now();
+    source.order(vm, Some(document(1, Order::MigrateTo(send), &machine)));
+    target.wait(vm, 2, "running", |run| run.state == RunState::Running && run.ran).await;
+    eprintln!("the target runs {:?} after the grant, {:?} in all", granted.elapsed(), begin.elapsed());
+    let is_measured = |run: &model::report::RunStatus| {
+        run.outgoing.as_ref().is_some_and(|outgoing| {
+            outgoing.state == OutgoingState::Completed && outgoing.downtime_us.is_some()
+        })
+    };
+    let run_there = source.wait(vm, 1, "completed", is_measured).await;
+    eprintln!("{:?}", run_there.outgoing);
+
+    source.order(vm, Some(document(1, Order::Stop(Stop::Release), &machine)));
+    source.wait(vm, 1, "closed", |run| run.state.is_closed()).await;
+    target.order(vm, Some(document(2, run(StartFrom::Never), &machine)));
+    target.wait(vm, 2, "ready", |run| run.ready && run.state == RunState::Running).await;
+    assert_eq!(source.pids(), Vec::<i32>::new());
+    assert_eq!(target.pids().len(), 1);
+}

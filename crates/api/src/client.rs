@@ -1,0 +1,292 @@
+//! The client: one connection pool, typed calls for every kind, watches as streams of lines.
+
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::problem::Problem;
+use crate::resource::{Change, Create, List, Object, Resource};
+use crate::tls;
+
+/// The longest line of a stream that is read.
+const LINE_MAX_BYTES: usize = 4 << 20;
+
+/// Why a call did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The server refused.
+    #[error("{0}")]
+    Problem(Box<Problem>),
+    /// The server was not reached, or the connection broke.
+    #[error("{server} was not reached ({why}): is it running, and is STERNA_SERVER right?")]
+    Unreachable {
+        /// Its URL.
+        server: String,
+        /// What the connection said.
+        why: String,
+    },
+    /// The answer is not what this release understands.
+    #[error("the server's answer is not understood ({0}): are client and server of the same release?")]
+    NotUnderstood(String),
+    /// A certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+}
+
+impl ClientError {
+    /// The problem's code, if the server refused.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Problem(problem) => Some(&problem.code),
+            _ => None,
+        }
+    }
+}
+
+/// The objects of a kind.
+pub type ObjectOf<R> = Object<<R as Resource>::Spec, <R as Resource>::Status>;
+
+/// Talks to one server.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    server: String,
+    token: String,
+}
+
+impl Client {
+    /// A client of the server at this URL that trusts this CA (PEM) and shows this token.
+    pub fn new(server: &str, token: &str, ca_pem: &str) -> Result<Self, ClientError> {
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls::client(ca_pem, None)?)
+            .tcp_nodelay(true)
+            .no_proxy()
+            .connect_timeout(Duration::from_secs(10))
+            .build()
+            .map_err(|error| ClientError::NotUnderstood(chain(&error)))?;
+        Ok(Self { http, server: server.trim_end_matches('/').to_owned(), token: token.to_owned() })
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.server)).bearer_auth(&self.token)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status();
+        let body = answer.bytes().await.map_err(|error| self.unreachable(&error))?;
+        Err(ClientError::Problem(Box::new(problem(status, &body))))
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> ClientError {
+        ClientError::Unreachable { server: self.server.clone(), why: chain(error) }
+    }
+
+    async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
+        let answer = self.send(request.timeout(Duration::from_secs(60))).await?;
+        let body = answer.bytes().await.map_err(|error| self.unreachable(&error))?;
+        serde_json::from_slice(&body).map_err(|error| ClientError::NotUnderstood(error.to_string()))
+    }
+
+    /// One object, by name or id.
+    pub async fn get<R: Resource>(&self, name: &str) -> Result<ObjectOf<R>, ClientError> {
+        self.json(self.request(Method::GET, &path::<R>(Some(name)))).await
+    }
+
+    /// Every object of a kind, page by page, and the revision to watch from.
+    pub async fn list<R: Resource>(&self) -> Result<(Vec<ObjectOf<R>>, u64), ClientError> {
+        let mut all = Vec::new();
+        let mut after: Option<String> = None;
+        let mut first_revision = None;
+        loop {
+            let mut request = self.request(Method::GET, &path::<R>(None));
+            if let Some(after) = &after {
+                request = request.query(&[("after", after)]);
+            }
+            let page: List<ObjectOf<R>> = self.json(request).await?;
+            all.extend(page.items);
+            let revision = *first_revision.get_or_insert(page.revision);
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok((all, revision)),
+            }
+        }
+    }
+
+    /// Creates an object. The same request id gets the same answer.
+    pub async fn create<R: Resource>(
+        &self,
+        body: &Create<R::Spec>,
+        request_id: Option<&str>,
+        dry_run: bool,
+    ) -> Result<ObjectOf<R>, ClientError> {
+        let mut request = self.request(Method::POST, &path::<R>(None)).json(body);
+        if let Some(id) = request_id {
+            request = request.query(&[("request_id", id)]);
+        }
+        if dry_run {
+            request = request.query(&[("dry_run", "true")]);
+        }
+        self.json(request).await
+    }
+
+    /// Merges a JSON merge patch (RFC 7396) into an object's labels and spec.
+    pub async fn patch<R: Resource>(
+        &self,
+        name: &str,
+        patch: &Value,
+        expected_revision: Option<u64>,
+    ) -> Result<ObjectOf<R>, ClientError> {
+        let mut request = self.request(Method::PATCH, &path::<R>(Some(name))).json(patch);
+        if let Some(revision) = expected_revision {
+            request = request.query(&[("expected_revision", revision)]);
+        }
+        self.json(request).await
+    }
+
+    /// Asks for an object's deletion; answers the object as it is then.
+    pub async fn delete<R: Resource>(&self, name: &str) -> Result<ObjectOf<R>, ClientError> {
+        self.json(self.request(Method::DELETE, &path::<R>(Some(name)))).await
+    }
+
+    /// Posts to a path below an object.
+    pub async fn action<R: Resource, B: Serialize>(
+        &self,
+        name: &str,
+        action: &str,
+        body: &B,
+    ) -> Result<ObjectOf<R>, ClientError> {
+        let path = format!("{}/actions/{action}", path::<R>(Some(name)));
+        self.json(self.request(Method::POST, &path).json(body)).await
+    }
+
+    /// Posts to any path.
+    pub async fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, ClientError> {
+        self.json(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// Sends an image's content.
+    pub async fn upload(
+        &self,
+        name: &str,
+        bytes: u64,
+        content: impl Stream<Item = Result<Vec<u8>, std::io::Error>> + Send + 'static,
+    ) -> Result<ObjectOf<crate::kinds::Image>, ClientError> {
+        let path = format!("{}/content", path::<crate::kinds::Image>(Some(name)));
+        let request = self
+            .request(Method::PUT, &path)
+            .header("content-length", bytes)
+            .header("content-type", "application/octet-stream")
+            .body(reqwest::Body::wrap_stream(content));
+        let answer = self.send(request).await?;
+        let body = answer.bytes().await.map_err(|error| self.unreachable(&error))?;
+        serde_json::from_slice(&body).map_err(|error| ClientError::NotUnderstood(error.to_string()))
+    }
+
+    /// Follows a kind from a revision on; without one, every object comes first as `added`.
+    pub async fn watch<R: Resource>(
+        &self,
+        from: Option<u64>,
+    ) -> Result<impl Stream<Item = Result<Change<ObjectOf<R>>, ClientError>> + Unpin + use<R>, ClientError> {
+        let mut request = self.request(Method::GET, &path::<R>(None)).query(&[("watch", "true")]);
+        if let Some(from) = from {
+            request = request.query(&[("from", from)]);
+        }
+        self.lines(request).await
+    }
+
+    /// A stream of JSON lines from any path.
+    pub async fn stream<T: DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> Result<impl Stream<Item = Result<T, ClientError>> + Unpin + use<T>, ClientError> {
+        self.lines(self.request(Method::GET, path)).await
+    }
+
+    async fn lines<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<impl Stream<Item = Result<T, ClientError>> + Unpin + use<T>, ClientError> {
+        let answer = self.send(request).await?;
+        let server = self.server.clone();
+        let chunks = answer
+            .bytes_stream()
+            .map_err(move |error| ClientError::Unreachable { server: server.clone(), why: chain(&error) });
+        Ok(Box::pin(split(chunks).map(|line| {
+            let line = line?;
+            serde_json::from_slice(&line).map_err(|error| ClientError::NotUnderstood(error.to_string()))
+        })))
+    }
+
+    /// Any path, as text.
+    pub async fn text(&self, path: &str) -> Result<String, ClientError> {
+        let answer = self.send(self.request(Method::GET, path)).await?;
+        answer.text().await.map_err(|error| self.unreachable(&error))
+    }
+}
+
+/// Cuts chunks into lines; empty ones, which keep the connection alive, are left out.
+fn split<B: AsRef<[u8]>>(
+    chunks: impl Stream<Item = Result<B, ClientError>>,
+) -> impl Stream<Item = Result<Vec<u8>, ClientError>> {
+    chunks
+        .scan(Vec::new(), |rest: &mut Vec<u8>, chunk| {
+            let lines = chunk.and_then(|chunk| {
+                rest.extend_from_slice(chunk.as_ref());
+                if rest.len() > LINE_MAX_BYTES {
+                    return Err(ClientError::NotUnderstood("a line is longer than 4 MiB".to_owned()));
+                }
+                let Some(end) = rest.iter().rposition(|byte| *byte == b'\n') else { return Ok(Vec::new()) };
+                let whole: Vec<u8> = rest.drain(..=end).collect();
+                Ok(whole.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect())
+            });
+            std::future::ready(Some(lines))
+        })
+        .flat_map(|lines| {
+            let all: Vec<Result<Vec<u8>, ClientError>> = match lines {
+                Ok(lines) => lines.into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(error)],
+            };
+            futures_util::stream::iter(all)
+        })
+}
+
+fn path<R: Resource>(name: Option<&str>) -> String {
+    let plural = R::KIND.plural();
+    name.map_or_else(|| format!("/v1/{plural}"), |name| format!("/v1/{plural}/{}", escape(name)))
+}
+
+/// A name as part of a path: whatever a person typed, it stays one segment.
+fn escape(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let shown = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    match name {
+        "." | ".." => name.replace('.', "%2E"),
+        _ => name.bytes().map(shown).collect(),
+    }
+}
+
+fn problem(status: StatusCode, body: &[u8]) -> Problem {
+    serde_json::from_slice(body).unwrap_or_else(|_| {
+        let text: String = String::from_utf8_lossy(body).chars().take(200).collect();
+        Problem::new(status.as_u16(), "not-understood", format!("the server answered {status}: {text}"))
+    })
+}
+
+/// An error with all its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,552 @@
+//! The kinds: what is wanted and what is, as people and programs see it. References are by name or id in requests, and
+//! by name in answers.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use model::event::Lifecycle;
+use model::host::{Accelerator, Lack};
+use model::image::ImageFormat;
+use model::lifecycle::{Availability, Phase};
+use model::migration::{Figures, Method, MigrationPhase, Progress};
+use model::operation::{Action, OperationPhase};
+use model::vm::{Power, RefusedGroup};
+use model::{Incarnation, Kind, Reason, Timestamp};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::resource::{Object, Resource};
+
+/// A virtual machine.
+pub struct Vm;
+/// A host.
+pub struct Host;
+/// An image.
+pub struct Image;
+/// A template.
+pub struct Template;
+/// A network.
+pub struct Network;
+/// A datastore.
+pub struct Datastore;
+/// A migration.
+pub struct Migration;
+/// An operation.
+pub struct Operation;
+/// An event.
+pub struct Event;
+
+/// What a VM shall be. What is left out comes from the template, then from defaults.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct VmSpec {
+    /// The template that it is made from.
+    pub template: Option<String>,
+    /// Virtual processors.
+    pub vcpus: Option<u32>,
+    /// Main memory, in MiB.
+    pub memory_mib: Option<u64>,
+    /// The image of its root disk.
+    pub image: Option<String>,
+    /// The size of its root disk, in bytes; the image's if `null`.
+    pub disk_bytes: Option<u64>,
+    /// Where its volumes are.
+    pub datastore: Option<String>,
+    /// Network interfaces.
+    pub nics: Option<Vec<NicSpec>>,
+    /// What the guest is told.
+    pub guest: Option<GuestSpec>,
+    /// Where it may run.
+    pub placement: PlacementSpec,
+    /// What it should be doing; `running` if `null`.
+    pub power: Option<Power>,
+}
+
+/// A network interface.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NicSpec {
+    /// The network that it is plugged into.
+    pub network: String,
+    /// Calculated if left out.
+    #[serde(default)]
+    pub mac: Option<String>,
+    /// Taken from the network's pool if left out.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
+}
+
+/// What a guest is told through its NoCloud seed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct GuestSpec {
+    /// The VM's name if `null`.
+    pub hostname: Option<String>,
+    /// Public keys, one an entry.
+    pub ssh_keys: Vec<String>,
+    /// A shell script that begins with `#!`, or cloud-config.
+    pub user_data: Option<String>,
+}
+
+/// Where a VM may run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlacementSpec {
+    /// Only on this host.
+    pub host: Option<String>,
+    /// Only on hosts with all of these labels.
+    pub host_labels: BTreeMap<String, String>,
+}
+
+/// How a VM is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct VmStatus {
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Whether it can be used.
+    pub availability: Availability,
+    /// The host that holds it.
+    pub host: Option<String>,
+    /// The attempt to run it that is open, or the last one.
+    pub incarnation: Option<Incarnation>,
+    /// The addresses that the guest reports.
+    pub addresses: Vec<IpAddr>,
+    /// Whether the guest's agent has answered.
+    pub ready: bool,
+    /// The migration under way.
+    pub migration: Option<String>,
+    /// What is wrong; `null` if nothing is.
+    pub reason: Option<Reason>,
+    /// How its host was chosen.
+    pub placement: Option<Placement>,
+    /// How long each step of its start took, in milliseconds.
+    pub steps_ms: BTreeMap<String, u64>,
+    /// What leads on from here.
+    pub next_commands: Vec<String>,
+}
+
+/// How a host was chosen, or why none was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Placement {
+    /// When.
+    pub decided_at: Timestamp,
+    /// The chosen host.
+    pub chosen: Option<String>,
+    /// How many hosts were looked at.
+    pub considered: u32,
+    /// Hosts that were refused, by reason.
+    pub refused: Vec<RefusedGroup>,
+}
+
+impl Resource for Vm {
+    const KIND: Kind = Kind::Vm;
+    const COLUMNS: &'static [&'static str] = &["PHASE", "HOST", "ADDRESS", "VCPUS", "MEMORY", "AGE", "REASON"];
+    type Spec = VmSpec;
+    type Status = VmStatus;
+
+    fn row(vm: &Object<VmSpec, VmStatus>) -> Vec<String> {
+        vec![
+            vm.status.phase.to_string(),
+            vm.status.host.clone().unwrap_or_default(),
+            vm.status.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+            vm.spec.vcpus.map(|n| n.to_string()).unwrap_or_default(),
+            vm.spec.memory_mib.map(|mib| format!("{mib} MiB")).unwrap_or_default(),
+            vm.created_at.to_string(),
+            vm.status.reason.as_ref().map(|reason| reason.code.clone()).unwrap_or_default(),
+        ]
+    }
+}
+
+/// What an operator says of a host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HostSpec {
+    /// No new VM is placed on it.
+    pub cordoned: bool,
+    /// A person's word that the machine is off. Set by `confirm-dead`; cleared when the host joins again.
+    pub confirmed_dead: bool,
+}
+
+/// Whether a host can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostState {
+    /// It has joined and not reported yet.
+    Joining,
+    /// It is heard.
+    Up,
+    /// It is not heard.
+    Silent,
+    /// It was declared dead.
+    Dead,
+}
+
+/// How a host is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HostStatus {
+    /// Whether it can be used.
+    pub state: HostState,
+    /// Since when it is silent.
+    pub silent_since: Option<Timestamp>,
+    /// The release of its agent.
+    pub agent_version: Option<String>,
+    /// The release of its QEMU.
+    pub qemu_version: Option<String>,
+    /// How guests are run, and why not faster.
+    pub accelerator: Option<Accelerator>,
+    /// The processor that guests see.
+    pub cpu_model: Option<String>,
+    /// Its processors.
+    pub cpus: Option<u32>,
+    /// What guests may use, in MiB.
+    pub memory_mib: Option<u64>,
+    /// What is reserved for VMs, in MiB.
+    pub reserved_mib: u64,
+    /// How many VMs hold something on it.
+    pub vms: u32,
+    /// Processors' load over the last minute in hundredths, as heard last; `null` if that is too long ago.
+    pub load1_percent: Option<u32>,
+    /// What its kernel lacks.
+    pub lacks: Vec<Lack>,
+    /// What is wrong; `null` if nothing is.
+    pub reason: Option<Reason>,
+    /// What leads on from here.
+    pub next_commands: Vec<String>,
+}
+
+impl Resource for Host {
+    const KIND: Kind = Kind::Host;
+    const CREATES: bool = false;
+    const COLUMNS: &'static [&'static str] = &["STATE", "CORDONED", "VMS", "CPUS", "MEMORY", "RESERVED", "ACCEL"];
+    type Spec = HostSpec;
+    type Status = HostStatus;
+
+    fn row(host: &Object<HostSpec, HostStatus>) -> Vec<String> {
+        let status = &host.status;
+        vec![
+            word(&status.state),
+            if host.spec.cordoned { "yes".to_owned() } else { String::new() },
+            status.vms.to_string(),
+            status.cpus.map(|n| n.to_string()).unwrap_or_default(),
+            status.memory_mib.map(|mib| format!("{mib} MiB")).unwrap_or_default(),
+            format!("{} MiB", status.reserved_mib),
+            status.accelerator.as_ref().map(|accelerator| word(&accelerator.name)).unwrap_or_default(),
+        ]
+    }
+}
+
+/// What a user says of an image; the content is sent to `/v1/images/NAME/content`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageSpec {
+    /// What the content must hash to, in hexadecimal.
+    pub expected_sha256: Option<String>,
+}
+
+/// Whether an image can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageState {
+    /// Its content has not come yet.
+    Pending,
+    /// It can be used.
+    Ready,
+    /// The last import failed.
+    Failed,
+}
+
+/// How an image is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ImageStatus {
+    /// Whether it can be used.
+    pub state: ImageState,
+    /// The digest of its content.
+    pub sha256: Option<String>,
+    /// Found from the content.
+    pub format: Option<ImageFormat>,
+    /// The size of the file.
+    pub file_bytes: Option<u64>,
+    /// The size that a guest sees.
+    pub virtual_bytes: Option<u64>,
+    /// Why the last import failed.
+    pub reason: Option<Reason>,
+}
+
+impl Resource for Image {
+    const KIND: Kind = Kind::Image;
+    const COLUMNS: &'static [&'static str] = &["STATE", "FORMAT", "FILE", "VIRTUAL", "SHA256"];
+    type Spec = ImageSpec;
+    type Status = ImageStatus;
+
+    fn row(image: &Object<ImageSpec, ImageStatus>) -> Vec<String> {
+        let size = |bytes: Option<u64>| bytes.map(|n| format!("{} MiB", n.div_ceil(1 << 20))).unwrap_or_default();
+        vec![
+            word(&image.status.state),
+            image.status.format.map(|format| word(&format)).unwrap_or_default(),
+            size(image.status.file_bytes),
+            size(image.status.virtual_bytes),
+            image.status.sha256.as_deref().map(|hash| hash.chars().take(12).collect()).unwrap_or_default(),
+        ]
+    }
+}
+
+/// Defaults for new VMs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TemplateSpec {
+    /// The image of the root disk.
+    pub image: String,
+    /// Virtual processors.
+    #[serde(default = "one")]
+    pub vcpus: u32,
+    /// Main memory, in MiB.
+    pub memory_mib: u64,
+    /// The size of the root disk, in bytes; the image's if `null`.
+    #[serde(default)]
+    pub disk_bytes: Option<u64>,
+    /// One interface for each; the network `default` if left out.
+    #[serde(default)]
+    pub networks: Option<Vec<String>>,
+    /// What the guest is told.
+    #[serde(default)]
+    pub guest: GuestSpec,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// Nothing to say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NoStatus {}
+
+impl Resource for Template {
+    const KIND: Kind = Kind::Template;
+    const COLUMNS: &'static [&'static str] = &["IMAGE", "VCPUS", "MEMORY", "NETWORKS"];
+    type Spec = TemplateSpec;
+    type Status = NoStatus;
+
+    fn row(template: &Object<TemplateSpec, NoStatus>) -> Vec<String> {
+        let spec = &template.spec;
+        let networks = spec.networks.clone().unwrap_or_default().join(",");
+        vec![spec.image.clone(), spec.vcpus.to_string(), format!("{} MiB", spec.memory_mib), networks]
+    }
+}
+
+/// A network over hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkSpec {
+    /// Its IPv4 addresses, as in `10.1.0.0/24`.
+    pub cidr: String,
+    /// Its VXLAN identifier; a free one if left out.
+    #[serde(default)]
+    pub vni: Option<u32>,
+}
+
+impl Resource for Network {
+    const KIND: Kind = Kind::Network;
+    const COLUMNS: &'static [&'static str] = &["CIDR", "VNI"];
+    type Spec = NetworkSpec;
+    type Status = NoStatus;
+
+    fn row(network: &Object<NetworkSpec, NoStatus>) -> Vec<String> {
+        vec![network.spec.cidr.clone(), network.spec.vni.map(|vni| vni.to_string()).unwrap_or_default()]
+    }
+}
+
+/// A directory that every host sees under the same path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DatastoreSpec {
+    /// Absolute.
+    pub path: String,
+    /// Whether hosts see each other's writes without going past their page caches.
+    #[serde(default)]
+    pub coherent: bool,
+}
+
+impl Resource for Datastore {
+    const KIND: Kind = Kind::Datastore;
+    const COLUMNS: &'static [&'static str] = &["PATH", "COHERENT"];
+    type Spec = DatastoreSpec;
+    type Status = NoStatus;
+
+    fn row(datastore: &Object<DatastoreSpec, NoStatus>) -> Vec<String> {
+        vec![datastore.spec.path.clone(), datastore.spec.coherent.to_string()]
+    }
+}
+
+/// A move of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MigrationSpec {
+    /// The VM.
+    pub vm: String,
+    /// The host to go to; chosen if left out.
+    #[serde(default)]
+    pub to: Option<String>,
+    /// Whether it shall stop. It does, if it still can.
+    #[serde(default)]
+    pub cancel: bool,
+}
+
+/// How a migration is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MigrationStatus {
+    /// The stage.
+    pub phase: MigrationPhase,
+    /// Why it was refused or aborted.
+    pub reason: Option<Reason>,
+    /// How.
+    pub method: Option<Method>,
+    /// The host that is left.
+    pub source: Option<String>,
+    /// The host that is gone to.
+    pub target: Option<String>,
+    /// The incarnation that is left.
+    pub from_incarnation: Option<Incarnation>,
+    /// The incarnation that is gone to.
+    pub to_incarnation: Option<Incarnation>,
+    /// What was expected.
+    pub predicted: Option<Figures>,
+    /// What was measured.
+    pub measured: Option<Figures>,
+    /// How far the transfer is, as heard last.
+    pub progress: Option<Progress>,
+}
+
+impl Resource for Migration {
+    const KIND: Kind = Kind::Migration;
+    const COLUMNS: &'static [&'static str] = &["PHASE", "VM", "FROM", "TO", "DOWNTIME", "TOTAL", "BYTES", "REASON"];
+    type Spec = MigrationSpec;
+    type Status = MigrationStatus;
+
+    fn row(migration: &Object<MigrationSpec, MigrationStatus>) -> Vec<String> {
+        let status = &migration.status;
+        let measured = |show: fn(&Figures) -> String| status.measured.as_ref().map(show).unwrap_or_default();
+        vec![
+            format!("{:?}", status.phase),
+            migration.spec.vm.clone(),
+            status.source.clone().unwrap_or_default(),
+            status.target.clone().unwrap_or_default(),
+            measured(|figures| format!("{} ms", figures.downtime_ms)),
+            measured(|figures| format!("{} ms", figures.total_ms)),
+            measured(|figures| figures.bytes.to_string()),
+            status.reason.as_ref().map(|reason| reason.code.clone()).unwrap_or_default(),
+        ]
+    }
+}
+
+/// A long action.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OperationSpec {
+    /// What is done.
+    pub action: Action,
+    /// The kind of the object concerned.
+    pub object_kind: Kind,
+    /// The id of the object concerned.
+    pub object: String,
+}
+
+/// How far a long action is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OperationStatus {
+    /// How far.
+    pub phase: OperationPhase,
+    /// Which try this is.
+    pub attempt: u32,
+    /// When patience ends.
+    pub deadline: Option<Timestamp>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// Why it failed.
+    pub reason: Option<Reason>,
+}
+
+impl Resource for Operation {
+    const KIND: Kind = Kind::Operation;
+    const CREATES: bool = false;
+    const CHANGES: bool = false;
+    const COLUMNS: &'static [&'static str] = &["ACTION", "OBJECT", "PHASE", "ATTEMPT"];
+    type Spec = OperationSpec;
+    type Status = OperationStatus;
+
+    fn row(operation: &Object<OperationSpec, OperationStatus>) -> Vec<String> {
+        vec![
+            word(&operation.spec.action),
+            format!("{} {}", operation.spec.object_kind, operation.spec.object),
+            format!("{:?}", operation.status.phase),
+            operation.status.attempt.to_string(),
+        ]
+    }
+}
+
+/// What happened to an object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EventSpec {
+    /// The kind of the object concerned.
+    pub object_kind: Kind,
+    /// Its id.
+    pub object: String,
+    /// Its name then.
+    pub object_name: String,
+    /// When.
+    pub at: Timestamp,
+    /// What, in a few words.
+    pub summary: String,
+    /// What a VM holds from now on, for life-cycle events.
+    pub lifecycle: Option<Lifecycle>,
+    /// Why, if something is wrong.
+    pub reason: Option<Reason>,
+}
+
+impl Resource for Event {
+    const KIND: Kind = Kind::Event;
+    const CREATES: bool = false;
+    const CHANGES: bool = false;
+    const COLUMNS: &'static [&'static str] = &["AT", "OBJECT", "WHAT", "REASON"];
+    type Spec = EventSpec;
+    type Status = NoStatus;
+
+    fn row(event: &Object<EventSpec, NoStatus>) -> Vec<String> {
+        let spec = &event.spec;
+        vec![
+            spec.at.to_string(),
+            format!("{} {}", spec.object_kind, spec.object_name),
+            spec.summary.clone(),
+            spec.reason.as_ref().map(|reason| reason.code.clone()).unwrap_or_default(),
+        ]
+    }
+}
+
+/// The body of an action on a VM.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ActionBody {
+    /// Whether a shutdown pulls the plug at once.
+    pub force: bool,
+}
+
+/// The body that makes a token with which a host joins.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct JoinTokenBody {
+    /// The name that the host gets; its own choice if `null`.
+    pub name: Option<String>,
+}
+
+/// A token with which one host joins, shown once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct JoinToken {
+    /// The secret.
+    pub token: String,
+    /// When it stops to be accepted.
+    pub expires_at: Timestamp,
+}
+
+/// A value's word on the wire.
+fn word<T: Serialize>(value: &T) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}

@@ -1,0 +1,270 @@
+//! What a core remembers besides the marks. A restart of the agent loses all of it, so nothing that must hold depends on
+//! it: at worst a step is repeated, a deadline starts anew, a figure is missing.
+
+use std::collections::BTreeMap;
+
+use model::document::{Order, Stop};
+use model::{Incarnation, Reason};
+
+use super::run::not_loaded;
+use super::source::refused;
+use crate::passes::Passes;
+use crate::types::{Effect, Failure, Guest, Now, Outcome, QemuState, RunStatusWord};
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Memory {
+    pub(super) is_prepared: bool,
+    pub(super) ports_are_open: bool,
+    /// The guest came by a stream and the network has not been told yet.
+    pub(super) has_to_announce: bool,
+    pub(super) release: Release,
+    pub(super) volumes_are_removed: bool,
+    /// The guest's power was cut because its time was over.
+    pub(super) is_forced: bool,
+    pub(super) is_forgotten: bool,
+    /// Why it has to be closed.
+    pub(super) fault: Option<Reason>,
+    pub(super) save: Save,
+    /// Whether the guest stood still already when the save began.
+    pub(super) stood_still: bool,
+    /// Where QEMU listens for the stream.
+    pub(super) stream: Option<String>,
+    pub(super) incoming_since_us: Option<u64>,
+    pub(super) transfer: Option<Transfer>,
+    pub(super) disk_retry: DiskRetry,
+    /// What the guest's agent said.
+    pub(super) guest: Guest,
+    pub(super) unnamed_since_us: Option<u64>,
+    pub(super) steps_ms: BTreeMap<String, u64>,
+    steps: Steps,
+}
+
+/// Whether ports and sockets are deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Release {
+    #[default]
+    No,
+    /// Not yet, but the end of the incarnation need not be kept back for it.
+    Failed,
+    Done,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Save {
+    #[default]
+    No,
+    /// The file holds the state that the guest still has.
+    Whole {
+        bytes: u64,
+    },
+    Failed(Reason),
+}
+
+/// The source's side of a transfer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Transfer {
+    pub(super) to: Incarnation,
+    /// From when the deadline counts.
+    pub(super) counted_from_us: u64,
+    /// Unknown if an agent before this one started it.
+    started_us: Option<u64>,
+    pub(super) transfer_ms: Option<u64>,
+    pub(super) bytes: Option<u64>,
+    pub(super) downtime_us: Option<u64>,
+    /// Whether the target has answered that the guest runs.
+    pub(super) is_answered: bool,
+    /// Whether QEMU was seen to have completed.
+    pub(super) is_completed: bool,
+    pub(super) error: Option<String>,
+    pub(super) passes: Passes,
+}
+
+impl Transfer {
+    /// One that is under way, or is over, without our knowing when it began.
+    pub(super) fn found(to: Incarnation, now: Now) -> Self {
+        Self {
+            to,
+            counted_from_us: now.monotonic_us,
+            started_us: None,
+            transfer_ms: None,
+            bytes: None,
+            downtime_us: None,
+            is_answered: false,
+            is_completed: false,
+            error: None,
+            passes: Passes::default(),
+        }
+    }
+
+    fn started(to: Incarnation, now: Now) -> Self {
+        Self {
+            started_us: Some(now.monotonic_us),
+            ..Self::found(to, now)
+        }
+    }
+
+    pub(super) fn complete(&mut self, now: Now) {
+        if !self.is_completed {
+            self.is_completed = true;
+            self.transfer_ms = self
+                .started_us
+                .map(|started_us| ms_between(started_us, now.monotonic_us));
+        }
+    }
+}
+
+/// When a guest that a disk error stopped is tried again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct DiskRetry {
+    at_us: Option<u64>,
+    tries: u32,
+}
+
+impl DiskRetry {
+    pub(super) fn due_us(&mut self, now_us: u64) -> u64 {
+        let wait_us = (1_000_000_u64 << self.tries.min(5)).min(30_000_000);
+        *self.at_us.get_or_insert(now_us + wait_us)
+    }
+
+    fn tried(&mut self) {
+        if self.at_us.take().is_some() {
+            self.tries += 1;
+        }
+    }
+}
+
+/// When the steps of the start began.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Steps {
+    prepare_us: Option<u64>,
+    spawn_us: Option<u64>,
+    boot_us: Option<u64>,
+    agent_us: Option<u64>,
+}
+
+fn ms_between(from_us: u64, to_us: u64) -> u64 {
+    to_us.saturating_sub(from_us) / 1000
+}
+
+impl Memory {
+    /// Another document came.
+    pub(super) fn follow(&mut self, order: Option<&Order>) {
+        // What failed is tried again when it is ordered anew.
+        if matches!(self.save, Save::Failed(_)) {
+            self.save = Save::No;
+        }
+        if !matches!(order, Some(Order::Stop(Stop::Shutdown { .. }))) {
+            self.is_forced = false;
+        }
+        match order {
+            Some(Order::MigrateTo(order)) => self.transfer.take_if(|transfer| transfer.to != order.to),
+            Some(Order::Run { .. } | Order::Target(_)) => self.transfer.take(),
+            // Its figures are still wanted.
+            Some(Order::Stop(_)) | None => None,
+        };
+        self.disk_retry = DiskRetry::default();
+        self.unnamed_since_us = None;
+    }
+
+    pub(super) fn starting(&mut self, now: Now, effect: &Effect) {
+        match effect {
+            Effect::Prepare { .. } => {
+                self.steps.prepare_us = self.steps.prepare_us.or(Some(now.monotonic_us))
+            }
+            Effect::Spawn { .. } => self.steps.spawn_us = Some(now.monotonic_us),
+            Effect::Migrate { to } => self.transfer = Some(Transfer::started(*to, now)),
+            Effect::Continue => {
+                // From here on the guest is not what was saved.
+                if matches!(self.save, Save::Whole { .. }) {
+                    self.save = Save::No;
+                }
+                self.disk_retry.tried();
+            }
+            Effect::Forget => self.is_forgotten = true,
+            _ => {}
+        }
+    }
+
+    pub(super) fn succeeded(&mut self, now: Now, effect: &Effect, outcome: Outcome) {
+        let now_us = now.monotonic_us;
+        match (effect, outcome) {
+            (Effect::Prepare { .. }, _) => {
+                self.is_prepared = true;
+                self.step_took("disk", self.steps.prepare_us, now_us);
+            }
+            (Effect::Spawn { .. }, _) => {
+                self.step_took("process", self.steps.spawn_us, now_us);
+                self.steps.boot_us = Some(now_us);
+            }
+            (Effect::Listen, Outcome::Listening { stream }) => {
+                self.stream = Some(stream);
+                self.has_to_announce = true;
+                // A target's start ends here; what follows is the source's time.
+                self.steps.boot_us = None;
+            }
+            (Effect::OpenPorts, _) => self.ports_are_open = true,
+            (Effect::Announce, _) => self.has_to_announce = false,
+            (Effect::Save, Outcome::Saved { bytes }) => self.save = Save::Whole { bytes },
+            (Effect::Release, _) => self.release = Release::Done,
+            (Effect::RemoveVolumes, _) => self.volumes_are_removed = true,
+            (Effect::SendGo { to, .. }, Outcome::TargetRuns { downtime_us }) => {
+                if let Some(transfer) = self.transfer.as_mut().filter(|transfer| transfer.to == *to) {
+                    transfer.is_answered = true;
+                    transfer.downtime_us = downtime_us;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// `is_final`: trying again does not help, or was tried often enough.
+    pub(super) fn failed(&mut self, effect: &Effect, failure: Failure, is_final: bool) {
+        match effect {
+            Effect::Prepare { .. } | Effect::Listen if is_final => self.fault = Some(failure.reason),
+            // Whether there is a process, the next look tells; if there is none, this is why.
+            Effect::Spawn { .. } => self.fault = Some(failure.reason),
+            Effect::LoadSaved { .. } => self.fault = Some(not_loaded(&failure.reason.message)),
+            Effect::Save => self.save = Save::Failed(suspend_failed(&failure.reason)),
+            Effect::Release => self.release = Release::Failed,
+            Effect::Migrate { .. } => {
+                if let Some(transfer) = &mut self.transfer {
+                    transfer.error = Some(refused(&failure.reason));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn observe(&mut self, now: Now, state: &QemuState) {
+        let now_us = now.monotonic_us;
+        if state.run == RunStatusWord::Running {
+            if let Some(boot_us) = self.steps.boot_us.take() {
+                self.step_took("boot", Some(boot_us), now_us);
+                self.steps.agent_us = Some(now_us);
+            }
+        }
+        if state.guest.ready && !self.guest.ready {
+            let agent_us = self.steps.agent_us.take();
+            self.step_took("agent", agent_us, now_us);
+        }
+        self.guest.ready |= state.guest.ready;
+        self.guest.addresses.clone_from(&state.guest.addresses);
+        if let (Some(transfer), Some(progress)) = (&mut self.transfer, &state.progress) {
+            transfer.bytes = Some(progress.sent_bytes);
+        }
+    }
+
+    fn step_took(&mut self, step: &str, from_us: Option<u64>, to_us: u64) {
+        if let Some(from_us) = from_us {
+            self.steps_ms.insert(step.to_owned(), ms_between(from_us, to_us));
+        }
+    }
+}
+
+fn suspend_failed(reason: &Reason) -> Reason {
+    let message = format!(
+        "the VM's state could not be saved, so it goes on: {}",
+        reason.message
+    );
+    Reason::new("suspend-failed", message)
+}

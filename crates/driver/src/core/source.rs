@@ -1,0 +1,131 @@
+//! Rows of *migrate to M*: the source's side.
+
+use model::Reason;
+
+use super::memory::Transfer;
+use super::{Core, Plan, STEADY_MS};
+use crate::passes::LIMITS_MS;
+use crate::table::Row;
+use crate::types::{Effect, Mark, Now, QemuState, RunStatusWord};
+
+/// How long a transfer goes without a look at its progress.
+const PROGRESS_MS: u64 = 200;
+
+impl Core {
+    /// Everything is there for the transfer: mark it sent, start it.
+    pub(super) fn plan_start(&self, state: &QemuState) -> Plan {
+        let Some(order) = self.migration().filter(|order| order.stream.is_some()) else {
+            return Plan::wait_ms(STEADY_MS);
+        };
+        if order.paused && state.run == RunStatusWord::Running {
+            return Plan::act(Effect::Pause);
+        }
+        Plan::bind(Mark::Sent { to: order.to }, Effect::Migrate { to: order.to })
+    }
+
+    pub(super) fn plan_pre_copy(&mut self, now: Now, state: &QemuState) -> Plan {
+        let Some(timeout_ms) = self.migration().map(|order| order.timeout_ms) else {
+            return Plan::rest();
+        };
+        let Some(transfer) = self.transfer(now) else {
+            return Plan::rest();
+        };
+        let spent_us = now.monotonic_us.saturating_sub(transfer.counted_from_us);
+        let left_ms = timeout_ms.saturating_sub(spent_us / 1000);
+        if left_ms == 0 {
+            return self.plan_no_switch(now, Row::PreCopy);
+        }
+        let limit_ms = state.downtime_limit_ms.unwrap_or(LIMITS_MS[0]);
+        let raised = state
+            .progress
+            .as_ref()
+            .and_then(|progress| transfer.passes.observe(progress, limit_ms));
+        match raised {
+            Some(ms) => Plan::act(Effect::SetDowntimeLimit { ms }),
+            None => Plan::wait_ms(PROGRESS_MS.min(left_ms)),
+        }
+    }
+
+    pub(super) fn plan_switch(&self) -> Plan {
+        let order = self.migration();
+        order.map_or(Plan::rest(), |order| {
+            Plan::act(Effect::MigrateContinue { to: order.to })
+        })
+    }
+
+    /// Write no-switch(M), for a cause that is reported with the promise.
+    pub(super) fn plan_no_switch(&mut self, now: Now, row: Row) -> Plan {
+        let Some((to, timeout_ms)) = self.migration().map(|order| (order.to, order.timeout_ms)) else {
+            return Plan::rest();
+        };
+        if let Some(transfer) = self.transfer(now) {
+            transfer.error.get_or_insert(match row {
+                Row::PreCopy => format!("the transfer did not end within {timeout_ms} ms"),
+                Row::SwitchOffline => {
+                    "the source's host had no connection to a server when it had to switch".to_owned()
+                }
+                _ => "it was cancelled".to_owned(),
+            });
+        }
+        Plan::mark(Mark::NoSwitch { to })
+    }
+
+    /// Send `go` until it is answered. It stands before the report: it is inside the downtime.
+    pub(super) fn plan_completed(&mut self, now: Now) -> Plan {
+        let Some(order) = self.migration().cloned() else {
+            return Plan::rest();
+        };
+        let is_answered = self.transfer(now).is_some_and(|transfer| {
+            transfer.complete(now);
+            transfer.is_answered
+        });
+        match order.peer {
+            Some(peer) if !is_answered => Plan::act(Effect::SendGo {
+                to: order.to,
+                host: order.host,
+                host_name: order.host_name,
+                peer,
+            }),
+            // The record, phase Decided, says it to the target.
+            _ => Plan::wait_ms(STEADY_MS),
+        }
+    }
+
+    /// Nothing of M is under way: write no-switch(M), let N go on; the status gives the promise.
+    pub(super) fn plan_promise(&mut self, now: Now, row: Row, state: &QemuState) -> Plan {
+        if let Some(transfer) = self.transfer(now).filter(|_| row != Row::PromiseUnsent) {
+            if let Some(error) = &state.migration_error {
+                transfer.error.get_or_insert_with(|| error.clone());
+            }
+        }
+        if !self.has_promised() {
+            return self.plan_no_switch(now, row);
+        }
+        if row == Row::Failed {
+            self.continue_as_specified()
+        } else {
+            self.keep(state)
+        }
+    }
+
+    /// Whether no-switch(M) is written.
+    pub(super) fn has_promised(&self) -> bool {
+        self.migration()
+            .is_some_and(|order| self.marks.no_switch.contains(&order.to))
+    }
+
+    /// What is remembered of the transfer to M. An agent that was restarted counts from its restart.
+    fn transfer(&mut self, now: Now) -> Option<&mut Transfer> {
+        let to = self.migration()?.to;
+        Some(
+            self.memory
+                .transfer
+                .get_or_insert_with(|| Transfer::found(to, now)),
+        )
+    }
+}
+
+/// Why QEMU could not be told to migrate.
+pub(super) fn refused(reason: &Reason) -> String {
+    reason.message.clone()
+}

@@ -1,0 +1,173 @@
+//! The devices and their fixed addresses.
+//!
+//! *Owns:* the map of the PCI bus (drawn in the parent module). *Does not know:* validation; it gets checked specs.
+//! *Start here:* [`always_there`], [`disk`].
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{
+    AGENT_SOCKET, Access, CONSOLE_SOCKET, Cache, CommandLine, Disk, HOT_PLUG_PORTS, LaunchSpecError, Nic,
+    QMP_SECOND_SOCKET, QMP_SOCKET, utf8,
+};
+
+const HOT_PLUG_ADDRESS: u8 = 0x02;
+const RNG_ADDRESS: u8 = 0x03;
+const SERIAL_BUS_ADDRESS: u8 = 0x04;
+const NIC_ADDRESS: u8 = 0x08;
+const DISK_ADDRESS: u8 = 0x10;
+const SEED_ADDRESS: u8 = 0x1c;
+const PVPANIC_PORT: u16 = 0x505;
+const CONSOLE_PORT: u16 = 0x3f8;
+const CONSOLE_IRQ: u8 = 4;
+
+pub(super) fn monitors(line: &mut CommandLine) {
+    for (id, socket) in [("qmp", QMP_SOCKET), ("qmp2", QMP_SECOND_SOCKET)] {
+        socket_chardev(line, id, socket);
+        line.option("-mon", format!("chardev={id},mode=control"));
+    }
+}
+
+/// `-chardev` takes no JSON; ids and names are constants.
+fn socket_chardev(line: &mut CommandLine, id: &str, socket: &str) {
+    let value = format!("socket,id={id},path={socket},server=on,wait=off");
+    line.option("-chardev", value);
+}
+
+/// What every VM has.
+pub(super) fn always_there(line: &mut CommandLine) {
+    for port in 0..HOT_PLUG_PORTS {
+        hot_plug_port(line, port);
+    }
+    let entropy = json!({"qom-type": "rng-random", "id": "entropy", "filename": "/dev/urandom"});
+    line.json("-object", &entropy);
+    let rng = json!({"driver": "virtio-rng-pci", "id": "rng", "rng": "entropy"});
+    line.json("-device", &at(RNG_ADDRESS, rng));
+    let serial = json!({"driver": "virtio-serial-pci", "id": "serial", "max_ports": 8});
+    line.json("-device", &at(SERIAL_BUS_ADDRESS, serial));
+    socket_chardev(line, "agent", AGENT_SOCKET);
+    let agent = json!({
+        "driver": "virtserialport",
+        "id": "agent",
+        "bus": "serial.0",
+        "nr": 1,
+        "chardev": "agent",
+        "name": "org.qemu.guest_agent.0",
+    });
+    line.json("-device", &agent);
+    socket_chardev(line, "console", CONSOLE_SOCKET);
+    let console = json!({
+        "driver": "isa-serial",
+        "id": "console",
+        "chardev": "console",
+        "index": 0,
+        "iobase": CONSOLE_PORT,
+        "irq": CONSOLE_IRQ,
+    });
+    line.json("-device", &console);
+    let pvpanic = json!({"driver": "pvpanic", "id": "pvpanic", "ioport": PVPANIC_PORT});
+    line.json("-device", &pvpanic);
+}
+
+fn hot_plug_port(line: &mut CommandLine, port: u8) {
+    let value = json!({
+        "driver": "pcie-root-port",
+        "id": format!("hot{port}"),
+        "bus": "pcie.0",
+        "addr": format!("{HOT_PLUG_ADDRESS:#04x}.{port:#x}"),
+        "multifunction": port == 0,
+        "chassis": port + 1,
+        "slot": port + 1,
+        "port": port + 1,
+    });
+    line.json("-device", &value);
+}
+
+/// The node is the image, its child the file: `disk0` over `disk0-file`. What lies under an overlay is found by its header.
+pub(super) fn disk(line: &mut CommandLine, disk: &Disk) -> Result<(), LaunchSpecError> {
+    let name = format!("disk{}", disk.slot);
+    let node = json!({
+        "driver": disk.format.name(),
+        "node-name": name,
+        "read-only": disk.access == Access::ReadOnly,
+        "discard": "unmap",
+        "cache": cache(disk.cache),
+        "file": {
+            "driver": "file",
+            "node-name": format!("{name}-file"),
+            "filename": utf8(&disk.path)?,
+            "locking": "on",
+            "discard": "unmap",
+            "cache": cache(disk.cache),
+        },
+    });
+    line.json("-blockdev", &node);
+    let device = json!({
+        "driver": "virtio-blk-pci",
+        "id": name,
+        "drive": name,
+        "serial": name,
+        "bootindex": disk.slot,
+        "write-cache": "on",
+    });
+    line.json("-device", &at(DISK_ADDRESS + disk.slot, device));
+    Ok(())
+}
+
+fn cache(cache: Cache) -> Value {
+    json!({"direct": cache == Cache::Direct, "no-flush": false})
+}
+
+pub(super) fn seed(line: &mut CommandLine, path: &Path) -> Result<(), LaunchSpecError> {
+    let node = json!({
+        "driver": "raw",
+        "node-name": "seed",
+        "read-only": true,
+        "file": {
+            "driver": "file",
+            "node-name": "seed-file",
+            "filename": utf8(path)?,
+            "locking": "on",
+            "read-only": true,
+        },
+    });
+    line.json("-blockdev", &node);
+    let device = json!({
+        "driver": "virtio-blk-pci",
+        "id": "seed",
+        "drive": "seed",
+        "serial": "seed",
+    });
+    line.json("-device", &at(SEED_ADDRESS, device));
+    Ok(())
+}
+
+/// Without an option ROM: nothing boots from the network, and its size need not agree between QEMU packages.
+pub(super) fn nic(line: &mut CommandLine, nic: &Nic) {
+    let name = format!("nic{}", nic.slot);
+    let tap = json!({
+        "type": "tap",
+        "id": format!("{name}-tap"),
+        "ifname": nic.tap,
+        "script": "no",
+        "downscript": "no",
+        "vhost": false,
+    });
+    line.json("-netdev", &tap);
+    let [a, b, c, d, e, f] = nic.mac;
+    let device = json!({
+        "driver": "virtio-net-pci",
+        "id": name,
+        "netdev": format!("{name}-tap"),
+        "mac": format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"),
+        "romfile": "",
+    });
+    line.json("-device", &at(NIC_ADDRESS + nic.slot, device));
+}
+
+fn at(address: u8, mut device: Value) -> Value {
+    device["bus"] = json!("pcie.0");
+    device["addr"] = json!(format!("{address:#04x}"));
+    device
+}

@@ -1,0 +1,266 @@
+//! The command line of a VM's QEMU.
+//!
+//! *Owns:* every device, its fixed address and its id; the block graph; the file names in a VM's directory. *Does not know:*
+//! processes, hosts, or which of these VMs should run. Everything here is pure: the same [`LaunchSpec`] gives the same line.
+//! *Start here:* [`arguments`].
+//!
+//! ```text
+//! pcie.0   00 host bridge      02.0–02.7 hot0…hot7, empty root ports for hot-plug
+//!          03 rng   04 serial bus (guest agent)   05, 06, 07 kept free (06 for a balloon)
+//!          08–0f nic0…nic7     10–1b disk0…disk11     1c seed     1d, 1e kept free     1f ISA bridge
+//! isa      console (0x3f8), pvpanic (0x505)
+//! ```
+//! An address depends on a device's slot alone, never on what else a VM has: a source and a target, or a saved state and
+//! the QEMU that restores it, must agree on it. Changing anything that a guest can see needs a new machine profile.
+//!
+//! Every QEMU starts with `-S`, so that "launched" and "ran" are two steps, also at a fresh boot. It is started in the VM's
+//! directory ([`crate::spawn`] does that), and its sockets are named relative to it: so no path is too long for a socket,
+//! and none needs escaping. What comes from outside (paths, the name, interface names) goes into JSON wherever QEMU takes
+//! it, and is validated everywhere.
+
+mod devices;
+mod validate;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+pub use validate::LaunchSpecError;
+
+/// The monitor of the one who commands. It serves one client at a time.
+pub const QMP_SOCKET: &str = "qmp.sock";
+/// The monitor for looking, and for a watchdog.
+pub const QMP_SECOND_SOCKET: &str = "qmp2.sock";
+/// The guest agent's socket, for [`crate::guest_agent`].
+pub const AGENT_SOCKET: &str = "agent.sock";
+/// The serial console. Whoever connects must read all the time: an unread console stalls the guest.
+pub const CONSOLE_SOCKET: &str = "console.sock";
+
+/// The machine type that new VMs get. A VM keeps the one that it began with.
+pub const MACHINE_TYPE: &str = "pc-q35-10.0";
+/// The CPU model for VMs under TCG: see `docs` of [`Accelerator::Tcg`].
+pub const TCG_CPU_MODEL: &str = "qemu64-v1";
+/// The number of disks that have an address.
+pub const DISK_SLOTS: u8 = 12;
+/// The number of interfaces that have an address.
+pub const NIC_SLOTS: u8 = 8;
+/// The number of empty root ports, `hot0` and so on.
+pub const HOT_PLUG_PORTS: u8 = 8;
+
+/// All that decides what a VM's QEMU is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaunchSpec {
+    /// The VM's id, by which its QEMU is recognised.
+    pub vm: Uuid,
+    /// The VM's name, for people who look at processes.
+    pub name: String,
+    /// The guest's memory.
+    pub memory_mib: u32,
+    /// The number of virtual CPUs.
+    pub vcpus: u16,
+    /// The versioned machine type.
+    pub machine_type: String,
+    /// The named CPU model.
+    pub cpu_model: String,
+    /// What executes the guest's code.
+    pub accelerator: Accelerator,
+    /// The disks. The one in slot 0 boots first.
+    pub disks: Vec<Disk>,
+    /// A small read-only disk with the guest's first configuration.
+    pub seed: Option<PathBuf>,
+    /// The network interfaces.
+    pub nics: Vec<Nic>,
+    /// Where its state comes from.
+    pub start: Start,
+}
+
+/// What executes the guest's code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accelerator {
+    /// The processor.
+    Kvm,
+    /// QEMU itself.
+    Tcg {
+        /// The cache of translated code: 16 MiB are enough for a small guest, and keep it small.
+        tb_size_mib: u32,
+    },
+}
+
+/// Where a VM's state comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// From its disk, at `cont`.
+    Boot,
+    /// From `migrate-incoming`: a migration, or a saved state.
+    Incoming,
+}
+
+/// One disk. Its device and its block node are called `disk` and its slot's number, the node of its file `-file` in addition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// From 0 to [`DISK_SLOTS`] − 1, kept for the disk's life.
+    pub slot: u8,
+    /// The image, absolute.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: ImageFormat,
+    /// Whether the host's page cache is used.
+    pub cache: Cache,
+    /// Whether the guest may write.
+    pub access: Access,
+}
+
+/// The format of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageFormat {
+    /// QEMU's own, with overlays.
+    Qcow2,
+    /// The plain bytes.
+    Raw,
+}
+
+impl ImageFormat {
+    /// The driver's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Qcow2 => "qcow2",
+            Self::Raw => "raw",
+        }
+    }
+}
+
+/// How a disk uses the host's page cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// Through it.
+    HostPageCache,
+    /// Past it (`cache.direct=on`): needed on datastores that several hosts share.
+    Direct,
+}
+
+/// Who may write to a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// The guest.
+    ReadWrite,
+    /// Nobody.
+    ReadOnly,
+}
+
+/// One network interface, called `nic` and its slot's number. Its tap exists already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nic {
+    /// From 0 to [`NIC_SLOTS`] − 1, kept for the interface's life.
+    pub slot: u8,
+    /// The host's tap interface.
+    pub tap: String,
+    /// The guest's hardware address.
+    pub mac: [u8; 6],
+}
+
+/// The arguments for QEMU, without the program's name.
+pub fn arguments(spec: &LaunchSpec) -> Result<Vec<String>, LaunchSpecError> {
+    validate::check(spec)?;
+    let mut line = CommandLine::default();
+    identity(&mut line, spec);
+    machine(&mut line, spec);
+    behaviour(&mut line, spec);
+    devices::monitors(&mut line);
+    devices::always_there(&mut line);
+    for disk in &spec.disks {
+        devices::disk(&mut line, disk)?;
+    }
+    if let Some(path) = &spec.seed {
+        devices::seed(&mut line, path)?;
+    }
+    for nic in &spec.nics {
+        devices::nic(&mut line, nic);
+    }
+    Ok(line.arguments)
+}
+
+#[derive(Default)]
+struct CommandLine {
+    arguments: Vec<String>,
+}
+
+impl CommandLine {
+    fn flag(&mut self, name: &str) {
+        self.arguments.push(name.to_owned());
+    }
+
+    fn option(&mut self, name: &str, value: impl Into<String>) {
+        self.arguments.push(name.to_owned());
+        self.arguments.push(value.into());
+    }
+
+    fn json(&mut self, name: &str, value: &Value) {
+        self.option(name, value.to_string());
+    }
+}
+
+fn identity(line: &mut CommandLine, spec: &LaunchSpec) {
+    line.flag("-nodefaults");
+    line.flag("-no-user-config");
+    // In this syntax a comma within a value is written twice.
+    let name = spec.name.replace(',', ",,");
+    let value = format!("guest={name},process=sterna-vm,debug-threads=on");
+    line.option("-name", value);
+    line.option("-uuid", spec.vm.to_string());
+}
+
+fn machine(line: &mut CommandLine, spec: &LaunchSpec) {
+    let devices_off = "sata=off,smbus=off,vmport=off,hpet=off";
+    let machine = format!(
+        "{},{devices_off},graphics=off,memory-backend=pc.ram",
+        spec.machine_type
+    );
+    line.option("-machine", machine);
+    line.option(
+        "-accel",
+        match spec.accelerator {
+            Accelerator::Kvm => "kvm".to_owned(),
+            Accelerator::Tcg { tb_size_mib } => format!("tcg,thread=multi,tb-size={tb_size_mib}"),
+        },
+    );
+    line.option("-cpu", &spec.cpu_model);
+    line.option(
+        "-smp",
+        format!("cpus={0},sockets=1,cores={0},threads=1", spec.vcpus),
+    );
+    line.option("-m", format!("size={}M", spec.memory_mib));
+    let memory = json!({
+        "qom-type": "memory-backend-ram",
+        "id": "pc.ram",
+        "size": u64::from(spec.memory_mib) * 1024 * 1024,
+    });
+    line.json("-object", &memory);
+}
+
+fn behaviour(line: &mut CommandLine, spec: &LaunchSpec) {
+    line.flag("-S");
+    if spec.start == Start::Incoming {
+        line.option("-incoming", "defer");
+    }
+    // The cause of an end must still be there when the agent comes back.
+    line.option("-action", "reboot=reset,shutdown=pause,panic=pause");
+    // The guest's clock follows the host that it is on.
+    line.option("-rtc", "base=utc,clock=host");
+    line.option("-boot", "strict=on");
+    line.option("-display", "none");
+    line.option("-msg", "timestamp=on");
+    line.option(
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    );
+}
+
+fn utf8(path: &Path) -> Result<&str, LaunchSpecError> {
+    path.to_str().ok_or_else(|| LaunchSpecError::Path {
+        path: path.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

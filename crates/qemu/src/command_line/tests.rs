@@ -1,0 +1,154 @@
+use super::*;
+use std::collections::BTreeMap;
+
+fn spec() -> LaunchSpec {
+    LaunchSpec {
+        vm: Uuid::from_u128(0x0190_b2a4_0000_7000_8000_0000_0000_0001),
+        name: "web".to_owned(),
+        memory_mib: 256,
+        vcpus: 2,
+        machine_type: MACHINE_TYPE.to_owned(),
+        cpu_model: TCG_CPU_MODEL.to_owned(),
+        accelerator: Accelerator::Tcg { tb_size_mib: 16 },
+        disks: vec![disk(0)],
+        seed: Some(PathBuf::from("/data/vms/web/seed.img")),
+        nics: vec![Nic {
+            slot: 0,
+            tap: "t-web-0".to_owned(),
+            mac: [0x52, 0x54, 0, 0, 0, 1],
+        }],
+        start: Start::Boot,
+    }
+}
+
+fn disk(slot: u8) -> Disk {
+    Disk {
+        slot,
+        path: PathBuf::from(format!("/data/vms/web/disk{slot}.qcow2")),
+        format: ImageFormat::Qcow2,
+        cache: Cache::HostPageCache,
+        access: Access::ReadWrite,
+    }
+}
+
+/// One line for each option, with the keys of JSON in order: whether `json!` sorts them depends on who builds this crate.
+fn rendered(spec: &LaunchSpec) -> String {
+    let mut text = String::new();
+    for argument in arguments(spec).unwrap() {
+        let is_option = argument.starts_with('-');
+        text.push(if is_option { '\n' } else { ' ' });
+        match serde_json::from_str::<BTreeMap<String, Value>>(&argument) {
+            Ok(object) => text.push_str(&serde_json::to_string(&object).unwrap()),
+            Err(_) => text.push_str(&argument),
+        }
+    }
+    text.trim_start().to_owned()
+}
+
+#[test]
+fn a_small_vm_under_tcg() {
+    insta::assert_snapshot!(rendered(&spec()));
+}
+
+#[test]
+fn an_incoming_vm_under_kvm_with_several_disks_and_interfaces() {
+    let mut spec = spec();
+    spec.accelerator = Accelerator::Kvm;
+    spec.cpu_model = "Skylake-Server-v5".to_owned();
+    spec.start = Start::Incoming;
+    spec.seed = None;
+    let mut shared = disk(3);
+    shared.cache = Cache::Direct;
+    shared.format = ImageFormat::Raw;
+    shared.access = Access::ReadOnly;
+    spec.disks.push(shared);
+    let mut second = spec.nics[0].clone();
+    second.slot = 7;
+    second.tap = "t-web-7".to_owned();
+    spec.nics.push(second);
+    insta::assert_snapshot!(rendered(&spec));
+}
+
+#[test]
+fn a_devices_address_does_not_depend_on_the_others() {
+    let mut few = spec();
+    few.disks = vec![disk(5)];
+    let mut many = spec();
+    many.disks = vec![disk(0), disk(1), disk(5)];
+    let device = |spec: &LaunchSpec| {
+        let arguments = arguments(spec).unwrap();
+        let is_disk = |argument: &&String| argument.contains(r#""drive":"disk5""#);
+        arguments.iter().find(is_disk).unwrap().clone()
+    };
+    assert_eq!(device(&few), device(&many));
+    assert!(device(&few).contains(r#""addr":"0x15""#));
+}
+
+#[test]
+fn names_and_paths_cannot_inject_options() {
+    let mut odd = spec();
+    odd.name = "a,process=evil,debug-threads=off \"q\" -daemonize".to_owned();
+    odd.disks[0].path = PathBuf::from(r#"/data/a","read-only":true,"x":"{},\.qcow2"#);
+    let odd_line = arguments(&odd).unwrap();
+    let line = arguments(&spec()).unwrap();
+    assert_eq!(odd_line.len(), line.len());
+    let differing: Vec<&String> = odd_line
+        .iter()
+        .zip(&line)
+        .filter(|(odd, plain)| odd != plain)
+        .map(|(odd, _)| odd)
+        .collect();
+    assert_eq!(differing.len(), 2, "{differing:?}");
+    assert_eq!(
+        differing[0],
+        "guest=a,,process=evil,,debug-threads=off \"q\" -daemonize,process=sterna-vm,debug-threads=on"
+    );
+    let node: Value = serde_json::from_str(differing[1]).unwrap();
+    assert_eq!(node["read-only"], json!(false));
+    assert_eq!(node["file"]["filename"], json!(odd.disks[0].path));
+}
+
+#[test]
+fn what_could_be_misread_is_refused() {
+    let refused = |change: fn(&mut LaunchSpec)| {
+        let mut spec = spec();
+        change(&mut spec);
+        arguments(&spec).unwrap_err()
+    };
+    type E = LaunchSpecError;
+    assert!(matches!(refused(|s| s.name = "a\nb".into()), E::Name { .. }));
+    assert!(matches!(refused(|s| s.name.clear()), E::Name { .. }));
+    assert!(matches!(refused(|s| s.name = "x".repeat(256)), E::Name { .. }));
+    assert!(matches!(
+        refused(|s| s.cpu_model = "max,migratable=off".into()),
+        E::Word { .. }
+    ));
+    assert!(matches!(
+        refused(|s| s.machine_type = "pc,usb=on".into()),
+        E::Word { .. }
+    ));
+    assert!(matches!(
+        refused(|s| s.disks[0].path = "relative.qcow2".into()),
+        E::Path { .. }
+    ));
+    assert!(matches!(
+        refused(|s| s.seed = Some("/a\nb".into())),
+        E::Path { .. }
+    ));
+    assert!(matches!(
+        refused(|s| s.nics[0].tap = "tap0,script=/bin/sh".into()),
+        E::Interface { .. }
+    ));
+    assert!(matches!(
+        refused(|s| s.nics[0].tap = "a-name-of-16-byte".into()),
+        E::Interface { .. }
+    ));
+    assert!(matches!(refused(|s| s.nics[0].mac = [0xff; 6]), E::Mac { .. }));
+    assert!(matches!(refused(|s| s.vcpus = 0), E::Range { .. }));
+    assert!(matches!(refused(|s| s.memory_mib = 0), E::Range { .. }));
+    assert!(matches!(
+        refused(|s| s.disks.push(disk(DISK_SLOTS))),
+        E::Range { .. }
+    ));
+    assert!(matches!(refused(|s| s.disks.push(disk(0))), E::SlotTaken { .. }));
+}

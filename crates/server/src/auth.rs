@@ -1,0 +1,141 @@
+//! Who asks: a bearer token for people and programs, a client certificate for agents.
+
+use std::net::SocketAddr;
+
+use api::Problem;
+use axum::extract::FromRequestParts;
+use axum::http::header;
+use axum::http::request::Parts;
+use model::audit::Actor;
+use model::token::TokenRecord;
+use model::{HostId, key, record};
+use sha2::{Digest, Sha256};
+use store::RangeRequest;
+
+use crate::answer::{Refused, store_problem};
+use crate::routes::App;
+
+/// The project that tokens of the first release work in.
+pub const PROJECT: &str = "default";
+
+/// A person or program that has shown a token.
+#[derive(Debug, Clone)]
+pub struct User {
+    /// Its name.
+    pub name: String,
+    /// Where the request came from.
+    pub from: Option<SocketAddr>,
+}
+
+impl User {
+    /// Who writes, for the audit trail.
+    pub fn actor(&self) -> Actor {
+        Actor { name: format!("user:{}", self.name), from: self.from.map(|address| address.to_string()) }
+    }
+}
+
+/// What is known of a connection.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// The other end.
+    pub peer: SocketAddr,
+    /// The certificate that it has shown, as DER; its chain is verified.
+    pub certificate: Option<Vec<u8>>,
+}
+
+/// The lower-case hexadecimal SHA-256 of something.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl FromRequestParts<App> for User {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
+        let header = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let Some(token) = header.and_then(|value| value.strip_prefix("Bearer ")) else {
+            let detail = "the request shows no token: set STERNA_TOKEN, or send `Authorization: Bearer …`";
+            return Err(Problem::new(401, "no-token", detail).into());
+        };
+        let key = key::token(&sha256_hex(token.trim().as_bytes()));
+        let found = app.store.range(RangeRequest::key(key)).await.map_err(|error| store_problem(&error))?;
+        let token = found.items.first().and_then(|kv| record::decode::<TokenRecord>(&kv.value).ok());
+        let now = app.env.now();
+        match token.filter(|token| token.expires_at.is_none_or(|at| now < at)) {
+            Some(token) => Ok(Self {
+                name: token.user,
+                from: parts.extensions.get::<Connection>().map(|connection| connection.peer),
+            }),
+            None => {
+                let detail = "the token is unknown or has expired: take the one in the server's data directory, \
+                              or ask for a new one";
+                Err(Problem::new(401, "bad-token", detail).into())
+            }
+        }
+    }
+}
+
+/// An agent that has shown its host's certificate.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    /// Its host.
+    pub host: HostId,
+    /// The host's name.
+    pub name: String,
+    /// Where the request came from.
+    pub from: SocketAddr,
+}
+
+impl Agent {
+    /// Who writes, for the audit trail.
+    pub fn actor(&self) -> Actor {
+        Actor { name: format!("agent:{}", self.name), from: Some(self.from.to_string()) }
+    }
+}
+
+impl FromRequestParts<App> for Agent {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
+        let refuse = |code, detail: String| Refused::from(Problem::new(403, code, detail));
+        let connection = parts.extensions.get::<Connection>();
+        let Some((certificate, from)) = connection.and_then(|c| Some((c.certificate.as_deref()?, c.peer))) else {
+            let detail = "agents show the certificate that they got when they joined: join with a token first";
+            return Err(Problem::new(401, "no-certificate", detail).into());
+        };
+        let host = host_of_certificate(certificate)
+            .ok_or_else(|| refuse("not-an-agent", "the certificate is not one of a host".to_owned()))?;
+        let shown = sha256_hex(certificate);
+        let view = app.cache.view();
+        let object = view.hosts.get(&host).and_then(|host| host.object.as_ref()).map(|at| &at.value);
+        let Some(object) = object else {
+            return Err(refuse("host-removed", format!("host {host} was removed from the cloud: join again")));
+        };
+        if object.spec.confirmed_dead_at.is_some() {
+            let detail = format!("host {} was declared dead, and its VMs may run elsewhere: join again", object.meta.name);
+            return Err(refuse("host-dead", detail));
+        }
+        if object.spec.certificate_sha256.as_deref() != Some(shown.as_str()) {
+            let detail = format!("the certificate is not the one that host {} got last: join again", object.meta.name);
+            return Err(refuse("certificate-replaced", detail));
+        }
+        Ok(Self { host, name: object.meta.name.clone(), from })
+    }
+}
+
+/// The host that a verified certificate was made for.
+pub fn host_of_certificate(der: &[u8]) -> Option<HostId> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    let names = certificate.subject_alternative_name().ok()??;
+    names.value.general_names.iter().find_map(|name| match name {
+        x509_parser::extensions::GeneralName::DNSName(name) => {
+            name.strip_suffix(api::agent::HOST_SAN_SUFFIX)?.parse().ok()
+        }
+        _ => None,
+    })
+}

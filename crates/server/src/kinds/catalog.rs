@@ -1,0 +1,253 @@
+//! Images, templates, networks, datastores: what VMs are made from.
+
+use std::net::Ipv4Addr;
+
+use api::Problem;
+use api::kinds::{
+    Datastore, DatastoreSpec, GuestSpec, Image, ImageSpec, ImageState, ImageStatus, Network, NetworkSpec, NoStatus,
+    Template, TemplateSpec,
+};
+use model::limits::{
+    DISK_MAX_BYTES, MEMORY_MAX_MIB, MEMORY_MIN_MIB, NICS_MAX, SSH_KEYS_MAX, USER_DATA_MAX_BYTES, VCPUS_MAX, check_range,
+};
+use model::vm::GuestConfig;
+use model::{ImageId, Kind, NetworkId, Object};
+use planner::view::At;
+use planner::{Plan, View};
+use uuid::Uuid;
+
+use super::{Served, find, immutable, name_of};
+use crate::service::Context;
+use crate::shared::Heard;
+
+impl Served for Image {
+    type Stored = model::image::ImageSpec;
+
+    fn stored(view: &View, id: Uuid) -> Option<&At<Object<Self::Stored>>> {
+        view.images.get(&id)?.object.as_ref()
+    }
+
+    fn spec(_: &View, stored: &Self::Stored) -> ImageSpec {
+        ImageSpec { expected_sha256: stored.expected_sha256.clone() }
+    }
+
+    fn status(_: &Heard, view: &View, id: Uuid) -> Option<ImageStatus> {
+        let status = view.images.get(&id)?.status.as_ref().map(|at| at.value.clone()).unwrap_or_default();
+        let content = status.content.as_ref();
+        let state = match (content, &status.failure) {
+            (Some(_), _) => ImageState::Ready,
+            (None, Some(_)) => ImageState::Failed,
+            (None, None) => ImageState::Pending,
+        };
+        Some(ImageStatus {
+            state,
+            sha256: content.map(|content| content.sha256.clone()),
+            format: content.map(|content| content.format),
+            file_bytes: content.map(|content| content.file_bytes),
+            virtual_bytes: content.map(|content| content.virtual_bytes),
+            reason: status.failure,
+        })
+    }
+
+    fn create(_: &Context<'_>, _: &str, spec: ImageSpec, _: &mut Plan) -> Result<Self::Stored, Problem> {
+        let hash = spec.expected_sha256.map(|hash| hash.to_ascii_lowercase());
+        let is_hash = |hash: &String| hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if hash.as_ref().is_some_and(|hash| !is_hash(hash)) {
+            let detail = "expected_sha256 is not a SHA-256: give 64 hexadecimal digits";
+            return Err(Problem::invalid("invalid-digest", detail));
+        }
+        Ok(model::image::ImageSpec { expected_sha256: hash })
+    }
+
+    fn change(_: &Context<'_>, old: &Object<Self::Stored>, spec: ImageSpec) -> Result<Self::Stored, Problem> {
+        if spec.expected_sha256 == old.spec.expected_sha256 {
+            return Ok(old.spec.clone());
+        }
+        Err(immutable(Kind::Image, "the digest"))
+    }
+}
+
+/// What a guest is told, checked.
+pub(super) fn guest(spec: GuestSpec) -> Result<GuestConfig, Problem> {
+    if let Some(name) = &spec.hostname {
+        model::limits::check_name(name)?;
+    }
+    check_range("the number of ssh keys", spec.ssh_keys.len() as u64, 0, SSH_KEYS_MAX as u64)?;
+    if spec.ssh_keys.iter().any(|key| key.len() > 16 * 1024 || key.contains(['\n', '\r', '\0'])) {
+        return Err(Problem::invalid("invalid-ssh-key", "an ssh key is one line: give each key as an entry of its own"));
+    }
+    let user_data = spec.user_data.as_deref().unwrap_or_default();
+    check_range("the size of the user data in bytes", user_data.len() as u64, 0, USER_DATA_MAX_BYTES as u64)?;
+    Ok(GuestConfig { hostname: spec.hostname, ssh_keys: spec.ssh_keys, user_data: spec.user_data })
+}
+
+/// What a guest is told, as it is shown.
+pub(super) fn guest_spec(stored: &GuestConfig) -> GuestSpec {
+    GuestSpec {
+        hostname: stored.hostname.clone(),
+        ssh_keys: stored.ssh_keys.clone(),
+        user_data: stored.user_data.clone(),
+    }
+}
+
+/// Sizes that a machine can have.
+pub(super) fn check_sizes(vcpus: u32, memory_mib: u64, disk_bytes: Option<u64>) -> Result<(), Problem> {
+    check_range("vcpus", u64::from(vcpus), 1, u64::from(VCPUS_MAX))?;
+    check_range("memory_mib", memory_mib, MEMORY_MIN_MIB, MEMORY_MAX_MIB)?;
+    if let Some(bytes) = disk_bytes {
+        check_range("disk_bytes", bytes, 512, DISK_MAX_BYTES)?;
+    }
+    Ok(())
+}
+
+impl Served for Template {
+    type Stored = model::template::TemplateSpec;
+
+    fn stored(view: &View, id: Uuid) -> Option<&At<Object<Self::Stored>>> {
+        view.templates.get(&id)
+    }
+
+    fn spec(view: &View, stored: &Self::Stored) -> TemplateSpec {
+        let networks = stored.networks.iter().map(|id| name_of(view, Kind::Network, id.0)).collect();
+        TemplateSpec {
+            image: name_of(view, Kind::Image, stored.image.0),
+            vcpus: stored.vcpus,
+            memory_mib: stored.memory_mib,
+            disk_bytes: stored.disk_bytes,
+            networks: Some(networks),
+            guest: guest_spec(&stored.guest),
+        }
+    }
+
+    fn status(_: &Heard, _: &View, _: Uuid) -> Option<NoStatus> {
+        Some(NoStatus {})
+    }
+
+    fn create(context: &Context<'_>, _: &str, spec: TemplateSpec, _: &mut Plan) -> Result<Self::Stored, Problem> {
+        check_sizes(spec.vcpus, spec.memory_mib, spec.disk_bytes)?;
+        let networks = spec.networks.unwrap_or_else(|| vec!["default".to_owned()]);
+        check_range("the number of networks", networks.len() as u64, 0, NICS_MAX as u64)?;
+        let networks: Result<Vec<_>, Problem> =
+            networks.iter().map(|name| find(context, Kind::Network, name).map(NetworkId)).collect();
+        Ok(model::template::TemplateSpec {
+            image: ImageId(find(context, Kind::Image, &spec.image)?),
+            vcpus: spec.vcpus,
+            memory_mib: spec.memory_mib,
+            disk_bytes: spec.disk_bytes,
+            networks: networks?,
+            guest: guest(spec.guest)?,
+        })
+    }
+
+    fn change(context: &Context<'_>, _: &Object<Self::Stored>, spec: TemplateSpec) -> Result<Self::Stored, Problem> {
+        Self::create(context, "", spec, &mut Plan::default())
+    }
+}
+
+impl Served for Network {
+    type Stored = model::network::NetworkSpec;
+
+    fn stored(view: &View, id: Uuid) -> Option<&At<Object<Self::Stored>>> {
+        view.networks.get(&id)
+    }
+
+    fn spec(_: &View, stored: &Self::Stored) -> NetworkSpec {
+        NetworkSpec { cidr: format!("{}/{}", stored.address, stored.prefix_len), vni: Some(stored.vni) }
+    }
+
+    fn status(_: &Heard, _: &View, _: Uuid) -> Option<NoStatus> {
+        Some(NoStatus {})
+    }
+
+    fn create(context: &Context<'_>, _: &str, spec: NetworkSpec, _: &mut Plan) -> Result<Self::Stored, Problem> {
+        let (address, prefix_len) = parse_cidr(&spec.cidr)?;
+        let taken = |vni: u32| context.view.networks.values().any(|at| at.value.spec.vni == vni);
+        let vni = match spec.vni {
+            Some(vni) => vni,
+            None => (1000..u32::MAX).find(|vni| !taken(*vni)).unwrap_or(1000),
+        };
+        check_range("vni", u64::from(vni), 1, (1 << 24) - 1)?;
+        if taken(vni) {
+            let detail = format!("the VXLAN identifier {vni} is used by another network: leave it out, or take another");
+            return Err(Problem::conflict("vni-taken", detail));
+        }
+        Ok(model::network::NetworkSpec { address, prefix_len, vni })
+    }
+
+    fn change(context: &Context<'_>, old: &Object<Self::Stored>, spec: NetworkSpec) -> Result<Self::Stored, Problem> {
+        if spec == Self::spec(context.view, &old.spec) {
+            return Ok(old.spec.clone());
+        }
+        Err(immutable(Kind::Network, "the addresses and the VXLAN identifier"))
+    }
+}
+
+fn parse_cidr(cidr: &str) -> Result<(Ipv4Addr, u8), Problem> {
+    let wrong = |why: &str| {
+        let detail = format!("the cidr {cidr:?} cannot be used: {why}: give something like 10.1.0.0/24");
+        Problem::invalid("invalid-cidr", detail)
+    };
+    let (address, length) = cidr.split_once('/').ok_or_else(|| wrong("it has no prefix length"))?;
+    let address: Ipv4Addr = address.parse().map_err(|_| wrong("it is not an IPv4 network"))?;
+    let length: u8 = length.parse().map_err(|_| wrong("its prefix length is not a number"))?;
+    if !(8..=30).contains(&length) {
+        return Err(wrong("its prefix length is not from 8 to 30"));
+    }
+    let mask = u32::MAX << (32 - u32::from(length));
+    if u32::from(address) & !mask != 0 {
+        return Err(wrong("it has bits after its prefix"));
+    }
+    Ok((address, length))
+}
+
+impl Served for Datastore {
+    type Stored = model::datastore::DatastoreSpec;
+
+    fn stored(view: &View, id: Uuid) -> Option<&At<Object<Self::Stored>>> {
+        view.datastores.get(&id)
+    }
+
+    fn spec(_: &View, stored: &Self::Stored) -> DatastoreSpec {
+        DatastoreSpec { path: stored.path.clone(), coherent: stored.coherent }
+    }
+
+    fn status(_: &Heard, _: &View, _: Uuid) -> Option<NoStatus> {
+        Some(NoStatus {})
+    }
+
+    fn create(_: &Context<'_>, _: &str, spec: DatastoreSpec, _: &mut Plan) -> Result<Self::Stored, Problem> {
+        let plain = spec.path.starts_with('/') && spec.path.len() <= 1024 && !spec.path.contains(['\0', '\n']);
+        if !plain || spec.path.split('/').any(|part| part == "..") {
+            let detail = format!("the path {:?} cannot be used: give an absolute path without `..`", spec.path);
+            return Err(Problem::invalid("invalid-path", detail));
+        }
+        Ok(model::datastore::DatastoreSpec { path: spec.path, coherent: spec.coherent })
+    }
+
+    fn change(context: &Context<'_>, old: &Object<Self::Stored>, spec: DatastoreSpec) -> Result<Self::Stored, Problem> {
+        if spec == Self::spec(context.view, &old.spec) {
+            return Ok(old.spec.clone());
+        }
+        Err(immutable(Kind::Datastore, "the path"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_that_cannot_be_are_refused_with_the_reason() {
+        for (bad, why) in [
+            ("10.0.0.0", "no prefix length"),
+            ("10.0.0.0/31", "not from 8 to 30"),
+            ("10.0.0.1/24", "bits after"),
+            ("x/24", "not an IPv4"),
+            ("10.0.0.0/x", "not a number"),
+        ] {
+            let problem = parse_cidr(bad).unwrap_err();
+            assert!(problem.detail.contains(why), "{bad}: {}", problem.detail);
+        }
+        assert_eq!(parse_cidr("10.1.0.0/16").unwrap(), (Ipv4Addr::new(10, 1, 0, 0), 16));
+    }
+}

@@ -1,0 +1,175 @@
+//! What a request means for each kind, and how its objects look from outside: the one place where stored types and wire
+//! types meet.
+
+mod catalog;
+mod host;
+mod migration;
+mod record;
+mod vm;
+
+pub use host::{Host as HostActions, host_action};
+pub use vm::action as vm_action;
+
+use api::{Object as WireObject, Problem, Resource};
+use model::{HostId, Kind, MigrationId, Object, VmId};
+use planner::view::At;
+use planner::{Plan, View};
+use uuid::Uuid;
+
+use crate::service::{self, Context};
+use crate::shared::Heard;
+
+/// A kind that the server serves.
+pub trait Served: Resource {
+    /// Its stored spec.
+    type Stored: serde::Serialize + Clone + Send + Sync;
+
+    /// The user's part of an object.
+    fn stored(view: &View, id: Uuid) -> Option<&At<Object<Self::Stored>>>;
+
+    /// The spec as it is shown.
+    fn spec(view: &View, stored: &Self::Stored) -> Self::Spec;
+
+    /// The status as it is shown.
+    fn status(heard: &Heard, view: &View, id: Uuid) -> Option<Self::Status>;
+
+    /// Makes a new object, or says why not. The name is checked; `plan` takes what else has to be written.
+    fn create(context: &Context<'_>, name: &str, spec: Self::Spec, plan: &mut Plan) -> Result<Self::Stored, Problem>;
+
+    /// The name of a new object.
+    fn name(_context: &Context<'_>, given: Option<&str>, _spec: &Self::Spec) -> Result<String, Problem> {
+        let missing = || Problem::invalid("name-missing", format!("a {} needs a `name`", Self::KIND));
+        given.map(str::to_owned).ok_or_else(missing)
+    }
+
+    /// The stored spec after a change, or why it cannot be changed so.
+    fn change(context: &Context<'_>, old: &Object<Self::Stored>, spec: Self::Spec) -> Result<Self::Stored, Problem>;
+
+    /// Deletes an object. Those that own nothing go at once.
+    fn delete(context: &Context<'_>, at: &At<Object<Self::Stored>>, plan: &mut Plan) -> Result<Uuid, Problem> {
+        remove_at_once::<Self>(context, at, plan)
+    }
+}
+
+/// Deletes an object that owns nothing, unless others need it.
+fn remove_at_once<R: Served + ?Sized>(
+    context: &Context<'_>,
+    at: &At<Object<R::Stored>>,
+    plan: &mut Plan,
+) -> Result<Uuid, Problem> {
+    let meta = &at.value.meta;
+    if let Some(user) = used_by(context.view, R::KIND, meta.id) {
+        let detail = format!("{} {} is used by {user}: delete that first", R::KIND, meta.name);
+        return Err(Problem::conflict("in-use", detail));
+    }
+    plan.action = format!("delete {} {}", R::KIND, meta.name);
+    plan.remove(model::key::object(R::KIND, meta.id), at.revision);
+    plan.writes.insert(model::key::name_index(R::KIND, meta.project.as_deref(), &meta.name), None);
+    if R::KIND == Kind::Image {
+        plan.writes.insert(model::key::image_status(meta.id.into()), None);
+    }
+    Ok(meta.id)
+}
+
+/// The name of something that needs this object.
+fn used_by(view: &View, kind: Kind, id: Uuid) -> Option<String> {
+    let template = view.templates.values().map(|at| &at.value).find(|template| match kind {
+        Kind::Image => template.spec.image.0 == id,
+        Kind::Network => template.spec.networks.iter().any(|network| network.0 == id),
+        _ => false,
+    });
+    if let Some(template) = template {
+        return Some(format!("template {}", template.meta.name));
+    }
+    let vms = view.vms.values().filter_map(|vm| vm.object.as_ref()).map(|at| &at.value);
+    let vm = vms.into_iter().find(|vm| match kind {
+        Kind::Image => vm.spec.image.0 == id,
+        Kind::Network => vm.spec.nics.iter().any(|nic| nic.network.0 == id),
+        Kind::Datastore => vm.spec.datastore.0 == id,
+        _ => false,
+    });
+    vm.map(|vm| format!("VM {}", vm.meta.name))
+}
+
+/// An object as it is shown.
+pub fn render<R: Served>(heard: &Heard, view: &View, id: Uuid) -> Option<WireObject<R::Spec, R::Status>> {
+    let object = &R::stored(view, id)?.value;
+    let meta = object.meta.clone();
+    Some(WireObject {
+        kind: R::KIND,
+        id,
+        name: meta.name,
+        project: meta.project,
+        owner: meta.owner,
+        labels: meta.labels,
+        revision: revision(view, R::KIND, id),
+        created_at: meta.created_at,
+        updated_at: meta.updated_at,
+        deleted_at: meta.deleted_at,
+        spec: R::spec(view, &object.spec),
+        status: R::status(heard, view, id)?,
+    })
+}
+
+/// The revision that last changed any part of an object.
+fn revision(view: &View, kind: Kind, id: Uuid) -> u64 {
+    let parts: Vec<Option<u64>> = match kind {
+        Kind::Vm => view.vms.get(&VmId(id)).map_or_else(Vec::new, |vm| {
+            let own = [vm.object.as_ref().map(|at| at.revision), vm.intent.as_ref().map(|at| at.revision)];
+            own.into_iter().chain(vm.run_revisions.values().map(|revision| Some(*revision))).collect()
+        }),
+        Kind::Host => view.hosts.get(&HostId(id)).map_or_else(Vec::new, |host| {
+            vec![
+                host.object.as_ref().map(|at| at.revision),
+                host.status.as_ref().map(|at| at.revision),
+                host.reservations.as_ref().map(|at| at.revision),
+                host.contact.as_ref().map(|at| at.revision),
+            ]
+        }),
+        Kind::Migration => view.migrations.get(&MigrationId(id)).map_or_else(Vec::new, |migration| {
+            vec![migration.object.as_ref().map(|at| at.revision), migration.intent.as_ref().map(|at| at.revision)]
+        }),
+        Kind::Image => view.images.get(&id).map_or_else(Vec::new, |image| {
+            vec![image.object.as_ref().map(|at| at.revision), image.status.as_ref().map(|at| at.revision)]
+        }),
+        Kind::Operation => view.operations.get(&id).map_or_else(Vec::new, |operation| {
+            vec![operation.object.as_ref().map(|at| at.revision), operation.status.as_ref().map(|at| at.revision)]
+        }),
+        Kind::Template => vec![view.templates.get(&id).map(|at| at.revision)],
+        Kind::Network => vec![view.networks.get(&id).map(|at| at.revision)],
+        Kind::Datastore => vec![view.datastores.get(&id).map(|at| at.revision)],
+        Kind::Event => vec![view.events.get(&id).map(|at| at.revision)],
+    };
+    parts.into_iter().flatten().max().unwrap_or(0)
+}
+
+/// The id that a reference stands for.
+fn find(context: &Context<'_>, kind: Kind, name: &str) -> Result<Uuid, Problem> {
+    let project = (!kind.is_cloud_wide()).then(|| context.project());
+    context.view.find(kind, project, name).ok_or_else(|| {
+        let mut problem = Problem::not_found(kind, name);
+        problem.status = 422;
+        problem.title = "Invalid".to_owned();
+        problem
+    })
+}
+
+/// The name of an object, or its id if it is gone.
+fn name_of(view: &View, kind: Kind, id: Uuid) -> String {
+    view.meta(kind, id).map_or_else(|| id.to_string(), |meta| meta.name.clone())
+}
+
+/// The name of a host.
+fn host_name(view: &View, id: HostId) -> String {
+    name_of(view, Kind::Host, id.0)
+}
+
+/// Puts a changed spec into a plan.
+fn set<R: Served>(context: &Context<'_>, at: &At<Object<R::Stored>>, stored: R::Stored, plan: &mut Plan) -> Uuid {
+    service::replace_object(context, R::KIND, at, |object| object.spec = stored, plan)
+}
+
+/// Refuses to change what can only be chosen once.
+fn immutable(kind: Kind, what: &str) -> Problem {
+    Problem::invalid("immutable", format!("{what} of a {kind} cannot be changed: create another {kind}"))
+}

@@ -1,0 +1,399 @@
+//! The routes: the same for every kind, and the few that one kind has beside them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::kinds::{
+    ActionBody, Datastore, Event, Host, Image, JoinToken, JoinTokenBody, Migration, Network, Operation, Template, Vm,
+};
+use api::{Create, List, Problem};
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use model::Kind;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::answer::Refused;
+use crate::auth::{PROJECT, User, sha256_hex};
+use crate::kinds::{Served, host_action, render, vm_action};
+use crate::service::{self, Answer, Context, RequestId, check_revision, create_object, replace_object};
+use crate::shared::Shared;
+use crate::{agents, images, progress, watch};
+
+/// What handlers share.
+pub type App = Arc<Shared>;
+
+/// The largest body, images' content left out.
+const BODY_MAX_BYTES: usize = 1 << 20;
+/// The most objects on a page.
+const PAGE_MAX: usize = 1000;
+
+/// Every route.
+pub fn router(app: App) -> Router {
+    let kinds = Router::new()
+        .merge(kind::<Vm>())
+        .merge(kind::<Host>())
+        .merge(kind::<Image>())
+        .merge(kind::<Template>())
+        .merge(kind::<Network>())
+        .merge(kind::<Datastore>())
+        .merge(kind::<Migration>())
+        .merge(kind::<Operation>())
+        .merge(kind::<Event>());
+    kinds
+        .route("/v1/vms/{name}/actions/{action}", post(act_on_vm))
+        .route("/v1/hosts/{name}/actions/{action}", post(act_on_host))
+        .route("/v1/migrations/{name}/progress", get(progress::follow))
+        .route("/v1/join-tokens", post(join_token))
+        .route("/v1/images/{name}/content", put(images::upload).layer(DefaultBodyLimit::disable()))
+        .route("/agent/v1/join", post(agents::join))
+        .route("/agent/v1/document", get(agents::document))
+        .route("/agent/v1/report", post(agents::report))
+        .route("/agent/v1/images/{sha256}", get(images::download))
+        .route("/openapi.json", get(openapi))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
+        .with_state(app)
+}
+
+fn kind<R: Served>() -> Router<App> {
+    let plural = R::KIND.plural();
+    let mut all = get(list::<R>);
+    if R::CREATES || R::KIND == Kind::Host {
+        all = all.post(create::<R>);
+    }
+    let mut one = get(get_one::<R>);
+    if R::CHANGES {
+        one = one.put(replace::<R>).patch(patch::<R>).delete(delete::<R>);
+    }
+    Router::new().route(&format!("/v1/{plural}"), all).route(&format!("/v1/{plural}/{{name}}"), one)
+}
+
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], api::openapi::document().to_string()).into_response()
+}
+
+async fn no_route(uri: Uri) -> Refused {
+    let detail = format!("there is nothing at {}: /openapi.json describes what there is", uri.path());
+    Problem::new(404, "no-route", detail).into()
+}
+
+async fn no_method(method: Method, uri: Uri) -> Refused {
+    let detail = format!("{} does not take {method}: /openapi.json describes what it takes", uri.path());
+    Problem::new(405, "no-method", detail).into()
+}
+
+/// What may stand behind the `?` of a write.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WriteQuery {
+    request_id: Option<String>,
+    expected_revision: Option<u64>,
+    dry_run: bool,
+}
+
+/// What may stand behind the `?` of a list.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListQuery {
+    after: Option<String>,
+    limit: Option<usize>,
+    label: Option<String>,
+    watch: bool,
+    from: Option<u64>,
+}
+
+fn query<T: DeserializeOwned>(found: Result<Query<T>, axum::extract::rejection::QueryRejection>) -> Result<T, Refused> {
+    found.map(|Query(query)| query).map_err(|error| {
+        let detail = format!("the part of the URL after `?` is not understood: {error}");
+        Problem::new(400, "bad-query", detail).into()
+    })
+}
+
+/// A body that is JSON, or a problem that names the place.
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
+        let detail = format!("the request's body is not understood: {error}; /openapi.json describes it");
+        if error.is_data() { Problem::invalid("invalid-body", detail) } else { Problem::new(400, "bad-json", detail) }
+    })
+}
+
+fn request_id(query: &WriteQuery, method: &str, path: &str, body: &[u8]) -> Result<Option<RequestId>, Problem> {
+    let Some(id) = query.request_id.clone() else { return Ok(None) };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if id.is_empty() || id.len() > 128 || !id.bytes().all(plain) {
+        let detail = "a request_id is 1 to 128 letters, digits, dashes, dots or underscores";
+        return Err(Problem::invalid("invalid-request-id", detail));
+    }
+    let asked = [method.as_bytes(), b" ", path.as_bytes(), b"\n", body].concat();
+    Ok(Some(RequestId { id, fingerprint: sha256_hex(&asked) }))
+}
+
+fn respond(answer: Answer) -> Response {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+    (status, axum::Json(answer.body)).into_response()
+}
+
+fn find<R: Served>(view: &planner::View, name: &str) -> Result<Uuid, Problem> {
+    let project = (!R::KIND.is_cloud_wide()).then_some(PROJECT);
+    view.find(R::KIND, project, name).ok_or_else(|| Problem::not_found(R::KIND, name))
+}
+
+type QueryOf<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
+
+async fn get_one<R: Served>(State(app): State<App>, _: User, Path(name): Path<String>) -> Result<Response, Refused> {
+    let view = app.cache.view();
+    let id = find::<R>(&view, &name)?;
+    let object = render::<R>(&app.heard, &view, id).ok_or_else(|| Problem::not_found(R::KIND, &name))?;
+    Ok(axum::Json(object).into_response())
+}
+
+async fn list<R: Served>(
+    State(app): State<App>,
+    _: User,
+    found: QueryOf<ListQuery>,
+) -> Result<Response, Refused> {
+    let query = query(found)?;
+    let labels = labels(query.label.as_deref())?;
+    if query.watch {
+        return Ok(watch::stream::<R>(app, query.from, labels)?);
+    }
+    let after = query.after.as_deref().map(str::parse::<Uuid>).transpose();
+    let after = after.map_err(|_| Problem::new(400, "bad-query", "`after` is not the `next` of a page"))?;
+    let limit = query.limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
+    let view = app.cache.view();
+    let ids = view.ids(R::KIND).into_iter().filter(|id| after.is_none_or(|after| *id > after));
+    let has_labels = |id: &Uuid| view.meta(R::KIND, *id).is_some_and(|meta| carries(&meta.labels, &labels));
+    let mut rest = ids.filter(has_labels);
+    let items: Vec<_> = rest.by_ref().take(limit).filter_map(|id| render::<R>(&app.heard, &view, id)).collect();
+    let next = rest.next().and(items.last()).map(|last| last.id.to_string());
+    let revision = view.revision;
+    Ok(axum::Json(List { items, revision, next }).into_response())
+}
+
+/// Labels as they stand in a query.
+fn labels(text: Option<&str>) -> Result<BTreeMap<String, String>, Problem> {
+    let pairs = text.into_iter().flat_map(|text| text.split(',')).map(|pair| {
+        let (key, value) = pair.split_once('=').ok_or_else(|| {
+            Problem::new(400, "bad-query", format!("the label {pair:?} is not understood: give key=value"))
+        })?;
+        Ok((key.to_owned(), value.to_owned()))
+    });
+    pairs.collect()
+}
+
+/// Whether an object carries all of these labels.
+pub fn carries(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+async fn create<R: Served>(
+    State(app): State<App>,
+    user: User,
+    uri: Uri,
+    found: QueryOf<WriteQuery>,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    let query = query(found)?;
+    let request: Create<Value> = parse(&body)?;
+    let request_id = request_id(&query, "POST", uri.path(), &body)?;
+    let decide = |context: &Context<'_>, plan: &mut planner::Plan| {
+        let spec: R::Spec = spec::<R>(request.spec.clone())?;
+        let name = R::name(context, request.name.as_deref(), &spec)?;
+        model::limits::check_name(&name)?;
+        model::limits::check_labels(&request.labels)?;
+        let stored = R::create(context, &name, spec, plan)?;
+        let object = model::Object { meta: context.meta(R::KIND, &name, request.labels.clone()), spec: stored };
+        create_object(context, R::KIND, &object, plan)
+    };
+    if query.dry_run {
+        return Ok(respond(service::dry_run::<R>(&app, &user, decide)?));
+    }
+    Ok(respond(service::write::<R>(&app, &user, 201, request_id, decide).await?))
+}
+
+fn spec<R: Served>(value: Value) -> Result<R::Spec, Problem> {
+    serde_json::from_value(value).map_err(|error| {
+        let detail = format!("the spec of the {} is not understood: {error}; /openapi.json describes it", R::KIND);
+        Problem::invalid("invalid-spec", detail)
+    })
+}
+
+async fn replace<R: Served>(
+    State(app): State<App>,
+    user: User,
+    uri: Uri,
+    Path(name): Path<String>,
+    found: QueryOf<WriteQuery>,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    let query = query(found)?;
+    let request: Create<Value> = parse(&body)?;
+    let id = request_id(&query, "PUT", uri.path(), &body)?;
+    let wanted = |_: Value| Ok(request.clone());
+    change::<R>(&app, &user, &name, &query, id, wanted).await
+}
+
+async fn patch<R: Served>(
+    State(app): State<App>,
+    user: User,
+    uri: Uri,
+    Path(name): Path<String>,
+    found: QueryOf<WriteQuery>,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    let query = query(found)?;
+    let patch: Value = parse(&body)?;
+    let only = |key: &String| matches!(key.as_str(), "name" | "labels" | "spec");
+    if !patch.as_object().is_some_and(|patch| patch.keys().all(only)) {
+        let detail = "a patch is an object with `labels`, `spec` or both: the rest of an object cannot be changed";
+        return Err(Problem::invalid("invalid-patch", detail).into());
+    }
+    let id = request_id(&query, "PATCH", uri.path(), &body)?;
+    let wanted = |mut present: Value| {
+        merge(&mut present, &patch);
+        parse(present.to_string().as_bytes())
+    };
+    change::<R>(&app, &user, &name, &query, id, wanted).await
+}
+
+/// RFC 7396.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(serde_json::Map::new());
+    }
+    let Value::Object(target) = target else { return };
+    for (key, value) in patch {
+        if value.is_null() {
+            target.remove(key);
+        } else {
+            merge(target.entry(key.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
+async fn change<R: Served>(
+    app: &App,
+    user: &User,
+    name: &str,
+    query: &WriteQuery,
+    request: Option<RequestId>,
+    wanted: impl Fn(Value) -> Result<Create<Value>, Problem> + Send + Sync,
+) -> Result<Response, Refused> {
+    let decide = |context: &Context<'_>, plan: &mut planner::Plan| {
+        let id = find::<R>(context.view, name)?;
+        let at = R::stored(context.view, id).ok_or_else(|| Problem::not_found(R::KIND, name))?;
+        check_revision(R::KIND, name, at.revision, query.expected_revision)?;
+        let meta = &at.value.meta;
+        let shown = R::spec(context.view, &at.value.spec);
+        let shown = serde_json::to_value(&shown).map_err(|error| Problem::new(500, "not-shown", error.to_string()))?;
+        let present = serde_json::json!({ "name": meta.name, "labels": meta.labels, "spec": shown });
+        let wanted = wanted(present)?;
+        if wanted.name.as_ref().is_some_and(|name| *name != meta.name) {
+            return Err(Problem::invalid("immutable", format!("the name of a {} cannot be changed", R::KIND)));
+        }
+        model::limits::check_labels(&wanted.labels)?;
+        let stored = R::change(context, &at.value, spec::<R>(wanted.spec)?)?;
+        let change = |object: &mut model::Object<R::Stored>| {
+            object.spec = stored;
+            object.meta.labels = wanted.labels;
+        };
+        Ok(replace_object(context, R::KIND, at, change, plan))
+    };
+    if query.dry_run {
+        return Ok(respond(service::dry_run::<R>(app, user, decide)?));
+    }
+    Ok(respond(service::write::<R>(app, user, 200, request, decide).await?))
+}
+
+async fn delete<R: Served>(
+    State(app): State<App>,
+    user: User,
+    uri: Uri,
+    Path(name): Path<String>,
+    found: QueryOf<WriteQuery>,
+) -> Result<Response, Refused> {
+    let query = query(found)?;
+    let request = request_id(&query, "DELETE", uri.path(), b"")?;
+    // What is deleted at once cannot be shown afterwards: the answer is the object as it was.
+    let last = {
+        let view = app.cache.view();
+        let id = find::<R>(&view, &name);
+        id.ok().and_then(|id| render::<R>(&app.heard, &view, id))
+    };
+    let decide = |context: &Context<'_>, plan: &mut planner::Plan| {
+        let id = find::<R>(context.view, &name)?;
+        let at = R::stored(context.view, id).ok_or_else(|| Problem::not_found(R::KIND, &name))?;
+        check_revision(R::KIND, &name, at.revision, query.expected_revision)?;
+        R::delete(context, at, plan)
+    };
+    match service::write::<R>(&app, &user, 200, request, decide).await {
+        Err(problem) if problem.code == "gone" && last.is_some() => Ok(axum::Json(last).into_response()),
+        answer => Ok(respond(answer?)),
+    }
+}
+
+async fn act_on_vm(
+    State(app): State<App>,
+    user: User,
+    uri: Uri,
+    Path((name, word)): Path<(String, String)>,
+    found: QueryOf<WriteQuery>,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    let query = query(found)?;
+    let force = action_body(&body)?.force;
+    let request = request_id(&query, "POST", uri.path(), &body)?;
+    let decide = |context: &Context<'_>, plan: &mut planner::Plan| {
+        let id = find::<Vm>(context.view, &name)?;
+        let at = Vm::stored(context.view, id).ok_or_else(|| Problem::not_found(Kind::Vm, &name))?;
+        check_revision(Kind::Vm, &name, at.revision, query.expected_revision)?;
+        vm_action(context, at, &word, force, plan)
+    };
+    Ok(respond(service::write::<Vm>(&app, &user, 200, request, decide).await?))
+}
+
+async fn act_on_host(
+    State(app): State<App>,
+    user: User,
+    uri: Uri,
+    Path((name, word)): Path<(String, String)>,
+    found: QueryOf<WriteQuery>,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    let query = query(found)?;
+    action_body(&body)?;
+    let request = request_id(&query, "POST", uri.path(), &body)?;
+    let decide = |context: &Context<'_>, plan: &mut planner::Plan| {
+        let id = find::<Host>(context.view, &name)?;
+        let at = Host::stored(context.view, id).ok_or_else(|| Problem::not_found(Kind::Host, &name))?;
+        check_revision(Kind::Host, &name, at.revision, query.expected_revision)?;
+        host_action(context, at, &word, plan)
+    };
+    Ok(respond(service::write::<Host>(&app, &user, 200, request, decide).await?))
+}
+
+fn action_body(body: &[u8]) -> Result<ActionBody, Problem> {
+    if body.is_empty() { Ok(ActionBody::default()) } else { parse(body) }
+}
+
+async fn join_token(State(app): State<App>, user: User, body: Bytes) -> Result<Response, Refused> {
+    let request: JoinTokenBody = if body.is_empty() { JoinTokenBody::default() } else { parse(&body)? };
+    if let Some(name) = &request.name {
+        model::limits::check_name(name).map_err(Problem::from)?;
+    }
+    let token: JoinToken = agents::make_join_token(&app, &user, request).await?;
+    Ok((StatusCode::CREATED, axum::Json(token)).into_response())
+}

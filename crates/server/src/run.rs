@@ -1,0 +1,99 @@
+//! A server from its start to its end.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use controller::Env;
+use controller::cache::Cache;
+use controller::commit::{Writer, commit};
+use model::audit::Actor;
+use model::key;
+use model::token::TokenRecord;
+use planner::Plan;
+use store::{RangeRequest, Store};
+use tokio::net::TcpListener;
+
+use crate::agents::secret;
+use crate::auth::sha256_hex;
+use crate::pki::{Pki, write_private};
+use crate::shared::{Heard, Shared};
+use crate::{contact, routes, tls};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a server is started with.
+pub struct Config {
+    /// Where its CAs, its images and the first token are.
+    pub data_dir: PathBuf,
+    /// Where it is reached; bound by the caller.
+    pub listeners: Vec<TcpListener>,
+    /// The names in its certificate.
+    pub names: Vec<String>,
+    /// The addresses in its certificate.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Runs until the future is dropped. `ready` is called when requests are answered.
+pub async fn run(
+    config: Config,
+    store: Arc<dyn Store>,
+    env: Arc<dyn Env>,
+    ready: impl FnOnce(),
+) -> Result<std::convert::Infallible, Error> {
+    let pki = Pki::open(&config.data_dir.join("pki"), &config.names, &config.addresses)?;
+    let images = config.data_dir.join("images");
+    tokio::fs::create_dir_all(&images).await?;
+    remove_unfinished(&images).await;
+    let tls = Arc::new(tls::config(&pki)?);
+    let ca = pki.agents.pem.clone();
+    let cache = Cache::start(store.clone()).await?;
+    let app = Arc::new(Shared { store: store.clone(), cache: cache.clone(), env: env.clone(), pki, images, heard: Heard::default() });
+    tokio::fs::write(config.data_dir.join("ca.pem"), ca).await?;
+    first_token(&app, &config.data_dir.join("admin.token")).await?;
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(controller::run::run(store, cache, env));
+    tasks.spawn(contact::run(app.clone()));
+    for listener in config.listeners {
+        tasks.spawn(tls::serve(listener, tls.clone(), routes::router(app.clone())));
+    }
+    ready();
+    match tasks.join_next().await {
+        Some(Err(error)) => Err(format!("a part of the server ended: {error}").into()),
+        _ => Err("a part of the server ended by itself".into()),
+    }
+}
+
+/// Uploads that a crash cut off.
+async fn remove_unfinished(images: &std::path::Path) {
+    let Ok(mut entries) = tokio::fs::read_dir(images).await else { return };
+    while let Ok(Some(entry)) = entries.next_entry().await {
+        if entry.file_name().to_string_lossy().starts_with("incoming-") {
+            let _ = tokio::fs::remove_file(entry.path()).await;
+        }
+    }
+}
+
+/// Makes the administrator's token once. It is on disk before it counts, so that a crash leaves no token nobody knows.
+async fn first_token(app: &routes::App, path: &std::path::Path) -> Result<(), Error> {
+    let token = match tokio::fs::read_to_string(path).await {
+        Ok(token) => token.trim().to_owned(),
+        Err(_) => {
+            let token = secret("sterna-");
+            write_private(path, &format!("{token}\n"))?;
+            token
+        }
+    };
+    let key = key::token(&sha256_hex(token.as_bytes()));
+    if !app.store.range(RangeRequest::key(&key)).await?.items.is_empty() {
+        return Ok(());
+    }
+    let record =
+        TokenRecord { user: "admin".to_owned(), name: "first".to_owned(), created_at: app.env.now(), expires_at: None };
+    let mut plan = Plan::new("make the first token");
+    plan.create(key, &record);
+    let actor = Actor { name: "server".to_owned(), from: None };
+    let writer: Writer<'_> = app.writer(&actor);
+    commit(writer, plan).await?;
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! How a request becomes a transaction: a function of the request, what was read and the time makes a plan or a refusal,
+//! and is tried again when a compare fails. Every front end writes through here.
+
+use std::time::Duration;
+
+use api::Problem;
+use controller::commit::{CommitError, commit};
+use model::token::RequestRecord;
+use model::{Meta, Object, Timestamp, key, record};
+use planner::view::At;
+use planner::{Plan, View};
+use serde::Serialize;
+use serde_json::Value;
+use store::RangeRequest;
+use uuid::Uuid;
+
+use crate::answer::{commit_problem, store_problem};
+use crate::auth::{PROJECT, User};
+use crate::kinds::{Served, render};
+use crate::shared::Shared;
+
+/// How often a request is tried again when others overtake it.
+const ATTEMPTS: u32 = 20;
+/// How long a writer waits to read its own write.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// What a request is decided on.
+pub struct Context<'a> {
+    /// The store.
+    pub view: &'a View,
+    /// The time.
+    pub now: Timestamp,
+    /// The id of the object that is created, if one is.
+    pub new_id: Uuid,
+    /// Who asks.
+    pub user: &'a User,
+}
+
+impl Context<'_> {
+    /// The project that the user works in.
+    pub fn project(&self) -> &'static str {
+        PROJECT
+    }
+
+    /// The names and times of a new object.
+    pub fn meta(&self, kind: model::Kind, name: &str, labels: std::collections::BTreeMap<String, String>) -> Meta {
+        Meta {
+            id: self.new_id,
+            name: name.to_owned(),
+            project: (!kind.is_cloud_wide()).then(|| self.project().to_owned()),
+            owner: self.user.name.clone(),
+            labels,
+            created_at: self.now,
+            updated_at: self.now,
+            deleted_at: None,
+        }
+    }
+}
+
+/// What a repeat of a request is recognised by.
+#[derive(Debug, Clone)]
+pub struct RequestId {
+    /// The client's word for it.
+    pub id: String,
+    /// The digest of what was asked.
+    pub fingerprint: String,
+}
+
+/// An answer: the object as it is after the write.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The object.
+    pub body: Value,
+}
+
+/// Plans, commits and renders; a request id that was seen before gets the same answer again.
+pub async fn write<R: Served>(
+    shared: &Shared,
+    user: &User,
+    status: u16,
+    request: Option<RequestId>,
+    decide: impl Fn(&Context<'_>, &mut Plan) -> Result<Uuid, Problem> + Send + Sync,
+) -> Result<Answer, Problem> {
+    if let Some(answer) = repeated(shared, user, request.as_ref()).await? {
+        return Ok(answer);
+    }
+    let actor = user.actor();
+    let new_id = shared.env.next_id();
+    for attempt in 0..ATTEMPTS {
+        let (plan, id) = plan_once::<R>(shared, user, status, request.as_ref(), new_id, &decide)?;
+        if plan.writes.is_empty() {
+            return rendered::<R>(shared, id, status);
+        }
+        match commit(shared.writer(&actor), plan).await {
+            Ok(revision) => {
+                shared.cache.reach(revision, CATCH_UP).await;
+                return rendered::<R>(shared, id, status);
+            }
+            Err(CommitError::Conflict { key }) => {
+                if let Some(answer) = repeated(shared, user, request.as_ref()).await? {
+                    return Ok(answer);
+                }
+                tracing::debug!(%key, attempt, "a request was overtaken and is tried again");
+                let at = shared.cache.revision();
+                shared.cache.reach(at.saturating_add(1), Duration::from_millis(20)).await;
+            }
+            Err(error) => return Err(commit_problem(error)),
+        }
+    }
+    Err(commit_problem(CommitError::Conflict { key: R::KIND.to_string() }))
+}
+
+/// What the request would lead to, without doing it.
+pub fn dry_run<R: Served>(
+    shared: &Shared,
+    user: &User,
+    decide: impl Fn(&Context<'_>, &mut Plan) -> Result<Uuid, Problem> + Send + Sync,
+) -> Result<Answer, Problem> {
+    let (plan, id) = plan_once::<R>(shared, user, 200, None, shared.env.next_id(), &decide)?;
+    let view = after(&shared.cache.view(), &plan);
+    object::<R>(shared, &view, id, 200)
+}
+
+fn plan_once<R: Served>(
+    shared: &Shared,
+    user: &User,
+    status: u16,
+    request: Option<&RequestId>,
+    new_id: Uuid,
+    decide: &impl Fn(&Context<'_>, &mut Plan) -> Result<Uuid, Problem>,
+) -> Result<(Plan, Uuid), Problem> {
+    let view = shared.cache.view();
+    let context = Context { view: &view, now: shared.env.now(), new_id, user };
+    let mut plan = Plan::new("");
+    let id = decide(&context, &mut plan)?;
+    if let Some(request) = request {
+        let body = object::<R>(shared, &after(&view, &plan), id, status)?.body;
+        let kept = RequestRecord {
+            user: user.name.clone(),
+            fingerprint: request.fingerprint.clone(),
+            status,
+            body,
+            at: context.now,
+        };
+        plan.create(key::request(&user.name, &request.id), &kept);
+    }
+    Ok((plan, id))
+}
+
+/// A view of what the plan's objects will be: enough to render the one that is answered.
+fn after(view: &View, plan: &Plan) -> View {
+    let written = plan.writes.keys().filter_map(|key| key::parse(key)).map(|(kind, id, _)| (kind, id));
+    let mut next = view.excerpt(written);
+    for (key, value) in &plan.writes {
+        let change = planner::view::Change { key, value: value.as_deref(), revision: view.revision };
+        next.apply(change);
+    }
+    next
+}
+
+fn rendered<R: Served>(shared: &Shared, id: Uuid, status: u16) -> Result<Answer, Problem> {
+    object::<R>(shared, &shared.cache.view(), id, status)
+}
+
+fn object<R: Served>(shared: &Shared, view: &View, id: Uuid, status: u16) -> Result<Answer, Problem> {
+    let object = render::<R>(&shared.heard, view, id);
+    let gone = || Problem::new(404, "gone", format!("the {} is gone meanwhile", R::KIND));
+    let body = serde_json::to_value(object.ok_or_else(gone)?);
+    Ok(Answer { status, body: body.map_err(|error| Problem::new(500, "not-shown", error.to_string()))? })
+}
+
+/// The kept answer to a request id, if it was seen before.
+async fn repeated(shared: &Shared, user: &User, request: Option<&RequestId>) -> Result<Option<Answer>, Problem> {
+    let Some(request) = request else { return Ok(None) };
+    let key = key::request(&user.name, &request.id);
+    let found = shared.store.range(RangeRequest::key(key)).await.map_err(|error| store_problem(&error))?;
+    let Some(kv) = found.items.first() else { return Ok(None) };
+    let kept: RequestRecord = record::decode(&kv.value)
+        .map_err(|error| Problem::new(500, "unreadable", format!("the answer to this request id: {error}")))?;
+    if kept.fingerprint != request.fingerprint {
+        let detail = format!("the request id {:?} was used for another request: take a new one", request.id);
+        return Err(Problem::conflict("request-id-reused", detail));
+    }
+    Ok(Some(Answer { status: kept.status, body: kept.body }))
+}
+
+/// Puts a new object and its name into a plan, or refuses because the name is taken.
+pub fn create_object<S: Serialize>(
+    context: &Context<'_>,
+    kind: model::Kind,
+    object: &Object<S>,
+    plan: &mut Plan,
+) -> Result<Uuid, Problem> {
+    let meta = &object.meta;
+    if context.view.names.contains_key(&(kind, meta.project.clone(), meta.name.clone())) {
+        let detail = format!("there is a {kind} {:?} already: take another name, or delete that one", meta.name);
+        return Err(Problem::conflict("name-taken", detail));
+    }
+    plan.action = format!("create {kind} {}", meta.name);
+    plan.create(key::object(kind, meta.id), object);
+    plan.create(key::name_index(kind, meta.project.as_deref(), &meta.name), &meta.id);
+    Ok(meta.id)
+}
+
+/// Puts a changed object into a plan.
+pub fn replace_object<S: Serialize + Clone>(
+    context: &Context<'_>,
+    kind: model::Kind,
+    at: &At<Object<S>>,
+    change: impl FnOnce(&mut Object<S>),
+    plan: &mut Plan,
+) -> Uuid {
+    let mut object = at.value.clone();
+    change(&mut object);
+    object.meta.updated_at = context.now;
+    if plan.action.is_empty() {
+        plan.action = format!("change {kind} {}", object.meta.name);
+    }
+    plan.replace(key::object(kind, object.meta.id), at.revision, &object);
+    object.meta.id
+}
+
+/// Refuses if the object was changed after the revision that the client has seen.
+pub fn check_revision(kind: model::Kind, name: &str, at: u64, expected: Option<u64>) -> Result<(), Problem> {
+    match expected {
+        Some(expected) if at > expected => {
+            let detail = format!("{kind} {name} was changed at revision {at}, after {expected}: read it again");
+            Err(Problem::conflict("stale-revision", detail).at_revision(at))
+        }
+        _ => Ok(()),
+    }
+}

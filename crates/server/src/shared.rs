@@ -1,0 +1,89 @@
+//! What all requests share.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use controller::Env;
+use controller::cache::Cache;
+use model::audit::Actor;
+use model::migration::Progress;
+use model::report::Samples;
+use model::{HostId, VmId};
+use store::Store;
+use tokio::sync::watch;
+
+use crate::pki::Pki;
+
+/// One server's state. Everything that matters is in the store; the rest is what was heard lately.
+pub struct Shared {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// The view of it.
+    pub cache: Arc<Cache>,
+    /// Time and ids.
+    pub env: Arc<dyn Env>,
+    /// The cloud's CAs.
+    pub pki: Pki,
+    /// Where images' content is kept.
+    pub images: PathBuf,
+    /// What hosts said lately.
+    pub heard: Heard,
+}
+
+impl Shared {
+    /// What a commit needs.
+    pub fn writer<'a>(&'a self, actor: &'a Actor) -> controller::commit::Writer<'a> {
+        controller::commit::Writer {
+            store: self.store.as_ref(),
+            cache: &self.cache,
+            env: self.env.as_ref(),
+            actor,
+        }
+    }
+}
+
+/// What hosts said lately: never stored.
+pub struct Heard {
+    hosts: Mutex<BTreeMap<HostId, LastHeard>>,
+    /// Rises whenever a host was heard.
+    pub beats: watch::Sender<u64>,
+}
+
+/// The last report of a host.
+#[derive(Debug, Clone)]
+pub struct LastHeard {
+    /// When it came.
+    pub at: Instant,
+    /// What was measured.
+    pub samples: Samples,
+}
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self { hosts: Mutex::default(), beats: watch::Sender::new(0) }
+    }
+}
+
+impl Heard {
+    fn hosts(&self) -> MutexGuard<'_, BTreeMap<HostId, LastHeard>> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A host was heard.
+    pub fn note(&self, host: HostId, at: Instant, samples: Samples) {
+        self.hosts().insert(host, LastHeard { at, samples });
+        self.beats.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    /// The last report of a host.
+    pub fn last(&self, host: HostId) -> Option<LastHeard> {
+        self.hosts().get(&host).cloned()
+    }
+
+    /// How far the transfer of a VM from a host is.
+    pub fn progress(&self, host: HostId, vm: VmId) -> Option<Progress> {
+        self.hosts().get(&host)?.samples.transfers.get(&vm).cloned()
+    }
+}

@@ -1,0 +1,136 @@
+//! Watches: a line of JSON per change, resumable from a revision. A slow reader gets fewer, newer lines, never a queue
+//! without end.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use api::{Change, ChangeType, Problem};
+use axum::body::Body;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use controller::cache::{Changed, Since};
+use futures_util::stream;
+use serde::Serialize;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::kinds::{Served, render};
+use crate::routes::{App, carries};
+
+/// How often an empty line shows a quiet reader that the connection lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// The answer to a watch.
+pub fn stream<R: Served>(
+    app: App,
+    from: Option<u64>,
+    labels: BTreeMap<String, String>,
+) -> Result<Response, Problem> {
+    let seen = from.unwrap_or_else(|| app.cache.revision());
+    if let Since::Compacted(oldest) = app.cache.since(seen) {
+        return Err(compacted(seen, oldest));
+    }
+    let first = if from.is_none() { everything::<R>(&app, seen, &labels) } else { Vec::new() };
+    let revisions = app.cache.subscribe();
+    let state = Watcher { app, seen, labels, revisions, pending: Some(first) };
+    let lines = stream::unfold(state, |mut watcher| async move {
+        let chunk = watcher.next::<R>().await?;
+        Some((Ok::<Bytes, Infallible>(Bytes::from(chunk)), watcher))
+    });
+    let body = Body::from_stream(lines);
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+fn compacted(from: u64, oldest: u64) -> Problem {
+    let detail = format!("changes after revision {from} are no longer kept, only after {oldest}: list again, and watch from there");
+    Problem::new(410, "compacted", detail).at_revision(oldest)
+}
+
+struct Watcher {
+    app: App,
+    seen: u64,
+    labels: BTreeMap<String, String>,
+    revisions: watch::Receiver<u64>,
+    pending: Option<Vec<u8>>,
+}
+
+impl Watcher {
+    /// The next lines; `None` ends the stream.
+    async fn next<R: Served>(&mut self) -> Option<Vec<u8>> {
+        if let Some(first) = self.pending.take() {
+            return Some(first);
+        }
+        loop {
+            let now = *self.revisions.borrow_and_update();
+            if now > self.seen {
+                let since = self.app.cache.since(self.seen);
+                let lines = match since {
+                    Since::Changes(changes) => self.lines::<R>(changes, now),
+                    Since::Compacted(oldest) => {
+                        self.pending = None;
+                        tracing::debug!(oldest, "a watch fell too far behind and is ended");
+                        return None;
+                    }
+                };
+                self.seen = now;
+                if !lines.is_empty() {
+                    return Some(lines);
+                }
+            }
+            match tokio::time::timeout(KEEP_ALIVE, self.revisions.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return None,
+                Err(_) => return Some(b"\n".to_vec()),
+            }
+        }
+    }
+
+    fn lines<R: Served>(&self, changes: Vec<Changed>, now: u64) -> Vec<u8> {
+        let mut lines = Vec::new();
+        let view = self.app.cache.view();
+        for changed in changes.into_iter().filter(|changed| changed.kind == R::KIND) {
+            let revision = changed.revision.min(now);
+            let (change_type, object) = match &changed.gone {
+                Some(former) => (ChangeType::Deleted, render::<R>(&self.app.heard, former, changed.id)),
+                None => (self.change_type::<R>(changed.id), render::<R>(&self.app.heard, &view, changed.id)),
+            };
+            if let Some(object) = object.filter(|object| carries(&object.labels, &self.labels)) {
+                push(&mut lines, &Change { change_type, object, revision });
+            }
+        }
+        lines
+    }
+
+    /// An object whose own part was written for the first time after what the reader has seen is new to it.
+    fn change_type<R: Served>(&self, id: Uuid) -> ChangeType {
+        let view = self.app.cache.view();
+        let at = R::stored(&view, id);
+        let is_new = at.is_some_and(|at| at.revision > self.seen && at.value.meta.created_at == at.value.meta.updated_at);
+        if is_new { ChangeType::Added } else { ChangeType::Modified }
+    }
+}
+
+/// Every object, as a watch without a revision begins.
+fn everything<R: Served>(app: &App, revision: u64, labels: &BTreeMap<String, String>) -> Vec<u8> {
+    let view = app.cache.view();
+    let mut lines = Vec::new();
+    for id in view.ids(R::KIND) {
+        if let Some(object) = render::<R>(&app.heard, &view, id).filter(|object| carries(&object.labels, labels)) {
+            push(&mut lines, &Change { change_type: ChangeType::Added, object, revision });
+        }
+    }
+    lines
+}
+
+/// Adds a line.
+pub(crate) fn push<T: Serialize>(lines: &mut Vec<u8>, value: &T) {
+    match serde_json::to_vec(value) {
+        Ok(line) => {
+            lines.extend(line);
+            lines.push(b'\n');
+        }
+        Err(error) => tracing::error!(%error, "a line of a stream cannot be written"),
+    }
+}

@@ -1,0 +1,243 @@
+//! The guest's start, in the two programs that the kernel and init call.
+//!
+//! As a shell script this took two seconds: under emulation each command that a script starts costs 20 to 40 ms, most of
+//! it for a new address space. Hence everything up to the guest agent's port is done here, in one process.
+//!
+//! ```text
+//! kernel ▶ probe as /init of the initramfs [`first`]: disk, root, agent's port ▶ busybox init (etc/inittab)
+//!          ├─▶ the guest agent, started again whenever it ends
+//!          └─▶ probe boot [`rest`]: other modules, the seed ▶ etc/boot-rest: network, services, user data
+//! ```
+
+use std::ffi::CStr;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use rustix::mount::{MountFlags, mount, mount_move};
+
+use crate::{Outcome, seed};
+
+const ROOT_LABEL: &[u8] = b"guest-root";
+const SEED_LABEL: &[u8] = b"cidata";
+/// The name of a guest whose seed gives none.
+const DEFAULT_NAME: &str = "sterna-guest";
+const SEED: &str = "/run/seed";
+
+/// Mounts the root from the disk and hands over to its init. Only in the initramfs, as process 1.
+pub(crate) fn first() -> Outcome {
+    attach("proc", "/proc", c"")?;
+    attach("sysfs", "/sys", c"")?;
+    attach("devtmpfs", "/dev", c"")?;
+    load_modules("/modules", "disk");
+    let disk = wait_for_root()?;
+    mount(&disk, "/disk", "ext4", MountFlags::NOATIME, c"")?;
+    for place in ["proc", "sys", "dev"] {
+        mount_move(format!("/{place}"), format!("/disk/{place}"))?;
+    }
+    // What stays here stays in memory.
+    fs::remove_dir_all("/modules")?;
+    fs::remove_file("/init")?;
+    std::env::set_current_dir("/disk")?;
+    mount_move(".", "/")?;
+    rustix::process::chroot(".")?;
+    attach("tmpfs", "/run", c"mode=755")?;
+    load_modules("/lib/modules", "agent");
+    name_ports()?;
+    Err(Command::new("/sbin/init").exec().into())
+}
+
+/// Everything else that would be slow as a script; then the script takes over.
+pub(crate) fn rest() -> Outcome {
+    attach("tmpfs", "/tmp", c"")?;
+    fs::create_dir_all("/dev/pts")?;
+    attach("devpts", "/dev/pts", c"")?;
+    load_modules("/lib/modules", "network");
+    if let Err(error) = take_seed() {
+        eprintln!("seed: {error}");
+    }
+    load_modules("/lib/modules", "late");
+    fs::write("/proc/sys/kernel/sysrq", "1")?;
+    Err(Command::new("/etc/boot-rest").exec().into())
+}
+
+/// Mounts the seed, if there is one, and takes the host's name and the keys from it.
+fn take_seed() -> Outcome {
+    let read = |name: &str| fs::read_to_string(Path::new(SEED).join(name)).unwrap_or_default();
+    if let Some((device, kind)) = find_disk(seed_format) {
+        load_modules("/lib/modules", kind);
+        fs::create_dir_all(SEED)?;
+        mount(&device, SEED, kind, MountFlags::RDONLY, c"")
+            .map_err(|error| format!("cannot mount {}: {error}", device.display()))?;
+    }
+    let name = seed::host_name(&read("meta-data")).unwrap_or_else(|| DEFAULT_NAME.to_owned());
+    rustix::system::sethostname(name.as_bytes())?;
+    fs::write("/run/hostname", format!("{name}\n"))?;
+    let keys = [read("meta-data"), read("user-data")]
+        .iter()
+        .flat_map(|text| seed::ssh_keys(text))
+        .collect::<Vec<_>>();
+    fs::create_dir_all("/root/.ssh")?;
+    fs::write("/root/.ssh/authorized_keys", keys.concat())?;
+    fs::set_permissions("/root/.ssh", fs::Permissions::from_mode(0o700))?;
+    Ok(())
+}
+
+fn attach(kind: &str, place: &str, data: &CStr) -> Outcome {
+    mount(kind, place, kind, MountFlags::empty(), data)
+        .map_err(|error| format!("mount {place}: {error}").into())
+}
+
+/// Loads a stage's modules in the order that the image's builder resolved. One that the kernel refuses (no such device)
+/// is left out.
+fn load_modules(directory: &str, stage: &str) {
+    let order = fs::read_to_string(format!("{directory}/{stage}.order")).unwrap_or_default();
+    for name in order.lines() {
+        if let Ok(module) = File::open(format!("{directory}/{name}")) {
+            let _ = rustix::system::finit_module(&module, c"", 0);
+        }
+    }
+}
+
+fn wait_for_root() -> Result<PathBuf, Box<dyn std::error::Error>> {
+    for _ in 0..100 {
+        if let Some((disk, ())) = find_disk(root_format) {
+            return Ok(disk);
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    Err("no disk with the label guest-root (only virtio-blk disks are looked at)".into())
+}
+
+/// The first virtio disk or partition, by name, in whose head something is recognised, and what that is.
+fn find_disk<T>(recognise: fn(&mut File) -> std::io::Result<Option<T>>) -> Option<(PathBuf, T)> {
+    let mut disks: Vec<PathBuf> = fs::read_dir("/dev")
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    disks.sort();
+    disks
+        .into_iter()
+        .filter(|path| is_virtio_disk(path))
+        .find_map(|path| {
+            let found = File::open(&path)
+                .and_then(|mut disk| recognise(&mut disk))
+                .ok()??;
+            Some((path, found))
+        })
+}
+
+fn is_virtio_disk(path: &Path) -> bool {
+    let named = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.starts_with("vd"));
+    named
+        && path
+            .metadata()
+            .is_ok_and(|data| data.file_type().is_block_device())
+}
+
+/// An ext4 file system with our label, which stands 120 bytes into the superblock at 1024.
+fn root_format(disk: &mut File) -> std::io::Result<Option<()>> {
+    Ok((label(&bytes_at::<16>(disk, 1024 + 120)?) == ROOT_LABEL).then_some(()))
+}
+
+/// The file system with the seed's label: FAT12 and FAT16 have theirs at 43, FAT32 at 71, ISO 9660 at 40 in sector 16.
+fn seed_format(disk: &mut File) -> std::io::Result<Option<&'static str>> {
+    let is_label = |bytes: &[u8]| label(bytes).eq_ignore_ascii_case(SEED_LABEL);
+    let head = bytes_at::<512>(disk, 0)?;
+    if is_label(&head[43..54]) || is_label(&head[71..82]) {
+        return Ok(Some("vfat"));
+    }
+    Ok(is_label(&bytes_at::<32>(disk, 16 * 2048 + 40)?).then_some("iso9660"))
+}
+
+fn bytes_at<const N: usize>(disk: &mut File, offset: u64) -> std::io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    disk.seek(SeekFrom::Start(offset))?;
+    disk.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A label without what fills it up.
+fn label(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    bytes[..end].trim_ascii()
+}
+
+/// Makes the virtio-serial ports findable by name, which is udev's work on larger systems.
+fn name_ports() -> Outcome {
+    fs::create_dir_all("/dev/virtio-ports")?;
+    let Ok(ports) = fs::read_dir("/sys/class/virtio-ports") else {
+        return Ok(());
+    };
+    for port in ports.flatten() {
+        let name = fs::read_to_string(port.path().join("name")).unwrap_or_default();
+        if !name.trim().is_empty() {
+            symlink(
+                Path::new("..").join(port.file_name()),
+                Path::new("/dev/virtio-ports").join(name.trim()),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn disk_with(name: &str, offset: usize, bytes: &[u8]) -> std::io::Result<File> {
+        let path = std::env::temp_dir().join(format!("probe-{}-{name}", std::process::id()));
+        let mut disk = File::options()
+            .create(true)
+            .truncate(true)
+            .read(true)
+            .write(true)
+            .open(&path)?;
+        fs::remove_file(path)?;
+        let mut content = vec![0; 40 * 1024];
+        content[offset..offset + bytes.len()].copy_from_slice(bytes);
+        disk.write_all(&content)?;
+        Ok(disk)
+    }
+
+    #[test]
+    fn a_seed_is_known_by_its_label_in_each_format() -> std::io::Result<()> {
+        for (name, offset, format) in [
+            ("iso", 32808, "iso9660"),
+            ("fat16", 43, "vfat"),
+            ("fat32", 71, "vfat"),
+        ] {
+            assert_eq!(
+                seed_format(&mut disk_with(name, offset, b"CIDATA     ")?)?,
+                Some(format)
+            );
+        }
+        assert_eq!(seed_format(&mut disk_with("none", 32808, b"cidata2")?)?, None);
+        Ok(())
+    }
+
+    #[test]
+    fn the_root_is_known_by_its_label() -> std::io::Result<()> {
+        assert!(root_format(&mut disk_with("root", 1144, b"guest-root\0")?)?.is_some());
+        assert!(root_format(&mut disk_with("other", 1144, b"guest-root-2")?)?.is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn a_disk_that_is_too_short_has_no_label() -> std::io::Result<()> {
+        let mut disk = disk_with("short", 0, b"")?;
+        disk.set_len(100)?;
+        assert!(seed_format(&mut disk).is_err());
+        Ok(())
+    }
+}
