@@ -63,6 +63,9 @@ pub struct Core {
     under_way: Option<(EffectId, Effect)>,
     /// Follows its mark without a row in between.
     bound: Option<Effect>,
+    /// A mark that may or may not have been written. Those that only forbid are written again before anything else is
+    /// done, since after a restart they may hold.
+    doubt: Option<Mark>,
     look_again: bool,
     last_effect: u64,
     timer_us: Option<u64>,
@@ -157,6 +160,7 @@ impl Core {
             go: false,
             under_way: None,
             bound: None,
+            doubt: None,
             look_again: false,
             last_effect: 0,
             timer_us: None,
@@ -282,6 +286,7 @@ impl Core {
 
     fn succeeded(&mut self, now: Now, effect: Effect, outcome: Outcome) {
         if let Effect::Journal(mark) = &effect {
+            self.doubt = None;
             self.set_mark(mark);
         }
         self.memory.succeeded(now, &effect, outcome);
@@ -290,6 +295,11 @@ impl Core {
     fn failed(&mut self, now: Now, effect: &Effect, failure: Failure) {
         let (failures, for_us) = self.pace.failures(effect, now.monotonic_us);
         let is_final = !failure.is_retryable || failures >= 3 || for_us >= 60_000_000;
+        if let Effect::Journal(mark) = effect {
+            // These two permit, and without what they permit they forbid no more than they must.
+            let permits = matches!(mark, Mark::Launched | Mark::Sent { .. });
+            self.doubt = Some(mark.clone()).filter(|_| !permits);
+        }
         self.memory.failed(effect, failure, is_final);
     }
 
@@ -325,11 +335,20 @@ impl Core {
         };
         let row = table::row(&self.situation(&qemu));
         let plan = self.plan(now, row, &qemu);
+        let plan = self.resolve(plan);
         let status = self.status_of(row, &qemu, &plan);
         let wake_us = self.perform(now, plan, out);
         self.report(status, out);
         if let Some(at_us) = wake_us {
             self.wake_at(at_us, out);
+        }
+    }
+
+    /// What is in doubt goes first. A process may be ended all the same.
+    fn resolve(&self, plan: Plan) -> Plan {
+        match &self.doubt {
+            Some(mark) if plan.effect != Some(Effect::Kill) => Plan::mark(mark.clone()),
+            _ => plan,
         }
     }
 
@@ -380,12 +399,14 @@ impl Core {
         }
     }
 
-    /// Reports the status if it says anything new, or if a document for this incarnation has to be answered.
+    /// Reports the status if it says anything new, or if a document for this incarnation has to be answered. How long a
+    /// step took is told with what it led to.
     fn report(&mut self, status: Option<RunStatus>, out: &mut Effects) {
         let Some(status) = status else { return };
         let is_known = self.reported.as_ref().is_some_and(|reported| {
             let known = RunStatus {
                 document_revision: status.document_revision,
+                steps_ms: status.steps_ms.clone(),
                 ..reported.status.clone()
             };
             !reported.is_overtaken && known == status

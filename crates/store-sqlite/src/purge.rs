@@ -17,7 +17,7 @@ const LAST_OF_STRETCH: &str =
     "SELECT id FROM history WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 1 OFFSET ?3";
 
 const DELETE: &str = "DELETE FROM history WHERE id >= ?1 AND id < ?2 AND (
-    (deleted)
+    (deleted AND id < ?3)
     OR EXISTS (SELECT 1 FROM history AS newer
         WHERE newer.key = history.key AND newer.id > history.id AND newer.id < ?4))";
 

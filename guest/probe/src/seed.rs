@@ -29,8 +29,12 @@ fn ssh_key(text: &str) -> Option<String> {
     let is_kind = ["ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-"]
         .iter()
         .any(|prefix| kind.starts_with(prefix));
+    let is_word = kind
+        .chars()
+        .all(|letter| letter.is_ascii_alphanumeric() || "-@.".contains(letter));
+    // The length of the key type, which base64 makes of it.
     let is_base64 = rest.starts_with("AAAA");
-    (is_kind && is_base64).then(|| format!("{text}\n"))
+    (is_kind && is_word && is_base64).then(|| format!("{text}\n"))
 }
 
 #[cfg(test)]

@@ -207,14 +207,9 @@ impl Side {
     }
 
     pub(crate) fn peer(&self) -> Option<String> {
-        static KNOWN: Mutex<BTreeMap<HostId, String>> = Mutex::new(BTreeMap::new());
         let report = self.reports.borrow();
         let host = report.as_ref().and_then(|report| report.host.as_ref());
-        let mut known = KNOWN.lock().unwrap();
-        if let Some(address) = host.and_then(|host| host.peer_address) {
-            known.insert(self.host, address.to_string());
-        }
-        known.get(&self.host).cloned()
+        host.and_then(|host| host.peer_address).map(|address| address.to_string())
     }
 
     pub(crate) fn pids(&self) -> Vec<i32> {
@@ -320,7 +315,11 @@ async fn stream(State(server): State<Arc<Server>>) -> Body {
 }
 
 async fn report(State(server): State<Arc<Server>>, Json(report): Json<Report>) {
-    server.reports.send_replace(Some(report));
+    server.reports.send_modify(|last| {
+        // The host's status comes only when it changed.
+        let host = report.host.clone().or_else(|| last.take().and_then(|last| last.host));
+        *last = Some(Report { host, ..report });
+    });
 }
 
 async fn image(State(server): State<Arc<Server>>) -> Bytes {

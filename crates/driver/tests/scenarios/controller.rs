@@ -134,7 +134,7 @@ impl Controller {
                 granted: self.phase != Phase::Preparing,
                 cancel: self.cancel,
                 paused: self.paused,
-                timeout_ms: 60_000,
+                timeout_ms: 5_000,
             })),
             Phase::Aborting | Phase::Aborted => Some(run),
             Phase::Activated => Some(Order::Stop(Stop::Release)),
@@ -152,7 +152,7 @@ impl Controller {
                 host_name: "h1".to_owned(),
                 state,
                 paused: self.paused,
-                timeout_ms: 120_000,
+                timeout_ms: 10_000,
             }))
         };
         match self.phase {

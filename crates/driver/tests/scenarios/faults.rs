@@ -135,7 +135,9 @@ fn migrate(link: Link, cancel_at: Option<usize>, seed: u64, faults: &[(usize, us
         &mut |world| {
             controller.cancel |= cancel_at.is_some_and(|at| world.effects >= at);
             let is_over = matches!(controller.phase, Phase::Done | Phase::Aborted | Phase::Restart);
-            if !is_over {
+            if is_over {
+                world.end_us.get_or_insert(world.now_us + 20_000_000);
+            } else {
                 effects = world.effects;
             }
             controller.step(world)

@@ -79,19 +79,15 @@ fn a_boot_takes_its_steps_in_order_and_names_their_times() {
     );
     let steps: Vec<&str> = last.steps_ms.keys().map(String::as_str).collect();
     assert_eq!(steps, ["agent", "boot", "disk", "process"]);
-    let states: Vec<RunState> = world.hosts[SOURCE]
+    let mut states: Vec<RunState> = world.hosts[SOURCE]
         .reports
         .iter()
         .map(|status| status.state)
         .collect();
+    states.dedup();
     assert_eq!(
         states,
-        [
-            RunState::Preparing,
-            RunState::Booting,
-            RunState::Running,
-            RunState::Running
-        ]
+        [RunState::Preparing, RunState::Booting, RunState::Running]
     );
 }
 

@@ -239,7 +239,7 @@ fn a_transfer_that_stalls_is_given_up_at_its_deadline() {
     let error = promised
         .filter(|outgoing| outgoing.state == OutgoingState::Promised)
         .find_map(|o| o.error);
-    assert_eq!(error.unwrap(), "the transfer did not end within 60000 ms");
+    assert_eq!(error.unwrap(), "the transfer did not end within 5000 ms");
 }
 
 #[test]

@@ -149,6 +149,8 @@ pub(crate) struct World {
     /// Decides who comes first where the order is open.
     pub(crate) seed: u64,
     revision: u64,
+    /// The story is over.
+    pub(crate) end_us: Option<u64>,
 }
 
 pub(crate) const SOURCE: usize = 0;
@@ -205,6 +207,7 @@ impl World {
             faults: BTreeMap::new(),
             seed: 0,
             revision: 0,
+            end_us: None,
         }
     }
 
@@ -404,6 +407,7 @@ impl World {
             if controller(self) || self.act(step) {
                 continue;
             }
+            let end_us = self.end_us.map_or(end_us, |at_us| at_us.min(end_us));
             let Some(at_us) = self.next_us().filter(|at_us| *at_us <= end_us) else {
                 self.now_us = end_us;
                 return;

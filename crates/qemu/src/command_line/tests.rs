@@ -120,8 +120,12 @@ fn what_could_be_misread_is_refused() {
     assert!(matches!(refused(|s| s.name.clear()), E::Name { .. }));
     assert!(matches!(refused(|s| s.name = "x".repeat(256)), E::Name { .. }));
     assert!(matches!(
-        refused(|s| s.cpu_model = "max,migratable=off".into()),
-        E::Word { .. }
+        refused(|s| s.cpu_model = "max,vendor=evil".into()),
+        E::CpuModel { .. }
+    ));
+    assert!(matches!(
+        refused(|s| s.cpu_model = "max,".into()),
+        E::CpuModel { .. }
     ));
     assert!(matches!(
         refused(|s| s.machine_type = "pc,usb=on".into()),

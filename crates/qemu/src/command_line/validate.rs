@@ -26,7 +26,15 @@ pub enum LaunchSpecError {
         /// The path.
         path: PathBuf,
     },
-    /// A machine type or CPU model outside its alphabet.
+    /// A CPU model that is not of the form known here.
+    #[error(
+        "a CPU model must be a name, then features with `on` or `off`, such as `EPYC-v4,svm=off`: {value:?}"
+    )]
+    CpuModel {
+        /// Its value.
+        value: String,
+    },
+    /// A machine type outside its alphabet.
     #[error("{what} must have 1 to 64 letters, digits, dots, dashes or underscores: {value:?}")]
     Word {
         /// Which of them.
@@ -77,7 +85,7 @@ pub(super) fn check(spec: &LaunchSpec) -> Result<(), LaunchSpecError> {
         return Err(LaunchSpecError::Name { name });
     }
     check_word("the machine type", &spec.machine_type)?;
-    check_word("the CPU model", &spec.cpu_model)?;
+    check_cpu_model(&spec.cpu_model)?;
     check_range("the number of vCPUs", spec.vcpus.into(), 1, VCPUS_MAX.into())?;
     check_range("the memory in MiB", spec.memory_mib, 1, 16 * 1024 * 1024)?;
     if let super::Accelerator::Tcg { tb_size_mib } = spec.accelerator {
@@ -107,6 +115,19 @@ fn check_word(what: &'static str, value: &str) -> Result<(), LaunchSpecError> {
     }
     let value = value.to_owned();
     Err(LaunchSpecError::Word { what, value })
+}
+
+fn check_cpu_model(model: &str) -> Result<(), LaunchSpecError> {
+    let (name, features) = model.split_once(',').unwrap_or((model, "x=on"));
+    let is_feature = |feature: &str| {
+        let value = feature.split_once('=');
+        value.is_some_and(|(name, state)| is_word(name, 64) && matches!(state, "on" | "off"))
+    };
+    if is_word(name, 64) && features.split(',').all(is_feature) {
+        return Ok(());
+    }
+    let value = model.to_owned();
+    Err(LaunchSpecError::CpuModel { value })
 }
 
 fn check_range(what: &'static str, value: u32, min: u32, max: u32) -> Result<(), LaunchSpecError> {

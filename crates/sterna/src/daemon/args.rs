@@ -1,6 +1,6 @@
 //! The options of the commands that stay.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -9,14 +9,14 @@ use clap::Args;
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
     /// How many hosts: h1, h2, …
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) hosts: u8,
     /// Where everything is kept
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data_dir: Option<PathBuf>,
-    /// Where the server listens
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub(crate) listen: Option<SocketAddr>,
+    #[arg(long, value_name = "DIR", default_value = "sterna-data")]
+    pub(crate) data_dir: PathBuf,
+    /// Where the server listens, for you; any free port of loopback if left out
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
+    pub(crate) listen: SocketAddr,
 }
 
 /// Options of `sterna server`.
@@ -26,8 +26,17 @@ pub(crate) struct ServerArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
     /// Where the server listens; may be given several times
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8443")]
     pub(crate) listen: Vec<SocketAddr>,
+    /// A name by which clients call it, beside localhost; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Vec<String>,
+    /// An address by which clients call it, beside those it listens on; may be given several times
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) address: Vec<IpAddr>,
+    /// Also take connections on the listening socket that standard input is
+    #[arg(long, hide = true)]
+    pub(crate) listen_stdin: bool,
 }
 
 /// Options of `sterna agent`.
@@ -36,4 +45,28 @@ pub(crate) struct AgentArgs {
     /// Where the agent keeps its journal, its keys and its VMs
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
+    /// Where a server answers
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: String,
+    /// The CA's certificate: `ca.pem` in the server's data directory
+    #[arg(long, value_name = "PATH")]
+    pub(crate) cacert: PathBuf,
+    /// A file with the token from `sterna host token`; needed until the host has joined
+    #[arg(long, value_name = "PATH")]
+    pub(crate) join_token_file: Option<PathBuf>,
+    /// The name that the host would like; the machine's if left out
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// The address at which other hosts reach this one
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) address: IpAddr,
+    /// The port for other agents; any free one if left out
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub(crate) peer_port: u16,
+    /// The memory that guests do not get, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 512)]
+    pub(crate) reserved_mib: u64,
+    /// Enter this network namespace first
+    #[arg(long, value_name = "PATH", hide = true)]
+    pub(crate) namespace: Option<PathBuf>,
 }

@@ -1,22 +1,118 @@
-//! The commands that stay: a server, an agent, or both on one machine.
+//! The commands that stay: a server, an agent, or both on one machine. The only place that names concrete backends.
 
 pub(crate) mod args;
+mod env;
+mod up;
 
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use args::{AgentArgs, ServerArgs, UpArgs};
+use anyhow::Context;
+use args::{AgentArgs, ServerArgs};
+use store::Store;
+use store_sqlite::{Options, SqliteStore};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
 
-/// A server and agents on this machine.
-pub(crate) fn up(_args: UpArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`sterna up` is not built yet")
+pub(crate) use up::up;
+
+/// The line with which a daemon says to whoever started it that it is ready.
+const READY: &str = "ready";
+
+/// Structured lines on standard error; `STERNA_LOG` chooses how much.
+fn log() {
+    let filter = EnvFilter::try_from_env("STERNA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+}
+
+fn runtime(workers: usize) -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build()
+        .context("starting the runtime")
+}
+
+/// Completes when the process is asked to end.
+async fn asked_to_end() {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
 }
 
 /// A server.
-pub(crate) fn server(_args: ServerArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`sterna server` is not built yet")
+pub(crate) fn server(args: ServerArgs) -> anyhow::Result<ExitCode> {
+    log();
+    std::fs::create_dir_all(&args.data_dir).with_context(|| format!("making {}", args.data_dir.display()))?;
+    runtime(2)?.block_on(async {
+        tokio::select! {
+            ended = serve(args) => ended.map(|never| match never {}),
+            () = asked_to_end() => Ok(ExitCode::SUCCESS),
+        }
+    })
+}
+
+async fn serve(args: ServerArgs) -> anyhow::Result<std::convert::Infallible> {
+    let mut listeners = Vec::new();
+    for address in &args.listen {
+        let listener = TcpListener::bind(address).await;
+        listeners.push(listener.with_context(|| format!("listening on {address}: is another server running there?"))?);
+    }
+    if args.listen_stdin {
+        listeners.push(inherited().context("taking connections on standard input")?);
+    }
+    let bound: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let addresses: Vec<IpAddr> = bound.iter().map(SocketAddr::ip).chain(args.address).collect();
+    let names = std::iter::once("localhost".to_owned()).chain(args.name).collect();
+    let options = Options::new(args.data_dir.join("store"));
+    let store = tokio::task::spawn_blocking(|| SqliteStore::open(options)).await??;
+    let store: Arc<dyn Store> = Arc::new(store);
+    let config = server::Config { data_dir: args.data_dir, listeners, names, addresses };
+    let ready = || {
+        tracing::info!(?bound, "ready");
+        println!("{READY}");
+    };
+    let ended = server::run(config, store, Arc::new(env::System), ready).await;
+    ended.map_err(|error| anyhow::anyhow!("the server ended: {error}"))
+}
+
+/// The listening socket that standard input is.
+fn inherited() -> anyhow::Result<TcpListener> {
+    let listener = StdListener::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    listener.set_nonblocking(true)?;
+    Ok(TcpListener::from_std(listener)?)
 }
 
 /// An agent.
-pub(crate) fn agent(_args: AgentArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`sterna agent` is not built yet")
+pub(crate) fn agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
+    log();
+    if let Some(namespace) = &args.namespace {
+        hostnet::world::enter_host(namespace)?;
+    }
+    std::fs::create_dir_all(&args.data_dir).with_context(|| format!("making {}", args.data_dir.display()))?;
+    let name = args.name.or_else(machine_name);
+    let config = agent::Config {
+        data_dir: std::fs::canonicalize(&args.data_dir)?,
+        server: args.server,
+        server_ca: args.cacert,
+        join_token: args.join_token_file.map(agent::JoinToken::File),
+        name,
+        peer_listen: SocketAddr::new(args.address, args.peer_port),
+        peer_advertise: None,
+        underlay_address: args.address,
+        reserved_mib: args.reserved_mib,
+    };
+    runtime(2)?.block_on(agent::run(config, asked_to_end()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The machine's name as a host's name: its first word in lower case.
+fn machine_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    let first = name.trim().split('.').next()?.to_ascii_lowercase();
+    model::limits::check_name(&first).ok().map(|()| first)
 }

@@ -46,6 +46,21 @@ pub(super) async fn keys_end_with_their_lease(subject: &dyn Subject) -> Outcome 
     refused("a second revocation", again, not_found)
 }
 
+pub(super) async fn an_ended_lease_stays_ended_after_reopening(subject: &dyn Subject) -> Outcome {
+    let store = subject.fresh().await?;
+    let revoked = store.grant_lease(TTL).await?.id;
+    let late = store.grant_lease(TTL).await?.id;
+    store.revoke_lease(revoked).await?;
+    subject.advance(LONGER).await;
+    let Some(store) = subject.reopen(store).await? else {
+        return Ok(());
+    };
+    for lease in [revoked, late] {
+        refused("a keep-alive", store.keep_alive(lease).await, not_found)?;
+    }
+    Ok(())
+}
+
 pub(super) async fn a_lease_runs_out(subject: &dyn Subject) -> Outcome {
     let store = subject.fresh().await?;
     let lease = store.grant_lease(TTL).await?;

@@ -170,6 +170,7 @@ const NAMED: &[(&str, Case)] = cases![
     watches::watches_join_under_load,
     watches::reopened_history_is_watched,
     leases::keys_end_with_their_lease,
+    leases::an_ended_lease_stays_ended_after_reopening,
     leases::a_lease_runs_out,
     leases::keeping_alive_keeps,
     leases::a_put_moves_a_key_between_leases,
@@ -224,7 +225,7 @@ fn refused<T: fmt::Debug>(
 }
 
 /// How long an answer may take before it counts as lost.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 async fn in_time<T>(what: &str, answer: impl Future<Output = T>) -> Result<T, Failure> {
     tokio::time::timeout(PATIENCE, answer)

@@ -19,7 +19,6 @@ pub(super) struct Model {
     pub(super) compacted: Revision,
     /// The keys at `base`, at `base + 1`, and so on.
     history: Vec<Keys>,
-    pub(super) leases: BTreeSet<LeaseId>,
 }
 
 impl Model {
@@ -28,7 +27,6 @@ impl Model {
             base,
             compacted,
             history: vec![Keys::new()],
-            leases: BTreeSet::new(),
         }
     }
 
@@ -64,7 +62,6 @@ impl Model {
     pub(super) fn end_lease(&mut self, lease: LeaseId) {
         let mut keys = self.now();
         keys.retain(|_, kv| kv.lease != Some(lease));
-        self.leases.remove(&lease);
         self.push_if_changed(keys);
     }
 

@@ -239,7 +239,6 @@ impl Run<'_> {
         let hour = std::time::Duration::from_secs(3_600);
         let lease = self.store.grant_lease(hour).await?;
         self.leases.push(lease.id);
-        self.model.leases.insert(lease.id);
         Ok(())
     }
 

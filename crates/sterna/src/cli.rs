@@ -1,0 +1,173 @@
+//! The tree of commands. What a command takes stands here; what it does, in [`crate::client`] and [`crate::daemon`].
+
+mod kinds;
+mod vm;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+pub(crate) use kinds::{
+    CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, EditArgs, GuestArgs, HostCommand, ImageCommand, ImportArgs,
+    ListArgs, MigrationCommand, NamesArgs, NetworkArgs, ReadCommand, TemplateArgs, TokenArgs, WriteCommand,
+};
+pub(crate) use vm::{ActionArgs, MigrateArgs, ShutdownArgs, VmArgs, VmCommand, WaitState};
+
+use crate::daemon::args::{AgentArgs, ServerArgs, UpArgs};
+use crate::units;
+
+/// Runs virtual machines on your own hosts: places them, watches them, moves them while they run.
+#[derive(Debug, Parser)]
+#[command(name = "sterna", version, propagate_version = false, disable_help_subcommand = true)]
+#[command(after_help = "Begin with `sterna up`, which says what to do next; then, in another terminal:\n  \
+    . DIR/env\n  sterna image import tiny --file guest.qcow2\n  \
+    sterna template create small --image tiny --memory 256MiB --vcpus 1\n  \
+    sterna vm create web --template small --wait=ready\n\n\
+    Exit codes: 0 done; 1 refused, failed or timed out; 2 wrong usage.")]
+pub(crate) struct Cli {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What holds for every command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The server's URL
+    #[arg(long, global = true, env = "STERNA_SERVER", hide_env_values = true, value_name = "URL")]
+    #[arg(help_heading = "Global options")]
+    pub(crate) server: Option<String>,
+    /// The token to show
+    #[arg(long, global = true, env = "STERNA_TOKEN", hide_env_values = true, help_heading = "Global options")]
+    pub(crate) token: Option<String>,
+    /// The certificate of the CA that signed the server's, as PEM
+    #[arg(long, global = true, env = "STERNA_CACERT", hide_env_values = true, value_name = "PATH")]
+    #[arg(help_heading = "Global options")]
+    pub(crate) cacert: Option<PathBuf>,
+    /// The project to work in
+    #[arg(long, global = true, value_name = "NAME", default_value = "default", help_heading = "Global options")]
+    pub(crate) project: String,
+    /// How to print
+    #[arg(short, long, global = true, value_enum, default_value = "table", help_heading = "Global options")]
+    pub(crate) output: Output,
+    /// Give up after this long, as in 90s or 5m [default: 5m with --wait]
+    #[arg(long, global = true, value_name = "DURATION", value_parser = units::duration, allow_hyphen_values = true)]
+    #[arg(help_heading = "Global options")]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Columns, for people
+    Table,
+    /// For programs: an object as it is; a list as {items, revision, next}; a change as a line
+    Json,
+    /// As json, easier to read
+    Yaml,
+    /// kind/name, one a line
+    Name,
+}
+
+/// The commands: those that stay, and those that ask a server.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a server and hosts on this machine
+    Up(UpArgs),
+    /// Run a server
+    Server(ServerArgs),
+    /// Run a host's agent
+    Agent(AgentArgs),
+    /// Everything that asks a server.
+    #[command(flatten)]
+    Client(ClientCommand),
+}
+
+/// The commands that ask a server.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClientCommand {
+    /// Show what there is and what needs attention
+    #[command(after_help = "Example: sterna status")]
+    Status,
+    /// Virtual machines
+    #[command(subcommand)]
+    Vm(VmCommand),
+    /// Hosts: the machines that run VMs
+    #[command(subcommand)]
+    Host(HostCommand),
+    /// Images: what disks begin with
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Templates: what VMs are made from
+    #[command(subcommand)]
+    Template(CatalogCommand<TemplateArgs>),
+    /// Networks over hosts
+    #[command(subcommand)]
+    Network(CatalogCommand<NetworkArgs>),
+    /// Datastores: where images and volumes are kept
+    #[command(subcommand)]
+    Datastore(CatalogCommand<DatastoreArgs>),
+    /// Migrations: moves of VMs from host to host
+    #[command(subcommand)]
+    Migration(MigrationCommand),
+    /// Operations: long actions and how far they are
+    #[command(subcommand)]
+    Operation(ReadCommand),
+    /// Events: what happened to objects
+    #[command(subcommand)]
+    Event(ReadCommand),
+    /// Show what happened, oldest first
+    #[command(after_help = "Example: sterna events --follow")]
+    Events {
+        /// Go on with what happens from now on
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Print the OpenAPI document of the server's interface
+    #[command(after_help = "Example: sterna openapi > sterna.json")]
+    Openapi,
+}
+
+/// What the command line says. Ends the process on wrong usage, and for `--help`.
+pub(crate) fn parse() -> Cli {
+    let matches = command().get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// The tree, with an example of its own for every kind's common commands.
+fn command() -> clap::Command {
+    model::Kind::ALL.into_iter().fold(Cli::command(), |tree, kind| {
+        tree.mut_subcommand(kind.name(), |tree| {
+            let present: Vec<String> = tree.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+            let common = ["list", "get", "delete", "watch", "edit"].into_iter();
+            let common = common.filter(|name| present.iter().any(|present| present == name));
+            common.fold(tree, |tree, name| tree.mut_subcommand(name, |sub| sub.after_help(example(kind, name))))
+        })
+    })
+}
+
+fn example(kind: model::Kind, command: &str) -> String {
+    let name = match kind {
+        model::Kind::Vm => "web",
+        model::Kind::Host => "h1",
+        model::Kind::Image => "tiny",
+        model::Kind::Template => "small",
+        model::Kind::Network => "front",
+        model::Kind::Datastore => "shared",
+        model::Kind::Migration => "web-m2",
+        model::Kind::Operation | model::Kind::Event => "NAME",
+    };
+    match command {
+        "list" => format!("Example: sterna {kind} list -l tier=web -o json"),
+        "watch" => format!("Example: sterna {kind} watch -o json"),
+        "get" => format!("Example: sterna {kind} get {name} -o yaml"),
+        _ => format!("Example: sterna {kind} {command} {name}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+//! What is asked of every kind, and of the kinds beside VMs.
+
+use std::path::PathBuf;
+
+use api::kinds::JoinTokenBody;
+use clap::{Args, Subcommand};
+
+use crate::units;
+
+/// What can be asked of every kind.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReadCommand {
+    /// List all, or those with given labels
+    List(ListArgs),
+    /// Show one
+    Get {
+        /// Name or id
+        name: String,
+    },
+    /// Show changes as they happen
+    Watch(ListArgs),
+}
+
+/// Which objects.
+#[derive(Debug, Default, Args)]
+pub(crate) struct ListArgs {
+    /// Only those with this label; may be given several times
+    #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = units::label)]
+    pub(crate) labels: Vec<(String, String)>,
+}
+
+/// What can be asked of the kinds that users change.
+#[derive(Debug, Subcommand)]
+pub(crate) enum WriteCommand {
+    /// What can be asked of every kind.
+    #[command(flatten)]
+    Read(ReadCommand),
+    /// Change labels and spec in $EDITOR
+    Edit(EditArgs),
+    /// Delete
+    Delete(DeleteArgs),
+}
+
+/// What to edit.
+#[derive(Debug, Args)]
+pub(crate) struct EditArgs {
+    /// Name or id
+    pub(crate) name: String,
+}
+
+/// What to delete.
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// Names or ids
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Wait until it is gone
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+/// Whether to wait for the end.
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    /// Wait for the end
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+/// What every new object has.
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Its name
+    pub(crate) name: String,
+    /// A label; may be given several times
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = units::label)]
+    pub(crate) labels: Vec<(String, String)>,
+    /// Check it and show what it would be, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// What can be asked of kinds that are only written down: templates, networks, datastores.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CatalogCommand<T: Args> {
+    /// Create one
+    Create(T),
+    /// What can be asked of the kinds that users change.
+    #[command(flatten)]
+    Write(WriteCommand),
+}
+
+/// What a template says.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: sterna template create small --image tiny --memory 256MiB --vcpus 1 --disk 10GiB")]
+pub(crate) struct TemplateArgs {
+    /// What every new object has.
+    #[command(flatten)]
+    pub(crate) create: CreateArgs,
+    /// The image of the root disk
+    #[arg(long)]
+    pub(crate) image: String,
+    /// Main memory, as in 256MiB or 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = units::memory_mib, allow_hyphen_values = true)]
+    pub(crate) memory: u64,
+    /// Virtual processors
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) vcpus: u32,
+    /// The size of the root disk, as in 10GiB; the image's if left out
+    #[arg(long, value_name = "SIZE", value_parser = units::bytes, allow_hyphen_values = true)]
+    pub(crate) disk: Option<u64>,
+    /// A network to plug an interface into; may be given several times; `default` if left out
+    #[arg(long = "network", value_name = "NETWORK")]
+    pub(crate) networks: Vec<String>,
+    /// What guests are told.
+    #[command(flatten)]
+    pub(crate) guest: GuestArgs,
+}
+
+/// What guests are told.
+#[derive(Debug, Args)]
+pub(crate) struct GuestArgs {
+    /// A file with ssh public keys, one a line; may be given several times
+    #[arg(long = "ssh-key-file", value_name = "PATH")]
+    pub(crate) ssh_key_files: Vec<PathBuf>,
+    /// A file with a script that begins with #!, or with cloud-config
+    #[arg(long, value_name = "PATH")]
+    pub(crate) user_data: Option<PathBuf>,
+}
+
+/// What a network says.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: sterna network create front --cidr 10.1.0.0/24")]
+pub(crate) struct NetworkArgs {
+    /// What every new object has.
+    #[command(flatten)]
+    pub(crate) create: CreateArgs,
+    /// Its IPv4 addresses, as in 10.1.0.0/24
+    #[arg(long)]
+    pub(crate) cidr: String,
+    /// Its VXLAN identifier; a free one if left out
+    #[arg(long)]
+    pub(crate) vni: Option<u32>,
+}
+
+/// What a datastore says.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: sterna datastore create shared --path /srv/sterna --coherent")]
+pub(crate) struct DatastoreArgs {
+    /// What every new object has.
+    #[command(flatten)]
+    pub(crate) create: CreateArgs,
+    /// The directory, which every host sees under this path
+    #[arg(long, value_name = "DIR")]
+    pub(crate) path: String,
+    /// Hosts see each other's writes without going past their page caches
+    #[arg(long)]
+    pub(crate) coherent: bool,
+}
+
+/// What can be asked of images.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Take a disk image from a file; a repeat with the same file is fine
+    Import(ImportArgs),
+    /// What can be asked of the kinds that users change.
+    #[command(flatten)]
+    Write(WriteCommand),
+}
+
+/// Which file.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: sterna image import tiny --file guest.qcow2")]
+pub(crate) struct ImportArgs {
+    /// The image's name
+    pub(crate) name: String,
+    /// A qcow2 or raw disk image
+    #[arg(long, value_name = "PATH")]
+    pub(crate) file: PathBuf,
+    /// A label; may be given several times
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = units::label)]
+    pub(crate) labels: Vec<(String, String)>,
+}
+
+/// What can be asked of hosts.
+#[derive(Debug, Subcommand)]
+pub(crate) enum HostCommand {
+    /// Make a token with which one host joins
+    Token(TokenArgs),
+    /// Place no new VM on it
+    #[command(after_help = "Example: sterna host cordon h1")]
+    Cordon(NamesArgs),
+    /// Place new VMs on it again
+    #[command(after_help = "Example: sterna host uncordon h1")]
+    Uncordon(NamesArgs),
+    /// Say that a silent host is off, so that its VMs can start elsewhere
+    #[command(after_help = "Example: sterna host confirm-dead h1\n\n\
+        Switch the machine off first: a VM that still runs there would run twice.")]
+    ConfirmDead(NamesArgs),
+    /// What can be asked of the kinds that users change.
+    #[command(flatten)]
+    Write(WriteCommand),
+}
+
+/// Which objects.
+#[derive(Debug, Args)]
+pub(crate) struct NamesArgs {
+    /// Names or ids
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+}
+
+/// For whom the token is.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: sterna host token --name h4")]
+pub(crate) struct TokenArgs {
+    /// The name that the host gets; its own choice if left out
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+}
+
+impl From<TokenArgs> for JoinTokenBody {
+    fn from(args: TokenArgs) -> Self {
+        Self { name: args.name }
+    }
+}
+
+/// What can be asked of migrations.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MigrationCommand {
+    /// Stop one that is under way, if it still can be: the VM goes on where it is
+    #[command(after_help = "Example: sterna migration cancel web-m2 --wait")]
+    Cancel {
+        /// Which ones.
+        #[command(flatten)]
+        names: NamesArgs,
+        /// Whether to wait.
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// What can be asked of the kinds that users change.
+    #[command(flatten)]
+    Write(WriteCommand),
+}

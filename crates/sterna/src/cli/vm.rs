@@ -1,0 +1,192 @@
+//! What is asked of VMs.
+
+use api::kinds::NicSpec;
+use clap::{Args, Subcommand, ValueEnum};
+use model::lifecycle::Phase;
+
+use super::kinds::{GuestArgs, WaitArgs, WriteCommand};
+use crate::units;
+
+/// What can be asked of VMs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum VmCommand {
+    /// Create one, or several alike
+    Create(Box<VmArgs>),
+    /// Start: boot, or resume from a saved state
+    #[command(after_help = "Example: sterna vm start web --wait=ready")]
+    Start(ActionArgs),
+    /// Ask the guest to shut down; pull the plug if it does not
+    Shutdown(ShutdownArgs),
+    /// Save the state to its host's disk and end
+    #[command(after_help = "Example: sterna vm suspend web --wait")]
+    Suspend(ActionArgs),
+    /// Go on after a pause, or from a saved state
+    #[command(after_help = "Example: sterna vm resume web --wait")]
+    Resume(ActionArgs),
+    /// Stop the processors; the memory stays
+    #[command(after_help = "Example: sterna vm pause web")]
+    Pause(ActionArgs),
+    /// Do not place it until it is released
+    #[command(after_help = "Example: sterna vm hold web")]
+    Hold(ActionArgs),
+    /// Place a held one
+    #[command(after_help = "Example: sterna vm release web --wait")]
+    Release(ActionArgs),
+    /// Say why it is where it is, what is wrong, and what leads on
+    #[command(after_help = "Example: sterna vm explain web")]
+    Explain {
+        /// Names or ids
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Move it to another host while it runs
+    Migrate(MigrateArgs),
+    /// What can be asked of the kinds that users change.
+    #[command(flatten)]
+    Write(WriteCommand),
+}
+
+/// What the new VMs shall be.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sterna vm create web --template small --wait=ready\n  \
+    sterna vm create worker --template small --count 3 --label tier=batch\n  \
+    sterna vm create db --image tiny --memory 1GiB --vcpus 2 --network front,address=10.1.0.7")]
+pub(crate) struct VmArgs {
+    /// Its name; with --count, what the names begin with
+    pub(crate) name: String,
+    /// The template that it is made from
+    #[arg(long, required_unless_present = "image")]
+    pub(crate) template: Option<String>,
+    /// The image of its root disk
+    #[arg(long)]
+    pub(crate) image: Option<String>,
+    /// Main memory, as in 256MiB or 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = units::memory_mib, allow_hyphen_values = true)]
+    #[arg(required_unless_present = "template")]
+    pub(crate) memory: Option<u64>,
+    /// Virtual processors
+    #[arg(long, value_name = "N")]
+    pub(crate) vcpus: Option<u32>,
+    /// The size of its root disk, as in 10GiB
+    #[arg(long, value_name = "SIZE", value_parser = units::bytes, allow_hyphen_values = true)]
+    pub(crate) disk: Option<u64>,
+    /// Where its volumes are kept
+    #[arg(long)]
+    pub(crate) datastore: Option<String>,
+    /// Only on this host
+    #[arg(long)]
+    pub(crate) host: Option<String>,
+    /// Only on hosts with this label; may be given several times
+    #[arg(long = "host-label", value_name = "KEY=VALUE", value_parser = units::label)]
+    pub(crate) host_labels: Vec<(String, String)>,
+    /// A network to plug an interface into; may be given several times
+    #[arg(long = "network", value_name = "NETWORK[,address=IP][,mac=MAC]", value_parser = units::nic)]
+    pub(crate) nics: Vec<NicSpec>,
+    /// The guest's host name; the VM's name if left out
+    #[arg(long, conflicts_with = "count")]
+    pub(crate) hostname: Option<String>,
+    /// What the guest is told.
+    #[command(flatten)]
+    pub(crate) guest: GuestArgs,
+    /// A label; may be given several times
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = units::label)]
+    pub(crate) labels: Vec<(String, String)>,
+    /// Create so many: NAME-1 to NAME-N
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) count: Option<u32>,
+    /// Do not place it until it is released
+    #[arg(long)]
+    pub(crate) hold: bool,
+    /// Check it and show what it would be, and do nothing
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) dry_run: bool,
+    /// Whether and for what to wait.
+    #[command(flatten)]
+    pub(crate) wait: WaitStateArgs,
+}
+
+/// Which VMs, and whether to wait.
+#[derive(Debug, Args)]
+pub(crate) struct ActionArgs {
+    /// Names or ids
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Whether and for what to wait.
+    #[command(flatten)]
+    pub(crate) wait: WaitStateArgs,
+}
+
+/// Which VMs, and how.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: sterna vm shutdown web --wait --timeout 90s")]
+pub(crate) struct ShutdownArgs {
+    /// Which VMs, and whether to wait.
+    #[command(flatten)]
+    pub(crate) action: ActionArgs,
+    /// Pull the plug at once
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// Which VMs, and where to.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: sterna vm migrate web --to h2 --wait")]
+pub(crate) struct MigrateArgs {
+    /// Names or ids
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// The host to go to; chosen if left out
+    #[arg(long, value_name = "HOST")]
+    pub(crate) to: Option<String>,
+    /// Check it, and do nothing
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) dry_run: bool,
+    /// Whether to wait.
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+/// Whether and for what to wait.
+#[derive(Debug, Args)]
+pub(crate) struct WaitStateArgs {
+    /// Wait for what the command leads to, or for this state
+    #[arg(long, value_name = "STATE", num_args = 0..=1, require_equals = true, ignore_case = true)]
+    pub(crate) wait: Option<Option<WaitState>>,
+}
+
+impl WaitStateArgs {
+    /// What to wait for, if at all.
+    pub(crate) fn goal(&self, usual: WaitState) -> Option<WaitState> {
+        self.wait.map(|state| state.unwrap_or(usual))
+    }
+}
+
+/// A state of a VM to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WaitState {
+    /// Its guest executes
+    Running,
+    /// Its guest's agent has answered
+    Ready,
+    /// Its processors are stopped
+    Paused,
+    /// Its state is saved
+    Suspended,
+    /// It is powered off
+    Off,
+    /// It is not placed until it is released
+    Hold,
+}
+
+impl WaitState {
+    /// The phase that is waited for.
+    pub(crate) const fn phase(self) -> Phase {
+        match self {
+            Self::Running | Self::Ready => Phase::Running,
+            Self::Paused => Phase::Paused,
+            Self::Suspended => Phase::Suspended,
+            Self::Off => Phase::Off,
+            Self::Hold => Phase::Hold,
+        }
+    }
+}
