@@ -45,13 +45,20 @@ struct Probed {
 impl Abilities {
     /// Tries. A probe of this start of the machine is not repeated.
     pub async fn find(dir: &HostDir, qemu: &Path) -> Self {
-        let (accelerator, qemu_version, lacks) =
-            tokio::join!(accelerator(dir, qemu), qemu_version(qemu), hostnet::probe_kernel());
+        let (accelerator, qemu_version, lacks) = tokio::join!(
+            accelerator(dir, qemu),
+            qemu_version(qemu),
+            hostnet::probe_kernel()
+        );
         let lack = |lack: hostnet::Lack| Lack {
             what: lack.what.to_owned(),
             consequence: format!("{} ({})", lack.consequence, lack.detail),
         };
-        Self { accelerator, qemu_version, lacks: lacks.into_iter().map(lack).collect() }
+        Self {
+            accelerator,
+            qemu_version,
+            lacks: lacks.into_iter().map(lack).collect(),
+        }
     }
 
     /// The host's status.
@@ -80,10 +87,19 @@ async fn accelerator(dir: &HostDir, qemu: &Path) -> Accelerator {
     }
     let choice = probe_accelerator(qemu, &dir.0, PROBE_DEADLINE).await;
     let accelerator = match choice.accelerator {
-        AcceleratorKind::Kvm => Accelerator { name: AcceleratorName::Kvm, why: None },
-        AcceleratorKind::Tcg => Accelerator { name: AcceleratorName::Tcg, why: Some(choice.reason) },
+        AcceleratorKind::Kvm => Accelerator {
+            name: AcceleratorName::Kvm,
+            why: None,
+        },
+        AcceleratorKind::Tcg => Accelerator {
+            name: AcceleratorName::Tcg,
+            why: Some(choice.reason),
+        },
     };
-    let probed = Probed { boot_id, accelerator: accelerator.clone() };
+    let probed = Probed {
+        boot_id,
+        accelerator: accelerator.clone(),
+    };
     let kept = serde_json::to_vec(&probed).unwrap_or_default();
     if let Err(error) = storage::write_whole(&dir.accelerator(), &kept) {
         tracing::warn!(%error, "the accelerator is probed again at the next start");
@@ -93,12 +109,19 @@ async fn accelerator(dir: &HostDir, qemu: &Path) -> Accelerator {
 
 /// The third word of `QEMU emulator version 10.0.2 (…)` that follows "version".
 async fn qemu_version(qemu: &Path) -> String {
-    let output = timeout(VERSION_DEADLINE, Command::new(qemu).arg("--version").kill_on_drop(true).output()).await;
+    let output = timeout(
+        VERSION_DEADLINE,
+        Command::new(qemu).arg("--version").kill_on_drop(true).output(),
+    )
+    .await;
     let text = match output {
         Ok(Ok(output)) => String::from_utf8_lossy(&output.stdout).into_owned(),
         _ => String::new(),
     };
-    let version = text.split_whitespace().skip_while(|word| *word != "version").nth(1);
+    let version = text
+        .split_whitespace()
+        .skip_while(|word| *word != "version")
+        .nth(1);
     version.unwrap_or("unknown").to_owned()
 }
 
@@ -110,7 +133,11 @@ pub fn boot_id() -> String {
 /// The processors' load and the free memory.
 pub fn load() -> Samples {
     let load = read_line("/proc/loadavg");
-    let load1: f64 = load.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_default();
+    let load1: f64 = load
+        .split(' ')
+        .next()
+        .and_then(|word| word.parse().ok())
+        .unwrap_or_default();
     Samples {
         load1_percent: (load1 * 100.0) as u32,
         memory_available_mib: meminfo_mib("MemAvailable"),
@@ -120,7 +147,9 @@ pub fn load() -> Samples {
 
 fn meminfo_mib(field: &str) -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     let kib: Option<u64> = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
     kib.unwrap_or_default() / 1024
 }

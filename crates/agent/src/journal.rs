@@ -93,7 +93,11 @@ impl State {
             return marks.clone();
         }
         let is_forgotten = self.forgotten.get(&vm).is_some_and(|last| *last >= incarnation);
-        Marks { launched: is_forgotten, closed: is_forgotten, ..Marks::default() }
+        Marks {
+            launched: is_forgotten,
+            closed: is_forgotten,
+            ..Marks::default()
+        }
     }
 
     /// Nothing is left of an incarnation.
@@ -104,10 +108,18 @@ impl State {
     fn apply(&mut self, entry: Entry) {
         match entry {
             Entry::Document { revision } => self.document_revision = revision,
-            Entry::Mark { vm, incarnation, mark } => {
+            Entry::Mark {
+                vm,
+                incarnation,
+                mark,
+            } => {
                 apply_mark(self.marks.entry((vm, incarnation)).or_default(), mark);
             }
-            Entry::Marks { vm, incarnation, marks } => {
+            Entry::Marks {
+                vm,
+                incarnation,
+                marks,
+            } => {
                 self.marks.insert((vm, incarnation), marks);
             }
             Entry::Forget { vm, incarnation } => {
@@ -119,8 +131,13 @@ impl State {
     }
 
     fn entries(&self) -> Vec<Entry> {
-        let document = Entry::Document { revision: self.document_revision };
-        let forgotten = self.forgotten.iter().map(|(vm, last)| Entry::Forget { vm: *vm, incarnation: *last });
+        let document = Entry::Document {
+            revision: self.document_revision,
+        };
+        let forgotten = self.forgotten.iter().map(|(vm, last)| Entry::Forget {
+            vm: *vm,
+            incarnation: *last,
+        });
         let marks = self.marks.iter().map(|((vm, incarnation), marks)| Entry::Marks {
             vm: *vm,
             incarnation: *incarnation,
@@ -201,17 +218,29 @@ impl Journal {
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(source) if source.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(source) => return Err(JournalError::Io { what: "read", path: path.to_owned(), source }),
+            Err(source) => {
+                return Err(JournalError::Io {
+                    what: "read",
+                    path: path.to_owned(),
+                    source,
+                });
+            }
         };
-        let state = read(&bytes)
-            .map_err(|Damaged { offset }| JournalError::Unreadable { path: path.to_owned(), offset })?;
+        let state = read(&bytes).map_err(|Damaged { offset }| JournalError::Unreadable {
+            path: path.to_owned(),
+            offset,
+        })?;
         let mut writer = Writer::new(path.to_owned(), state.clone());
         writer.rewrite()?;
         let (appends, queue) = mpsc::sync_channel(MAX_GROUP);
         std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run(&queue))
-            .map_err(|source| JournalError::Io { what: "start the thread of", path: path.to_owned(), source })?;
+            .map_err(|source| JournalError::Io {
+                what: "start the thread of",
+                path: path.to_owned(),
+                source,
+            })?;
         Ok((Self { appends }, state))
     }
 
@@ -243,15 +272,24 @@ struct Writer {
 
 impl Writer {
     fn new(path: PathBuf, state: State) -> Self {
-        Self { path, state, file: None, sequence: 0, end: 0, allocated: 0 }
+        Self {
+            path,
+            state,
+            file: None,
+            sequence: 0,
+            end: 0,
+            allocated: 0,
+        }
     }
 
     fn run(mut self, queue: &mpsc::Receiver<Append>) {
         while let Ok(first) = queue.recv() {
             let mut group = vec![first];
             group.extend(queue.try_iter().take(MAX_GROUP - 1));
-            let (entries, waiting): (Vec<_>, Vec<_>) =
-                group.into_iter().map(|append| (append.entry, append.done)).unzip();
+            let (entries, waiting): (Vec<_>, Vec<_>) = group
+                .into_iter()
+                .map(|append| (append.entry, append.done))
+                .unzip();
             let result = self.append(&entries);
             for done in waiting {
                 // Who does not wait any more needs no answer.
@@ -279,7 +317,11 @@ impl Writer {
     /// Whether there was room.
     fn write(&mut self, entries: &[Entry]) -> io::Result<bool> {
         let line = frame(self.sequence, entries)?;
-        let Some(file) = self.file.as_ref().filter(|_| self.end + line.len() <= self.allocated) else {
+        let Some(file) = self
+            .file
+            .as_ref()
+            .filter(|_| self.end + line.len() <= self.allocated)
+        else {
             return Ok(false);
         };
         file.write_all_at(&line, self.end as u64)?;
@@ -306,7 +348,11 @@ impl Writer {
         self.end = bytes.len();
         self.allocated = (2 * bytes.len() + PREALLOCATED_BYTES).next_multiple_of(PREALLOCATED_BYTES);
         bytes.resize(self.allocated, 0);
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&temporary)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
         std::fs::rename(&temporary, &self.path)?;
@@ -316,13 +362,19 @@ impl Writer {
     }
 
     fn io(&self, what: &'static str, source: io::Error) -> JournalError {
-        JournalError::Io { what, path: self.path.clone(), source }
+        JournalError::Io {
+            what,
+            path: self.path.clone(),
+            source,
+        }
     }
 
     /// The same error for everyone who waited for the same sync.
     fn repeat(&self, error: &JournalError) -> JournalError {
         match error {
-            JournalError::Io { what, source, .. } => self.io(what, io::Error::new(source.kind(), source.to_string())),
+            JournalError::Io { what, source, .. } => {
+                self.io(what, io::Error::new(source.kind(), source.to_string()))
+            }
             _ => JournalError::Closed,
         }
     }
@@ -351,11 +403,18 @@ fn read(bytes: &[u8]) -> Result<State, Damaged> {
     let mut state = State::default();
     let mut offset = 0;
     let mut sequence = 0;
-    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let used = bytes
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |last| last + 1);
     while offset < used {
         let Some((entries, length)) = parse(&bytes[offset..used], sequence) else {
             let is_torn = is_torn(bytes, offset, used) && !has_line_after(&bytes[offset..used], sequence);
-            return if is_torn { Ok(state) } else { Err(Damaged { offset }) };
+            return if is_torn {
+                Ok(state)
+            } else {
+                Err(Damaged { offset })
+            };
         };
         for entry in entries {
             state.apply(entry);
@@ -371,10 +430,18 @@ fn parse(bytes: &[u8], sequence: u64) -> Option<(Vec<Entry>, usize)> {
     let payload_bytes = payload_length(bytes)?;
     let payload = bytes.get(HEADER_BYTES..HEADER_BYTES.checked_add(payload_bytes)?)?;
     let head = format!("J {sequence:016x} {payload_bytes:08x} ");
-    let expected = [head.as_bytes(), checksum(head.as_bytes(), payload).as_bytes(), b" "].concat();
+    let expected = [
+        head.as_bytes(),
+        checksum(head.as_bytes(), payload).as_bytes(),
+        b" ",
+    ]
+    .concat();
     let length = HEADER_BYTES + payload_bytes + 1;
     let is_whole = bytes.starts_with(&expected) && bytes.get(length - 1) == Some(&b'\n');
-    is_whole.then(|| serde_json::from_slice(payload).ok()).flatten().map(|entries| (entries, length))
+    is_whole
+        .then(|| serde_json::from_slice(payload).ok())
+        .flatten()
+        .map(|entries| (entries, length))
 }
 
 fn payload_length(bytes: &[u8]) -> Option<usize> {
@@ -396,13 +463,15 @@ fn is_torn(bytes: &[u8], offset: usize, used: usize) -> bool {
 
 /// Whether a whole later line follows, which was begun only after the one before it had been synced.
 fn has_line_after(bytes: &[u8], sequence: u64) -> bool {
-    (1..bytes.len()).filter(|at| bytes[*at..].starts_with(b"J ")).any(|at| {
-        let later = bytes
-            .get(at + 2..at + 18)
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u64::from_str_radix(digits, 16).ok());
-        later.is_some_and(|later| later > sequence && parse(&bytes[at..], later).is_some())
-    })
+    (1..bytes.len())
+        .filter(|at| bytes[*at..].starts_with(b"J "))
+        .any(|at| {
+            let later = bytes
+                .get(at + 2..at + 18)
+                .and_then(|digits| std::str::from_utf8(digits).ok())
+                .and_then(|digits| u64::from_str_radix(digits, 16).ok());
+            later.is_some_and(|later| later > sequence && parse(&bytes[at..], later).is_some())
+        })
 }
 
 #[cfg(test)]

@@ -8,21 +8,36 @@ fn vm(n: u128) -> VmId {
 }
 
 fn launched(n: u128, incarnation: u64) -> Entry {
-    Entry::Mark { vm: vm(n), incarnation: Incarnation(incarnation), mark: Mark::Launched }
+    Entry::Mark {
+        vm: vm(n),
+        incarnation: Incarnation(incarnation),
+        mark: Mark::Launched,
+    }
 }
 
 fn groups() -> Vec<Vec<Entry>> {
     vec![
         vec![Entry::Document { revision: 7 }],
         vec![launched(1, 1), launched(2, 4)],
-        vec![Entry::Mark { vm: vm(1), incarnation: Incarnation(1), mark: Mark::Sent { to: Incarnation(2) } }],
+        vec![Entry::Mark {
+            vm: vm(1),
+            incarnation: Incarnation(1),
+            mark: Mark::Sent { to: Incarnation(2) },
+        }],
         (10..30).map(|n| launched(n, 1)).collect(),
-        vec![Entry::Forget { vm: vm(2), incarnation: Incarnation(4) }],
+        vec![Entry::Forget {
+            vm: vm(2),
+            incarnation: Incarnation(4),
+        }],
     ]
 }
 
 fn lines() -> Vec<Vec<u8>> {
-    groups().iter().enumerate().map(|(at, group)| frame(at as u64, group).unwrap()).collect()
+    groups()
+        .iter()
+        .enumerate()
+        .map(|(at, group)| frame(at as u64, group).unwrap())
+        .collect()
 }
 
 fn states() -> Vec<State> {
@@ -114,5 +129,8 @@ async fn a_damaged_file_is_not_opened() {
     let mut bytes = lines().concat();
     bytes[60] ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    assert!(matches!(Journal::open(&path), Err(JournalError::Unreadable { .. })));
+    assert!(matches!(
+        Journal::open(&path),
+        Err(JournalError::Unreadable { .. })
+    ));
 }

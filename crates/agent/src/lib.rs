@@ -8,6 +8,7 @@
 //! **Start here:** [`run`], then [`reconcile`] for the way of a document to its tasks and [`vm`] for one incarnation. A
 //! restart of the agent disturbs no guest: QEMU lives on, and the next agent finds it again.
 
+pub mod chance;
 pub mod config;
 pub mod host;
 pub mod journal;
@@ -33,8 +34,8 @@ use rustix::fs::FlockOperation;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-pub use config::{Config, JoinToken};
 use config::HostDir;
+pub use config::{Config, JoinToken};
 use host::Abilities;
 use journal::{Journal, JournalError, State};
 use link::Board;
@@ -105,12 +106,25 @@ async fn serve(config: Config) -> Result<(), AgentError> {
     let identity = identity?;
     let tls = Tls::load(&config, &dir)?;
     let listener = listen(config.peer_listen).await?;
-    let port = listener.local_addr().map_or(config.peer_listen.port(), |address| address.port());
-    let peer_address = config.peer_advertise.unwrap_or(SocketAddr::new(config.underlay_address, port));
+    let port = listener
+        .local_addr()
+        .map_or(config.peer_listen.port(), |address| address.port());
+    let peer_address = config
+        .peer_advertise
+        .unwrap_or(SocketAddr::new(config.underlay_address, port));
     let status = abilities.status(&config, peer_address);
     let client = pki::http_client(tls.to_servers.clone())?;
     tracing::info!(host = %identity.id, name = identity.name, "the agent runs");
-    Joined { config, dir, identity, tls, client, status }.obey(listener).await
+    Joined {
+        config,
+        dir,
+        identity,
+        tls,
+        client,
+        status,
+    }
+    .obey(listener)
+    .await
 }
 
 /// An agent whose host has joined.
@@ -126,7 +140,7 @@ struct Joined {
 impl Joined {
     /// Obeys documents and reports, for as long as it is let.
     async fn obey(self, listener: TcpListener) -> Result<(), AgentError> {
-        let session = uuid::Uuid::now_v7();
+        let session = chance::unique();
         let (client, server) = (self.client.clone(), self.config.server.clone());
         let (journal, state) = match open_journal(&self.dir) {
             Ok(opened) => opened,
@@ -138,7 +152,10 @@ impl Joined {
         };
         let board = Arc::new(Board::new(self.status.clone()));
         let from_peers = Arc::clone(&self.tls.from_peers);
-        let fleet = Arc::new(Fleet::open(Arc::new(self.host(journal, Arc::clone(&board))?), state));
+        let fleet = Arc::new(Fleet::open(
+            Arc::new(self.host(journal, Arc::clone(&board))?),
+            state,
+        ));
         let (events, link) = mpsc::channel(MAX_WAITING_EVENTS);
         tokio::join!(
             fleet.hear(link),
@@ -172,7 +189,10 @@ fn take_lock(dir: &HostDir) -> Result<File, AgentError> {
         let path = path.to_owned();
         move |source| AgentError::Directory { path, source }
     };
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir.vms());
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir.vms());
     made.map_err(directory(&dir.vms()))?;
     let lock = File::create(dir.lock()).map_err(directory(&dir.lock()))?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -187,7 +207,10 @@ async fn join(config: &Config, dir: &HostDir) -> Result<HostIdentity, PkiError> 
     loop {
         match pki::join(config, dir).await {
             Err(error) if error.is_retryable() => {
-                tracing::warn!(error = link::chain(&error), "this host has not joined yet; trying again");
+                tracing::warn!(
+                    error = link::chain(&error),
+                    "this host has not joined yet; trying again"
+                );
                 tokio::time::sleep(JOIN_PAUSE).await;
             }
             result => return result,
@@ -196,7 +219,9 @@ async fn join(config: &Config, dir: &HostDir) -> Result<HostIdentity, PkiError> 
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, AgentError> {
-    TcpListener::bind(address).await.map_err(|source| AgentError::Listen { address, source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| AgentError::Listen { address, source })
 }
 
 fn open_journal(dir: &HostDir) -> Result<(Journal, State), JournalError> {
@@ -211,6 +236,9 @@ fn open_journal(dir: &HostDir) -> Result<(Journal, State), JournalError> {
 /// Without its journal the host does nothing but say so.
 fn without_journal(mut status: HostStatus, error: &JournalError) -> HostStatus {
     tracing::error!(error = link::chain(error), "nothing is decided on this host");
-    status.lacks.push(Lack { what: "journal".to_owned(), consequence: link::chain(error) });
+    status.lacks.push(Lack {
+        what: "journal".to_owned(),
+        consequence: link::chain(error),
+    });
     status
 }

@@ -18,12 +18,11 @@ use model::host::HostStatus;
 use model::migration::Progress;
 use model::report::{Report, RunStatus, Samples, VmRun};
 use model::{Incarnation, VmId};
-use rand::RngExt;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use uuid::Uuid;
 
-use crate::host;
+use crate::{chance, host};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_LAST: Duration = Duration::from_secs(5);
@@ -71,7 +70,7 @@ impl Backoff {
     }
 
     async fn wait(&mut self) {
-        let jitter = rand::rng().random_range(0.5..1.0);
+        let jitter = chance::jitter();
         sleep(self.0.mul_f64(jitter)).await;
         self.0 = (self.0 * 2).min(BACKOFF_LAST);
     }
@@ -101,7 +100,9 @@ async fn stream(
     events: &mpsc::Sender<LinkEvent>,
     was_connected: &mut bool,
 ) -> Result<(), StreamError> {
-    let answer = timeout(ANSWER_DEADLINE, client.get(url).send()).await.map_err(|_| StreamError::Silent)??;
+    let answer = timeout(ANSWER_DEADLINE, client.get(url).send())
+        .await
+        .map_err(|_| StreamError::Silent)??;
     if !answer.status().is_success() {
         return Err(StreamError::Refused(refusal(answer).await));
     }
@@ -131,12 +132,19 @@ struct Lines<S> {
 
 impl<S: Stream<Item = reqwest::Result<Bytes>> + Unpin> Lines<S> {
     fn new(body: S) -> Self {
-        Self { body, buffer: BytesMut::new(), searched: 0 }
+        Self {
+            body,
+            buffer: BytesMut::new(),
+            searched: 0,
+        }
     }
 
     async fn next(&mut self) -> Result<Bytes, StreamError> {
         loop {
-            if let Some(end) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {
+            if let Some(end) = self.buffer[self.searched..]
+                .iter()
+                .position(|byte| *byte == b'\n')
+            {
                 let line = self.buffer.split_to(self.searched + end).freeze();
                 self.buffer.advance(1);
                 self.searched = 0;
@@ -147,7 +155,9 @@ impl<S: Stream<Item = reqwest::Result<Bytes>> + Unpin> Lines<S> {
                 return Err(StreamError::TooLong);
             }
             let deadline = Instant::now() + Duration::from_millis(STREAM_LOST_MS);
-            let more = timeout_at(deadline, self.body.next()).await.map_err(|_| StreamError::Silent)?;
+            let more = timeout_at(deadline, self.body.next())
+                .await
+                .map_err(|_| StreamError::Silent)?;
             self.buffer.extend_from_slice(&more.ok_or(StreamError::Ended)??);
         }
     }
@@ -180,7 +190,10 @@ impl Board {
             transfers: BTreeMap::new(),
             sequence: 0,
         };
-        Self { inner: Mutex::new(inner), changed: Notify::new() }
+        Self {
+            inner: Mutex::new(inner),
+            changed: Notify::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -219,8 +232,18 @@ impl Board {
             session,
             sequence: inner.sequence,
             host: (inner.answered.as_ref() != Some(&inner.host)).then(|| inner.host.clone()),
-            runs: inner.runs.iter().map(|((vm, _), run)| VmRun { vm: *vm, run: run.clone() }).collect(),
-            samples: Samples { transfers: inner.transfers.clone(), ..load },
+            runs: inner
+                .runs
+                .iter()
+                .map(|((vm, _), run)| VmRun {
+                    vm: *vm,
+                    run: run.clone(),
+                })
+                .collect(),
+            samples: Samples {
+                transfers: inner.transfers.clone(),
+                ..load
+            },
         }
     }
 
@@ -253,7 +276,12 @@ pub async fn reports(client: reqwest::Client, server: String, board: &Board, ses
 }
 
 async fn post(client: &reqwest::Client, url: &str, report: &Report) -> Result<(), StreamError> {
-    let answer = client.post(url).timeout(REPORT_DEADLINE).json(report).send().await?;
+    let answer = client
+        .post(url)
+        .timeout(REPORT_DEADLINE)
+        .json(report)
+        .send()
+        .await?;
     match answer.status().is_success() {
         true => Ok(()),
         false => Err(StreamError::Refused(refusal(answer).await)),

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use driver::types::Identity;
 use hostnet::{
-    BridgeSpec, InvalidName, LinkKind, LinkName, Mac, NetError, Netlink, TapSpec, VXLAN_OVERHEAD_BYTES, VXLAN_PORT,
-    VxlanSpec, link_name, world_prefix,
+    BridgeSpec, InvalidName, LinkKind, LinkName, Mac, NetError, Netlink, TapSpec, VXLAN_OVERHEAD_BYTES,
+    VXLAN_PORT, VxlanSpec, link_name, world_prefix,
 };
 use model::document::{NetworkDocument, Port};
 use qemu::command_line::NIC_SLOTS;
@@ -66,18 +66,30 @@ impl Network {
     /// In the network namespace of the calling thread.
     pub fn open(data_dir: &Path, underlay: IpAddr) -> Result<Self, NetworkError> {
         let digest = Sha256::digest(data_dir.as_os_str().as_encoded_bytes());
-        let world = digest.iter().take(8).fold(0, |world, byte| world << 8 | u64::from(*byte));
+        let world = digest
+            .iter()
+            .take(8)
+            .fold(0, |world, byte| world << 8 | u64::from(*byte));
         let underlay = match underlay {
             IpAddr::V4(address) => address,
             // Tunnels are made over IPv4 only; the kernel's refusal of this one names it.
             IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
         };
-        Ok(Self { netlink: Netlink::open()?, world, underlay, state: Arc::default() })
+        Ok(Self {
+            netlink: Netlink::open()?,
+            world,
+            underlay,
+            state: Arc::default(),
+        })
     }
 
     /// The tap of an interface.
     pub fn tap(&self, id: Identity, index: usize) -> LinkName {
-        link_name(self.world, LinkKind::Tap, format!("{}/{}/{index}", id.vm, id.incarnation).as_bytes())
+        link_name(
+            self.world,
+            LinkKind::Tap,
+            format!("{}/{}/{index}", id.vm, id.incarnation).as_bytes(),
+        )
     }
 
     fn bridge(&self, vni: u32) -> LinkName {
@@ -97,14 +109,24 @@ impl Network {
         }
         for index in 0..ports.len() {
             let name = self.tap(id, index);
-            self.netlink.ensure_tap(&TapSpec { name, owner: None, mtu: GUEST_MTU }).await?;
+            self.netlink
+                .ensure_tap(&TapSpec {
+                    name,
+                    owner: None,
+                    mtu: GUEST_MTU,
+                })
+                .await?;
         }
         Ok(())
     }
 
     async fn ensure(&self, vni: u32, document: &NetworkDocument) -> Result<(), NetworkError> {
         let (bridge, tunnel) = (self.bridge(vni), self.tunnel(vni));
-        let spec = BridgeSpec { name: bridge.clone(), mac: Some(self.bridge_mac(vni)), mtu: GUEST_MTU };
+        let spec = BridgeSpec {
+            name: bridge.clone(),
+            mac: Some(self.bridge_mac(vni)),
+            mtu: GUEST_MTU,
+        };
         self.netlink.ensure_bridge(&spec).await?;
         let spec = VxlanSpec {
             name: tunnel.clone(),
@@ -120,7 +142,10 @@ impl Network {
 
     /// Locally administered, and another one on every host.
     fn bridge_mac(&self, vni: u32) -> Mac {
-        let digest = Sha256::new().chain_update(self.world.to_be_bytes()).chain_update(vni.to_be_bytes()).finalize();
+        let digest = Sha256::new()
+            .chain_update(self.world.to_be_bytes())
+            .chain_update(vni.to_be_bytes())
+            .finalize();
         let mut bytes = [0; 6];
         bytes.copy_from_slice(&digest[..6]);
         bytes[0] = bytes[0] & 0xfc | 0x02;
@@ -141,7 +166,10 @@ impl Network {
     pub async fn settle(&self) -> Result<(), NetworkError> {
         let mut state = self.state.lock().await;
         let State { wanted, settled } = &mut *state;
-        let known: BTreeMap<_, _> = wanted.iter().map(|(vni, document)| (*vni, Some(document.clone()))).collect();
+        let known: BTreeMap<_, _> = wanted
+            .iter()
+            .map(|(vni, document)| (*vni, Some(document.clone())))
+            .collect();
         if known == *settled {
             return Ok(());
         }
@@ -154,7 +182,9 @@ impl Network {
         for (vni, document) in &*wanted {
             let has_changed = settled.get(vni) != known.get(vni);
             if has_changed && there.contains(self.tunnel(*vni).as_str()) {
-                self.netlink.set_vxlan_peers(&self.tunnel(*vni), &peers(document)).await?;
+                self.netlink
+                    .set_vxlan_peers(&self.tunnel(*vni), &peers(document))
+                    .await?;
             }
         }
         *settled = known;
@@ -165,7 +195,9 @@ impl Network {
     pub async fn plug(&self, id: Identity, ports: &[Port]) -> Result<(), NetworkError> {
         for (index, port) in ports.iter().enumerate() {
             let mac = port.mac.parse()?;
-            self.netlink.open_port(&self.tap(id, index), &self.bridge(port.vni), mac).await?;
+            self.netlink
+                .open_port(&self.tap(id, index), &self.bridge(port.vni), mac)
+                .await?;
         }
         Ok(())
     }
@@ -177,7 +209,9 @@ impl Network {
                 Some(IpAddr::V4(address)) => Some(address),
                 _ => None,
             };
-            self.netlink.announce(&self.bridge(port.vni), port.mac.parse()?, address).await?;
+            self.netlink
+                .announce(&self.bridge(port.vni), port.mac.parse()?, address)
+                .await?;
         }
         Ok(())
     }

@@ -60,7 +60,9 @@ pub async fn serve<T: Targets>(listener: TcpListener, tls: Arc<ServerConfig>, ta
     let acceptor = TlsAcceptor::from(tls);
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -73,7 +75,10 @@ pub async fn serve<T: Targets>(listener: TcpListener, tls: Arc<ServerConfig>, ta
         tokio::spawn(async move {
             let _permit = permit;
             if let Err(error) = connection(stream, acceptor, targets).await {
-                tracing::debug!(error = crate::link::chain(&*error), "a connection from another agent ended");
+                tracing::debug!(
+                    error = crate::link::chain(&*error),
+                    "a connection from another agent ended"
+                );
             }
         });
     }
@@ -89,13 +94,17 @@ async fn connection<T: Targets>(
     stream.set_nodelay(true)?;
     let stream = timeout(CONNECT_DEADLINE, acceptor.accept(stream)).await??;
     let certificates = stream.get_ref().1.peer_certificates();
-    let certificate = certificates.and_then(<[_]>::first).ok_or("no certificate was shown")?;
+    let certificate = certificates
+        .and_then(<[_]>::first)
+        .ok_or("no certificate was shown")?;
     let certificate = certificate.clone().into_owned();
     let service = service_fn(move |request| {
         let (targets, certificate) = (Arc::clone(&targets), certificate.clone());
         async move { Ok::<_, Infallible>(answer(request, &*targets, &certificate).await) }
     });
-    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await?;
+    hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await?;
     Ok(())
 }
 
@@ -123,8 +132,9 @@ async fn go<T: Targets>(
     let Ok(Ok(request)) = body.map(|body| serde_json::from_slice::<GoRequest>(&body.to_bytes())) else {
         return StatusCode::BAD_REQUEST;
     };
-    let is_source =
-        targets.source_of(&request).is_some_and(|host| pki::is_certificate_of(certificate, host));
+    let is_source = targets
+        .source_of(&request)
+        .is_some_and(|host| pki::is_certificate_of(certificate, host));
     if !is_source {
         return StatusCode::FORBIDDEN;
     }
@@ -169,12 +179,16 @@ pub struct Peers {
 impl Peers {
     /// No connections yet.
     pub fn new(tls: Arc<ClientConfig>) -> Self {
-        Self { tls, warm: Arc::default() }
+        Self {
+            tls,
+            warm: Arc::default(),
+        }
     }
 
     /// Opens a connection, if there is none that works, and tries it.
     pub async fn warm_up(&self, peer: &str, host: HostId) -> Result<(), PeerError> {
-        self.request(peer, host, Method::GET, "/peer/v1/ping", Bytes::new()).await
+        self.request(peer, host, Method::GET, "/peer/v1/ping", Bytes::new())
+            .await
     }
 
     /// Tells the target's agent that the source's QEMU completed; returns when the guest runs.
@@ -193,11 +207,18 @@ impl Peers {
         body: Bytes,
     ) -> Result<(), PeerError> {
         let key = (peer.to_owned(), host);
-        if let Some(mut sender) = self.warm.lock().await.remove(&key)
-            && let Ok(status) = send(&mut sender, method.clone(), path, body.clone()).await
-        {
-            self.warm.lock().await.insert(key, sender);
-            return judge(status);
+        // The lock is not held while the other side is waited for.
+        let warm = self.warm.lock().await.remove(&key);
+        if let Some(mut sender) = warm {
+            match send(&mut sender, method.clone(), path, body.clone()).await {
+                Ok(status) => {
+                    self.warm.lock().await.insert(key, sender);
+                    return judge(status);
+                }
+                Err(error) => {
+                    tracing::debug!(error = crate::link::chain(&error), "the warm connection is lost")
+                }
+            }
         }
         let mut sender = self.connect(peer, host).await?;
         let status = send(&mut sender, method, path, body).await?;
@@ -208,7 +229,10 @@ impl Peers {
     async fn connect(&self, peer: &str, host: HostId) -> Result<Sender, PeerError> {
         let connected = timeout(CONNECT_DEADLINE, open(peer, host, Arc::clone(&self.tls))).await;
         let connected = connected.map_err(BoxError::from).and_then(|result| result);
-        connected.map_err(|source| PeerError::Connect { peer: peer.to_owned(), source })
+        connected.map_err(|source| PeerError::Connect {
+            peer: peer.to_owned(),
+            source,
+        })
     }
 }
 
@@ -236,7 +260,9 @@ async fn send(
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = method;
     *request.uri_mut() = http::Uri::from_static(path);
-    request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("peer"));
+    request
+        .headers_mut()
+        .insert(http::header::HOST, http::HeaderValue::from_static("peer"));
     let exchange = async {
         sender.ready().await?;
         let response = sender.send_request(request).await?;
@@ -245,9 +271,16 @@ async fn send(
         Ok::<_, hyper::Error>(status)
     };
     let slack = Duration::from_secs(1);
-    timeout(GO_DEADLINE + slack, exchange).await.map_err(|_| PeerError::Late)?.map_err(PeerError::Broken)
+    timeout(GO_DEADLINE + slack, exchange)
+        .await
+        .map_err(|_| PeerError::Late)?
+        .map_err(PeerError::Broken)
 }
 
 fn judge(status: StatusCode) -> Result<(), PeerError> {
-    if status.is_success() { Ok(()) } else { Err(PeerError::Refused(status)) }
+    if status.is_success() {
+        Ok(())
+    } else {
+        Err(PeerError::Refused(status))
+    }
 }

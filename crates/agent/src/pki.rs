@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use api::agent::{HOST_SAN_SUFFIX, JoinRequest, JoinResponse};
 use model::HostId;
+use qemu::migration_tls::{DH_PARAMETERS_FILE, DH_PARAMETERS_PEM};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::client::verify_server_name;
 use rustls::crypto::{CryptoProvider, ring};
@@ -65,7 +66,9 @@ pub enum PkiError {
     #[error("cannot make a key or a request for a certificate")]
     Make(#[from] rcgen::Error),
     /// No token.
-    #[error("this host has not joined yet: start its agent with a join token (`sterna host create` prints one)")]
+    #[error(
+        "this host has not joined yet: start its agent with a join token (`sterna host create` prints one)"
+    )]
     NoToken,
     /// The server could not be asked; it may be asked again.
     #[error("cannot ask {server} to let this host join")]
@@ -98,8 +101,10 @@ impl PkiError {
 /// The host's identity, with the files that prove it. Joins if the host has not joined before.
 pub async fn join(config: &Config, dir: &HostDir) -> Result<HostIdentity, PkiError> {
     if let Ok(bytes) = fs::read(dir.identity()) {
-        return serde_json::from_slice(&bytes)
-            .map_err(|error| PkiError::Content { path: dir.identity(), why: error.to_string() });
+        return serde_json::from_slice(&bytes).map_err(|error| PkiError::Content {
+            path: dir.identity(),
+            why: error.to_string(),
+        });
     }
     let request = join_request(config, dir)?;
     let response = ask(config, &request).await?;
@@ -141,13 +146,25 @@ async fn ask(config: &Config, request: &JoinRequest) -> Result<JoinResponse, Pki
         .with_root_certificates(roots(&[&config.server_ca])?)
         .with_no_client_auth();
     let url = format!("{}/agent/v1/join", config.server);
-    let unreachable = |source| PkiError::Unreachable { server: server(), source };
+    let unreachable = |source| PkiError::Unreachable {
+        server: server(),
+        source,
+    };
     let client = http_client(tls).map_err(unreachable)?;
-    let answer = client.post(url).timeout(JOIN_DEADLINE).json(request).send().await.map_err(unreachable)?;
+    let answer = client
+        .post(url)
+        .timeout(JOIN_DEADLINE)
+        .json(request)
+        .send()
+        .await
+        .map_err(unreachable)?;
     let status = answer.status();
     if status.is_client_error() {
         let text = answer.text().await.unwrap_or_default();
-        return Err(PkiError::Refused { server: server(), answer: format!("{status} {text}") });
+        return Err(PkiError::Refused {
+            server: server(),
+            answer: format!("{status} {text}"),
+        });
     }
     let answer = answer.error_for_status().map_err(unreachable)?;
     answer.json().await.map_err(unreachable)
@@ -156,17 +173,33 @@ async fn ask(config: &Config, request: &JoinRequest) -> Result<JoinResponse, Pki
 /// Keeps what the server answered; the identity last, since it says that all the rest is there.
 fn keep(dir: &HostDir, response: &JoinResponse) -> Result<HostIdentity, PkiError> {
     let (pki, migration) = (dir.pki(), dir.migration_pki());
-    write(&pki.join("agent-cert.pem"), response.agent_certificate_pem.as_bytes())?;
+    write(
+        &pki.join("agent-cert.pem"),
+        response.agent_certificate_pem.as_bytes(),
+    )?;
     write(&pki.join("agent-ca.pem"), response.agent_ca_pem.as_bytes())?;
-    write(&migration.join("ca-cert.pem"), response.migration_ca_pem.as_bytes())?;
+    write(
+        &migration.join("ca-cert.pem"),
+        response.migration_ca_pem.as_bytes(),
+    )?;
     let key = read_text(&migration.join("server-key.pem"))?;
     write(&migration.join("client-key.pem"), key.as_bytes())?;
     for name in ["server-cert.pem", "client-cert.pem"] {
-        write(&migration.join(name), response.migration_certificate_pem.as_bytes())?;
+        write(
+            &migration.join(name),
+            response.migration_certificate_pem.as_bytes(),
+        )?;
     }
-    let identity = HostIdentity { id: response.host_id, name: response.name.clone() };
-    let json = serde_json::to_vec_pretty(&identity)
-        .map_err(|error| PkiError::Content { path: dir.identity(), why: error.to_string() })?;
+    // Without them QEMU makes its own at each start of a stream, for up to two seconds.
+    write(&migration.join(DH_PARAMETERS_FILE), DH_PARAMETERS_PEM.as_bytes())?;
+    let identity = HostIdentity {
+        id: response.host_id,
+        name: response.name.clone(),
+    };
+    let json = serde_json::to_vec_pretty(&identity).map_err(|error| PkiError::Content {
+        path: dir.identity(),
+        why: error.to_string(),
+    })?;
     write(&dir.identity(), &json)?;
     Ok(identity)
 }
@@ -191,14 +224,20 @@ impl Tls {
         let to_peers = Arc::new(client(roots(&[&ca])?, dir)?);
         let verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&[&ca])?), provider()).build();
-        let verifier =
-            verifier.map_err(|error| PkiError::Content { path: ca, why: error.to_string() })?;
+        let verifier = verifier.map_err(|error| PkiError::Content {
+            path: ca,
+            why: error.to_string(),
+        })?;
         let (chain, key) = own_certificate(dir)?;
         let from_peers = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain, key)?;
-        Ok(Self { to_servers, to_peers, from_peers: Arc::new(from_peers) })
+        Ok(Self {
+            to_servers,
+            to_peers,
+            from_peers: Arc::new(from_peers),
+        })
     }
 }
 
@@ -209,7 +248,9 @@ pub fn host_dns_name(host: HostId) -> String {
 
 /// Whether the certificate is that host's. Its signature was checked when the connection was made.
 pub fn is_certificate_of(certificate: &CertificateDer<'_>, host: HostId) -> bool {
-    let Ok(name) = ServerName::try_from(host_dns_name(host)) else { return false };
+    let Ok(name) = ServerName::try_from(host_dns_name(host)) else {
+        return false;
+    };
     ParsedCertificate::try_from(certificate)
         .is_ok_and(|certificate| verify_server_name(&certificate, &name).is_ok())
 }
@@ -240,8 +281,10 @@ fn own_certificate(
     dir: &HostDir,
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), PkiError> {
     let path = dir.pki().join("agent-key.pem");
-    let key = PrivateKeyDer::from_pem_file(&path)
-        .map_err(|error| PkiError::Content { path, why: error.to_string() })?;
+    let key = PrivateKeyDer::from_pem_file(&path).map_err(|error| PkiError::Content {
+        path,
+        why: error.to_string(),
+    })?;
     Ok((certificates(&dir.pki().join("agent-cert.pem"))?, key))
 }
 
@@ -256,11 +299,18 @@ fn roots(files: &[&Path]) -> Result<RootCertStore, PkiError> {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
-    let content = |why: String| PkiError::Content { path: path.to_owned(), why };
+    let content = |why: String| PkiError::Content {
+        path: path.to_owned(),
+        why,
+    };
     let all = CertificateDer::pem_file_iter(path).map_err(|error| content(error.to_string()))?;
     let all: Result<Vec<_>, _> = all.collect();
     let all = all.map_err(|error| content(error.to_string()))?;
-    if all.is_empty() { Err(content("it holds no certificate".to_owned())) } else { Ok(all) }
+    if all.is_empty() {
+        Err(content("it holds no certificate".to_owned()))
+    } else {
+        Ok(all)
+    }
 }
 
 fn read_text(path: &Path) -> Result<String, PkiError> {
@@ -285,5 +335,9 @@ fn write(path: &Path, content: &[u8]) -> Result<(), PkiError> {
 }
 
 fn file(what: &'static str, path: &Path, source: io::Error) -> PkiError {
-    PkiError::File { what, path: path.to_owned(), source }
+    PkiError::File {
+        what,
+        path: path.to_owned(),
+        source,
+    }
 }

@@ -58,7 +58,11 @@ impl Fleet {
             Err(reason) => (None, Some(reason)),
         };
         if let Some(reason) = &unreadable {
-            tracing::error!(code = reason.code, message = reason.message, "no document counts until a server sends one");
+            tracing::error!(
+                code = reason.code,
+                message = reason.message,
+                "no document counts until a server sends one"
+            );
         }
         let inner = Inner {
             journal,
@@ -68,7 +72,10 @@ impl Fleet {
             tasks: BTreeMap::new(),
             running: JoinSet::new(),
         };
-        let fleet = Self { host, inner: Mutex::new(inner) };
+        let fleet = Self {
+            host,
+            inner: Mutex::new(inner),
+        };
         fleet.spread();
         fleet
     }
@@ -79,11 +86,20 @@ impl Fleet {
 
     /// Obeys the link until it ends.
     pub async fn hear(&self, mut link: mpsc::Receiver<LinkEvent>) {
-        let known: Vec<u32> = self.lock().document.iter().flat_map(|document| document.networks.keys()).copied().collect();
+        let known: Vec<u32> = self
+            .lock()
+            .document
+            .iter()
+            .flat_map(|document| document.networks.keys())
+            .copied()
+            .collect();
         self.host.network.recall(known).await;
         while let Some(event) = link.recv().await {
             match event {
-                LinkEvent::Connected => self.set_lease(Lease { live: true, fresh: false }),
+                LinkEvent::Connected => self.set_lease(Lease {
+                    live: true,
+                    fresh: false,
+                }),
                 LinkEvent::Lost => self.set_lease(Lease::default()),
                 LinkEvent::Document(document) => self.accept(*document).await,
             }
@@ -103,14 +119,21 @@ impl Fleet {
             return;
         }
         if let Err(reason) = self.keep(&document, last).await {
-            tracing::error!(code = reason.code, message = reason.message, "a document cannot be kept, and does not count");
+            tracing::error!(
+                code = reason.code,
+                message = reason.message,
+                "a document cannot be kept, and does not count"
+            );
             return;
         }
         let networks = document.networks.clone();
         {
             let mut inner = self.lock();
             inner.journal.document_revision = document.revision;
-            inner.lease = Lease { live: true, fresh: true };
+            inner.lease = Lease {
+                live: true,
+                fresh: true,
+            };
             inner.unreadable = None;
             inner.document = Some(document);
         }
@@ -118,7 +141,10 @@ impl Fleet {
         network.note(networks).await;
         self.spread();
         if let Err(error) = network.settle().await {
-            tracing::warn!(error = crate::link::chain(&error), "networks do not reach all hosts that they should");
+            tracing::warn!(
+                error = crate::link::chain(&error),
+                "networks do not reach all hosts that they should"
+            );
         }
     }
 
@@ -131,7 +157,9 @@ impl Fleet {
         if document.revision == last {
             return Ok(());
         }
-        let entry = Entry::Document { revision: document.revision };
+        let entry = Entry::Document {
+            revision: document.revision,
+        };
         let written = self.host.journal.append(entry).await;
         written.map_err(|error| Reason::new("journal-failed", crate::link::chain(&error)))
     }
@@ -142,7 +170,9 @@ impl Fleet {
         inner.reap();
         let remembered: Vec<_> = inner.journal.marks.keys().copied().collect();
         let ordered = inner.document.iter().flat_map(|document| &document.vms);
-        let ordered: Vec<_> = ordered.map(|(vm, document)| (*vm, document.incarnation)).collect();
+        let ordered: Vec<_> = ordered
+            .map(|(vm, document)| (*vm, document.incarnation))
+            .collect();
         for key in remembered.into_iter().chain(ordered) {
             if !inner.tasks.contains_key(&key) {
                 inner.start(&self.host, key);
@@ -158,7 +188,10 @@ impl Fleet {
         }
     }
 
-    fn orders_of(&self, request: &GoRequest) -> Option<(mpsc::Sender<Go>, watch::Receiver<Option<RunStatus>>)> {
+    fn orders_of(
+        &self,
+        request: &GoRequest,
+    ) -> Option<(mpsc::Sender<Go>, watch::Receiver<Option<RunStatus>>)> {
         let inner = self.lock();
         let handle = inner.tasks.get(&(request.vm, request.to))?;
         Some((handle.go.clone(), handle.status.clone()))
@@ -180,26 +213,42 @@ impl Inner {
     }
 
     fn start(&mut self, host: &Arc<Host>, (vm, incarnation): (VmId, Incarnation)) {
-        let id = Identity { vm, incarnation, host: host.identity.id };
+        let id = Identity {
+            vm,
+            incarnation,
+            host: host.identity.id,
+        };
         let marks = self.journal.marks_of(vm, incarnation);
         let (orders, orders_seen) = watch::channel(self.orders(vm, incarnation));
         let (go, go_seen) = mpsc::channel(MAX_WAITING_GO);
         let (status_shown, status) = watch::channel(None);
-        let inbox = Inbox { orders: orders_seen, go: go_seen, status: status_shown };
+        let inbox = Inbox {
+            orders: orders_seen,
+            go: go_seen,
+            status: status_shown,
+        };
         let host = Arc::clone(host);
         self.running.spawn(async move {
             task::run(id, marks, host, inbox).await;
             (vm, incarnation)
         });
-        self.tasks.insert((vm, incarnation), Handle { orders, go, status });
+        self.tasks
+            .insert((vm, incarnation), Handle { orders, go, status });
     }
 
     fn orders(&self, vm: VmId, incarnation: Incarnation) -> Orders {
         let desired = self.document.as_ref().map(|document| {
-            let about = document.vms.get(&vm).filter(|about| about.incarnation == incarnation);
+            let about = document
+                .vms
+                .get(&vm)
+                .filter(|about| about.incarnation == incarnation);
             (document.revision, about.cloned().map(Box::new))
         });
-        Orders { desired, unreadable: self.unreadable.clone(), lease: self.lease }
+        Orders {
+            desired,
+            unreadable: self.unreadable.clone(),
+            lease: self.lease,
+        }
     }
 }
 
@@ -208,24 +257,33 @@ impl Targets for Fleet {
         let inner = self.lock();
         let about = inner.document.as_ref()?.vms.get(&request.vm)?;
         match &about.order {
-            Order::Target(target) if about.incarnation == request.to && target.from == request.from => Some(target.host),
+            Order::Target(target) if about.incarnation == request.to && target.from == request.from => {
+                Some(target.host)
+            }
             _ => None,
         }
     }
 
     async fn go(&self, request: GoRequest) -> GoAnswer {
-        let Some((go, mut status)) = self.orders_of(&request) else { return GoAnswer::Refused };
-        if go.send(Go { from: request.from, to: request.to }).await.is_err() {
+        let Some((go, mut status)) = self.orders_of(&request) else {
+            return GoAnswer::Refused;
+        };
+        if go
+            .send(Go {
+                from: request.from,
+                to: request.to,
+            })
+            .await
+            .is_err()
+        {
             return GoAnswer::Refused;
         }
         let runs = |run: &Option<RunStatus>| {
-            run.as_ref().is_some_and(|run| run.ran && matches!(run.state, RunState::Running | RunState::Paused))
+            run.as_ref()
+                .is_some_and(|run| run.ran && matches!(run.state, RunState::Running | RunState::Paused))
         };
-        let answer = match status.wait_for(runs).await {
-            Ok(_) => GoAnswer::Runs,
-            Err(_) => GoAnswer::Refused,
-        };
-        answer
+        let ended = status.wait_for(runs).await.map(drop);
+        ended.map_or(GoAnswer::Refused, |()| GoAnswer::Runs)
     }
 }
 
@@ -240,8 +298,13 @@ fn last_document(host: &Host, journal: &State) -> Result<Option<HostDocument>, R
         return Ok(None);
     }
     let bytes = fs::read(&path).map_err(|error| unreadable(error.to_string()))?;
-    let document: HostDocument = serde_json::from_slice(&bytes).map_err(|error| unreadable(error.to_string()))?;
+    let document: HostDocument =
+        serde_json::from_slice(&bytes).map_err(|error| unreadable(error.to_string()))?;
     // It is written before its revision is: it may be ahead, and counts only when a server repeats it.
     let is_known = document.revision == journal.document_revision && document.host == host.identity.id;
-    if is_known { Ok(Some(document)) } else { Err(unreadable(format!("it is of revision {}", document.revision))) }
+    if is_known {
+        Ok(Some(document))
+    } else {
+        Err(unreadable(format!("it is of revision {}", document.revision)))
+    }
 }

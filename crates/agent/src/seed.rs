@@ -34,7 +34,11 @@ fn quoted(text: &str) -> String {
 
 fn meta_data(machine: &Machine) -> String {
     let hostname = machine.guest.hostname.as_deref().unwrap_or(&machine.name);
-    let mut text = format!("instance-id: {}\nlocal-hostname: {}\n", machine.uuid, quoted(hostname));
+    let mut text = format!(
+        "instance-id: {}\nlocal-hostname: {}\n",
+        machine.uuid,
+        quoted(hostname)
+    );
     if !machine.guest.ssh_keys.is_empty() {
         text.push_str("public-keys:\n");
     }
@@ -45,7 +49,11 @@ fn meta_data(machine: &Machine) -> String {
 }
 
 fn user_data(machine: &Machine) -> String {
-    machine.guest.user_data.clone().unwrap_or_else(|| "#cloud-config\n{}\n".to_owned())
+    machine
+        .guest
+        .user_data
+        .clone()
+        .unwrap_or_else(|| "#cloud-config\n{}\n".to_owned())
 }
 
 fn network_config(ports: &[Port], mtu: u32) -> String {
@@ -54,10 +62,18 @@ fn network_config(ports: &[Port], mtu: u32) -> String {
         text.push_str("ethernets:\n");
     }
     for (index, port) in ports.iter().enumerate() {
-        text.push_str(&format!("  nic{index}:\n    match:\n      macaddress: {}\n", quoted(&port.mac)));
-        text.push_str(&format!("    set-name: eth{index}\n    mtu: {mtu}\n    dhcp4: false\n"));
+        text.push_str(&format!(
+            "  nic{index}:\n    match:\n      macaddress: {}\n",
+            quoted(&port.mac)
+        ));
+        text.push_str(&format!(
+            "    set-name: eth{index}\n    mtu: {mtu}\n    dhcp4: false\n"
+        ));
         if let Some(address) = port.address {
-            text.push_str(&format!("    addresses:\n      - {address}/{}\n", port.prefix_len));
+            text.push_str(&format!(
+                "    addresses:\n      - {address}/{}\n",
+                port.prefix_len
+            ));
         }
     }
     text
@@ -75,7 +91,12 @@ fn iso9660(files: &[(&str, Vec<u8>)]) -> Vec<u8> {
     }
     for (name, content) in files {
         let sector = FIRST_FILE_SECTOR + data.len() / SECTOR_BYTES;
-        plain.extend(folder_entry(format!("{};1", name.to_uppercase()).as_bytes(), sector, content.len(), false));
+        plain.extend(folder_entry(
+            format!("{};1", name.to_uppercase()).as_bytes(),
+            sector,
+            content.len(),
+            false,
+        ));
         joliet.extend(folder_entry(&utf16(name), sector, content.len(), false));
         data.extend(padded(content));
     }
@@ -97,14 +118,24 @@ fn iso9660(files: &[(&str, Vec<u8>)]) -> Vec<u8> {
 }
 
 /// A volume descriptor.
-fn volume(kind: u8, label: &[u8], blank: u8, sectors: usize, tables: u8, root: usize, escape: &[u8]) -> Vec<u8> {
+fn volume(
+    kind: u8,
+    label: &[u8],
+    blank: u8,
+    sectors: usize,
+    tables: u8,
+    root: usize,
+    escape: &[u8],
+) -> Vec<u8> {
     let mut bytes = vec![0; SECTOR_BYTES];
     let mut put = |at: usize, what: &[u8]| bytes[at..at + what.len()].copy_from_slice(what);
     put(0, &[kind]);
     put(1, b"CD001\x01");
     // System, volume, set, publisher, preparer, application and three files: names filled up with blanks.
     for (at, length) in [(8, 32), (40, 32), (190, 623)] {
-        let blanks: Vec<u8> = (0..length).map(|n| if n % 2 == 1 || blank == b' ' { b' ' } else { 0 }).collect();
+        let blanks: Vec<u8> = (0..length)
+            .map(|n| if n % 2 == 1 || blank == b' ' { b' ' } else { 0 })
+            .collect();
         put(at, &blanks);
     }
     put(40, label);
@@ -227,11 +258,18 @@ mod tests {
             ("network-config", network_config(&machine().nics, 1450)),
         ] {
             assert_eq!(joliet[&utf16(name)], content.as_bytes(), "{name}");
-            assert_eq!(plain[format!("{};1", name.to_uppercase()).as_bytes()], content.as_bytes(), "{name}");
+            assert_eq!(
+                plain[format!("{};1", name.to_uppercase()).as_bytes()],
+                content.as_bytes(),
+                "{name}"
+            );
         }
         assert_eq!(&image[16 * SECTOR_BYTES + 40..][..8], b"cidata  ");
         assert_eq!(image.len() % SECTOR_BYTES, 0);
-        assert_eq!(number(&image[16 * SECTOR_BYTES + 80..]) * SECTOR_BYTES, image.len());
+        assert_eq!(
+            number(&image[16 * SECTOR_BYTES + 80..]) * SECTOR_BYTES,
+            image.len()
+        );
     }
 
     #[test]

@@ -24,8 +24,8 @@ use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
-use uuid::Uuid;
 
+use crate::chance;
 use crate::config::{image_dir, volume_dir};
 
 /// How long a server may be silent in the midst of an image.
@@ -108,7 +108,12 @@ pub struct Storage {
 impl Storage {
     /// Fetches images from this server.
     pub fn new(client: reqwest::Client, server: String) -> Self {
-        Self { client, server, tool: QemuImg::default(), fetches: Arc::default() }
+        Self {
+            client,
+            server,
+            tool: QemuImg::default(),
+            fetches: Arc::default(),
+        }
     }
 
     /// The image's file in the datastore, fetched if it is not there.
@@ -138,7 +143,7 @@ impl Storage {
     }
 
     async fn fetch(&self, sha256: &str, path: &Path) -> Result<(), StorageError> {
-        let temporary = path.with_extension(format!("{}.part", Uuid::now_v7()));
+        let temporary = path.with_extension(format!("{}.part", chance::unique()));
         let fetched = self.fetch_to(sha256, &temporary).await;
         let kept = fetched.and_then(|()| fs::rename(&temporary, path).map_err(file("rename", &temporary)));
         if kept.is_err() {
@@ -148,13 +153,22 @@ impl Storage {
     }
 
     async fn fetch_to(&self, sha256: &str, temporary: &Path) -> Result<(), StorageError> {
-        let failed = |why: String| StorageError::Fetch { sha256: sha256.to_owned(), why };
+        let failed = |why: String| StorageError::Fetch {
+            sha256: sha256.to_owned(),
+            why,
+        };
         let late = || failed(format!("it was silent for {} s", SILENCE_DEADLINE.as_secs()));
         let describe = |error: reqwest::Error| failed(crate::link::chain(&error));
         let url = format!("{}/agent/v1/images/{sha256}", self.server);
-        let answer = timeout(SILENCE_DEADLINE, self.client.get(url).send()).await.map_err(|_| late())?;
-        let answer = answer.and_then(reqwest::Response::error_for_status).map_err(describe)?;
-        let mut output = tokio::fs::File::create(temporary).await.map_err(file("make", temporary))?;
+        let answer = timeout(SILENCE_DEADLINE, self.client.get(url).send())
+            .await
+            .map_err(|_| late())?;
+        let answer = answer
+            .and_then(reqwest::Response::error_for_status)
+            .map_err(describe)?;
+        let mut output = tokio::fs::File::create(temporary)
+            .await
+            .map_err(file("make", temporary))?;
         let mut body = answer.bytes_stream();
         let mut digest = Sha256::new();
         while let Some(chunk) = timeout(SILENCE_DEADLINE, body.next()).await.map_err(|_| late())? {
@@ -162,9 +176,16 @@ impl Storage {
             digest.update(&chunk);
             output.write_all(&chunk).await.map_err(file("write", temporary))?;
         }
-        let found: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let found: String = digest
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         if found != sha256 {
-            return Err(StorageError::Digest { sha256: sha256.to_owned(), found });
+            return Err(StorageError::Digest {
+                sha256: sha256.to_owned(),
+                found,
+            });
         }
         output.sync_all().await.map_err(file("sync", temporary))
     }
@@ -178,9 +199,11 @@ impl Storage {
         let base = self.image(disk).await?;
         let directory = volume_dir(Path::new(&disk.datastore), vm);
         fs::create_dir_all(&directory).map_err(file("make", &directory))?;
-        let temporary = directory.join(format!("{}.part", Uuid::now_v7()));
+        let temporary = directory.join(format!("{}.part", chance::unique()));
         let format = qemu_format(disk.image_format);
-        self.tool.create_overlay(&temporary, &base, format, Some(disk.bytes)).await?;
+        self.tool
+            .create_overlay(&temporary, &base, format, Some(disk.bytes))
+            .await?;
         fs::rename(&temporary, &path).map_err(file("rename", &temporary))?;
         Ok(path)
     }
@@ -221,7 +244,11 @@ pub struct Description<'a> {
 /// Deletes a file or a folder with all that is in it; it may be gone already.
 pub fn remove(path: &Path) -> Result<(), StorageError> {
     let is_folder = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
-    let removed = if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    let removed = if is_folder {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
     match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.map_err(file("delete", path)),
@@ -242,15 +269,24 @@ pub async fn keep_saved_state(temporary: PathBuf, path: PathBuf) -> Result<u64, 
     };
     tokio::task::spawn_blocking(keep).await.unwrap_or_else(|error| {
         let source = io::Error::other(error);
-        Err(StorageError::File { what: "keep", path: PathBuf::from("the saved state"), source })
+        Err(StorageError::File {
+            what: "keep",
+            path: PathBuf::from("the saved state"),
+            source,
+        })
     })
 }
 
 fn remove_stale(directory: &Path) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
+    let Ok(entries) = fs::read_dir(directory) else {
+        return;
+    };
     for entry in entries.flatten() {
         let path = entry.path();
-        let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|time| time.elapsed());
+        let age = entry
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .map(|time| time.elapsed());
         let is_stale = path.extension().is_some_and(|extension| extension == "part")
             && matches!(age, Ok(Ok(age)) if age > STALE_AGE);
         if is_stale {

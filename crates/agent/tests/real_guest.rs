@@ -9,7 +9,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{Bench, Side, document};
-use model::document::{Disk, Machine, MigrateTo, Order, StartFrom, Stop, Target, TargetState};
+use model::document::{Disk, Machine, MigrateTo, Order, Port, StartFrom, Stop, Target, TargetState};
 use model::image::ImageFormat;
 use model::report::{OutgoingState, RunState};
 use model::vm::GuestConfig;
@@ -22,19 +22,39 @@ fn machine(bench: &Bench, vm: VmId) -> Machine {
         vcpus: 1,
         memory_mib: 256,
         disk: Disk {
-            datastore: bench.directory.path().join("datastore").to_string_lossy().into_owned(),
+            datastore: bench
+                .directory
+                .path()
+                .join("datastore")
+                .to_string_lossy()
+                .into_owned(),
             coherent: true,
             image_sha256: bench.sha256.clone(),
             image_format: ImageFormat::Qcow2,
             bytes: 256 << 20,
         },
-        nics: Vec::new(),
+        nics: nics(),
         guest: GuestConfig::default(),
     }
 }
 
+/// None unless the test may make links: in a network namespace of its own, where two hosts would not fit.
+fn nics() -> Vec<Port> {
+    let port = Port {
+        vni: 77,
+        mac: "52:54:00:12:34:56".to_owned(),
+        address: Some([10, 77, 0, 2].into()),
+        prefix_len: 24,
+    };
+    Vec::from_iter(std::env::var_os("STERNA_TEST_NETWORK").map(|_| port))
+}
+
 fn run(start: StartFrom) -> Order {
-    Order::Run { paused: false, resume: false, start }
+    Order::Run {
+        paused: false,
+        resume: false,
+        start,
+    }
 }
 
 async fn boot(side: &mut Side, vm: VmId, machine: &Machine) -> Duration {
@@ -51,7 +71,7 @@ async fn boot(side: &mut Side, vm: VmId, machine: &Machine) -> Duration {
 async fn a_guest_outlives_its_agent() {
     let Some(bench) = Bench::new() else { return };
     let mut side = bench.side("h1").await;
-    let vm = VmId(uuid::Uuid::now_v7());
+    let vm = VmId(agent::chance::unique());
     let machine = machine(&bench, vm);
     boot(&mut side, vm, &machine).await;
     let pids = side.pids();
@@ -59,20 +79,37 @@ async fn a_guest_outlives_its_agent() {
 
     side.kill_agent().await;
     side.start_agent();
-    side.wait(vm, 1, "found again", |run| run.ready && run.state == RunState::Running).await;
+    let again = side
+        .wait(vm, 1, "found again", |run| run.state == RunState::Running)
+        .await;
+    assert!(again.ready, "what the guest said is forgotten");
+    let has_address = |run: &model::report::RunStatus| run.addresses.len() >= nics().len();
+    side.wait(vm, 1, "at its address", has_address).await;
     assert_eq!(side.pids(), pids);
 
     let begin = Instant::now();
     side.order(vm, Some(document(1, Order::Stop(Stop::Suspend), &machine)));
     let saved = side.wait(vm, 1, "suspended", |run| run.state.is_closed()).await;
-    eprintln!("suspended after {:?}: {:?} bytes", begin.elapsed(), saved.saved_bytes);
-    assert!(saved.saved_bytes.is_some_and(|bytes| bytes > 1 << 20), "{saved:#?}");
+    eprintln!(
+        "suspended after {:?}: {:?} bytes",
+        begin.elapsed(),
+        saved.saved_bytes
+    );
+    assert!(
+        saved.saved_bytes.is_some_and(|bytes| bytes > 1 << 20),
+        "{saved:#?}"
+    );
     assert_eq!(side.pids(), Vec::<i32>::new());
 
     let begin = Instant::now();
-    let start = StartFrom::Saved { incarnation: Incarnation(1) };
+    let start = StartFrom::Saved {
+        incarnation: Incarnation(1),
+    };
     side.order(vm, Some(document(2, run(start), &machine)));
-    side.wait(vm, 2, "resumed", |run| run.ready && run.state == RunState::Running).await;
+    side.wait(vm, 2, "resumed", |run| {
+        run.ready && run.state == RunState::Running
+    })
+    .await;
     eprintln!("resumed after {:?}", begin.elapsed());
 
     // A process that is killed by somebody else is noticed at once, and never started again.
@@ -80,12 +117,22 @@ async fn a_guest_outlives_its_agent() {
     let pid = rustix::process::Pid::from_raw(side.pids()[0]).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     let closed = side.wait(vm, 2, "closed", |run| run.state.is_closed()).await;
-    eprintln!("a killed QEMU was reported after {:?}: {:?}", begin.elapsed(), closed.reason);
+    eprintln!(
+        "a killed QEMU was reported after {:?}: {:?}",
+        begin.elapsed(),
+        closed.reason
+    );
     assert!(begin.elapsed() < Duration::from_secs(1));
 
     side.order(vm, Some(document(2, Order::Stop(Stop::Remove), &machine)));
-    side.wait(vm, 2, "removed", |run| run.state == RunState::Removed).await;
-    assert!(!std::path::Path::new(&machine.disk.datastore).join("volumes").join(vm.to_string()).exists());
+    side.wait(vm, 2, "removed", |run| run.state == RunState::Removed)
+        .await;
+    assert!(
+        !std::path::Path::new(&machine.disk.datastore)
+            .join("volumes")
+            .join(vm.to_string())
+            .exists()
+    );
     let log = side.data_dir.join("vms").join(vm.to_string()).join("console.log");
     assert!(!log.exists());
 }
@@ -95,7 +142,7 @@ async fn a_guest_moves_to_another_host() {
     let Some(bench) = Bench::new() else { return };
     let mut source = bench.side("h1").await;
     let mut target = bench.side("h2").await;
-    let vm = VmId(uuid::Uuid::now_v7());
+    let vm = VmId(agent::chance::unique());
     let machine = machine(&bench, vm);
     boot(&mut source, vm, &machine).await;
 
@@ -111,7 +158,10 @@ async fn a_guest_moves_to_another_host() {
         })
     };
     target.order(vm, Some(document(2, take(TargetState::Prepare), &machine)));
-    let stream = target.wait(vm, 2, "listening", |run| run.stream.is_some()).await.stream;
+    let stream = target
+        .wait(vm, 2, "listening", |run| run.stream.is_some())
+        .await
+        .stream;
     eprintln!("the target listens at {stream:?} after {:?}", begin.elapsed());
     let send = MigrateTo {
         to: Incarnation(2),
@@ -127,8 +177,14 @@ async fn a_guest_moves_to_another_host() {
     target.order(vm, Some(document(2, take(TargetState::Granted), &machine)));
     let granted = Instant::now();
     source.order(vm, Some(document(1, Order::MigrateTo(send), &machine)));
-    target.wait(vm, 2, "running", |run| run.state == RunState::Running && run.ran).await;
-    eprintln!("the target runs {:?} after the grant, {:?} in all", granted.elapsed(), begin.elapsed());
+    target
+        .wait(vm, 2, "running", |run| run.state == RunState::Running && run.ran)
+        .await;
+    eprintln!(
+        "the target runs {:?} after the grant, {:?} in all",
+        granted.elapsed(),
+        begin.elapsed()
+    );
     let is_measured = |run: &model::report::RunStatus| {
         run.outgoing.as_ref().is_some_and(|outgoing| {
             outgoing.state == OutgoingState::Completed && outgoing.downtime_us.is_some()
@@ -140,7 +196,9 @@ async fn a_guest_moves_to_another_host() {
     source.order(vm, Some(document(1, Order::Stop(Stop::Release), &machine)));
     source.wait(vm, 1, "closed", |run| run.state.is_closed()).await;
     target.order(vm, Some(document(2, run(StartFrom::Never), &machine)));
-    target.wait(vm, 2, "ready", |run| run.ready && run.state == RunState::Running).await;
+    target
+        .wait(vm, 2, "ready", |run| run.ready && run.state == RunState::Running)
+        .await;
     assert_eq!(source.pids(), Vec::<i32>::new());
     assert_eq!(target.pids().len(), 1);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,6 +14,8 @@ use crate::tls;
 
 /// The longest line of a stream that is read.
 const LINE_MAX_BYTES: usize = 4 << 20;
+/// A stream that says nothing for so long, not even an empty line, is lost.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
 
 /// Why a call did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -102,11 +104,22 @@ impl Client {
 
     /// Every object of a kind, page by page, and the revision to watch from.
     pub async fn list<R: Resource>(&self) -> Result<(Vec<ObjectOf<R>>, u64), ClientError> {
+        self.list_labelled::<R>(None).await
+    }
+
+    /// As [`Client::list`], but only those with these labels: `key=value`, several with commas.
+    pub async fn list_labelled<R: Resource>(
+        &self,
+        labels: Option<&str>,
+    ) -> Result<(Vec<ObjectOf<R>>, u64), ClientError> {
         let mut all = Vec::new();
         let mut after: Option<String> = None;
         let mut first_revision = None;
         loop {
             let mut request = self.request(Method::GET, &path::<R>(None));
+            if let Some(labels) = labels {
+                request = request.query(&[("label", labels)]);
+            }
             if let Some(after) = &after {
                 request = request.query(&[("after", after)]);
             }
@@ -118,6 +131,13 @@ impl Client {
                 None => return Ok((all, revision)),
             }
         }
+    }
+
+    /// The store's revision now: a watch from it misses nothing that is read after this call.
+    pub async fn revision<R: Resource>(&self) -> Result<u64, ClientError> {
+        let request = self.request(Method::GET, &path::<R>(None)).query(&[("limit", 1)]);
+        let page: List<Value> = self.json(request).await?;
+        Ok(page.revision)
     }
 
     /// Creates an object. The same request id gets the same answer.
@@ -145,6 +165,20 @@ impl Client {
         expected_revision: Option<u64>,
     ) -> Result<ObjectOf<R>, ClientError> {
         let mut request = self.request(Method::PATCH, &path::<R>(Some(name))).json(patch);
+        if let Some(revision) = expected_revision {
+            request = request.query(&[("expected_revision", revision)]);
+        }
+        self.json(request).await
+    }
+
+    /// Replaces an object's labels and spec.
+    pub async fn replace<R: Resource>(
+        &self,
+        name: &str,
+        body: &Create<R::Spec>,
+        expected_revision: Option<u64>,
+    ) -> Result<ObjectOf<R>, ClientError> {
+        let mut request = self.request(Method::PUT, &path::<R>(Some(name))).json(body);
         if let Some(revision) = expected_revision {
             request = request.query(&[("expected_revision", revision)]);
         }
@@ -195,9 +229,21 @@ impl Client {
         &self,
         from: Option<u64>,
     ) -> Result<impl Stream<Item = Result<Change<ObjectOf<R>>, ClientError>> + Unpin + use<R>, ClientError> {
+        self.watch_labelled::<R>(from, None).await
+    }
+
+    /// As [`Client::watch`], but only those with these labels: `key=value`, several with commas.
+    pub async fn watch_labelled<R: Resource>(
+        &self,
+        from: Option<u64>,
+        labels: Option<&str>,
+    ) -> Result<impl Stream<Item = Result<Change<ObjectOf<R>>, ClientError>> + Unpin + use<R>, ClientError> {
         let mut request = self.request(Method::GET, &path::<R>(None)).query(&[("watch", "true")]);
         if let Some(from) = from {
             request = request.query(&[("from", from)]);
+        }
+        if let Some(labels) = labels {
+            request = request.query(&[("label", labels)]);
         }
         self.lines(request).await
     }
@@ -215,10 +261,7 @@ impl Client {
         request: RequestBuilder,
     ) -> Result<impl Stream<Item = Result<T, ClientError>> + Unpin + use<T>, ClientError> {
         let answer = self.send(request).await?;
-        let server = self.server.clone();
-        let chunks = answer
-            .bytes_stream()
-            .map_err(move |error| ClientError::Unreachable { server: server.clone(), why: chain(&error) });
+        let chunks = heard(answer.bytes_stream(), self.server.clone());
         Ok(Box::pin(split(chunks).map(|line| {
             let line = line?;
             serde_json::from_slice(&line).map_err(|error| ClientError::NotUnderstood(error.to_string()))
@@ -230,6 +273,27 @@ impl Client {
         let answer = self.send(self.request(Method::GET, path)).await?;
         answer.text().await.map_err(|error| self.unreachable(&error))
     }
+}
+
+/// Chunks until the connection breaks or falls silent: a server sends at least an empty line every few seconds.
+fn heard<B>(
+    chunks: impl Stream<Item = reqwest::Result<B>>,
+    server: String,
+) -> impl Stream<Item = Result<B, ClientError>> {
+    let silence = || format!("nothing was heard for {} s", SILENCE_MAX.as_secs());
+    stream::unfold(Some(Box::pin(chunks)), move |chunks| {
+        let server = server.clone();
+        async move {
+            let mut chunks = chunks?;
+            let lost = |why| Err(ClientError::Unreachable { server, why });
+            match tokio::time::timeout(SILENCE_MAX, chunks.next()).await {
+                Ok(None) => None,
+                Ok(Some(Ok(chunk))) => Some((Ok(chunk), Some(chunks))),
+                Ok(Some(Err(error))) => Some((lost(chain(&error)), None)),
+                Err(_) => Some((lost(silence()), None)),
+            }
+        }
+    })
 }
 
 /// Cuts chunks into lines; empty ones, which keep the connection alive, are left out.

@@ -492,7 +492,7 @@ impl Core {
             Row::Incoming => self.plan_incoming(now, state),
             Row::Go => Plan::mark(Mark::Ran),
             Row::TargetRan => self.plan_ran(),
-            Row::TargetRunning => self.keep(state),
+            Row::TargetRunning => self.plan_arrived(state),
             Row::Revoked => Plan::mark(Mark::Closed {
                 reason: None,
                 saved_bytes: None,

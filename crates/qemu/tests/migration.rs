@@ -17,6 +17,7 @@ use qemu::migration_tls::{
 };
 use qemu::qmp::commands::RunState;
 use qemu::qmp::migration::{MigrationChannel, MigrationStatus};
+use qemu::spawn::log_tail;
 use serde_json::{Value, json};
 use support::{Authority, Vm, guest_disk, spec};
 use tokio::io::copy_bidirectional;
@@ -64,7 +65,7 @@ async fn run_state(vm: &Vm) -> RunState {
 }
 
 /// Sends from the source to the target up to the end, and lets the guest run there.
-async fn migrate_to_the_end(pair: &mut Pair, address: SocketAddr) {
+async fn migrate_to_the_end(what: &str, pair: &mut Pair, address: SocketAddr) {
     let Pair { source, target } = pair;
     let started = Instant::now();
     let channel = MigrationChannel::Tcp(address);
@@ -84,7 +85,7 @@ async fn migrate_to_the_end(pair: &mut Pair, address: SocketAddr) {
     assert_eq!(run_state(target).await, RunState::Paused);
     target.qmp.cont().await.unwrap();
     println!(
-        "exec to QMP {:?} and {:?}; total {:?}, pre-switchover to cont {:?}; QEMU: {} ms total, {} ms downtime",
+        "{what}: exec to QMP {:?} and {:?}; total {:?}, pre-switchover to cont {:?}; QEMU: {} ms total, {} ms downtime",
         source.start_time,
         target.start_time,
         started.elapsed(),
@@ -111,7 +112,7 @@ async fn a_guest_moves_over_tls_by_the_recipe() {
     let source_objects = source_objects(&source_credentials);
     prepare(&pair.source, Side::Source, source_objects, Some(&source_tls)).await;
     let address = listen(&pair.target).await;
-    migrate_to_the_end(&mut pair, address).await;
+    migrate_to_the_end("with TLS", &mut pair, address).await;
 }
 
 #[tokio::test]
@@ -121,7 +122,7 @@ async fn a_guest_moves_without_tls() {
     prepare(&pair.target, Side::Target, vec![], None).await;
     prepare(&pair.source, Side::Source, vec![], None).await;
     let address = listen(&pair.target).await;
-    migrate_to_the_end(&mut pair, address).await;
+    migrate_to_the_end("without TLS", &mut pair, address).await;
 }
 
 #[tokio::test]
@@ -143,6 +144,7 @@ async fn a_host_that_was_not_named_is_refused_and_its_guest_runs_on() {
     let info = pair.source.wait_for(MigrationStatus::is_final).await;
     assert_eq!(info.status, MigrationStatus::Failed, "{info:?}");
     println!("source: {:?}", info.error_desc);
+    println!("target: {}", log_tail(&pair.target.directory));
     let target = pair.target.qmp.query_migrate().await.unwrap();
     println!("target: {:?} {:?}", target.status, target.error_desc);
     assert_ne!(target.status, MigrationStatus::Completed);

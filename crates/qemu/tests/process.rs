@@ -16,7 +16,7 @@ use qemu::qmp::commands::RunState;
 use qemu::qmp::{Qmp, QmpError};
 use qemu::spawn::{self, ConnectError, Exit, Found, QemuProcess, RECORD_FILE};
 use serde_json::json;
-use support::{DEADLINE, Vm, guest_disk, program, spec};
+use support::{DEADLINE, Vm, end, guest_disk, program, spec};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -27,7 +27,7 @@ struct Guard(QemuProcess);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let _ = self.0.send_kill();
+        end(&self.0);
     }
 }
 

@@ -9,10 +9,10 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub(crate) use kinds::{
-    CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, EditArgs, GuestArgs, HostCommand, ImageCommand, ImportArgs,
-    ListArgs, MigrationCommand, NamesArgs, NetworkArgs, ReadCommand, TemplateArgs, TokenArgs, WriteCommand,
+    CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, GuestArgs, HostCommand, ImageCommand, ImportArgs, ListArgs,
+    MigrationCommand, NetworkArgs, ReadCommand, TemplateArgs, TokenArgs, WriteCommand,
 };
-pub(crate) use vm::{ActionArgs, MigrateArgs, ShutdownArgs, VmArgs, VmCommand, WaitState};
+pub(crate) use vm::{ActionArgs, MigrateArgs, VmArgs, VmCommand, WaitState};
 
 use crate::daemon::args::{AgentArgs, ServerArgs, UpArgs};
 use crate::units;

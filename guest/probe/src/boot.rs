@@ -1,18 +1,18 @@
 //! The guest's start, in the two programs that the kernel and init call.
 //!
 //! As a shell script this took two seconds: under emulation each command that a script starts costs 20 to 40 ms, most of
-//! it for a new address space. Hence everything up to the guest agent's port is done here, in one process.
+//! it for a new address space. Hence everything up to the agent is done here, in one process.
 //!
 //! ```text
-//! kernel ▶ probe as /init of the initramfs [`first`]: disk, root, agent's port ▶ busybox init (etc/inittab)
-//!          ├─▶ the guest agent, started again whenever it ends
+//! kernel ▶ probe as /init of the initramfs [`first`]: disk, root ▶ busybox init (etc/inittab)
+//!          ├─▶ probe agent [`agent`]: the guest agent as soon as its port has a name; again whenever it ends
 //!          └─▶ probe boot [`rest`]: other modules, the seed ▶ etc/boot-rest: network, services, user data
 //! ```
 
 use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -48,7 +48,6 @@ pub(crate) fn first() -> Outcome {
     rustix::process::chroot(".")?;
     attach("tmpfs", "/run", c"mode=755")?;
     load_modules("/lib/modules", "agent");
-    name_ports()?;
     Err(Command::new("/sbin/init").exec().into())
 }
 
@@ -172,22 +171,39 @@ fn label(bytes: &[u8]) -> &[u8] {
     bytes[..end].trim_ascii()
 }
 
-/// Makes the virtio-serial ports findable by name, which is udev's work on larger systems.
-fn name_ports() -> Outcome {
-    fs::create_dir_all("/dev/virtio-ports")?;
-    let Ok(ports) = fs::read_dir("/sys/class/virtio-ports") else {
-        return Ok(());
-    };
-    for port in ports.flatten() {
-        let name = fs::read_to_string(port.path().join("name")).unwrap_or_default();
-        if !name.trim().is_empty() {
-            symlink(
-                Path::new("..").join(port.file_name()),
-                Path::new("/dev/virtio-ports").join(name.trim()),
-            )?;
+/// Waits until the host has given the port its name, which comes some time after the driver is there, then becomes the
+/// guest agent. A guest without such a port waits on, since it may be plugged in.
+pub(crate) fn agent() -> Outcome {
+    let mut wait = Duration::from_millis(5);
+    let device = loop {
+        if let Some(device) = agent_port() {
+            break device;
         }
-    }
-    Ok(())
+        thread::sleep(wait);
+        wait = (wait + wait / 20).min(Duration::from_secs(2));
+    };
+    let program = "/usr/sbin/qemu-ga";
+    let arguments = [
+        "--method=virtio-serial",
+        "--statedir=/run",
+        "--pidfile=/run/qemu-ga.pid",
+    ];
+    let error = Command::new(program)
+        .args(arguments)
+        .arg("--path")
+        .arg(device)
+        .exec();
+    Err(format!("cannot start {program}: {error}").into())
+}
+
+fn agent_port() -> Option<PathBuf> {
+    let ports = fs::read_dir("/sys/class/virtio-ports").ok()?;
+    let of_agent = |port: &fs::DirEntry| {
+        fs::read_to_string(port.path().join("name")).is_ok_and(|name| name.trim() == "org.qemu.guest_agent.0")
+    };
+    let port = ports.flatten().find(of_agent)?;
+    let device = Path::new("/dev").join(port.file_name());
+    device.exists().then_some(device)
 }
 
 #[cfg(test)]

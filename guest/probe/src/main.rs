@@ -37,6 +37,7 @@ const USAGE: &str = "usage:
   probe count FILE INTERVAL_MS [AT_LEAST]     synced counter on disk; refuses if the stored number is below AT_LEAST
   probe network-config FILE                   prints a network-config, one setting a line (for the guest's boot)
   probe services                              echo 7, echo-udp 7 and serve-lines 2000 10, in one process
+  probe agent                                 becomes the guest agent when its port is there
   probe boot                                  second part of the guest's boot";
 
 fn main() -> ExitCode {
@@ -80,6 +81,7 @@ fn run(words: &[&str]) -> Option<Outcome> {
         ["count", file, interval, at_least] => count::run(file, millis(interval)?, at_least.parse().ok()?),
         ["network-config", file] => network_config::print(file),
         ["services"] => services(),
+        ["agent"] => boot::agent(),
         ["boot"] => boot::rest(),
         _ => return None,
     })

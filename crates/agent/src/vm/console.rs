@@ -40,7 +40,12 @@ struct Log {
 
 impl Log {
     fn open(path: PathBuf) -> Self {
-        let mut log = Self { path, file: None, bytes: 0, is_failing: false };
+        let mut log = Self {
+            path,
+            file: None,
+            bytes: 0,
+            is_failing: false,
+        };
         let opened = log.append();
         log.note(opened);
         log
@@ -127,8 +132,9 @@ mod tests {
         for n in 0..(5 * MAX_BYTES / 1024) {
             log.write(&[u8::try_from(n % 251).unwrap(); 1024]);
         }
-        let sizes: Vec<u64> =
-            logs(&path).map(|path| std::fs::metadata(path).unwrap().len()).collect();
+        let sizes: Vec<u64> = logs(&path)
+            .map(|path| std::fs::metadata(path).unwrap().len())
+            .collect();
         assert_eq!(sizes, [MAX_BYTES; FILES]);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), FILES);
     }

@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use driver::types::{Effect, EffectId, Failure, Identity, Input, Mark, Outcome, Qemu};
 use hostnet::Mac;
+use model::Reason;
 use model::document::{Machine, VmDocument};
 use model::host::AcceleratorName;
-use model::Reason;
 use qemu::command_line::{
-    Accelerator, Access, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE, Nic, QMP_SOCKET, Start, arguments,
+    Accelerator, Access, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE, Nic, QMP_SOCKET, Start,
+    arguments,
 };
 use qemu::qmp::QmpError;
 use qemu::spawn::{self, Found};
@@ -55,7 +56,14 @@ pub struct Vm {
 impl Vm {
     /// With nothing known yet.
     pub fn new(id: Identity, host: Arc<Host>) -> Self {
-        Self { id, host, look: Arc::default(), desired: Mutex::default(), live: AsyncMutex::default(), guest: guest::Known::default() }
+        Self {
+            id,
+            host,
+            look: Arc::default(),
+            desired: Mutex::default(),
+            live: AsyncMutex::default(),
+            guest: guest::Known::default(),
+        }
     }
 
     /// Remembers the newest order, for what effects leave out.
@@ -67,9 +75,16 @@ impl Vm {
 
     /// The newest document that was about this incarnation.
     pub(super) fn desired(&self) -> Result<Box<VmDocument>, Failure> {
-        let desired = self.desired.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let desired = self
+            .desired
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         desired.ok_or_else(|| Failure {
-            reason: Reason::new("no-document", "no document has described this incarnation since the agent's start"),
+            reason: Reason::new(
+                "no-document",
+                "no document has described this incarnation since the agent's start",
+            ),
             is_retryable: true,
         })
     }
@@ -90,7 +105,10 @@ impl Vm {
         let (name, deadline) = (format!("{effect:?}"), deadline(&effect));
         let result = timeout(deadline, self.act(effect)).await.unwrap_or_else(|_| {
             let message = format!("{name} was not done within {} s", deadline.as_secs());
-            Err(Failure { reason: Reason::new("timed-out", message), is_retryable: true })
+            Err(Failure {
+                reason: Reason::new("timed-out", message),
+                is_retryable: true,
+            })
         });
         match result {
             Ok(outcome) => Input::Done(id, outcome),
@@ -119,8 +137,20 @@ impl Vm {
             Effect::Release => self.release().await?,
             Effect::RemoveVolumes => self.remove_volumes()?,
             Effect::Migrate { to } => self.migrate(to).await?,
-            Effect::MigrateContinue { .. } => self.live().await?.qmp.migrate_continue().await.map_err(qmp_failure)?,
-            Effect::MigrateCancel => self.live().await?.qmp.migrate_cancel().await.map_err(qmp_failure)?,
+            Effect::MigrateContinue { .. } => self
+                .live()
+                .await?
+                .qmp
+                .migrate_continue()
+                .await
+                .map_err(qmp_failure)?,
+            Effect::MigrateCancel => self
+                .live()
+                .await?
+                .qmp
+                .migrate_cancel()
+                .await
+                .map_err(qmp_failure)?,
             Effect::SetDowntimeLimit { ms } => self.set_downtime_limit(ms).await?,
             Effect::SendGo { to, host, peer, .. } => return self.send_go(to, host, &peer).await,
             Effect::Forget => self.forget().await?,
@@ -131,8 +161,16 @@ impl Vm {
     }
 
     async fn mark(&self, mark: Mark) -> Result<(), Failure> {
-        let entry = Entry::Mark { vm: self.id.vm, incarnation: self.id.incarnation, mark };
-        self.host.journal.append(entry).await.map_err(|error| retryable("journal-failed", &error))
+        let entry = Entry::Mark {
+            vm: self.id.vm,
+            incarnation: self.id.incarnation,
+            mark,
+        };
+        self.host
+            .journal
+            .append(entry)
+            .await
+            .map_err(|error| retryable("journal-failed", &error))
     }
 
     /// What QEMU says. A process that is not known yet, or not any more, is looked for.
@@ -149,7 +187,9 @@ impl Vm {
                 }
             }
         }
-        let Some(live) = held.clone() else { return Qemu::Silent };
+        let Some(live) = held.clone() else {
+            return Qemu::Silent;
+        };
         drop(held);
         match live.look().await {
             Ok(state) => {
@@ -161,7 +201,6 @@ impl Vm {
     }
 
     fn silent_or_gone(&self, error: &QmpError) -> Qemu {
-        self.guest.forget();
         match spawn::is_occupied(&self.run_dir()) {
             Ok(false) => Qemu::None,
             _ => {
@@ -174,7 +213,9 @@ impl Vm {
     /// Finds the QEMU that an earlier agent started.
     async fn find(&self) -> Result<Option<Live>, String> {
         let directory = self.run_dir();
-        let found = spawn::find(&directory, self.id.vm.0, QMP_DEADLINE).await.map_err(|error| error.to_string())?;
+        let found = spawn::find(&directory, self.id.vm.0, QMP_DEADLINE)
+            .await
+            .map_err(|error| error.to_string())?;
         match found {
             Found::Nothing => Ok(None),
             Found::Unproven { reason, .. } => Err(reason),
@@ -209,7 +250,12 @@ impl Vm {
         fs::create_dir_all(&directory).map_err(|error| retryable("storage-failed", &error))?;
         let local = || -> Result<(), StorageError> {
             storage::write_whole(&directory.join(SEED_FILE), &seed::image(machine, GUEST_MTU))?;
-            let description = Description { schema: 1, vm: self.id.vm, incarnation: self.id.incarnation, machine };
+            let description = Description {
+                schema: 1,
+                vm: self.id.vm,
+                incarnation: self.id.incarnation,
+                machine,
+            };
             let json = serde_json::to_vec_pretty(&description).unwrap_or_default();
             storage::write_whole(&self.dir().description(), &json)
         };
@@ -217,10 +263,22 @@ impl Vm {
             local().map_err(storage_failure)?;
             match as_target {
                 true => Ok(()),
-                false => self.host.storage.disk(self.id.vm, &machine.disk).await.map(drop).map_err(storage_failure),
+                false => self
+                    .host
+                    .storage
+                    .disk(self.id.vm, &machine.disk)
+                    .await
+                    .map(drop)
+                    .map_err(storage_failure),
             }
         };
-        let ports = async { self.host.network.prepare(self.id, &machine.nics).await.map_err(network_failure) };
+        let ports = async {
+            self.host
+                .network
+                .prepare(self.id, &machine.nics)
+                .await
+                .map_err(network_failure)
+        };
         tokio::try_join!(disk, ports).map(drop)
     }
 
@@ -229,8 +287,9 @@ impl Vm {
         let directory = self.run_dir();
         let spec = self.launch_spec(&desired.machine, incoming)?;
         let arguments = arguments(&spec).map_err(|error| terminal("machine-invalid", &error))?;
-        Launch { incoming }.write(&directory).map_err(|error| retryable("storage-failed", &error))?;
-        self.guest.forget();
+        Launch { incoming }
+            .write(&directory)
+            .map_err(|error| retryable("storage-failed", &error))?;
         let mut held = self.live.lock().await;
         let process = spawn::spawn(&self.host.qemu, &arguments, &directory)
             .map_err(|error| terminal("qemu-not-started", &error))?;
@@ -238,7 +297,9 @@ impl Vm {
             .await
             .map_err(|error| terminal("qemu-not-started", &error))?;
         let live = Live::attach(process, qmp, events, self.listeners()).await;
-        *held = Some(Arc::new(live.map_err(|error| terminal("qemu-not-started", &error))?));
+        *held = Some(Arc::new(
+            live.map_err(|error| terminal("qemu-not-started", &error))?,
+        ));
         Ok(())
     }
 
@@ -256,13 +317,19 @@ impl Vm {
             cpu_model: self.host.cpu_model.clone(),
             accelerator: match self.host.accelerator.name {
                 AcceleratorName::Kvm => Accelerator::Kvm,
-                AcceleratorName::Tcg => Accelerator::Tcg { tb_size_mib: TCG_TB_SIZE_MIB },
+                AcceleratorName::Tcg => Accelerator::Tcg {
+                    tb_size_mib: TCG_TB_SIZE_MIB,
+                },
             },
             disks: vec![Disk {
                 slot: 0,
                 path: storage::disk_path(self.id.vm, &machine.disk),
                 format: ImageFormat::Qcow2,
-                cache: if machine.disk.coherent { Cache::HostPageCache } else { Cache::Direct },
+                cache: if machine.disk.coherent {
+                    Cache::HostPageCache
+                } else {
+                    Cache::Direct
+                },
                 access: Access::ReadWrite,
             }],
             seed: Some(self.run_dir().join(SEED_FILE)),
@@ -273,16 +340,32 @@ impl Vm {
 
     fn nics(&self, machine: &Machine) -> Result<Vec<Nic>, Failure> {
         let nic = |(slot, port): (u8, &model::document::Port)| {
-            let mac: Mac = port.mac.parse().map_err(|error| terminal("machine-invalid", &error))?;
-            let tap = self.host.network.tap(self.id, usize::from(slot)).as_str().to_owned();
-            Ok(Nic { slot, tap, mac: mac.0 })
+            let mac: Mac = port
+                .mac
+                .parse()
+                .map_err(|error| terminal("machine-invalid", &error))?;
+            let tap = self
+                .host
+                .network
+                .tap(self.id, usize::from(slot))
+                .as_str()
+                .to_owned();
+            Ok(Nic {
+                slot,
+                tap,
+                mac: mac.0,
+            })
         };
         (0..).zip(&machine.nics).map(nic).collect()
     }
 
     async fn open_ports(&self) -> Result<(), Failure> {
         let desired = self.desired()?;
-        self.host.network.plug(self.id, &desired.machine.nics).await.map_err(network_failure)
+        self.host
+            .network
+            .plug(self.id, &desired.machine.nics)
+            .await
+            .map_err(network_failure)
     }
 
     /// By QEMU, from each of the guest's cards, and by the host, also for addresses of IPv4.
@@ -290,7 +373,11 @@ impl Vm {
         let desired = self.desired()?;
         let live = self.live().await?;
         live.qmp.announce_self().await.map_err(qmp_failure)?;
-        self.host.network.announce(&desired.machine.nics).await.map_err(network_failure)
+        self.host
+            .network
+            .announce(&desired.machine.nics)
+            .await
+            .map_err(network_failure)
     }
 
     async fn ask_shutdown(&self) -> Result<(), Failure> {
@@ -307,7 +394,9 @@ impl Vm {
             let killed = spawn::kill(&live.process, &directory, deadline(&Effect::Kill)).await;
             killed.map_err(|error| not_gone(&error))?;
         }
-        let found = spawn::find(&directory, self.id.vm.0, QMP_DEADLINE).await.map_err(|error| not_gone(&error))?;
+        let found = spawn::find(&directory, self.id.vm.0, QMP_DEADLINE)
+            .await
+            .map_err(|error| not_gone(&error))?;
         let process = match found {
             Found::Nothing => return Ok(()),
             Found::Running(running) => Some(running.process),
@@ -320,11 +409,25 @@ impl Vm {
 
     async fn release(&self) -> Result<(), Failure> {
         *self.live.lock().await = None;
-        self.host.network.release(self.id).await.map_err(network_failure)?;
+        self.host
+            .network
+            .release(self.id)
+            .await
+            .map_err(network_failure)?;
         let directory = self.run_dir();
-        let sockets = fs::read_dir(&directory).into_iter().flatten().flatten().map(|entry| entry.path());
-        let goes = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "sock" || extension == "img");
-        sockets.filter(goes).try_for_each(|path| storage::remove(&path)).map_err(storage_failure)
+        let sockets = fs::read_dir(&directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path());
+        let goes = |path: &PathBuf| {
+            path.extension()
+                .is_some_and(|extension| extension == "sock" || extension == "img")
+        };
+        sockets
+            .filter(goes)
+            .try_for_each(|path| storage::remove(&path))
+            .map_err(storage_failure)
     }
 
     fn remove_volumes(&self) -> Result<(), Failure> {
@@ -338,7 +441,10 @@ impl Vm {
         let entries = fs::read_dir(&dir.0).into_iter().flatten().flatten();
         // Run directories stay until their incarnation is forgotten.
         let files = entries.map(|entry| entry.path()).filter(|path| !path.is_dir());
-        files.into_iter().try_for_each(|path| storage::remove(&path)).map_err(storage_failure)
+        files
+            .into_iter()
+            .try_for_each(|path| storage::remove(&path))
+            .map_err(storage_failure)
     }
 
     fn described(&self) -> Result<Machine, Failure> {
@@ -346,7 +452,8 @@ impl Vm {
         struct Described {
             machine: Machine,
         }
-        let bytes = fs::read(self.dir().description()).map_err(|error| retryable("no-description", &error))?;
+        let bytes =
+            fs::read(self.dir().description()).map_err(|error| retryable("no-description", &error))?;
         let described: Described =
             serde_json::from_slice(&bytes).map_err(|error| terminal("no-description", &error))?;
         Ok(described.machine)
@@ -356,8 +463,15 @@ impl Vm {
         storage::remove(&self.run_dir()).map_err(storage_failure)?;
         // Goes only if nothing else is in it.
         let _ = fs::remove_dir(&self.dir().0);
-        let entry = Entry::Forget { vm: self.id.vm, incarnation: self.id.incarnation };
-        self.host.journal.append(entry).await.map_err(|error| retryable("journal-failed", &error))?;
+        let entry = Entry::Forget {
+            vm: self.id.vm,
+            incarnation: self.id.incarnation,
+        };
+        self.host
+            .journal
+            .append(entry)
+            .await
+            .map_err(|error| retryable("journal-failed", &error))?;
         self.host.board.forget_run(self.id.vm, self.id.incarnation);
         self.host.board.set_transfer(self.id.vm, None);
         Ok(())
@@ -382,9 +496,15 @@ pub(super) fn qmp_failure(error: QmpError) -> Failure {
 }
 
 fn storage_failure(error: StorageError) -> Failure {
-    Failure { is_retryable: error.is_retryable(), ..retryable(error.code(), &error) }
+    Failure {
+        is_retryable: error.is_retryable(),
+        ..retryable(error.code(), &error)
+    }
 }
 
 fn network_failure(error: NetworkError) -> Failure {
-    Failure { is_retryable: error.is_retryable(), ..retryable("network-failed", &error) }
+    Failure {
+        is_retryable: error.is_retryable(),
+        ..retryable("network-failed", &error)
+    }
 }

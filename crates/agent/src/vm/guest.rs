@@ -8,12 +8,13 @@
 //! answer comes as soon as there can be one.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use driver::types::Guest;
 use qemu::guest_agent::{GuestAgent, GuestAgentError, Interface, ShutdownMode};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
@@ -26,26 +27,69 @@ const SEARCH_PAUSE: Duration = Duration::from_millis(250);
 /// Between looks at the addresses.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// Where it is kept over a restart of the agent, in the run directory.
+const GUEST_FILE: &str = "guest.json";
+
 /// What is known of the guest, shared between the one who asks and those who look.
 #[derive(Debug, Clone, Default)]
-pub struct Known(Arc<Mutex<Guest>>);
+pub struct Known(Arc<Mutex<Remembered>>);
+
+#[derive(Debug, Default)]
+struct Remembered {
+    guest: Guest,
+    file: Option<PathBuf>,
+}
+
+/// The guest's part of the run directory.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    ready: bool,
+    addresses: Vec<IpAddr>,
+}
 
 impl Known {
-    /// What was said last.
-    pub fn get(&self) -> Guest {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn lock(&self) -> MutexGuard<'_, Remembered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Nothing was said yet.
-    pub fn forget(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Guest::default();
+    /// What was said last.
+    pub fn get(&self) -> Guest {
+        self.lock().guest.clone()
+    }
+
+    /// What an earlier agent was told by the same QEMU's guest.
+    pub fn recall(&self, run_directory: &Path) {
+        let file = run_directory.join(GUEST_FILE);
+        let kept = std::fs::read(&file)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Kept>(&bytes).ok());
+        let guest = kept.map(|kept| Guest {
+            ready: kept.ready,
+            addresses: kept.addresses,
+        });
+        *self.lock() = Remembered {
+            guest: guest.unwrap_or_default(),
+            file: Some(file),
+        };
     }
 
     /// Whether that is news.
     fn set(&self, guest: Guest) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_news = *known != guest;
-        *known = guest;
+        let mut known = self.lock();
+        let is_news = known.guest != guest;
+        known.guest = guest;
+        let file = known.file.clone().filter(|_| is_news);
+        let kept = Kept {
+            ready: known.guest.ready,
+            addresses: known.guest.addresses.clone(),
+        };
+        drop(known);
+        if let Some(file) = file
+            && let Err(error) =
+                crate::storage::write_whole(&file, &serde_json::to_vec(&kept).unwrap_or_default())
+        {
+            tracing::warn!(%error, "what the guest said is asked again after a restart");
+        }
         is_news
     }
 }
@@ -53,7 +97,7 @@ impl Known {
 /// Asks the guest for as long as its QEMU lives; whoever sends to `shutdowns` has it asked to power off.
 pub async fn watch(socket: PathBuf, known: Known, news: Arc<Notify>, mut shutdowns: mpsc::Receiver<()>) {
     loop {
-        match GuestAgent::connect(&socket, ANSWER_DEADLINE, rand::random()).await {
+        match GuestAgent::connect(&socket, ANSWER_DEADLINE, crate::chance::nonce()).await {
             Ok(agent) => converse(agent, &known, &news, &mut shutdowns).await,
             Err(error) => tracing::debug!(%error, "no connection to the guest's agent"),
         }
@@ -82,13 +126,22 @@ async fn converse(mut agent: GuestAgent, known: &Known, news: &Notify, shutdowns
 async fn look(agent: &mut GuestAgent, known: &Known, news: &Notify) -> Result<Guest, GuestAgentError> {
     if !known.get().ready {
         agent.ping().await?;
-        known.set(Guest { ready: true, addresses: Vec::new() });
+        known.set(Guest {
+            ready: true,
+            addresses: Vec::new(),
+        });
         news.notify_one();
     }
     let guest = match agent.network_interfaces().await {
-        Ok(interfaces) => Guest { ready: true, addresses: addresses(interfaces) },
+        Ok(interfaces) => Guest {
+            ready: true,
+            addresses: addresses(interfaces),
+        },
         // A guest agent that does not know the command has answered all the same.
-        Err(GuestAgentError::Command { .. }) => Guest { ready: true, addresses: Vec::new() },
+        Err(GuestAgentError::Command { .. }) => Guest {
+            ready: true,
+            addresses: Vec::new(),
+        },
         Err(error) => return Err(error),
     };
     if known.set(guest.clone()) {
@@ -99,7 +152,10 @@ async fn look(agent: &mut GuestAgent, known: &Known, news: &Notify) -> Result<Gu
 
 /// All that others can reach: neither loopback nor link-local.
 fn addresses(interfaces: Vec<Interface>) -> Vec<IpAddr> {
-    let mut all: Vec<IpAddr> = interfaces.into_iter().flat_map(|interface| interface.addresses).collect();
+    let mut all: Vec<IpAddr> = interfaces
+        .into_iter()
+        .flat_map(|interface| interface.addresses)
+        .collect();
     all.retain(|address| match address {
         IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local(),
         IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),

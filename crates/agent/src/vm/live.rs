@@ -41,7 +41,10 @@ pub struct Launch {
 impl Launch {
     /// Written before the start.
     pub fn write(self, directory: &Path) -> io::Result<()> {
-        fs::write(directory.join(LAUNCH_FILE), serde_json::to_vec(&self).map_err(io::Error::other)?)
+        fs::write(
+            directory.join(LAUNCH_FILE),
+            serde_json::to_vec(&self).map_err(io::Error::other)?,
+        )
     }
 
     fn read(directory: &Path) -> io::Result<Self> {
@@ -57,8 +60,6 @@ pub struct Live {
     pub process: Arc<QemuProcess>,
     /// The monitor that commands, and looks.
     pub qmp: Qmp,
-    /// Another monitor, kept for looking when the first is busy.
-    _second: Option<Qmp>,
     launch: Launch,
     /// When QEMU said that it stopped the guest, if it has not said since that the guest goes on.
     stopped_at: Arc<Mutex<Option<Instant>>>,
@@ -93,17 +94,17 @@ impl Live {
         let mut tasks = JoinSet::new();
         tasks.spawn(hear(events, Arc::clone(&stopped_at), Arc::clone(&to.look)));
         tasks.spawn(watch_process(Arc::clone(&process), Arc::clone(&to.look)));
+        to.guest.recall(&to.directory);
         let agent = to.directory.join(AGENT_SOCKET);
         tasks.spawn(guest::watch(agent, to.guest.clone(), Arc::clone(&to.look), asked));
         match connect(&to.directory, CONSOLE_SOCKET).await {
             Ok(console) => drop(tasks.spawn(console::drain(console, to.console_log))),
             Err(error) => tracing::warn!(%error, "the guest's console is not logged"),
         }
-        let second = Qmp::connect(&to.directory.join(QMP_SECOND_SOCKET), QMP_DEADLINE).await;
+        tasks.spawn(hold_second_monitor(to.directory.join(QMP_SECOND_SOCKET)));
         Ok(Self {
             process,
             qmp,
-            _second: second.ok().map(|(qmp, _)| qmp),
             launch,
             stopped_at,
             downtime_limit_ms: AtomicU64::new(0),
@@ -160,6 +161,14 @@ async fn hear(mut events: Events, stopped_at: Arc<Mutex<Option<Instant>>>, look:
         look.notify_one();
     }
     look.notify_one();
+}
+
+/// Keeps the second monitor from being taken by anybody else: a watchdog gets it from here.
+async fn hold_second_monitor(socket: PathBuf) {
+    match Qmp::connect(&socket, QMP_DEADLINE).await {
+        Ok((_qmp, mut events)) => while events.next().await.is_some() {},
+        Err(error) => tracing::warn!(%error, "the second monitor is not held"),
+    }
 }
 
 /// Says when the process has ended.

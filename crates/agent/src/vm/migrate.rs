@@ -12,7 +12,9 @@ use api::agent::GoRequest;
 use driver::types::{Failure, Outcome};
 use model::document::{MigrateTo, Order, Target};
 use model::{HostId, Incarnation, Reason};
-use qemu::migration_settings::{Side, capabilities, downtime_limit_parameter, parameters, DOWNTIME_LIMITS_MS};
+use qemu::migration_settings::{
+    DOWNTIME_LIMITS_MS, Side, capabilities, downtime_limit_parameter, parameters,
+};
 use qemu::migration_tls::{self as tls, OBJECT_IDS, TlsParameters};
 use qemu::qmp::Qmp;
 use qemu::qmp::migration::MigrationChannel;
@@ -44,33 +46,61 @@ impl Vm {
     pub(super) async fn listen(&self) -> Result<Outcome, Failure> {
         let order = self.target_order()?;
         let live = self.live().await?;
-        if let Some(port) = live.qmp.query_migrate().await.map_err(qmp_failure)?.listening_port() {
+        if let Some(port) = live
+            .qmp
+            .query_migrate()
+            .await
+            .map_err(qmp_failure)?
+            .listening_port()
+        {
             return Ok(self.listening(port));
         }
         let objects = tls::target_objects(&self.credentials(), &format!("CN={}", order.host_name));
         prepare(&live.qmp, objects, Side::Target, &tls::target_parameters()).await?;
         let any_port = MigrationChannel::Tcp(SocketAddr::new(self.host.underlay, 0));
         live.qmp.migrate_incoming(&any_port).await.map_err(qmp_failure)?;
-        let port = live.qmp.query_migrate().await.map_err(qmp_failure)?.listening_port();
+        let port = live
+            .qmp
+            .query_migrate()
+            .await
+            .map_err(qmp_failure)?
+            .listening_port();
         let port = port.ok_or_else(|| Failure {
-            reason: Reason::new("not-listening", "QEMU does not say on which port it takes the stream"),
+            reason: Reason::new(
+                "not-listening",
+                "QEMU does not say on which port it takes the stream",
+            ),
             is_retryable: true,
         })?;
         Ok(self.listening(port))
     }
 
     fn listening(&self, port: u16) -> Outcome {
-        Outcome::Listening { stream: format!("tcp:{}", SocketAddr::new(self.host.underlay, port)) }
+        Outcome::Listening {
+            stream: format!("tcp:{}", SocketAddr::new(self.host.underlay, port)),
+        }
     }
 
     pub(super) async fn migrate(&self, to: Incarnation) -> Result<(), Failure> {
         let order = self.migrate_order()?;
-        let channel = order.stream.as_deref().and_then(|stream| stream.strip_prefix("tcp:")?.parse().ok());
-        let channel = channel.filter(|_| order.to == to).map(MigrationChannel::Tcp).ok_or_else(overtaken)?;
+        let channel = order
+            .stream
+            .as_deref()
+            .and_then(|stream| stream.strip_prefix("tcp:")?.parse().ok());
+        let channel = channel
+            .filter(|_| order.to == to)
+            .map(MigrationChannel::Tcp)
+            .ok_or_else(overtaken)?;
         let live = self.live().await?;
         self.warm_up(&order);
         let objects = tls::source_objects(&self.credentials());
-        prepare(&live.qmp, objects, Side::Source, &tls::source_parameters(&pki::host_dns_name(order.host))).await?;
+        prepare(
+            &live.qmp,
+            objects,
+            Side::Source,
+            &tls::source_parameters(&pki::host_dns_name(order.host)),
+        )
+        .await?;
         live.note_downtime_limit(u64::from(DOWNTIME_LIMITS_MS[0]));
         live.qmp.migrate(&channel).await.map_err(qmp_failure)
     }
@@ -90,13 +120,25 @@ impl Vm {
     pub(super) async fn set_downtime_limit(&self, ms: u64) -> Result<(), Failure> {
         let live = self.live().await?;
         let limit = downtime_limit_parameter(u32::try_from(ms).unwrap_or(u32::MAX));
-        live.qmp.migrate_set_parameters(limit).await.map_err(qmp_failure)?;
+        live.qmp
+            .migrate_set_parameters(limit)
+            .await
+            .map_err(qmp_failure)?;
         live.note_downtime_limit(ms);
         Ok(())
     }
 
-    pub(super) async fn send_go(&self, to: Incarnation, host: HostId, peer: &str) -> Result<Outcome, Failure> {
-        let request = GoRequest { vm: self.id.vm, from: self.id.incarnation, to };
+    pub(super) async fn send_go(
+        &self,
+        to: Incarnation,
+        host: HostId,
+        peer: &str,
+    ) -> Result<Outcome, Failure> {
+        let request = GoRequest {
+            vm: self.id.vm,
+            from: self.id.incarnation,
+            to,
+        };
         let answered = self.host.peers.go(peer, host, &request).await;
         answered.map_err(|error| retryable("go-not-answered", &error))?;
         // The process may be gone by now: the figure is lost then, and nothing else.
@@ -116,8 +158,12 @@ async fn prepare(qmp: &Qmp, objects: Vec<Value>, side: Side, tls: &TlsParameters
     for object in objects {
         qmp.object_add(object).await.map_err(qmp_failure)?;
     }
-    qmp.migrate_set_capabilities(capabilities(side)).await.map_err(qmp_failure)?;
-    qmp.migrate_set_parameters(parameters(Some(tls))).await.map_err(qmp_failure)
+    qmp.migrate_set_capabilities(capabilities(side))
+        .await
+        .map_err(qmp_failure)?;
+    qmp.migrate_set_parameters(parameters(Some(tls)))
+        .await
+        .map_err(qmp_failure)
 }
 
 fn overtaken() -> Failure {

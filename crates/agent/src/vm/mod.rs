@@ -28,8 +28,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use driver::types::{Failure, Now};
+use model::Reason;
 use model::host::Accelerator;
-use model::{Reason, Timestamp};
 
 use crate::config::HostDir;
 use crate::journal::Journal;
@@ -80,7 +80,10 @@ impl Clock {
     /// The time as cores see it.
     pub fn now(self) -> Now {
         let monotonic_us = u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Now { monotonic_us, wall: Timestamp::now() }
+        Now {
+            monotonic_us,
+            wall: crate::chance::now(),
+        }
     }
 
     /// The instant that a core means.
@@ -91,10 +94,16 @@ impl Clock {
 
 /// A failure that trying again may help.
 fn retryable(code: &str, error: &dyn std::error::Error) -> Failure {
-    Failure { reason: Reason::new(code, crate::link::chain(error)), is_retryable: true }
+    Failure {
+        reason: Reason::new(code, crate::link::chain(error)),
+        is_retryable: true,
+    }
 }
 
 /// A failure that stays.
 fn terminal(code: &str, error: &dyn std::error::Error) -> Failure {
-    Failure { is_retryable: false, ..retryable(code, error) }
+    Failure {
+        is_retryable: false,
+        ..retryable(code, error)
+    }
 }

@@ -29,7 +29,9 @@ impl Vm {
     pub(super) async fn save(&self) -> Result<Outcome, Failure> {
         let path = self.dir().saved_state(self.id.incarnation);
         if let Ok(metadata) = fs::metadata(&path) {
-            return Ok(Outcome::Saved { bytes: metadata.len() });
+            return Ok(Outcome::Saved {
+                bytes: metadata.len(),
+            });
         }
         let temporary = path.with_extension("state.part");
         let qmp = self.live().await?.qmp.clone();
@@ -47,7 +49,9 @@ impl Vm {
             return Err(failed("not-saved", "QEMU could not save the state", info));
         }
         let bytes = storage::keep_saved_state(temporary, path).await;
-        bytes.map(|bytes| Outcome::Saved { bytes }).map_err(|error| retryable(error.code(), &error))
+        bytes
+            .map(|bytes| Outcome::Saved { bytes })
+            .map_err(|error| retryable(error.code(), &error))
     }
 
     pub(super) async fn load_saved(&self, incarnation: Incarnation) -> Result<(), Failure> {
@@ -65,7 +69,11 @@ impl Vm {
             MigrationStatus::Completed => Ok(()),
             _ => Err(Failure {
                 is_retryable: false,
-                ..failed("saved-state-unusable", "QEMU could not load the saved state", info)
+                ..failed(
+                    "saved-state-unusable",
+                    "QEMU could not load the saved state",
+                    info,
+                )
             }),
         }
     }
@@ -73,13 +81,20 @@ impl Vm {
 
 /// Whether the migration that QEMU speaks of writes this file: it is there only while one does, or after it did.
 fn is_ours(info: &MigrationInfo, temporary: &Path) -> bool {
-    let failed = matches!(info.status, MigrationStatus::None | MigrationStatus::Failed | MigrationStatus::Cancelled);
+    let failed = matches!(
+        info.status,
+        MigrationStatus::None | MigrationStatus::Failed | MigrationStatus::Cancelled
+    );
     !failed && temporary.exists()
 }
 
 async fn settings(qmp: &Qmp) -> Result<(), Failure> {
-    qmp.migrate_set_capabilities(file_capabilities()).await.map_err(qmp_failure)?;
-    qmp.migrate_set_parameters(file_parameters()).await.map_err(qmp_failure)
+    qmp.migrate_set_capabilities(file_capabilities())
+        .await
+        .map_err(qmp_failure)?;
+    qmp.migrate_set_parameters(file_parameters())
+        .await
+        .map_err(qmp_failure)
 }
 
 /// How the transfer ended.
@@ -97,6 +112,11 @@ async fn outcome(qmp: &Qmp) -> Result<MigrationInfo, Failure> {
 }
 
 fn failed(code: &str, what: &str, info: MigrationInfo) -> Failure {
-    let why = info.error_desc.unwrap_or_else(|| format!("it says {:?}", info.status));
-    Failure { reason: Reason::new(code, format!("{what}: {why}")), is_retryable: true }
+    let why = info
+        .error_desc
+        .unwrap_or_else(|| format!("it says {:?}", info.status));
+    Failure {
+        reason: Reason::new(code, format!("{what}: {why}")),
+        is_retryable: true,
+    }
 }

@@ -66,7 +66,11 @@ struct Task {
 
 /// Runs until the incarnation is forgotten or nobody gives orders any more.
 pub async fn run(id: Identity, marks: Marks, host: Arc<Host>, inbox: Inbox) {
-    let Inbox { mut orders, mut go, status } = inbox;
+    let Inbox {
+        mut orders,
+        mut go,
+        status,
+    } = inbox;
     let vm = Arc::new(Vm::new(id, host));
     let mut task = Task {
         core: Core::new(id, marks),
@@ -108,10 +112,16 @@ impl Task {
     /// Documents come before the lease that they make fresh.
     fn obey(&mut self, latest: Orders) {
         let old = std::mem::replace(&mut self.seen, latest.clone());
-        if let Some(reason) = latest.unreadable.filter(|reason| old.unreadable.as_ref() != Some(reason)) {
+        if let Some(reason) = latest
+            .unreadable
+            .filter(|reason| old.unreadable.as_ref() != Some(reason))
+        {
             self.step(Input::Unreadable(reason));
         }
-        if let Some((revision, document)) = latest.desired.filter(|desired| old.desired.as_ref() != Some(desired)) {
+        if let Some((revision, document)) = latest
+            .desired
+            .filter(|desired| old.desired.as_ref() != Some(desired))
+        {
             self.vm.follow(document.as_deref());
             self.step(Input::Desired { revision, document });
         }
@@ -137,7 +147,8 @@ impl Task {
                 }
                 effect => {
                     self.forgetting = matches!(effect, Effect::Forget).then_some(id);
-                    self.running.push(Box::pin(Arc::clone(&self.vm).carry_out(id, effect)));
+                    self.running
+                        .push(Box::pin(Arc::clone(&self.vm).carry_out(id, effect)));
                 }
             }
         }

@@ -21,8 +21,8 @@ use model::document::{HostDocument, Machine, Order, VmDocument};
 use model::report::{Report, RunStatus};
 use model::{HostId, Incarnation, VmId};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -45,7 +45,10 @@ impl Ca {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let pem = params.self_signed(&key).unwrap().pem();
-        Self { pem, issuer: Issuer::new(params, key) }
+        Self {
+            pem,
+            issuer: Issuer::new(params, key),
+        }
     }
 
     fn sign(&self, csr: &str, name: &str, host: HostId) -> String {
@@ -53,11 +56,18 @@ impl Ca {
         csr.params.distinguished_name = rcgen::DistinguishedName::new();
         csr.params.distinguished_name.push(DnType::CommonName, name);
         let names = [name.to_owned(), format!("{host}.host.sterna")];
-        csr.params.subject_alt_names =
-            names.into_iter().map(|name| SanType::DnsName(name.try_into().unwrap())).collect();
-        csr.params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        csr.params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        csr.params.subject_alt_names = names
+            .into_iter()
+            .map(|name| SanType::DnsName(name.try_into().unwrap()))
+            .collect();
+        csr.params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyEncipherment,
+        ];
+        csr.params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         csr.signed_by(&self.issuer).unwrap().pem()
     }
 }
@@ -80,7 +90,10 @@ impl Bench {
             .try_init();
         let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guest.qcow2");
         let image = std::env::var_os("STERNA_TEST_GUEST").map_or(built, PathBuf::from);
-        let has_qemu = std::process::Command::new("qemu-system-x86_64").arg("--version").output().is_ok();
+        let has_qemu = std::process::Command::new("qemu-system-x86_64")
+            .arg("--version")
+            .output()
+            .is_ok();
         if !has_qemu || !image.exists() {
             eprintln!("skipped: needs qemu-system-x86_64 and {}", image.display());
             return None;
@@ -124,8 +137,13 @@ struct Server {
 
 impl Side {
     async fn start(bench: &Bench, name: &str) -> Self {
-        let host = HostId(uuid::Uuid::now_v7());
-        let document = HostDocument { revision: 1, host, vms: BTreeMap::new(), networks: BTreeMap::new() };
+        let host = HostId(agent::chance::unique());
+        let document = HostDocument {
+            revision: 1,
+            host,
+            vms: BTreeMap::new(),
+            networks: BTreeMap::new(),
+        };
         let (documents, shown) = watch::channel(document);
         let (reported, reports) = watch::channel(None);
         let server = Server {
@@ -153,20 +171,33 @@ impl Side {
             underlay_address: Ipv4Addr::LOCALHOST.into(),
             reserved_mib: 256,
         };
-        let mut side =
-            Self { host, name: name.to_owned(), data_dir, config, documents, reports, agent: None };
+        let mut side = Self {
+            host,
+            name: name.to_owned(),
+            data_dir,
+            config,
+            documents,
+            reports,
+            agent: None,
+        };
         side.start_agent();
         side
     }
 
     pub(crate) fn start_agent(&mut self) {
-        self.agent = Some(tokio::spawn(agent::run(self.config.clone(), std::future::pending())));
+        self.agent = Some(tokio::spawn(agent::run(
+            self.config.clone(),
+            std::future::pending(),
+        )));
     }
 
     pub(crate) async fn kill_agent(&mut self) {
         let agent = self.agent.take().unwrap();
         agent.abort();
-        assert!(agent.await.is_err_and(|error| error.is_cancelled()), "the agent ended by itself");
+        assert!(
+            agent.await.is_err_and(|error| error.is_cancelled()),
+            "the agent ended by itself"
+        );
         self.reports.mark_unchanged();
     }
 
@@ -190,8 +221,12 @@ impl Side {
         is_so: impl Fn(&RunStatus) -> bool,
     ) -> RunStatus {
         let find = |report: &Option<Report>| {
-            let runs = report.as_ref().map(|report| report.runs.as_slice()).unwrap_or_default();
-            let of = |run: &&model::report::VmRun| run.vm == vm && run.run.incarnation == Incarnation(incarnation);
+            let runs = report
+                .as_ref()
+                .map(|report| report.runs.as_slice())
+                .unwrap_or_default();
+            let of =
+                |run: &&model::report::VmRun| run.vm == vm && run.run.incarnation == Incarnation(incarnation);
             runs.iter().find(of).map(|run| run.run.clone()).filter(&is_so)
         };
         let waited = tokio::time::timeout(
@@ -202,22 +237,37 @@ impl Side {
         .map(|found| find(&found.unwrap()));
         match waited {
             Ok(run) => run.unwrap(),
-            Err(_) => panic!("{}: not {what}; the last report is {:#?}", self.name, self.reports.borrow()),
+            Err(_) => panic!(
+                "{}: not {what}; the last report is {:#?}",
+                self.name,
+                self.reports.borrow()
+            ),
         }
     }
 
     pub(crate) fn peer(&self) -> Option<String> {
         let report = self.reports.borrow();
         let host = report.as_ref().and_then(|report| report.host.as_ref());
-        host.and_then(|host| host.peer_address).map(|address| address.to_string())
+        host.and_then(|host| host.peer_address)
+            .map(|address| address.to_string())
     }
 
     pub(crate) fn pids(&self) -> Vec<i32> {
-        let runs = |path: PathBuf| std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-        let records = runs(self.data_dir.join("vms")).flat_map(runs).map(|run| run.join("process.json"));
+        let runs = |path: PathBuf| {
+            std::fs::read_dir(path)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path())
+        };
+        let records = runs(self.data_dir.join("vms"))
+            .flat_map(runs)
+            .map(|run| run.join("process.json"));
         let ids = records.filter_map(|path| std::fs::read(path).ok());
         let ids = ids.filter_map(|bytes| serde_json::from_slice::<qemu::spawn::ProcessId>(&bytes).ok());
-        ids.filter(|id| qemu::spawn::ProcessId::of(id.pid).is_ok_and(|now| now == *id)).map(|id| id.pid).collect()
+        ids.filter(|id| qemu::spawn::ProcessId::of(id.pid).is_ok_and(|now| now == *id))
+            .map(|id| id.pid)
+            .collect()
     }
 }
 
@@ -235,7 +285,11 @@ impl Drop for Side {
 }
 
 pub(crate) fn document(incarnation: u64, order: Order, machine: &Machine) -> VmDocument {
-    VmDocument { incarnation: Incarnation(incarnation), order, machine: machine.clone() }
+    VmDocument {
+        incarnation: Incarnation(incarnation),
+        order,
+        machine: machine.clone(),
+    }
 }
 
 async fn serve(server: Server, ca: &Ca) -> SocketAddr {
@@ -260,7 +314,10 @@ async fn serve(server: Server, ca: &Ca) -> SocketAddr {
         .route("/agent/v1/images/{sha256}", get(image))
         .layer(axum::extract::DefaultBodyLimit::disable())
         .with_state(Arc::new(server));
-    let listener = TlsListener { tcp, acceptor: TlsAcceptor::from(Arc::new(tls)) };
+    let listener = TlsListener {
+        tcp,
+        acceptor: TlsAcceptor::from(Arc::new(tls)),
+    };
     tokio::spawn(async move { axum::serve(listener, router).await });
     address
 }
@@ -294,9 +351,15 @@ async fn join(State(server): State<Arc<Server>>, Json(request): Json<JoinRequest
     Json(JoinResponse {
         host_id: server.host,
         name: server.name.clone(),
-        agent_certificate_pem: server.agents.sign(&request.agent_csr_pem, &server.name, server.host),
+        agent_certificate_pem: server
+            .agents
+            .sign(&request.agent_csr_pem, &server.name, server.host),
         agent_ca_pem: server.agents.pem.clone(),
-        migration_certificate_pem: server.migrations.sign(&request.migration_csr_pem, &server.name, server.host),
+        migration_certificate_pem: server.migrations.sign(
+            &request.migration_csr_pem,
+            &server.name,
+            server.host,
+        ),
         migration_ca_pem: server.migrations.pem.clone(),
     })
 }
@@ -304,20 +367,26 @@ async fn join(State(server): State<Arc<Server>>, Json(request): Json<JoinRequest
 async fn stream(State(server): State<Arc<Server>>) -> Body {
     let mut documents = server.documents.clone();
     documents.mark_changed();
-    Body::from_stream(futures_util::stream::unfold(documents, |mut documents| async move {
-        let line = match tokio::time::timeout(Duration::from_secs(2), documents.changed()).await {
-            Ok(Err(_)) => return None,
-            Ok(Ok(())) => serde_json::to_string(&*documents.borrow_and_update()).unwrap(),
-            Err(_) => String::new(),
-        };
-        Some((Ok::<_, io::Error>(Bytes::from(format!("{line}\n"))), documents))
-    }))
+    Body::from_stream(futures_util::stream::unfold(
+        documents,
+        |mut documents| async move {
+            let line = match tokio::time::timeout(Duration::from_secs(2), documents.changed()).await {
+                Ok(Err(_)) => return None,
+                Ok(Ok(())) => serde_json::to_string(&*documents.borrow_and_update()).unwrap(),
+                Err(_) => String::new(),
+            };
+            Some((Ok::<_, io::Error>(Bytes::from(format!("{line}\n"))), documents))
+        },
+    ))
 }
 
 async fn report(State(server): State<Arc<Server>>, Json(report): Json<Report>) {
     server.reports.send_modify(|last| {
         // The host's status comes only when it changed.
-        let host = report.host.clone().or_else(|| last.take().and_then(|last| last.host));
+        let host = report
+            .host
+            .clone()
+            .or_else(|| last.take().and_then(|last| last.host));
         *last = Some(Report { host, ..report });
     });
 }

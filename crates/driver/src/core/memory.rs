@@ -15,8 +15,8 @@ use crate::types::{Effect, Failure, Guest, Now, Outcome, QemuState, RunStatusWor
 pub(super) struct Memory {
     pub(super) is_prepared: bool,
     pub(super) ports_are_open: bool,
-    /// The guest came by a stream and the network has not been told yet.
-    pub(super) has_to_announce: bool,
+    /// Whether the network knows where a guest that came by a stream is now.
+    pub(super) announcement: Announcement,
     pub(super) release: Release,
     pub(super) volumes_are_removed: bool,
     /// The guest's power was cut because its time was over.
@@ -47,6 +47,16 @@ pub(super) enum Release {
     /// Not yet, but the end of the incarnation need not be kept back for it.
     Failed,
     Done,
+}
+
+/// Whether the network has to be told where the guest is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Announcement {
+    /// It did not come from elsewhere, or not by this agent's doing.
+    #[default]
+    NotNeeded,
+    Due,
+    Made,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -166,6 +176,13 @@ impl Memory {
         self.unnamed_since_us = None;
     }
 
+    /// The guest is here now. An agent that was restarted says so again.
+    pub(super) fn arrive(&mut self) {
+        if self.announcement == Announcement::NotNeeded {
+            self.announcement = Announcement::Due;
+        }
+    }
+
     pub(super) fn starting(&mut self, now: Now, effect: &Effect) {
         match effect {
             Effect::Prepare { .. } => {
@@ -198,12 +215,11 @@ impl Memory {
             }
             (Effect::Listen, Outcome::Listening { stream }) => {
                 self.stream = Some(stream);
-                self.has_to_announce = true;
                 // A target's start ends here; what follows is the source's time.
                 self.steps.boot_us = None;
             }
             (Effect::OpenPorts, _) => self.ports_are_open = true,
-            (Effect::Announce, _) => self.has_to_announce = false,
+            (Effect::Announce, _) => self.announcement = Announcement::Made,
             (Effect::Save, Outcome::Saved { bytes }) => self.save = Save::Whole { bytes },
             (Effect::Release, _) => self.release = Release::Done,
             (Effect::RemoveVolumes, _) => self.volumes_are_removed = true,
@@ -237,11 +253,11 @@ impl Memory {
 
     pub(super) fn observe(&mut self, now: Now, state: &QemuState) {
         let now_us = now.monotonic_us;
-        if state.run == RunStatusWord::Running {
-            if let Some(boot_us) = self.steps.boot_us.take() {
-                self.step_took("boot", Some(boot_us), now_us);
-                self.steps.agent_us = Some(now_us);
-            }
+        if state.run == RunStatusWord::Running
+            && let Some(boot_us) = self.steps.boot_us.take()
+        {
+            self.step_took("boot", Some(boot_us), now_us);
+            self.steps.agent_us = Some(now_us);
         }
         if state.guest.ready && !self.guest.ready {
             let agent_us = self.steps.agent_us.take();

@@ -3,6 +3,7 @@
 use model::Reason;
 use model::document::{Order, StartFrom};
 
+use super::memory::Announcement;
 use super::{Core, Plan, STEADY_MS};
 use crate::column::is_loaded;
 use crate::types::{Effect, GuestEnd, Mark, MigrationWord, Now, QemuState, RunStatusWord};
@@ -114,7 +115,7 @@ impl Core {
             Plan::act(Effect::Pause)
         } else if is_running && !self.memory.ports_are_open {
             Plan::act(Effect::OpenPorts)
-        } else if is_running && self.memory.has_to_announce {
+        } else if is_running && self.memory.announcement == Announcement::Due {
             Plan::act(Effect::Announce)
         } else if self.memory.guest.ready {
             Plan::wait_ms(STEADY_MS)

@@ -93,10 +93,11 @@ impl Core {
 
     /// Nothing of M is under way: write no-switch(M), let N go on; the status gives the promise.
     pub(super) fn plan_promise(&mut self, now: Now, row: Row, state: &QemuState) -> Plan {
-        if let Some(transfer) = self.transfer(now).filter(|_| row != Row::PromiseUnsent) {
-            if let Some(error) = &state.migration_error {
-                transfer.error.get_or_insert_with(|| error.clone());
-            }
+        if row != Row::PromiseUnsent
+            && let Some(transfer) = self.transfer(now)
+            && let Some(error) = &state.migration_error
+        {
+            transfer.error.get_or_insert_with(|| error.clone());
         }
         if !self.has_promised() {
             return self.plan_no_switch(now, row);

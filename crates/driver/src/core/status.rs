@@ -16,10 +16,8 @@ impl Core {
         if self.desired == Desired::Unknown {
             return None;
         }
-        let last = self.status();
-        let state = self
-            .state_of(row, qemu)
-            .or_else(|| last.map(|status| status.state))?;
+        let last = self.status().map(|status| status.state);
+        let state = self.state_of(row, qemu).or(last).or_else(|| seen_state(qemu))?;
         let is_target = matches!(state, RunState::Incoming | RunState::Loaded);
         Some(RunStatus {
             incarnation: self.id.incarnation,
@@ -208,6 +206,16 @@ impl Core {
             Save::Failed(reason) => Some(reason.clone()),
             _ => None,
         }
+    }
+}
+
+/// The state where no row says it and none was reported before.
+fn seen_state(qemu: &Qemu) -> Option<RunState> {
+    match qemu {
+        Qemu::Answers(state) if state.run == RunStatusWord::Running => Some(RunState::Running),
+        Qemu::Answers(state) if state.run == RunStatusWord::InMigrate => Some(RunState::Incoming),
+        Qemu::Answers(_) => Some(RunState::Paused),
+        Qemu::Silent | Qemu::None => None,
     }
 }
 

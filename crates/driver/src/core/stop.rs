@@ -5,7 +5,7 @@ use model::{Reason, Timestamp};
 
 use super::memory::{Release, Save};
 use super::{Core, Plan, STEADY_MS};
-use crate::column::has_ended;
+use crate::column::{Column, has_ended};
 use crate::types::{Effect, Mark, MigrationWord, Now, Qemu, QemuState, RunStatusWord};
 
 /// How long a shutdown goes without a look.
@@ -139,7 +139,9 @@ impl Core {
                 saved_bytes: Some(bytes),
             }),
             _ if has_ended(state) => super::run::end(state),
+            // Nothing of it can be saved: it has not come yet, or it is elsewhere.
             _ if state.run == RunStatusWord::InMigrate => Plan::act(Effect::Kill),
+            _ if Column::of(qemu, &self.marks, self.order()) == Column::Completed => Plan::act(Effect::Kill),
             Save::Failed(_) => self.plan_unsaved(state),
             // A migration's transfer, not the save of an agent before this one: that one sent nothing.
             Save::No if is_transferring(state) && !self.marks.sent.is_empty() => {

@@ -6,6 +6,7 @@
 
 use model::Reason;
 
+use super::memory::Announcement;
 use super::{Core, Plan, STEADY_MS};
 use crate::column::has_failed;
 use crate::types::{Effect, Mark, MigrationWord, Now, QemuState};
@@ -44,17 +45,23 @@ impl Core {
     }
 
     /// ran(M) is written: let the guest run, unless the spec says that it stands still; it is here either way.
-    pub(super) fn plan_ran(&self) -> Plan {
+    pub(super) fn plan_ran(&mut self) -> Plan {
+        self.memory.arrive();
         if !self.is_paused_by_spec() {
             return Plan::act(Effect::Continue);
         }
         if !self.memory.ports_are_open {
             Plan::act(Effect::OpenPorts)
-        } else if self.memory.has_to_announce {
+        } else if self.memory.announcement == Announcement::Due {
             Plan::act(Effect::Announce)
         } else {
             Plan::wait_ms(STEADY_MS)
         }
+    }
+
+    pub(super) fn plan_arrived(&mut self, state: &QemuState) -> Plan {
+        self.memory.arrive();
+        self.keep(state)
     }
 }
 

@@ -352,7 +352,7 @@ fn a_guest_that_powers_off_during_the_transfer_ends_wherever_it_then_is() {
     };
     let mut controller = Controller::new();
     run(&mut world, &mut controller, Some(At::PreCopy), off, 30_000_000);
-    assert_eq!(where_it_runs(&world).1, false);
+    assert!(!where_it_runs(&world).1);
 }
 
 #[test]

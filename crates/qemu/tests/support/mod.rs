@@ -20,6 +20,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
     IsCa, KeyPair, KeyUsagePurpose,
 };
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -50,7 +51,15 @@ pub(crate) struct Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        let _ = self.process.send_kill();
+        end(&self.process);
+    }
+}
+
+/// Kills a child and reaps it, so that a test leaves nothing, not even a number.
+pub(crate) fn end(process: &QemuProcess) {
+    let _ = process.send_kill();
+    if let Some(pid) = Pid::from_raw(process.id().pid) {
+        let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
     }
 }
 
@@ -88,7 +97,7 @@ impl Vm {
         let (qmp, events) = match connected {
             Ok(connected) => connected,
             Err(error) => {
-                let _ = process.send_kill();
+                end(&process);
                 panic!("{error}");
             }
         };

@@ -1,0 +1,70 @@
+//! Editing: an object's labels and spec as YAML in the user's editor, sent back with the revision that was read.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, bail};
+use api::client::ObjectOf;
+use api::{Create, Resource};
+use serde::{Deserialize, Serialize};
+
+use super::{Context, output};
+
+/// What is edited. The rest of an object is not the user's to change.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Draft<S> {
+    labels: BTreeMap<String, String>,
+    spec: S,
+}
+
+pub(super) async fn edit<R: Resource>(context: &Context, name: &str) -> anyhow::Result<ExitCode> {
+    if !R::CHANGES {
+        bail!("a {} cannot be changed", R::KIND);
+    }
+    let object = context.client.get::<R>(name).await?;
+    let (id, revision) = (object.id.to_string(), object.revision);
+    let before = text::<R>(object)?;
+    let (file, after) = edited(&before)?;
+    if after == before {
+        context.note("Nothing was changed.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let sent = async {
+        let draft: Draft<R::Spec> = yaml_serde::from_str(&after)?;
+        let body = Create { name: None, labels: draft.labels, spec: draft.spec };
+        anyhow::Ok(context.client.replace::<R>(&id, &body, Some(revision)).await?)
+    };
+    match sent.await {
+        Ok(object) => output::one::<R>(context, &object),
+        Err(error) => {
+            let (_, path) = file.keep()?;
+            Err(error.context(format!("the {} was not changed; what you wrote is in {}", R::KIND, path.display())))
+        }
+    }
+}
+
+fn text<R: Resource>(object: ObjectOf<R>) -> anyhow::Result<String> {
+    let head = format!("# {} {}: save and close to apply, or leave it as it is.\n", R::KIND, object.name);
+    Ok(head + &yaml_serde::to_string(&Draft { labels: object.labels, spec: object.spec })?)
+}
+
+/// Opens the editor on the text; answers what is there when it closes.
+fn edited(text: &str) -> anyhow::Result<(tempfile::NamedTempFile, String)> {
+    let mut file = tempfile::Builder::new().prefix("sterna-").suffix(".yaml").tempfile()?;
+    file.write_all(text.as_bytes())?;
+    let editor = ["VISUAL", "EDITOR"].into_iter().find_map(|name| std::env::var(name).ok().filter(|it| !it.is_empty()));
+    let editor = editor.unwrap_or_else(|| "vi".to_owned());
+    // The variable may hold arguments, so a shell splits it; the path is passed beside it.
+    let status = Command::new("/bin/sh")
+        .args(["-c", &format!("exec {editor} \"$1\""), "edit"])
+        .arg(file.path())
+        .status()
+        .with_context(|| format!("starting the editor {editor:?}: set EDITOR"))?;
+    if !status.success() {
+        bail!("the editor {editor:?} ended with {status}: nothing was changed");
+    }
+    let after = std::fs::read_to_string(file.path()).context("reading what was edited")?;
+    Ok((file, after))
+}

@@ -1,0 +1,123 @@
+//! What every kind has: list, get, watch, create, delete.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use api::client::{ClientError, ObjectOf};
+use api::{ChangeType, Create, Resource};
+use futures_util::StreamExt;
+
+use super::output::Printer;
+use super::wait::{Gone, until};
+use super::{Context, edit, output};
+use crate::cli::{CreateArgs, DeleteArgs, ListArgs, Output, ReadCommand, WriteCommand};
+
+/// What can be asked of every kind.
+pub(super) async fn read<R: Resource>(context: &Context, command: ReadCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ReadCommand::List(args) => list::<R>(context, &args).await,
+        ReadCommand::Get { name } => {
+            let object = context.client.get::<R>(&name).await?;
+            output::one::<R>(context, &object)
+        }
+        ReadCommand::Watch(args) => watch::<R>(context, &args).await,
+    }
+}
+
+/// What can be asked of the kinds that users change.
+pub(super) async fn write<R: Resource>(context: &Context, command: WriteCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        WriteCommand::Read(command) => read::<R>(context, command).await,
+        WriteCommand::Edit(args) => edit::edit::<R>(context, &args.name).await,
+        WriteCommand::Delete(args) => delete::<R>(context, args).await,
+    }
+}
+
+async fn list<R: Resource>(context: &Context, args: &ListArgs) -> anyhow::Result<ExitCode> {
+    let (items, revision) = context.client.list_labelled::<R>(selector(args).as_deref()).await?;
+    output::list::<R>(context, &items, revision)
+}
+
+/// Labels as the server takes them.
+fn selector(args: &ListArgs) -> Option<String> {
+    let pairs: Vec<String> = args.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    (!pairs.is_empty()).then(|| pairs.join(","))
+}
+
+async fn watch<R: Resource>(context: &Context, args: &ListArgs) -> anyhow::Result<ExitCode> {
+    follow::<R>(context, Printer::changes::<R>(context), None, selector(args).as_deref()).await
+}
+
+/// Prints changes until the server cannot be asked any more. A stream that breaks is taken up where it broke.
+pub(super) async fn follow<R: Resource>(
+    context: &Context,
+    mut printer: Printer,
+    mut from: Option<u64>,
+    labels: Option<&str>,
+) -> anyhow::Result<ExitCode> {
+    loop {
+        let mut changes = context.client.watch_labelled::<R>(from, labels).await?;
+        loop {
+            match changes.next().await {
+                Some(Ok(change)) => {
+                    from = Some(change.revision);
+                    printer.change::<R>(context, &change)?;
+                }
+                None | Some(Err(ClientError::Unreachable { .. })) if from.is_some() => break,
+                None => anyhow::bail!("the server ended the stream: ask again"),
+                Some(Err(error)) => return Err(error.into()),
+            }
+        }
+        tokio::time::sleep(RECONNECT_PAUSE).await;
+    }
+}
+
+/// How long after a broken stream the next one is asked for.
+const RECONNECT_PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// Creates an object.
+pub(super) async fn create<R: Resource>(
+    context: &Context,
+    args: CreateArgs,
+    spec: R::Spec,
+) -> anyhow::Result<ExitCode> {
+    let labels: BTreeMap<String, String> = args.labels.into_iter().collect();
+    let body = Create { name: Some(args.name), labels, spec };
+    let object = context.client.create::<R>(&body, None, args.dry_run).await?;
+    output::one::<R>(context, &object)
+}
+
+async fn delete<R: Resource>(context: &Context, args: DeleteArgs) -> anyhow::Result<ExitCode> {
+    let (asked, code) = context.each(&args.names, async |name: &String| context.client.delete::<R>(name).await).await;
+    if !args.wait {
+        let lines = asked.iter().map(|object| {
+            // What owns nothing is gone at once, and is answered as it was.
+            let ended = if object.deleted_at.is_some() { "is being deleted" } else { "deleted" };
+            (object, ended)
+        });
+        print_deleted::<R>(context, lines.collect())?;
+        return Ok(code);
+    }
+    let ended = until::<R, _>(context, asked, &Gone).await;
+    let lines = ended.objects.iter().map(|object| (object, "deleted")).collect();
+    print_deleted::<R>(context, lines)?;
+    Ok(ended.code_after(code))
+}
+
+fn print_deleted<R: Resource>(context: &Context, objects: Vec<(&ObjectOf<R>, &str)>) -> anyhow::Result<()> {
+    if context.output == Output::Table {
+        let lines = objects.iter().map(|(object, ended)| format!("{} {ended}", output::name::<R>(object)));
+        return output::lines(lines);
+    }
+    let objects: Vec<_> = objects.into_iter().map(|(object, _)| object).collect();
+    output::several::<R>(context, &objects)
+}
+
+/// The word for what happened, in tables.
+pub(super) const fn word(change: ChangeType) -> &'static str {
+    match change {
+        ChangeType::Added => "added",
+        ChangeType::Modified => "modified",
+        ChangeType::Deleted => "deleted",
+    }
+}

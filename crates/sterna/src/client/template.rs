@@ -1,0 +1,55 @@
+//! What only templates have, and what guests are told, which VMs have too.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use api::kinds::{GuestSpec, Template, TemplateSpec};
+
+use super::{Context, kinds};
+use crate::cli::{GuestArgs, TemplateArgs};
+
+pub(super) async fn create(context: &Context, args: TemplateArgs) -> anyhow::Result<ExitCode> {
+    let spec = TemplateSpec {
+        image: args.image,
+        vcpus: args.vcpus,
+        memory_mib: args.memory,
+        disk_bytes: args.disk,
+        networks: (!args.networks.is_empty()).then_some(args.networks),
+        guest: guest(&args.guest, None)?.unwrap_or_default(),
+    };
+    kinds::create::<Template>(context, args.create, spec).await
+}
+
+/// What the guest is told; `None` if nothing was given.
+pub(super) fn guest(args: &GuestArgs, hostname: Option<String>) -> anyhow::Result<Option<GuestSpec>> {
+    if args.ssh_key_files.is_empty() && args.user_data.is_none() && hostname.is_none() {
+        return Ok(None);
+    }
+    let mut ssh_keys = Vec::new();
+    for path in &args.ssh_key_files {
+        ssh_keys.extend(keys(&read(path, "the ssh keys")?));
+    }
+    let user_data = args.user_data.as_deref().map(|path| read(path, "the user data")).transpose()?;
+    Ok(Some(GuestSpec { hostname, ssh_keys, user_data }))
+}
+
+fn read(path: &Path, what: &str) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("reading {what} from {}", path.display()))
+}
+
+/// The keys in a file: one a line, comments left out.
+fn keys(text: &str) -> impl Iterator<Item = String> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_stand_one_a_line() {
+        let text = "# mine\nssh-ed25519 AAAA me\n\n  ssh-rsa BBBB you \r\n";
+        assert_eq!(keys(text).collect::<Vec<_>>(), ["ssh-ed25519 AAAA me", "ssh-rsa BBBB you"]);
+    }
+}

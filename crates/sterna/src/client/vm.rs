@@ -1,0 +1,94 @@
+//! What only VMs have: creating several alike, and telling them what to do.
+
+use std::process::ExitCode;
+
+use api::Create;
+use api::client::ObjectOf;
+use api::kinds::{ActionBody, PlacementSpec, Vm, VmSpec};
+use model::vm::Power;
+
+use super::wait::until;
+use super::{Context, explain, migration, output, template};
+use crate::cli::{ActionArgs, VmArgs, VmCommand, WaitState};
+
+pub(super) async fn run(context: &Context, command: VmCommand) -> anyhow::Result<ExitCode> {
+    let gentle = ActionBody::default();
+    match command {
+        VmCommand::Create(args) => create(context, *args).await,
+        VmCommand::Start(args) => act(context, args, "start", &gentle, WaitState::Running).await,
+        VmCommand::Shutdown(args) => {
+            let body = ActionBody { force: args.force };
+            act(context, args.action, "shutdown", &body, WaitState::Off).await
+        }
+        VmCommand::Suspend(args) => act(context, args, "suspend", &gentle, WaitState::Suspended).await,
+        VmCommand::Resume(args) => act(context, args, "resume", &gentle, WaitState::Running).await,
+        VmCommand::Pause(args) => act(context, args, "pause", &gentle, WaitState::Paused).await,
+        VmCommand::Hold(args) => act(context, args, "hold", &gentle, WaitState::Hold).await,
+        VmCommand::Release(args) => act(context, args, "release", &gentle, WaitState::Running).await,
+        VmCommand::Explain { names } => explain::explain(context, &names).await,
+        VmCommand::Migrate(args) => migration::migrate(context, args).await,
+        VmCommand::Write(command) => super::kinds::write::<Vm>(context, command).await,
+    }
+}
+
+async fn create(context: &Context, args: VmArgs) -> anyhow::Result<ExitCode> {
+    let goal = args.wait.goal(if args.hold { WaitState::Hold } else { WaitState::Running });
+    let dry_run = args.dry_run;
+    let bodies = bodies(args)?;
+    let ask = async |body: Create<VmSpec>| context.client.create::<Vm>(&body, None, dry_run).await;
+    let (vms, code) = context.each(bodies, ask).await;
+    finish(context, vms, goal, code).await
+}
+
+async fn act(
+    context: &Context,
+    args: ActionArgs,
+    word: &str,
+    body: &ActionBody,
+    usual: WaitState,
+) -> anyhow::Result<ExitCode> {
+    let ask = async |name: &String| context.client.action::<Vm, _>(name, word, body).await;
+    let (vms, code) = context.each(&args.names, ask).await;
+    finish(context, vms, args.wait.goal(usual), code).await
+}
+
+/// Waits if that was asked for, and prints.
+async fn finish(
+    context: &Context,
+    vms: Vec<ObjectOf<Vm>>,
+    goal: Option<WaitState>,
+    code: ExitCode,
+) -> anyhow::Result<ExitCode> {
+    let (vms, code) = match goal {
+        None => (vms, code),
+        Some(goal) => {
+            let ended = until::<Vm, _>(context, vms, &goal).await;
+            let code = ended.code_after(code);
+            (ended.objects, code)
+        }
+    };
+    output::several::<Vm>(context, &vms.iter().collect::<Vec<_>>())?;
+    Ok(code)
+}
+
+/// One request for each VM.
+fn bodies(args: VmArgs) -> anyhow::Result<Vec<Create<VmSpec>>> {
+    let names = match args.count {
+        None => vec![args.name],
+        Some(count) => (1..=count).map(|n| format!("{}-{n}", args.name)).collect(),
+    };
+    let spec = VmSpec {
+        template: args.template,
+        vcpus: args.vcpus,
+        memory_mib: args.memory,
+        image: args.image,
+        disk_bytes: args.disk,
+        datastore: args.datastore,
+        nics: (!args.nics.is_empty()).then_some(args.nics),
+        guest: template::guest(&args.guest, args.hostname)?,
+        placement: PlacementSpec { host: args.host, host_labels: args.host_labels.into_iter().collect() },
+        power: args.hold.then_some(Power::Hold),
+    };
+    let body = |name| Create { name: Some(name), labels: args.labels.iter().cloned().collect(), spec: spec.clone() };
+    Ok(names.into_iter().map(body).collect())
+}

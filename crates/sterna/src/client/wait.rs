@@ -1,0 +1,372 @@
+//! Waiting for objects to become what a command leads to.
+//!
+//! **Owns:** whether an object has reached a goal, or no longer can ([`Goal`]); following the watch until all have.
+//!
+//! **Does not know:** how to ask for it: that has happened before.
+//!
+//! **Start here:** [`Goal`], then [`until`].
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use api::client::{ClientError, ObjectOf};
+use api::kinds::{Migration, Vm};
+use api::{ChangeType, Resource};
+use futures_util::StreamExt;
+use model::Reason;
+use model::lifecycle::Phase;
+use model::migration::MigrationPhase;
+use model::vm::Power;
+use uuid::Uuid;
+
+use super::{Context, report};
+use crate::cli::WaitState;
+use crate::units;
+
+/// The first pause before a broken watch is taken up again; it doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Where an object stands on its way to a goal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is there.
+    Reached,
+    /// It will not get there, and why.
+    Impossible(String),
+    /// It may get there.
+    NotYet,
+}
+
+/// What is waited for.
+pub(super) trait Goal<R: Resource> {
+    /// Where an object stands.
+    fn judge(&self, object: &ObjectOf<R>) -> Verdict;
+
+    /// What it means that the object is gone.
+    fn gone(&self) -> Verdict {
+        Verdict::Impossible("it was deleted".to_owned())
+    }
+}
+
+/// The object's end.
+pub(super) struct Gone;
+
+impl<R: Resource> Goal<R> for Gone {
+    fn judge(&self, _: &ObjectOf<R>) -> Verdict {
+        Verdict::NotYet
+    }
+
+    fn gone(&self) -> Verdict {
+        Verdict::Reached
+    }
+}
+
+impl Goal<Vm> for WaitState {
+    fn judge(&self, vm: &ObjectOf<Vm>) -> Verdict {
+        let phase = vm.status.phase;
+        if vm.deleted_at.is_some() || matches!(phase, Phase::Epilog | Phase::Done) {
+            return Verdict::Impossible("it is being deleted".to_owned());
+        }
+        if phase == self.phase() {
+            let is_there = *self != Self::Ready || vm.status.ready;
+            return if is_there { Verdict::Reached } else { Verdict::NotYet };
+        }
+        let wanted = vm.spec.power.unwrap_or(Power::Running);
+        let why = vm.status.reason.as_ref();
+        match (self, phase) {
+            (_, Phase::Failed) => Verdict::Impossible(because("it is Failed", why)),
+            (Self::Running | Self::Ready, Phase::Off | Phase::Suspended | Phase::Stopped | Phase::Hold)
+            | (Self::Paused, Phase::Off | Phase::Suspended | Phase::Stopped | Phase::Hold)
+            | (Self::Suspended, Phase::Off | Phase::Hold | Phase::Pending)
+            | (Self::Off, Phase::Suspended | Phase::Stopped | Phase::Hold) => {
+                Verdict::Impossible(because(&format!("it is {phase}"), why))
+            }
+            // A guest may switch itself off, so that alone can follow from other wishes.
+            _ if *self != Self::Off && wanted != power(*self) => {
+                Verdict::Impossible(format!("it shall be {} now, as was asked meanwhile", shown(wanted)))
+            }
+            _ => Verdict::NotYet,
+        }
+    }
+}
+
+const fn power(state: WaitState) -> Power {
+    match state {
+        WaitState::Running | WaitState::Ready => Power::Running,
+        WaitState::Paused => Power::Paused,
+        WaitState::Suspended => Power::Suspended,
+        WaitState::Off => Power::Off,
+        WaitState::Hold => Power::Hold,
+    }
+}
+
+const fn shown(power: Power) -> &'static str {
+    match power {
+        Power::Running => "Running",
+        Power::Paused => "Paused",
+        Power::Suspended => "Suspended",
+        Power::Off => "Off",
+        Power::Hold => "Hold",
+    }
+}
+
+fn because(what: &str, why: Option<&Reason>) -> String {
+    why.map_or_else(|| what.to_owned(), |why| format!("{what}: {} ({})", why.message, why.code))
+}
+
+/// How a migration shall end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MigrationGoal {
+    /// The VM is at its target.
+    Done,
+    /// The VM stays where it is.
+    Aborted,
+}
+
+impl Goal<Migration> for MigrationGoal {
+    fn judge(&self, migration: &ObjectOf<Migration>) -> Verdict {
+        let why = migration.status.reason.as_ref();
+        match (self, migration.status.phase) {
+            (Self::Done, MigrationPhase::Done) | (Self::Aborted, MigrationPhase::Aborted) => Verdict::Reached,
+            (Self::Done, MigrationPhase::Aborted) => {
+                Verdict::Impossible(because("it is Aborted, and the VM is where it was", why))
+            }
+            (Self::Aborted, MigrationPhase::Done) => {
+                Verdict::Impossible("it was too late: it is Done, and the VM is at its target".to_owned())
+            }
+            _ => Verdict::NotYet,
+        }
+    }
+}
+
+/// How waiting ended.
+pub(super) struct Ended<R: Resource> {
+    /// Every object as it was seen last, in the order in which they were given.
+    pub(super) objects: Vec<ObjectOf<R>>,
+    /// Whether all reached the goal.
+    pub(super) all_reached: bool,
+}
+
+impl<R: Resource> Ended<R> {
+    /// The exit code, if it was this one before.
+    pub(super) fn code_after(&self, code: ExitCode) -> ExitCode {
+        if self.all_reached { code } else { ExitCode::FAILURE }
+    }
+}
+
+/// Follows the objects until each has reached the goal or cannot any more, or until the deadline. What fails is reported.
+pub(super) async fn until<R: Resource, G: Goal<R>>(
+    context: &Context,
+    objects: Vec<ObjectOf<R>>,
+    goal: &G,
+) -> Ended<R> {
+    let mut waiting = Waiting::<R, G>::new(context, goal);
+    for object in objects {
+        waiting.begin(object);
+    }
+    let late = tokio::time::timeout_at(context.deadline(), waiting.all()).await.is_err();
+    if late {
+        waiting.give_up();
+    }
+    waiting.ended()
+}
+
+/// One object that is waited for.
+struct Target<R: Resource> {
+    object: ObjectOf<R>,
+    is_pending: bool,
+}
+
+struct Waiting<'a, R: Resource, G> {
+    context: &'a Context,
+    goal: &'a G,
+    order: Vec<Uuid>,
+    targets: BTreeMap<Uuid, Target<R>>,
+    all_reached: bool,
+    last_error: Option<ClientError>,
+}
+
+impl<'a, R: Resource, G: Goal<R>> Waiting<'a, R, G> {
+    fn new(context: &'a Context, goal: &'a G) -> Self {
+        Self { context, goal, order: Vec::new(), targets: BTreeMap::new(), all_reached: true, last_error: None }
+    }
+
+    fn begin(&mut self, object: ObjectOf<R>) {
+        let id = object.id;
+        let verdict = self.goal.judge(&object);
+        if self.targets.insert(id, Target { object, is_pending: true }).is_none() {
+            self.order.push(id);
+        }
+        self.settle(id, verdict);
+    }
+
+    fn pending(&self) -> Vec<Uuid> {
+        self.targets.iter().filter(|(_, target)| target.is_pending).map(|(id, _)| *id).collect()
+    }
+
+    fn is_over(&self) -> bool {
+        !self.targets.values().any(|target| target.is_pending)
+    }
+
+    /// Looks, then watches, again and again.
+    async fn all(&mut self) {
+        let mut pause = PAUSE_MIN;
+        while !self.is_over() {
+            match self.round(&mut pause).await {
+                Ok(()) => {}
+                Err(error) if is_passing(&error) => self.last_error = Some(error),
+                Err(error) => {
+                    self.fail_pending(&error.to_string());
+                    return;
+                }
+            }
+            if !self.is_over() {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+        }
+    }
+
+    /// Looks at each object, then follows the changes since until all are settled or the stream ends.
+    async fn round(&mut self, pause: &mut Duration) -> Result<(), ClientError> {
+        let revision = self.look().await?;
+        if self.is_over() {
+            return Ok(());
+        }
+        let mut changes = self.context.client.watch::<R>(Some(revision)).await?;
+        while let Some(change) = changes.next().await {
+            let change = change?;
+            *pause = PAUSE_MIN;
+            let id = change.object.id;
+            if !self.targets.get(&id).is_some_and(|target| target.is_pending) {
+                continue;
+            }
+            match change.change_type {
+                ChangeType::Deleted => self.settle(id, self.goal.gone()),
+                ChangeType::Added | ChangeType::Modified => self.see(change.object),
+            }
+            if self.is_over() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The revision that what was looked at is at least as new as.
+    async fn look(&mut self) -> Result<u64, ClientError> {
+        let client = &self.context.client;
+        let pending = self.pending();
+        if let [id] = pending[..] {
+            let revision = client.revision::<R>().await?;
+            match client.get::<R>(&id.to_string()).await {
+                Ok(object) => self.see(object),
+                Err(error) if is_not_found(&error) => self.settle(id, self.goal.gone()),
+                Err(error) => return Err(error),
+            }
+            return Ok(revision);
+        }
+        let (objects, revision) = client.list::<R>().await?;
+        let mut found: BTreeMap<Uuid, ObjectOf<R>> = objects.into_iter().map(|object| (object.id, object)).collect();
+        for id in pending {
+            match found.remove(&id) {
+                Some(object) => self.see(object),
+                None => self.settle(id, self.goal.gone()),
+            }
+        }
+        Ok(revision)
+    }
+
+    /// Takes note of how an object is now.
+    fn see(&mut self, object: ObjectOf<R>) {
+        let id = object.id;
+        let Some(target) = self.targets.get_mut(&id) else { return };
+        let (before, after) = (stage::<R>(&target.object), stage::<R>(&object));
+        if before != after {
+            let elapsed = units::elapsed(self.context.started.elapsed());
+            self.context.note(&format!("{}  {before} → {after}  {elapsed}", object.name));
+        }
+        let verdict = self.goal.judge(&object);
+        target.object = object;
+        self.settle(id, verdict);
+    }
+
+    fn settle(&mut self, id: Uuid, verdict: Verdict) {
+        let Some(target) = self.targets.get_mut(&id) else { return };
+        match verdict {
+            Verdict::NotYet => {}
+            Verdict::Reached => target.is_pending = false,
+            Verdict::Impossible(why) => {
+                target.is_pending = false;
+                self.all_reached = false;
+                let name = target.object.name.clone();
+                self.fail(&name, &why);
+            }
+        }
+    }
+
+    fn fail(&self, name: &str, why: &str) {
+        let what = format!("waiting for {} {name} ends: {why}", R::KIND);
+        self.context.progress.suspend(|| report(&anyhow::anyhow!(what)));
+    }
+
+    fn fail_pending(&mut self, why: &str) {
+        for id in self.pending() {
+            self.settle(id, Verdict::Impossible(why.to_owned()));
+        }
+    }
+
+    /// The deadline has come.
+    fn give_up(&mut self) {
+        let limit = units::elapsed(self.context.deadline() - self.context.started);
+        for id in self.pending() {
+            let Some(target) = self.targets.get(&id) else { continue };
+            let stage = stage::<R>(&target.object);
+            let mut why = format!("timed out after {limit}");
+            if !stage.is_empty() {
+                why = format!("{why}; it is {stage}");
+            }
+            if let Some(reason) = reason::<R>(&target.object) {
+                why = format!("{why}: {} ({})", reason.message, reason.code);
+            }
+            if let Some(error) = &self.last_error {
+                why = format!("{why}; the last error was: {error}");
+            }
+            why = format!("{why}; it goes on: `sterna {} get {}`, or a longer --timeout", R::KIND, target.object.name);
+            self.settle(id, Verdict::Impossible(why));
+        }
+    }
+
+    fn ended(mut self) -> Ended<R> {
+        let objects = self.order.iter().filter_map(|id| self.targets.remove(id)).map(|target| target.object);
+        Ended { objects: objects.collect(), all_reached: self.all_reached }
+    }
+}
+
+/// Whether the next try may go better.
+fn is_passing(error: &ClientError) -> bool {
+    match error {
+        ClientError::Unreachable { .. } => true,
+        ClientError::Problem(problem) => problem.status >= 500 || problem.status == 429 || problem.code == "compacted",
+        _ => false,
+    }
+}
+
+fn is_not_found(error: &ClientError) -> bool {
+    matches!(error, ClientError::Problem(problem) if problem.status == 404)
+}
+
+/// Where an object is in its life: what its table shows first.
+fn stage<R: Resource>(object: &ObjectOf<R>) -> String {
+    R::row(object).into_iter().next().unwrap_or_default()
+}
+
+fn reason<R: Resource>(object: &ObjectOf<R>) -> Option<Reason> {
+    let status = serde_json::to_value(&object.status).ok()?;
+    serde_json::from_value(status.get("reason")?.clone()).ok()
+}
+
+#[cfg(test)]
+mod tests;
