@@ -41,6 +41,7 @@ use crate::column::Column;
 use crate::table::{self, Document, Row, Situation};
 use crate::types::{
     Effect, EffectId, Failure, Identity, Input, Lease, Mark, Marks, Now, Outcome, Qemu, QemuState,
+    RunStatusWord,
 };
 use memory::Memory;
 use pace::Pace;
@@ -269,10 +270,7 @@ impl Core {
         let is_meant = self.target().is_some_and(|order| order.from == from) && to == self.id.incarnation;
         if is_meant && !self.go {
             self.go = true;
-            let column = self
-                .qemu
-                .as_ref()
-                .map(|qemu| Column::of(qemu, &self.marks, self.order()));
+            let column = self.qemu.as_ref().map(|qemu| self.column(qemu));
             // A loaded target changes by our hand only, and its guest waits.
             self.look_again |= column != Some(Column::Loaded);
         }
@@ -435,7 +433,7 @@ impl Core {
                 Desired::Unknown | Desired::Unreadable(_) => Document::Unreadable,
                 Desired::Nothing | Desired::Ordered(_) => Document::of(order),
             },
-            qemu: Column::of(qemu, &self.marks, order),
+            qemu: self.column(qemu),
             lease: Lease {
                 live: self.lease.live,
                 fresh: self.lease.live && self.lease.fresh && !self.is_outdated,
@@ -446,6 +444,23 @@ impl Core {
             sent: is_marked(&self.marks.sent),
             no_switch: is_marked(&self.marks.no_switch),
             go: self.go,
+        }
+    }
+
+    /// The column *QEMU*. After a save QEMU shows what it shows after a migration; nothing of the guest is elsewhere then.
+    fn column(&self, qemu: &Qemu) -> Column {
+        match Column::of(qemu, &self.marks, self.order()) {
+            Column::Completed | Column::Odd if self.memory.is_stopped_by_save && is_after_migration(qemu) => {
+                if self
+                    .migration()
+                    .is_some_and(|order| order.granted || order.cancel)
+                {
+                    Column::Running
+                } else {
+                    Column::Paused
+                }
+            }
+            column => column,
         }
     }
 
@@ -531,6 +546,10 @@ impl Core {
             Some(Order::Stop(_)) | None => false,
         }
     }
+}
+
+fn is_after_migration(qemu: &Qemu) -> bool {
+    matches!(qemu, Qemu::Answers(state) if state.run == RunStatusWord::PostMigrate)
 }
 
 /// Whether QEMU may be in another state after it, so that only a look tells.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub(crate) use kinds::{
-    CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, GuestArgs, HostCommand, ImageCommand, ImportArgs, ListArgs,
-    MigrationCommand, NetworkArgs, ReadCommand, TemplateArgs, TokenArgs, WriteCommand,
+    CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, GuestArgs, HostCommand, ImageCommand, ImportArgs,
+    ListArgs, MigrationCommand, NetworkArgs, ReadCommand, TemplateArgs, TokenArgs, WriteCommand,
 };
 pub(crate) use vm::{ActionArgs, MigrateArgs, VmArgs, VmCommand, WaitState};
 
@@ -19,12 +19,19 @@ use crate::units;
 
 /// Runs virtual machines on your own hosts: places them, watches them, moves them while they run.
 #[derive(Debug, Parser)]
-#[command(name = "sterna", version, propagate_version = false, disable_help_subcommand = true)]
-#[command(after_help = "Begin with `sterna up`, which says what to do next; then, in another terminal:\n  \
+#[command(
+    name = "sterna",
+    version,
+    propagate_version = false,
+    disable_help_subcommand = true
+)]
+#[command(
+    after_help = "Begin with `sterna up`, which says what to do next; then, in another terminal:\n  \
     . DIR/env\n  sterna image import tiny --file guest.qcow2\n  \
     sterna template create small --image tiny --memory 256MiB --vcpus 1\n  \
     sterna vm create web --template small --wait=ready\n\n\
-    Exit codes: 0 done; 1 refused, failed or timed out; 2 wrong usage.")]
+    Exit codes: 0 done; 1 refused, failed or timed out; 2 wrong usage."
+)]
 pub(crate) struct Cli {
     /// What holds for every command.
     #[command(flatten)]
@@ -38,21 +45,52 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// The server's URL
-    #[arg(long, global = true, env = "STERNA_SERVER", hide_env_values = true, value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "STERNA_SERVER",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
     #[arg(help_heading = "Global options")]
     pub(crate) server: Option<String>,
     /// The token to show
-    #[arg(long, global = true, env = "STERNA_TOKEN", hide_env_values = true, help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "STERNA_TOKEN",
+        hide_env_values = true,
+        help_heading = "Global options"
+    )]
     pub(crate) token: Option<String>,
     /// The certificate of the CA that signed the server's, as PEM
-    #[arg(long, global = true, env = "STERNA_CACERT", hide_env_values = true, value_name = "PATH")]
+    #[arg(
+        long,
+        global = true,
+        env = "STERNA_CACERT",
+        hide_env_values = true,
+        value_name = "PATH"
+    )]
     #[arg(help_heading = "Global options")]
     pub(crate) cacert: Option<PathBuf>,
     /// The project to work in
-    #[arg(long, global = true, value_name = "NAME", default_value = "default", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        default_value = "default",
+        help_heading = "Global options"
+    )]
     pub(crate) project: String,
     /// How to print
-    #[arg(short, long, global = true, value_enum, default_value = "table", help_heading = "Global options")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value = "table",
+        help_heading = "Global options"
+    )]
     pub(crate) output: Output,
     /// Give up after this long, as in 90s or 5m [default: 5m with --wait]
     #[arg(long, global = true, value_name = "DURATION", value_parser = units::duration, allow_hyphen_values = true)]
@@ -142,10 +180,15 @@ pub(crate) fn parse() -> Cli {
 fn command() -> clap::Command {
     model::Kind::ALL.into_iter().fold(Cli::command(), |tree, kind| {
         tree.mut_subcommand(kind.name(), |tree| {
-            let present: Vec<String> = tree.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+            let present: Vec<String> = tree
+                .get_subcommands()
+                .map(|sub| sub.get_name().to_owned())
+                .collect();
             let common = ["list", "get", "delete", "watch", "edit"].into_iter();
             let common = common.filter(|name| present.iter().any(|present| present == name));
-            common.fold(tree, |tree, name| tree.mut_subcommand(name, |sub| sub.after_help(example(kind, name))))
+            common.fold(tree, |tree, name| {
+                tree.mut_subcommand(name, |sub| sub.after_help(example(kind, name)))
+            })
         })
     })
 }

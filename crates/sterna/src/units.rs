@@ -21,7 +21,13 @@ const SIZE_UNITS: [(&str, u64); 9] = [
     ("tib", 1 << 40),
 ];
 /// Units of durations, in milliseconds.
-const DURATION_UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const DURATION_UNITS: [(&str, u64); 5] = [
+    ("ms", 1),
+    ("s", 1_000),
+    ("m", 60_000),
+    ("h", 3_600_000),
+    ("d", 86_400_000),
+];
 
 /// A size in bytes, as in `10GiB`.
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
@@ -40,9 +46,16 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     if unit.starts_with(['.', ',']) {
         return Err("a size is a whole number: take a smaller unit, as in 1536MiB".to_owned());
     }
-    let unit_bytes = SIZE_UNITS.iter().find(|(name, _)| unit.eq_ignore_ascii_case(name)).map(|(_, bytes)| *bytes);
-    let unit_bytes = unit_bytes.ok_or_else(|| format!("the unit {unit:?} is not known: give KiB, MiB, GiB or TiB"))?;
-    let size = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_bytes));
+    let unit_bytes = SIZE_UNITS
+        .iter()
+        .find(|(name, _)| unit.eq_ignore_ascii_case(name))
+        .map(|(_, bytes)| *bytes);
+    let unit_bytes =
+        unit_bytes.ok_or_else(|| format!("the unit {unit:?} is not known: give KiB, MiB, GiB or TiB"))?;
+    let size = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit_bytes));
     match size {
         None => Err("that is more than can be counted: give a size below 16 EiB".to_owned()),
         Some(0) => Err("a size is more than nothing: give something like 256MiB".to_owned()),
@@ -56,7 +69,10 @@ pub(crate) fn memory_mib(text: &str) -> Result<u64, String> {
     if bytes % (1 << 20) == 0 {
         return Ok(bytes >> 20);
     }
-    Err(format!("memory comes in whole MiB: give {}MiB", bytes.div_ceil(1 << 20)))
+    Err(format!(
+        "memory comes in whole MiB: give {}MiB",
+        bytes.div_ceil(1 << 20)
+    ))
 }
 
 /// A duration, as in `90s`, `5m` or `1h30m`.
@@ -68,17 +84,28 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let mut total_ms: u64 = 0;
     while !rest.is_empty() {
         let (number, tail) = split_number(rest);
-        let unit_end = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
+        let unit_end = tail
+            .find(|c: char| !c.is_ascii_alphabetic())
+            .unwrap_or(tail.len());
         let (unit, after) = tail.split_at(unit_end);
         if number.is_empty() {
-            return Err(format!("{text:?} is not a duration: give something like 90s, 5m or 1h30m"));
+            return Err(format!(
+                "{text:?} is not a duration: give something like 90s, 5m or 1h30m"
+            ));
         }
         if unit.is_empty() {
             return Err(format!("a duration needs a unit: give {number}s or {number}m"));
         }
-        let unit_ms = DURATION_UNITS.iter().find(|(name, _)| *name == unit).map(|(_, ms)| *ms);
-        let unit_ms = unit_ms.ok_or_else(|| format!("the unit {unit:?} is not known: give ms, s, m, h or d"))?;
-        let part_ms = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms));
+        let unit_ms = DURATION_UNITS
+            .iter()
+            .find(|(name, _)| *name == unit)
+            .map(|(_, ms)| *ms);
+        let unit_ms =
+            unit_ms.ok_or_else(|| format!("the unit {unit:?} is not known: give ms, s, m, h or d"))?;
+        let part_ms = number
+            .parse::<u64>()
+            .ok()
+            .and_then(|number| number.checked_mul(unit_ms));
         total_ms = part_ms
             .and_then(|part| total_ms.checked_add(part))
             .filter(|total| *total <= DURATION_MAX_MS)
@@ -101,7 +128,9 @@ fn split_number(text: &str) -> (&str, &str) {
 /// A label, as in `tier=web`.
 pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() && !text.contains(',') => Ok((key.to_owned(), value.to_owned())),
+        Some((key, value)) if !key.is_empty() && !text.contains(',') => {
+            Ok((key.to_owned(), value.to_owned()))
+        }
         _ => Err("a label is written key=value, one at a time".to_owned()),
     }
 }
@@ -113,11 +142,16 @@ pub(crate) fn nic(text: &str) -> Result<NicSpec, String> {
     if network.is_empty() || network.contains('=') {
         return Err("begin with the network's name, as in front,address=10.1.0.7".to_owned());
     }
-    let mut nic = NicSpec { network: network.to_owned(), ..NicSpec::default() };
+    let mut nic = NicSpec {
+        network: network.to_owned(),
+        ..NicSpec::default()
+    };
     for part in parts {
         match part.split_once('=') {
             Some(("address", address)) => {
-                let parsed = address.parse().map_err(|_| format!("{address:?} is not an IP address"))?;
+                let parsed = address
+                    .parse()
+                    .map_err(|_| format!("{address:?} is not an IP address"))?;
                 nic.address = Some(parsed);
             }
             Some(("mac", mac)) => nic.mac = Some(mac.to_owned()),
@@ -149,12 +183,21 @@ pub(crate) fn elapsed(duration: Duration) -> String {
 
 /// A number of bytes for people.
 pub(crate) fn size(bytes: u64) -> String {
-    let units = [("TiB", 1_u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let units = [
+        ("TiB", 1_u64 << 40),
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1 << 10),
+    ];
     let Some((unit, unit_bytes)) = units.into_iter().find(|(_, unit_bytes)| bytes >= *unit_bytes) else {
         return format!("{bytes} B");
     };
     let tenths = u128::from(bytes) * 10 / u128::from(unit_bytes);
-    if tenths >= 100 { format!("{} {unit}", tenths / 10) } else { format!("{}.{} {unit}", tenths / 10, tenths % 10) }
+    if tenths >= 100 {
+        format!("{} {unit}", tenths / 10)
+    } else {
+        format!("{}.{} {unit}", tenths / 10, tenths % 10)
+    }
 }
 
 #[cfg(test)]
@@ -224,19 +267,27 @@ mod tests {
         assert_eq!(nic_1.address, Some("10.1.0.7".parse().unwrap()));
         assert_eq!(nic_1.mac.as_deref(), Some("52:54:00:00:00:07"));
         assert_eq!(nic("front").unwrap().address, None);
-        for bad in ["", "address=10.1.0.7", "front,10.1.0.7", "front,address=x", "front,vlan=3"] {
+        for bad in [
+            "",
+            "address=10.1.0.7",
+            "front,10.1.0.7",
+            "front,address=x",
+            "front,vlan=3",
+        ] {
             assert!(nic(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn people_read_round_numbers() {
-        assert_eq!(["-3", "5", "119", "120", "7199", "7200", "172800"].map(|s| age(s.parse().unwrap())), [
-            "0s", "5s", "119s", "2m", "119m", "2h", "2d"
-        ]);
-        assert_eq!([0, 1023, 1024, 1536, 12 << 20, 5 << 30].map(size), [
-            "0 B", "1023 B", "1.0 KiB", "1.5 KiB", "12 MiB", "5.0 GiB"
-        ]);
+        assert_eq!(
+            ["-3", "5", "119", "120", "7199", "7200", "172800"].map(|s| age(s.parse().unwrap())),
+            ["0s", "5s", "119s", "2m", "119m", "2h", "2d"]
+        );
+        assert_eq!(
+            [0, 1023, 1024, 1536, 12 << 20, 5 << 30].map(size),
+            ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "12 MiB", "5.0 GiB"]
+        );
         assert_eq!(elapsed(Duration::from_millis(1_250)), "1.2s");
         assert_eq!(elapsed(Duration::from_secs(125)), "2m05s");
     }

@@ -38,6 +38,8 @@ use crate::{config, seed};
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// The cache of translated code: enough for small guests, and it keeps them small.
 const TCG_TB_SIZE_MIB: u32 = 16;
+/// How long an end is waited for that a closed monitor announces.
+const END_PATIENCE: Duration = Duration::from_millis(500);
 const SEED_FILE: &str = "seed.img";
 
 /// One incarnation, as the shell sees it.
@@ -177,7 +179,10 @@ impl Vm {
     async fn observe(&self) -> Qemu {
         let mut held = self.live.lock().await;
         if held.as_ref().is_none_or(|live| live.qmp.is_closed()) {
-            *held = None;
+            // A monitor closes when its process ends: then there is nothing to look for.
+            if let Some(lost) = held.take() {
+                let _ = timeout(END_PATIENCE, lost.process.gone()).await;
+            }
             match self.find().await {
                 Ok(Some(live)) => *held = Some(Arc::new(live)),
                 Ok(None) => return Qemu::None,

@@ -1,3 +1,5 @@
+//! Each word of the column, from what QEMU says under which order and with which marks.
+
 use model::document::{MigrateTo, Stop, Target, TargetState};
 use model::{HostId, Incarnation};
 

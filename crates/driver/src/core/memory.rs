@@ -7,7 +7,6 @@ use model::document::{Order, Stop};
 use model::{Incarnation, Reason};
 
 use super::run::not_loaded;
-use super::source::refused;
 use crate::passes::Passes;
 use crate::types::{Effect, Failure, Guest, Now, Outcome, QemuState, RunStatusWord};
 
@@ -25,6 +24,8 @@ pub(super) struct Memory {
     /// Why it has to be closed.
     pub(super) fault: Option<Reason>,
     pub(super) save: Save,
+    /// A save was begun and the guest was not continued since: that is why it stands still in `postmigrate`.
+    pub(super) is_stopped_by_save: bool,
     /// Whether the guest stood still already when the save began.
     pub(super) stood_still: bool,
     /// Where QEMU listens for the stream.
@@ -190,7 +191,9 @@ impl Memory {
             }
             Effect::Spawn { .. } => self.steps.spawn_us = Some(now.monotonic_us),
             Effect::Migrate { to } => self.transfer = Some(Transfer::started(*to, now)),
+            Effect::Save => self.is_stopped_by_save = true,
             Effect::Continue => {
+                self.is_stopped_by_save = false;
                 // From here on the guest is not what was saved.
                 if matches!(self.save, Save::Whole { .. }) {
                     self.save = Save::No;
@@ -244,7 +247,7 @@ impl Memory {
             Effect::Release => self.release = Release::Failed,
             Effect::Migrate { .. } => {
                 if let Some(transfer) = &mut self.transfer {
-                    transfer.error = Some(refused(&failure.reason));
+                    transfer.error = Some(failure.reason.message);
                 }
             }
             _ => {}

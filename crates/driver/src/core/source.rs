@@ -1,7 +1,5 @@
 //! Rows of *migrate to M*: the source's side.
 
-use model::Reason;
-
 use super::memory::Transfer;
 use super::{Core, Plan, STEADY_MS};
 use crate::passes::LIMITS_MS;
@@ -124,9 +122,4 @@ impl Core {
                 .get_or_insert_with(|| Transfer::found(to, now)),
         )
     }
-}
-
-/// Why QEMU could not be told to migrate.
-pub(super) fn refused(reason: &Reason) -> String {
-    reason.message.clone()
 }

@@ -90,9 +90,7 @@ impl Core {
             } else {
                 RunState::Loaded
             }),
-            Row::Revoked if Column::of(qemu, &self.marks, self.order()) == Column::Loaded => {
-                Some(RunState::Loaded)
-            }
+            Row::Revoked if self.column(qemu) == Column::Loaded => Some(RunState::Loaded),
             Row::Revoked => Some(RunState::Incoming),
             Row::Booting | Row::BootingStale => {
                 let is_ready = !state.is_incoming || is_loaded(state);
@@ -166,7 +164,7 @@ impl Core {
     }
 
     fn transferring(&self, qemu: &Qemu) -> OutgoingState {
-        match Column::of(qemu, &self.marks, self.order()) {
+        match self.column(qemu) {
             Column::PreSwitchover => OutgoingState::SwitchingOver,
             _ => OutgoingState::Transferring,
         }

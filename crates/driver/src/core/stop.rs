@@ -141,7 +141,7 @@ impl Core {
             _ if has_ended(state) => super::run::end(state),
             // Nothing of it can be saved: it has not come yet, or it is elsewhere.
             _ if state.run == RunStatusWord::InMigrate => Plan::act(Effect::Kill),
-            _ if Column::of(qemu, &self.marks, self.order()) == Column::Completed => Plan::act(Effect::Kill),
+            _ if self.column(qemu) == Column::Completed => Plan::act(Effect::Kill),
             Save::Failed(_) => self.plan_unsaved(state),
             // A migration's transfer, not the save of an agent before this one: that one sent nothing.
             Save::No if is_transferring(state) && !self.marks.sent.is_empty() => {

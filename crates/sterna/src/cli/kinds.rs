@@ -92,7 +92,9 @@ pub(crate) enum CatalogCommand<T: Args> {
 
 /// What a template says.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: sterna template create small --image tiny --memory 256MiB --vcpus 1 --disk 10GiB")]
+#[command(
+    after_help = "Example: sterna template create small --image tiny --memory 256MiB --vcpus 1 --disk 10GiB"
+)]
 pub(crate) struct TemplateArgs {
     /// What every new object has.
     #[command(flatten)]

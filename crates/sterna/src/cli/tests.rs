@@ -1,0 +1,115 @@
+use super::*;
+
+fn parsed(line: &str) -> Result<Cli, String> {
+    let matches = command()
+        .try_get_matches_from(line.split_whitespace())
+        .map_err(|error| error.to_string())?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.to_string())
+}
+
+fn help(path: &[&str]) -> String {
+    let mut tree = command().term_width(100);
+    tree.build();
+    let found = path
+        .iter()
+        .fold(&mut tree, |tree, name| tree.find_subcommand_mut(name).unwrap());
+    found.render_help().to_string()
+}
+
+#[test]
+fn the_tree_is_consistent() {
+    command().debug_assert();
+}
+
+#[test]
+fn the_main_help_lists_the_commands() {
+    insta::assert_snapshot!(help(&[]));
+}
+
+#[test]
+fn help_of_the_commands_that_people_use_most() {
+    for path in [
+        &["vm"][..],
+        &["vm", "create"],
+        &["vm", "migrate"],
+        &["image", "import"],
+        &["template", "create"],
+    ] {
+        insta::assert_snapshot!(format!("help-{}", path.join("-")), help(path));
+    }
+}
+
+#[test]
+fn every_command_of_a_kind_has_an_example() {
+    for kind in model::Kind::ALL {
+        let tree = command();
+        let group = tree.find_subcommand(kind.name()).unwrap();
+        for leaf in group.get_subcommands() {
+            let after = leaf.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(
+                after.contains(&format!("sterna {kind} {}", leaf.get_name())),
+                "{kind} {}",
+                leaf.get_name()
+            );
+        }
+    }
+}
+
+#[test]
+fn sizes_without_a_unit_are_wrong_usage() {
+    for (line, why) in [
+        (
+            "sterna template create small --image tiny --memory 256",
+            "needs a unit: give 256MiB",
+        ),
+        (
+            "sterna template create small --image tiny --memory -256MiB",
+            "not negative",
+        ),
+        (
+            "sterna vm create web --template small --disk 99999999999TiB",
+            "more than can be counted",
+        ),
+        ("sterna vm create web", "--template"),
+        ("sterna vm create web --image tiny", "--memory"),
+        ("sterna vm create web --template small --count 0", "0 is not in"),
+        ("sterna vm list --timeout 90", "needs a unit: give 90s"),
+        ("sterna vm lst", "similar subcommand exists: 'list'"),
+        ("sterna vm start web --wait=booted", "possible values"),
+        ("sterna vm start", "NAME"),
+    ] {
+        let error = parsed(line).unwrap_err();
+        assert!(error.contains(why), "{line}: {error}");
+    }
+}
+
+#[test]
+fn waiting_has_a_usual_state_and_others() {
+    let goal = |line: &str| {
+        let Command::Client(ClientCommand::Vm(VmCommand::Start(args))) = parsed(line).unwrap().command else {
+            panic!("{line} is not a start");
+        };
+        assert_eq!(args.names, ["web"], "{line}");
+        args.wait.goal(WaitState::Running)
+    };
+    assert_eq!(goal("sterna vm start web"), None);
+    assert_eq!(goal("sterna vm start --wait web"), Some(WaitState::Running));
+    assert_eq!(goal("sterna vm start web --wait=ready"), Some(WaitState::Ready));
+    assert_eq!(
+        goal("sterna vm start web --wait=Running"),
+        Some(WaitState::Running)
+    );
+}
+
+#[test]
+fn global_options_may_stand_anywhere() {
+    for line in [
+        "sterna -o json vm list",
+        "sterna vm list -o json",
+        "sterna vm -o json list",
+    ] {
+        let cli = parsed(line).unwrap();
+        assert_eq!(cli.global.output, Output::Json, "{line}");
+        assert_eq!(cli.global.project, "default", "{line}");
+    }
+}

@@ -48,9 +48,11 @@ pub(crate) enum VmCommand {
 
 /// What the new VMs shall be.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  sterna vm create web --template small --wait=ready\n  \
+#[command(
+    after_help = "Examples:\n  sterna vm create web --template small --wait=ready\n  \
     sterna vm create worker --template small --count 3 --label tier=batch\n  \
-    sterna vm create db --image tiny --memory 1GiB --vcpus 2 --network front,address=10.1.0.7")]
+    sterna vm create db --image tiny --memory 1GiB --vcpus 2 --network front,address=10.1.0.7"
+)]
 pub(crate) struct VmArgs {
     /// Its name; with --count, what the names begin with
     pub(crate) name: String,

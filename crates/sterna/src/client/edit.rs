@@ -33,28 +33,49 @@ pub(super) async fn edit<R: Resource>(context: &Context, name: &str) -> anyhow::
     }
     let sent = async {
         let draft: Draft<R::Spec> = yaml_serde::from_str(&after)?;
-        let body = Create { name: None, labels: draft.labels, spec: draft.spec };
+        let body = Create {
+            name: None,
+            labels: draft.labels,
+            spec: draft.spec,
+        };
         anyhow::Ok(context.client.replace::<R>(&id, &body, Some(revision)).await?)
     };
     match sent.await {
         Ok(object) => output::one::<R>(context, &object),
         Err(error) => {
             let (_, path) = file.keep()?;
-            Err(error.context(format!("the {} was not changed; what you wrote is in {}", R::KIND, path.display())))
+            Err(error.context(format!(
+                "the {} was not changed; what you wrote is in {}",
+                R::KIND,
+                path.display()
+            )))
         }
     }
 }
 
 fn text<R: Resource>(object: ObjectOf<R>) -> anyhow::Result<String> {
-    let head = format!("# {} {}: save and close to apply, or leave it as it is.\n", R::KIND, object.name);
-    Ok(head + &yaml_serde::to_string(&Draft { labels: object.labels, spec: object.spec })?)
+    let head = format!(
+        "# {} {}: save and close to apply, or leave it as it is.\n",
+        R::KIND,
+        object.name
+    );
+    Ok(head
+        + &yaml_serde::to_string(&Draft {
+            labels: object.labels,
+            spec: object.spec,
+        })?)
 }
 
 /// Opens the editor on the text; answers what is there when it closes.
 fn edited(text: &str) -> anyhow::Result<(tempfile::NamedTempFile, String)> {
-    let mut file = tempfile::Builder::new().prefix("sterna-").suffix(".yaml").tempfile()?;
+    let mut file = tempfile::Builder::new()
+        .prefix("sterna-")
+        .suffix(".yaml")
+        .tempfile()?;
     file.write_all(text.as_bytes())?;
-    let editor = ["VISUAL", "EDITOR"].into_iter().find_map(|name| std::env::var(name).ok().filter(|it| !it.is_empty()));
+    let editor = ["VISUAL", "EDITOR"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|it| !it.is_empty()));
     let editor = editor.unwrap_or_else(|| "vi".to_owned());
     // The variable may hold arguments, so a shell splits it; the path is passed beside it.
     let status = Command::new("/bin/sh")

@@ -12,14 +12,19 @@ use crate::cli::Output;
 use crate::units;
 
 pub(super) async fn explain(context: &Context, names: &[String]) -> anyhow::Result<ExitCode> {
-    let (vms, code) = context.each(names, async |name: &String| context.client.get::<Vm>(name).await).await;
+    let (vms, code) = context
+        .each(names, async |name: &String| context.client.get::<Vm>(name).await)
+        .await;
     match context.output {
         Output::Table => output::lines(vms.iter().flat_map(|vm| text(vm, context.now)))?,
         Output::Name => output::lines(vms.iter().map(output::name::<Vm>))?,
         output => match &vms[..] {
             [] => {}
             [vm] => output::value(output, &document(vm))?,
-            vms => output::value(output, &json!({ "items": vms.iter().map(document).collect::<Vec<_>>() }))?,
+            vms => output::value(
+                output,
+                &json!({ "items": vms.iter().map(document).collect::<Vec<_>>() }),
+            )?,
         },
     }
     Ok(code)
@@ -46,7 +51,11 @@ fn document(vm: &ObjectOf<Vm>) -> Value {
 /// Lines for people.
 fn text(vm: &ObjectOf<Vm>, now: Timestamp) -> Vec<String> {
     let status = &vm.status;
-    let place = status.host.as_ref().map(|host| format!(" on {host}")).unwrap_or_default();
+    let place = status
+        .host
+        .as_ref()
+        .map(|host| format!(" on {host}"))
+        .unwrap_or_default();
     let mut lines = vec![format!("VM {} is {}{place}.", vm.name, status.phase)];
     if let Some(reason) = &status.reason {
         lines.push(format!("  What is wrong: {} ({})", reason.message, reason.code));
@@ -60,12 +69,21 @@ fn text(vm: &ObjectOf<Vm>, now: Timestamp) -> Vec<String> {
         lines.push(format!("  It is being moved: `sterna migration get {migration}`"));
     }
     if !status.steps_ms.is_empty() {
-        let steps: Vec<String> = status.steps_ms.iter().map(|(step, ms)| format!("{step} {ms} ms")).collect();
+        let steps: Vec<String> = status
+            .steps_ms
+            .iter()
+            .map(|(step, ms)| format!("{step} {ms} ms"))
+            .collect();
         lines.push(format!("  Its start took: {}", steps.join(", ")));
     }
     if !status.next_commands.is_empty() {
         lines.push("  What leads on:".to_owned());
-        lines.extend(status.next_commands.iter().map(|command| format!("    {command}")));
+        lines.extend(
+            status
+                .next_commands
+                .iter()
+                .map(|command| format!("    {command}")),
+        );
     }
     lines
 }
@@ -74,7 +92,10 @@ fn text(vm: &ObjectOf<Vm>, now: Timestamp) -> Vec<String> {
 fn rule(vm: &ObjectOf<Vm>) -> Option<String> {
     let placement = &vm.spec.placement;
     let host = placement.host.iter().map(|host| format!("only on {host}"));
-    let labels = placement.host_labels.iter().map(|(key, value)| format!("only on hosts with {key}={value}"));
+    let labels = placement
+        .host_labels
+        .iter()
+        .map(|(key, value)| format!("only on hosts with {key}={value}"));
     let rules: Vec<String> = host.chain(labels).collect();
     (!rules.is_empty()).then(|| format!("  Asked for: {}", rules.join(", ")))
 }
@@ -86,16 +107,25 @@ fn placed(placement: &Placement, now: Timestamp) -> Vec<String> {
     let first = match &placement.chosen {
         Some(host) => {
             let fit = considered.saturating_sub(refused);
-            format!("  Placement, decided {ago} ago: {host}, the best of {fit} that fit; {considered} were looked at")
+            format!(
+                "  Placement, decided {ago} ago: {host}, the best of {fit} that fit; {considered} were looked at"
+            )
         }
         None => format!("  Placement, tried {ago} ago: none of {considered} hosts fits"),
     };
     let groups = placement.refused.iter().map(|group| {
         let some = group.hosts.join(", ");
-        let more = if (group.hosts.len() as u64) < u64::from(group.count) { ", …" } else { "" };
+        let more = if (group.hosts.len() as u64) < u64::from(group.count) {
+            ", …"
+        } else {
+            ""
+        };
         let hosts = if group.count == 1 { "host" } else { "hosts" };
         let reason = &group.reason;
-        format!("    {} {hosts} refused ({some}{more}): {} ({})", group.count, reason.message, reason.code)
+        format!(
+            "    {} {hosts} refused ({some}{more}): {} ({})",
+            group.count, reason.message, reason.code
+        )
     });
     std::iter::once(first).chain(groups).collect()
 }

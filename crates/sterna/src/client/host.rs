@@ -19,7 +19,12 @@ pub(super) async fn run(context: &Context, command: HostCommand) -> anyhow::Resu
 }
 
 async fn act(context: &Context, names: &[String], word: &str) -> anyhow::Result<ExitCode> {
-    let ask = async |name: &String| context.client.action::<Host, _>(name, word, &ActionBody::default()).await;
+    let ask = async |name: &String| {
+        context
+            .client
+            .action::<Host, _>(name, word, &ActionBody::default())
+            .await
+    };
     let (hosts, code) = context.each(names, ask).await;
     let hosts: Vec<&ObjectOf<Host>> = hosts.iter().collect();
     output::several::<Host>(context, &hosts)?;
@@ -27,10 +32,16 @@ async fn act(context: &Context, names: &[String], word: &str) -> anyhow::Result<
 }
 
 async fn token(context: &Context, args: TokenArgs) -> anyhow::Result<ExitCode> {
-    let token: JoinToken = context.client.post("/v1/join-tokens", &JoinTokenBody::from(args)).await?;
+    let token: JoinToken = context
+        .client
+        .post("/v1/join-tokens", &JoinTokenBody::from(args))
+        .await?;
     match context.output {
         Output::Table | Output::Name => {
-            context.note(&format!("One host can join with this token until {}.", token.expires_at));
+            context.note(&format!(
+                "One host can join with this token until {}.",
+                token.expires_at
+            ));
             output::lines([token.token])?;
         }
         output => output::value(output, &token)?,

@@ -24,9 +24,14 @@ const CHUNK_BYTES: usize = 512 * 1024;
 /// Creates the image if it is missing, and sends its content if it has none.
 pub(super) async fn import(context: &Context, args: ImportArgs) -> anyhow::Result<ExitCode> {
     let file = File::open(&args.file).with_context(|| format!("opening {}", args.file.display()))?;
-    let metadata = file.metadata().with_context(|| format!("looking at {}", args.file.display()))?;
+    let metadata = file
+        .metadata()
+        .with_context(|| format!("looking at {}", args.file.display()))?;
     if !metadata.is_file() {
-        bail!("{} is not a file: give a qcow2 or a raw disk image", args.file.display());
+        bail!(
+            "{} is not a file: give a qcow2 or a raw disk image",
+            args.file.display()
+        );
     }
     let image = present(context, &args).await?;
     if image.status.state == ImageState::Ready {
@@ -52,7 +57,11 @@ async fn present(context: &Context, args: &ImportArgs) -> Result<ObjectOf<Image>
         found => return found,
     }
     let labels: BTreeMap<String, String> = args.labels.iter().cloned().collect();
-    let body = Create { name: Some(args.name.clone()), labels, spec: ImageSpec::default() };
+    let body = Create {
+        name: Some(args.name.clone()),
+        labels,
+        spec: ImageSpec::default(),
+    };
     match client.create::<Image>(&body, None, false).await {
         Err(error) if error.code() == Some("name-taken") => client.get::<Image>(&args.name).await,
         created => created,
@@ -80,18 +89,29 @@ fn digest(context: &Context, path: &Path) -> anyhow::Result<String> {
     let mut digest = Sha256::new();
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
-        let read = file.read(&mut chunk).with_context(|| format!("reading {}", path.display()))?;
-        let Some(part) = chunk.get(..read).filter(|part| !part.is_empty()) else { break };
+        let read = file
+            .read(&mut chunk)
+            .with_context(|| format!("reading {}", path.display()))?;
+        let Some(part) = chunk.get(..read).filter(|part| !part.is_empty()) else {
+            break;
+        };
         digest.update(part);
         bar.inc(read as u64);
     }
     bar.finish_and_clear();
-    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(digest
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
 async fn send(context: &Context, name: &str, file: File, bytes: u64) -> Result<ObjectOf<Image>, ClientError> {
     let bar = bar(context, bytes, "sending");
-    let sent = context.client.upload(name, bytes, chunks(file, bar.clone())).await;
+    let sent = context
+        .client
+        .upload(name, bytes, chunks(file, bar.clone()))
+        .await;
     bar.finish_and_clear();
     sent
 }

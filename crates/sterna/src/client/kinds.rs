@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use api::client::{ClientError, ObjectOf};
 use api::{ChangeType, Create, Resource};
@@ -11,6 +12,9 @@ use super::output::Printer;
 use super::wait::{Gone, until};
 use super::{Context, edit, output};
 use crate::cli::{CreateArgs, DeleteArgs, ListArgs, Output, ReadCommand, WriteCommand};
+
+/// How long after a broken stream the next one is asked for.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 
 /// What can be asked of every kind.
 pub(super) async fn read<R: Resource>(context: &Context, command: ReadCommand) -> anyhow::Result<ExitCode> {
@@ -34,18 +38,25 @@ pub(super) async fn write<R: Resource>(context: &Context, command: WriteCommand)
 }
 
 async fn list<R: Resource>(context: &Context, args: &ListArgs) -> anyhow::Result<ExitCode> {
-    let (items, revision) = context.client.list_labelled::<R>(selector(args).as_deref()).await?;
+    let (items, revision) = context
+        .client
+        .list_labelled::<R>(selector(args).as_deref())
+        .await?;
     output::list::<R>(context, &items, revision)
 }
 
 /// Labels as the server takes them.
 fn selector(args: &ListArgs) -> Option<String> {
-    let pairs: Vec<String> = args.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let pairs: Vec<String> = args
+        .labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
     (!pairs.is_empty()).then(|| pairs.join(","))
 }
 
 async fn watch<R: Resource>(context: &Context, args: &ListArgs) -> anyhow::Result<ExitCode> {
-    follow::<R>(context, Printer::changes::<R>(context), None, selector(args).as_deref()).await
+    follow::<R>(context, Printer::changes::<R>(), None, selector(args).as_deref()).await
 }
 
 /// Prints changes until the server cannot be asked any more. A stream that breaks is taken up where it broke.
@@ -72,9 +83,6 @@ pub(super) async fn follow<R: Resource>(
     }
 }
 
-/// How long after a broken stream the next one is asked for.
-const RECONNECT_PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
-
 /// Creates an object.
 pub(super) async fn create<R: Resource>(
     context: &Context,
@@ -82,17 +90,29 @@ pub(super) async fn create<R: Resource>(
     spec: R::Spec,
 ) -> anyhow::Result<ExitCode> {
     let labels: BTreeMap<String, String> = args.labels.into_iter().collect();
-    let body = Create { name: Some(args.name), labels, spec };
+    let body = Create {
+        name: Some(args.name),
+        labels,
+        spec,
+    };
     let object = context.client.create::<R>(&body, None, args.dry_run).await?;
     output::one::<R>(context, &object)
 }
 
 async fn delete<R: Resource>(context: &Context, args: DeleteArgs) -> anyhow::Result<ExitCode> {
-    let (asked, code) = context.each(&args.names, async |name: &String| context.client.delete::<R>(name).await).await;
+    let (asked, code) = context
+        .each(&args.names, async |name: &String| {
+            context.client.delete::<R>(name).await
+        })
+        .await;
     if !args.wait {
         let lines = asked.iter().map(|object| {
             // What owns nothing is gone at once, and is answered as it was.
-            let ended = if object.deleted_at.is_some() { "is being deleted" } else { "deleted" };
+            let ended = if object.deleted_at.is_some() {
+                "is being deleted"
+            } else {
+                "deleted"
+            };
             (object, ended)
         });
         print_deleted::<R>(context, lines.collect())?;
@@ -106,7 +126,9 @@ async fn delete<R: Resource>(context: &Context, args: DeleteArgs) -> anyhow::Res
 
 fn print_deleted<R: Resource>(context: &Context, objects: Vec<(&ObjectOf<R>, &str)>) -> anyhow::Result<()> {
     if context.output == Output::Table {
-        let lines = objects.iter().map(|(object, ended)| format!("{} {ended}", output::name::<R>(object)));
+        let lines = objects
+            .iter()
+            .map(|(object, ended)| format!("{} {ended}", output::name::<R>(object)));
         return output::lines(lines);
     }
     let objects: Vec<_> = objects.into_iter().map(|(object, _)| object).collect();

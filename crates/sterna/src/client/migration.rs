@@ -1,6 +1,7 @@
 //! What only migrations have: asking for one, stopping one, and its progress.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -24,12 +25,29 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// Asks for a migration of each VM.
 pub(super) async fn migrate(context: &Context, args: MigrateArgs) -> anyhow::Result<ExitCode> {
     let ask = async |vm: &String| {
-        let spec = MigrationSpec { vm: vm.clone(), to: args.to.clone(), cancel: false };
-        let body = Create { name: None, labels: BTreeMap::new(), spec };
-        context.client.create::<Migration>(&body, None, args.dry_run).await
+        let spec = MigrationSpec {
+            vm: vm.clone(),
+            to: args.to.clone(),
+            cancel: false,
+        };
+        let body = Create {
+            name: None,
+            labels: BTreeMap::new(),
+            spec,
+        };
+        context
+            .client
+            .create::<Migration>(&body, None, args.dry_run)
+            .await
     };
     let (migrations, code) = context.each(&args.names, ask).await;
-    finish(context, migrations, args.wait.wait.then_some(MigrationGoal::Done), code).await
+    finish(
+        context,
+        migrations,
+        args.wait.wait.then_some(MigrationGoal::Done),
+        code,
+    )
+    .await
 }
 
 /// Asks each migration to stop.
@@ -64,27 +82,25 @@ async fn watched(
     migrations: Vec<ObjectOf<Migration>>,
     goal: MigrationGoal,
 ) -> Ended<Migration> {
-    let names: Vec<String> = migrations.iter().map(|migration| migration.name.clone()).collect();
+    let names: Vec<String> = migrations
+        .iter()
+        .map(|migration| migration.name.clone())
+        .collect();
     let end = until::<Migration, _>(context, migrations, &goal);
     if context.progress.is_hidden() {
         return end.await;
     }
     let lines = async {
         join_all(names.iter().map(|name| live_line(context, name))).await;
-        std::future::pending::<()>().await;
+        std::future::pending::<Infallible>().await
     };
     let ended = tokio::select! {
         ended = end => ended,
-        () = lines => unreachable_end(),
+        never = lines => match never {},
     };
     // Without this the last state of the lines would stay on the screen.
     let _ = context.progress.clear();
     ended
-}
-
-/// What a line that never ends would end with.
-fn unreachable_end() -> Ended<Migration> {
-    Ended { objects: Vec::new(), all_reached: false }
 }
 
 /// Shows a migration's progress until its stream ends for good.
@@ -128,6 +144,9 @@ mod tests {
             dirty_pages_per_s: 800,
             bytes_per_s: 310 << 20,
         };
-        assert_eq!(line(&sample), "round 3  remaining 12 MiB  dirty 800 pages/s  310 MiB/s");
+        assert_eq!(
+            line(&sample),
+            "round 3  remaining 12 MiB  dirty 800 pages/s  310 MiB/s"
+        );
     }
 }

@@ -32,7 +32,9 @@ use indicatif::MultiProgress;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use crate::cli::{CatalogCommand, ClientCommand, Global, HostCommand, ImageCommand, MigrationCommand, Output, VmCommand};
+use crate::cli::{
+    CatalogCommand, ClientCommand, Global, HostCommand, ImageCommand, MigrationCommand, Output, VmCommand,
+};
 use crate::units;
 
 /// How long to wait if nobody says.
@@ -95,7 +97,10 @@ impl Context {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the command line is where the clock is read")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the command line is where the clock is read"
+)]
 fn now() -> Timestamp {
     Timestamp::now()
 }
@@ -107,13 +112,28 @@ fn client(global: &Global) -> anyhow::Result<Client> {
             (global.token.is_none(), "STERNA_TOKEN (--token)"),
             (global.cacert.is_none(), "STERNA_CACERT (--cacert)"),
         ];
-        let missing: Vec<_> = missing.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect();
-        bail!("{} not set: `. DIR/env`, where DIR is the --data-dir of `sterna up`, sets all", missing.join(", "));
+        let missing: Vec<_> = missing
+            .into_iter()
+            .filter(|(is, _)| *is)
+            .map(|(_, name)| name)
+            .collect();
+        bail!(
+            "{} not set: `. DIR/env`, where DIR is the --data-dir of `sterna up`, sets all",
+            missing.join(", ")
+        );
     };
     if global.project != "default" {
-        bail!("there is no project {:?}: the only one is `default`", global.project);
+        bail!(
+            "there is no project {:?}: the only one is `default`",
+            global.project
+        );
     }
-    let read = || format!("reading the CA certificate {}: check --cacert or STERNA_CACERT", cacert.display());
+    let read = || {
+        format!(
+            "reading the CA certificate {}: check --cacert or STERNA_CACERT",
+            cacert.display()
+        )
+    };
     let pem = std::fs::read_to_string(cacert).with_context(read)?;
     Ok(Client::new(server, token, &pem)?)
 }
@@ -128,7 +148,9 @@ pub(crate) fn run(global: Global, command: ClientCommand) -> anyhow::Result<Exit
         ClientCommand::Openapi => output::document(&api::openapi::document()),
         command => {
             let context = Context::new(&global)?;
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
             runtime.block_on(bounded(&context, command))
         }
     };
@@ -140,40 +162,63 @@ pub(crate) fn run(global: Global, command: ClientCommand) -> anyhow::Result<Exit
 
 /// Whoever reads our output has seen enough.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 async fn bounded(context: &Context, command: ClientCommand) -> anyhow::Result<ExitCode> {
-    let Some(timeout) = context.timeout else { return dispatch(context, command).await };
+    let Some(timeout) = context.timeout else {
+        return dispatch(context, command).await;
+    };
     // Waiting ends by itself at the deadline, and says how far it came.
     let limit = context.deadline() + Duration::from_millis(250);
     match tokio::time::timeout_at(limit, dispatch(context, command)).await {
         Ok(answer) => answer,
-        Err(_) => bail!("not done after {}: give a longer --timeout", units::elapsed(timeout)),
+        Err(_) => bail!(
+            "not done after {}: give a longer --timeout",
+            units::elapsed(timeout)
+        ),
     }
 }
 
 async fn dispatch(context: &Context, command: ClientCommand) -> anyhow::Result<ExitCode> {
     match command {
         ClientCommand::Status => status::status(context).await,
-        ClientCommand::Vm(VmCommand::Write(command)) => kinds::write::<api::kinds::Vm>(context, command).await,
+        ClientCommand::Vm(VmCommand::Write(command)) => {
+            kinds::write::<api::kinds::Vm>(context, command).await
+        }
         ClientCommand::Vm(command) => vm::run(context, command).await,
-        ClientCommand::Host(HostCommand::Write(command)) => kinds::write::<api::kinds::Host>(context, command).await,
+        ClientCommand::Host(HostCommand::Write(command)) => {
+            kinds::write::<api::kinds::Host>(context, command).await
+        }
         ClientCommand::Host(command) => host::run(context, command).await,
-        ClientCommand::Image(ImageCommand::Write(command)) => kinds::write::<api::kinds::Image>(context, command).await,
+        ClientCommand::Image(ImageCommand::Write(command)) => {
+            kinds::write::<api::kinds::Image>(context, command).await
+        }
         ClientCommand::Image(ImageCommand::Import(args)) => image::import(context, args).await,
         ClientCommand::Template(CatalogCommand::Write(command)) => {
             kinds::write::<api::kinds::Template>(context, command).await
         }
         ClientCommand::Template(CatalogCommand::Create(args)) => template::create(context, args).await,
-        ClientCommand::Network(CatalogCommand::Write(command)) => kinds::write::<Network>(context, command).await,
+        ClientCommand::Network(CatalogCommand::Write(command)) => {
+            kinds::write::<Network>(context, command).await
+        }
         ClientCommand::Network(CatalogCommand::Create(args)) => {
-            let spec = NetworkSpec { cidr: args.cidr, vni: args.vni };
+            let spec = NetworkSpec {
+                cidr: args.cidr,
+                vni: args.vni,
+            };
             kinds::create::<Network>(context, args.create, spec).await
         }
-        ClientCommand::Datastore(CatalogCommand::Write(command)) => kinds::write::<Datastore>(context, command).await,
+        ClientCommand::Datastore(CatalogCommand::Write(command)) => {
+            kinds::write::<Datastore>(context, command).await
+        }
         ClientCommand::Datastore(CatalogCommand::Create(args)) => {
-            let spec = DatastoreSpec { path: args.path, coherent: args.coherent };
+            let spec = DatastoreSpec {
+                path: args.path,
+                coherent: args.coherent,
+            };
             kinds::create::<Datastore>(context, args.create, spec).await
         }
         ClientCommand::Migration(MigrationCommand::Write(command)) => {

@@ -29,8 +29,15 @@ impl Table {
     /// An empty one.
     pub(super) fn new(titles: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let titles: Vec<String> = titles.into_iter().map(Into::into).collect();
-        let widths = titles.iter().map(|title| console::measure_text_width(title)).collect();
-        Self { titles, rows: Vec::new(), widths }
+        let widths = titles
+            .iter()
+            .map(|title| console::measure_text_width(title))
+            .collect();
+        Self {
+            titles,
+            rows: Vec::new(),
+            widths,
+        }
     }
 
     /// Adds a row.
@@ -48,7 +55,10 @@ impl Table {
     fn line(&self, cells: &[String]) -> String {
         let padded = self.widths.iter().zip(cells).map(|(width, cell)| {
             // Whatever a name or a message carries, it stays one cell of one line.
-            let cell: String = cell.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+            let cell: String = cell
+                .chars()
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .collect();
             let fill = width.saturating_sub(console::measure_text_width(&cell));
             format!("{cell}{}", " ".repeat(fill))
         });
@@ -74,7 +84,11 @@ fn cut(line: String, width: Option<usize>) -> String {
 /// The width of the terminal that standard output is, if it is one.
 fn terminal_width() -> Option<usize> {
     let term = Term::stdout();
-    term.features().is_attended().then(|| term.size_checked()).flatten().map(|(_, columns)| usize::from(columns))
+    term.features()
+        .is_attended()
+        .then(|| term.size_checked())
+        .flatten()
+        .map(|(_, columns)| usize::from(columns))
 }
 
 /// Prints a table.
@@ -129,7 +143,14 @@ pub(super) fn several<R: Resource>(context: &Context, objects: &[&ObjectOf<R>]) 
         (output, [object]) => value(output, object),
         (output, objects) => {
             let revision = objects.iter().map(|object| object.revision).max().unwrap_or(0);
-            value(output, &List { items: objects.to_vec(), revision, next: None })
+            value(
+                output,
+                &List {
+                    items: objects.to_vec(),
+                    revision,
+                    next: None,
+                },
+            )
         }
     }
 }
@@ -143,7 +164,14 @@ pub(super) fn list<R: Resource>(
     let items: Vec<&ObjectOf<R>> = items.iter().collect();
     match context.output {
         Output::Table | Output::Name => plain::<R>(context, &items)?,
-        output => value(output, &List { items, revision, next: None })?,
+        output => value(
+            output,
+            &List {
+                items,
+                revision,
+                next: None,
+            },
+        )?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -167,10 +195,12 @@ fn titles<R: Resource>() -> impl Iterator<Item = &'static str> {
 /// An object's row: times as people read them. Events are told apart by what they say, not by their names.
 fn cells<R: Resource>(object: &ObjectOf<R>, now: Timestamp) -> Vec<String> {
     let named = (R::KIND != model::Kind::Event).then(|| object.name.clone());
-    let rest = R::COLUMNS.iter().zip(R::row(object)).map(|(title, cell)| match (*title, cell.parse::<Timestamp>()) {
-        ("AGE", Ok(at)) => units::age(now.duration_since(at).as_secs()),
-        ("AT", Ok(at)) => at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        _ => cell,
+    let rest = R::COLUMNS.iter().zip(R::row(object)).map(|(title, cell)| {
+        match (*title, cell.parse::<Timestamp>()) {
+            ("AGE", Ok(at)) => units::age(now.duration_since(at).as_secs()),
+            ("AT", Ok(at)) => at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            _ => cell,
+        }
     });
     named.into_iter().chain(rest).collect()
 }
@@ -185,18 +215,30 @@ pub(super) struct Printer {
 
 impl Printer {
     /// A row per change begins with what happened.
-    pub(super) fn changes<R: Resource>(_: &Context) -> Self {
+    pub(super) fn changes<R: Resource>() -> Self {
         let table = Table::new(std::iter::once("CHANGE").chain(titles::<R>()));
-        Self { table, has_titles: false, with_change: true }
+        Self {
+            table,
+            has_titles: false,
+            with_change: true,
+        }
     }
 
     /// A row per object that was added; other changes are left out of the table.
     pub(super) fn added<R: Resource>() -> Self {
-        Self { table: Table::new(titles::<R>()), has_titles: false, with_change: false }
+        Self {
+            table: Table::new(titles::<R>()),
+            has_titles: false,
+            with_change: false,
+        }
     }
 
     /// Prints rows that were there before, so that later ones stand under them.
-    pub(super) fn rows<R: Resource>(&mut self, context: &Context, objects: &[ObjectOf<R>]) -> anyhow::Result<()> {
+    pub(super) fn rows<R: Resource>(
+        &mut self,
+        context: &Context,
+        objects: &[ObjectOf<R>],
+    ) -> anyhow::Result<()> {
         if context.output != Output::Table {
             return Ok(());
         }
@@ -218,13 +260,16 @@ impl Printer {
     ) -> anyhow::Result<()> {
         match context.output {
             Output::Json => lines([serde_json::to_string(change)?]),
-            Output::Yaml => lines(["---".to_owned(), yaml_serde::to_string(change)?.trim_end().to_owned()]),
+            Output::Yaml => lines([
+                "---".to_owned(),
+                yaml_serde::to_string(change)?.trim_end().to_owned(),
+            ]),
             Output::Name => lines([name::<R>(&change.object)]),
-            Output::Table => self.row::<R>(context, change),
+            Output::Table => self.row::<R>(change),
         }
     }
 
-    fn row<R: Resource>(&mut self, context: &Context, change: &Change<ObjectOf<R>>) -> anyhow::Result<()> {
+    fn row<R: Resource>(&mut self, change: &Change<ObjectOf<R>>) -> anyhow::Result<()> {
         let mut row = cells::<R>(&change.object, super::now());
         if self.with_change {
             row.insert(0, kinds::word(change.change_type).to_owned());
@@ -235,7 +280,6 @@ impl Printer {
             self.has_titles = true;
             lines([cut(self.table.line(&self.table.titles), width)])?;
         }
-        let _ = context;
         lines([cut(self.table.line(&row), width)])
     }
 }
@@ -248,12 +292,22 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell_and_lines_fit() {
         let mut table = Table::new(["NAME", "PHASE", "REASON"]);
         table.push(vec!["a-long-name".to_owned(), "Off".to_owned(), String::new()]);
-        table.push(vec!["b".to_owned(), "Pending".to_owned(), "no-host-\u{1b}fits".to_owned()]);
-        assert_eq!(table.lines(None), [
-            "NAME         PHASE    REASON",
-            "a-long-name  Off",
-            "b            Pending  no-host- fits",
+        table.push(vec![
+            "b".to_owned(),
+            "Pending".to_owned(),
+            "no-host-\u{1b}fits".to_owned(),
         ]);
-        assert_eq!(table.lines(Some(16)), ["NAME         PH…", "a-long-name  Off", "b            Pe…"]);
+        assert_eq!(
+            table.lines(None),
+            [
+                "NAME         PHASE    REASON",
+                "a-long-name  Off",
+                "b            Pending  no-host- fits",
+            ]
+        );
+        assert_eq!(
+            table.lines(Some(16)),
+            ["NAME         PH…", "a-long-name  Off", "b            Pe…"]
+        );
     }
 }

@@ -53,11 +53,19 @@ pub(super) async fn status(context: &Context) -> anyhow::Result<ExitCode> {
     summary.add_hosts(&hosts.0);
     summary.add_vms(&vms.0);
     summary.add_images(&images.0);
-    let moving = migrations.0.iter().filter(|migration| !migration.status.phase.is_final());
+    let moving = migrations
+        .0
+        .iter()
+        .filter(|migration| !migration.status.phase.is_final());
     summary.migrations = moving.map(|migration| migration.name.clone()).collect();
     match context.output {
         Output::Table => output::lines(summary.text())?,
-        Output::Name => output::lines(summary.attention.iter().map(|it| format!("{}/{}", it.kind, it.name)))?,
+        Output::Name => output::lines(
+            summary
+                .attention
+                .iter()
+                .map(|it| format!("{}/{}", it.kind, it.name)),
+        )?,
         output => output::value(output, &summary)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -78,7 +86,12 @@ impl Summary {
                 self.memory_mib += host.status.memory_mib.unwrap_or(0);
                 self.reserved_mib += host.status.reserved_mib;
             }
-            self.attend(host, state, host.status.reason.as_ref(), &host.status.next_commands);
+            self.attend(
+                host,
+                state,
+                host.status.reason.as_ref(),
+                &host.status.next_commands,
+            );
         }
     }
 
@@ -91,13 +104,22 @@ impl Summary {
     }
 
     fn add_images(&mut self, images: &[ObjectOf<Image>]) {
-        for image in images.iter().filter(|image| image.status.state == ImageState::Failed) {
+        for image in images
+            .iter()
+            .filter(|image| image.status.state == ImageState::Failed)
+        {
             let next = [format!("sterna image import {} --file PATH", image.name)];
             self.attend(image, state::<Image>(image), image.status.reason.as_ref(), &next);
         }
     }
 
-    fn attend<S, T>(&mut self, object: &api::Object<S, T>, state: String, reason: Option<&Reason>, next: &[String]) {
+    fn attend<S, T>(
+        &mut self,
+        object: &api::Object<S, T>,
+        state: String,
+        reason: Option<&Reason>,
+        next: &[String],
+    ) {
         let Some(reason) = reason else { return };
         self.attention.push(Attention {
             kind: object.kind,
@@ -110,10 +132,17 @@ impl Summary {
 
     /// Lines for people.
     fn text(&self) -> Vec<String> {
-        let cordoned = if self.cordoned > 0 { format!("; {} cordoned", self.cordoned) } else { String::new() };
+        let cordoned = if self.cordoned > 0 {
+            format!("; {} cordoned", self.cordoned)
+        } else {
+            String::new()
+        };
         let mut lines = vec![
             format!("Hosts   {}{cordoned}", counts(&self.hosts)),
-            format!("Memory  {} MiB of {} MiB reserved", self.reserved_mib, self.memory_mib),
+            format!(
+                "Memory  {} MiB of {} MiB reserved",
+                self.reserved_mib, self.memory_mib
+            ),
             format!("VMs     {}", counts(&self.vms)),
         ];
         if !self.migrations.is_empty() {
@@ -121,7 +150,10 @@ impl Summary {
         }
         for it in &self.attention {
             lines.push(String::new());
-            lines.push(format!("{} {} is {}: {} ({})", it.kind, it.name, it.state, it.reason.message, it.reason.code));
+            lines.push(format!(
+                "{} {} is {}: {} ({})",
+                it.kind, it.name, it.state, it.reason.message, it.reason.code
+            ));
             lines.extend(it.next_commands.iter().map(|command| format!("  {command}")));
         }
         lines
@@ -131,8 +163,15 @@ impl Summary {
 /// As in `3: 2 Running, 1 Off`.
 fn counts(by_state: &BTreeMap<String, usize>) -> String {
     let total: usize = by_state.values().sum();
-    let parts: Vec<String> = by_state.iter().map(|(state, count)| format!("{count} {state}")).collect();
-    if parts.is_empty() { "none".to_owned() } else { format!("{total}: {}", parts.join(", ")) }
+    let parts: Vec<String> = by_state
+        .iter()
+        .map(|(state, count)| format!("{count} {state}"))
+        .collect();
+    if parts.is_empty() {
+        "none".to_owned()
+    } else {
+        format!("{total}: {}", parts.join(", "))
+    }
 }
 
 #[cfg(test)]

@@ -30,8 +30,16 @@ pub(super) fn guest(args: &GuestArgs, hostname: Option<String>) -> anyhow::Resul
     for path in &args.ssh_key_files {
         ssh_keys.extend(keys(&read(path, "the ssh keys")?));
     }
-    let user_data = args.user_data.as_deref().map(|path| read(path, "the user data")).transpose()?;
-    Ok(Some(GuestSpec { hostname, ssh_keys, user_data }))
+    let user_data = args
+        .user_data
+        .as_deref()
+        .map(|path| read(path, "the user data"))
+        .transpose()?;
+    Ok(Some(GuestSpec {
+        hostname,
+        ssh_keys,
+        user_data,
+    }))
 }
 
 fn read(path: &Path, what: &str) -> anyhow::Result<String> {
@@ -40,7 +48,10 @@ fn read(path: &Path, what: &str) -> anyhow::Result<String> {
 
 /// The keys in a file: one a line, comments left out.
 fn keys(text: &str) -> impl Iterator<Item = String> {
-    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned)
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -50,6 +61,9 @@ mod tests {
     #[test]
     fn keys_stand_one_a_line() {
         let text = "# mine\nssh-ed25519 AAAA me\n\n  ssh-rsa BBBB you \r\n";
-        assert_eq!(keys(text).collect::<Vec<_>>(), ["ssh-ed25519 AAAA me", "ssh-rsa BBBB you"]);
+        assert_eq!(
+            keys(text).collect::<Vec<_>>(),
+            ["ssh-ed25519 AAAA me", "ssh-rsa BBBB you"]
+        );
     }
 }

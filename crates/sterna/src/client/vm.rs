@@ -32,7 +32,11 @@ pub(super) async fn run(context: &Context, command: VmCommand) -> anyhow::Result
 }
 
 async fn create(context: &Context, args: VmArgs) -> anyhow::Result<ExitCode> {
-    let goal = args.wait.goal(if args.hold { WaitState::Hold } else { WaitState::Running });
+    let goal = args.wait.goal(if args.hold {
+        WaitState::Hold
+    } else {
+        WaitState::Running
+    });
     let dry_run = args.dry_run;
     let bodies = bodies(args)?;
     let ask = async |body: Create<VmSpec>| context.client.create::<Vm>(&body, None, dry_run).await;
@@ -86,9 +90,16 @@ fn bodies(args: VmArgs) -> anyhow::Result<Vec<Create<VmSpec>>> {
         datastore: args.datastore,
         nics: (!args.nics.is_empty()).then_some(args.nics),
         guest: template::guest(&args.guest, args.hostname)?,
-        placement: PlacementSpec { host: args.host, host_labels: args.host_labels.into_iter().collect() },
+        placement: PlacementSpec {
+            host: args.host,
+            host_labels: args.host_labels.into_iter().collect(),
+        },
         power: args.hold.then_some(Power::Hold),
     };
-    let body = |name| Create { name: Some(name), labels: args.labels.iter().cloned().collect(), spec: spec.clone() };
+    let body = |name| Create {
+        name: Some(name),
+        labels: args.labels.iter().cloned().collect(),
+        spec: spec.clone(),
+    };
     Ok(names.into_iter().map(body).collect())
 }

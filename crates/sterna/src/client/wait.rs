@@ -72,22 +72,29 @@ impl Goal<Vm> for WaitState {
         }
         if phase == self.phase() {
             let is_there = *self != Self::Ready || vm.status.ready;
-            return if is_there { Verdict::Reached } else { Verdict::NotYet };
+            return if is_there {
+                Verdict::Reached
+            } else {
+                Verdict::NotYet
+            };
         }
         let wanted = vm.spec.power.unwrap_or(Power::Running);
         let why = vm.status.reason.as_ref();
         match (self, phase) {
             (_, Phase::Failed) => Verdict::Impossible(because("it is Failed", why)),
-            (Self::Running | Self::Ready, Phase::Off | Phase::Suspended | Phase::Stopped | Phase::Hold)
-            | (Self::Paused, Phase::Off | Phase::Suspended | Phase::Stopped | Phase::Hold)
-            | (Self::Suspended, Phase::Off | Phase::Hold | Phase::Pending)
+            (
+                Self::Running | Self::Ready | Self::Paused,
+                Phase::Off | Phase::Suspended | Phase::Stopped | Phase::Hold,
+            )
+            | (Self::Suspended, Phase::Off | Phase::Hold)
             | (Self::Off, Phase::Suspended | Phase::Stopped | Phase::Hold) => {
                 Verdict::Impossible(because(&format!("it is {phase}"), why))
             }
             // A guest may switch itself off, so that alone can follow from other wishes.
-            _ if *self != Self::Off && wanted != power(*self) => {
-                Verdict::Impossible(format!("it shall be {} now, as was asked meanwhile", shown(wanted)))
-            }
+            _ if *self != Self::Off && wanted != power(*self) => Verdict::Impossible(format!(
+                "it shall be {} now, as was asked meanwhile",
+                shown(wanted)
+            )),
             _ => Verdict::NotYet,
         }
     }
@@ -114,7 +121,10 @@ const fn shown(power: Power) -> &'static str {
 }
 
 fn because(what: &str, why: Option<&Reason>) -> String {
-    why.map_or_else(|| what.to_owned(), |why| format!("{what}: {} ({})", why.message, why.code))
+    why.map_or_else(
+        || what.to_owned(),
+        |why| format!("{what}: {} ({})", why.message, why.code),
+    )
 }
 
 /// How a migration shall end.
@@ -167,7 +177,9 @@ pub(super) async fn until<R: Resource, G: Goal<R>>(
     for object in objects {
         waiting.begin(object);
     }
-    let late = tokio::time::timeout_at(context.deadline(), waiting.all()).await.is_err();
+    let late = tokio::time::timeout_at(context.deadline(), waiting.all())
+        .await
+        .is_err();
     if late {
         waiting.give_up();
     }
@@ -191,20 +203,41 @@ struct Waiting<'a, R: Resource, G> {
 
 impl<'a, R: Resource, G: Goal<R>> Waiting<'a, R, G> {
     fn new(context: &'a Context, goal: &'a G) -> Self {
-        Self { context, goal, order: Vec::new(), targets: BTreeMap::new(), all_reached: true, last_error: None }
+        Self {
+            context,
+            goal,
+            order: Vec::new(),
+            targets: BTreeMap::new(),
+            all_reached: true,
+            last_error: None,
+        }
     }
 
     fn begin(&mut self, object: ObjectOf<R>) {
         let id = object.id;
         let verdict = self.goal.judge(&object);
-        if self.targets.insert(id, Target { object, is_pending: true }).is_none() {
+        if self
+            .targets
+            .insert(
+                id,
+                Target {
+                    object,
+                    is_pending: true,
+                },
+            )
+            .is_none()
+        {
             self.order.push(id);
         }
         self.settle(id, verdict);
     }
 
     fn pending(&self) -> Vec<Uuid> {
-        self.targets.iter().filter(|(_, target)| target.is_pending).map(|(id, _)| *id).collect()
+        self.targets
+            .iter()
+            .filter(|(_, target)| target.is_pending)
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     fn is_over(&self) -> bool {
@@ -269,7 +302,8 @@ impl<'a, R: Resource, G: Goal<R>> Waiting<'a, R, G> {
             return Ok(revision);
         }
         let (objects, revision) = client.list::<R>().await?;
-        let mut found: BTreeMap<Uuid, ObjectOf<R>> = objects.into_iter().map(|object| (object.id, object)).collect();
+        let mut found: BTreeMap<Uuid, ObjectOf<R>> =
+            objects.into_iter().map(|object| (object.id, object)).collect();
         for id in pending {
             match found.remove(&id) {
                 Some(object) => self.see(object),
@@ -282,11 +316,14 @@ impl<'a, R: Resource, G: Goal<R>> Waiting<'a, R, G> {
     /// Takes note of how an object is now.
     fn see(&mut self, object: ObjectOf<R>) {
         let id = object.id;
-        let Some(target) = self.targets.get_mut(&id) else { return };
+        let Some(target) = self.targets.get_mut(&id) else {
+            return;
+        };
         let (before, after) = (stage::<R>(&target.object), stage::<R>(&object));
         if before != after {
             let elapsed = units::elapsed(self.context.started.elapsed());
-            self.context.note(&format!("{}  {before} → {after}  {elapsed}", object.name));
+            self.context
+                .note(&format!("{}  {before} → {after}  {elapsed}", object.name));
         }
         let verdict = self.goal.judge(&object);
         target.object = object;
@@ -294,7 +331,9 @@ impl<'a, R: Resource, G: Goal<R>> Waiting<'a, R, G> {
     }
 
     fn settle(&mut self, id: Uuid, verdict: Verdict) {
-        let Some(target) = self.targets.get_mut(&id) else { return };
+        let Some(target) = self.targets.get_mut(&id) else {
+            return;
+        };
         match verdict {
             Verdict::NotYet => {}
             Verdict::Reached => target.is_pending = false,
@@ -322,7 +361,9 @@ impl<'a, R: Resource, G: Goal<R>> Waiting<'a, R, G> {
     fn give_up(&mut self) {
         let limit = units::elapsed(self.context.deadline() - self.context.started);
         for id in self.pending() {
-            let Some(target) = self.targets.get(&id) else { continue };
+            let Some(target) = self.targets.get(&id) else {
+                continue;
+            };
             let stage = stage::<R>(&target.object);
             let mut why = format!("timed out after {limit}");
             if !stage.is_empty() {
@@ -334,14 +375,25 @@ impl<'a, R: Resource, G: Goal<R>> Waiting<'a, R, G> {
             if let Some(error) = &self.last_error {
                 why = format!("{why}; the last error was: {error}");
             }
-            why = format!("{why}; it goes on: `sterna {} get {}`, or a longer --timeout", R::KIND, target.object.name);
+            why = format!(
+                "{why}; it goes on: `sterna {} get {}`, or a longer --timeout",
+                R::KIND,
+                target.object.name
+            );
             self.settle(id, Verdict::Impossible(why));
         }
     }
 
     fn ended(mut self) -> Ended<R> {
-        let objects = self.order.iter().filter_map(|id| self.targets.remove(id)).map(|target| target.object);
-        Ended { objects: objects.collect(), all_reached: self.all_reached }
+        let objects = self
+            .order
+            .iter()
+            .filter_map(|id| self.targets.remove(id))
+            .map(|target| target.object);
+        Ended {
+            objects: objects.collect(),
+            all_reached: self.all_reached,
+        }
     }
 }
 
@@ -349,7 +401,9 @@ impl<'a, R: Resource, G: Goal<R>> Waiting<'a, R, G> {
 fn is_passing(error: &ClientError) -> bool {
     match error {
         ClientError::Unreachable { .. } => true,
-        ClientError::Problem(problem) => problem.status >= 500 || problem.status == 429 || problem.code == "compacted",
+        ClientError::Problem(problem) => {
+            problem.status >= 500 || problem.status == 429 || problem.code == "compacted"
+        }
         _ => false,
     }
 }

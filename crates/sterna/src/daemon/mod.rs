@@ -25,7 +25,11 @@ const READY: &str = "ready";
 /// Structured lines on standard error; `STERNA_LOG` chooses how much.
 fn log() {
     let filter = EnvFilter::try_from_env("STERNA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .try_init();
 }
 
 fn runtime(workers: usize) -> anyhow::Result<tokio::runtime::Runtime> {
@@ -38,7 +42,8 @@ fn runtime(workers: usize) -> anyhow::Result<tokio::runtime::Runtime> {
 
 /// Completes when the process is asked to end.
 async fn asked_to_end() {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
@@ -60,18 +65,28 @@ async fn serve(args: ServerArgs) -> anyhow::Result<std::convert::Infallible> {
     let mut listeners = Vec::new();
     for address in &args.listen {
         let listener = TcpListener::bind(address).await;
-        listeners.push(listener.with_context(|| format!("listening on {address}: is another server running there?"))?);
+        listeners.push(
+            listener.with_context(|| format!("listening on {address}: is another server running there?"))?,
+        );
     }
     if args.listen_stdin {
         listeners.push(inherited().context("taking connections on standard input")?);
     }
-    let bound: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let bound: Vec<SocketAddr> = listeners
+        .iter()
+        .filter_map(|listener| listener.local_addr().ok())
+        .collect();
     let addresses: Vec<IpAddr> = bound.iter().map(SocketAddr::ip).chain(args.address).collect();
     let names = std::iter::once("localhost".to_owned()).chain(args.name).collect();
     let options = Options::new(args.data_dir.join("store"));
     let store = tokio::task::spawn_blocking(|| SqliteStore::open(options)).await??;
     let store: Arc<dyn Store> = Arc::new(store);
-    let config = server::Config { data_dir: args.data_dir, listeners, names, addresses };
+    let config = server::Config {
+        data_dir: args.data_dir,
+        listeners,
+        names,
+        addresses,
+    };
     let ready = || {
         tracing::info!(?bound, "ready");
         println!("{READY}");

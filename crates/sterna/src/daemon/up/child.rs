@@ -31,7 +31,11 @@ impl Command {
     /// This program with these words.
     pub(crate) fn new<const N: usize>(words: [&str; N]) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("finding this program")?;
-        Ok(Self { program, arguments: words.into_iter().map(OsString::from).collect(), input: None })
+        Ok(Self {
+            program,
+            arguments: words.into_iter().map(OsString::from).collect(),
+            input: None,
+        })
     }
 
     /// Adds an option with its value.
@@ -52,10 +56,16 @@ impl Command {
             None => Stdio::null(),
         };
         let mut command = tokio::process::Command::new(&self.program);
-        command.args(&self.arguments).stdin(input).stdout(Stdio::piped()).stderr(log);
+        command
+            .args(&self.arguments)
+            .stdin(input)
+            .stdout(Stdio::piped())
+            .stderr(log);
         // Ctrl-C reaches this process only, which then ends its children in order.
         command.process_group(0).kill_on_drop(true);
-        command.spawn().with_context(|| format!("starting {}", self.program.display()))
+        command
+            .spawn()
+            .with_context(|| format!("starting {}", self.program.display()))
     }
 }
 
@@ -92,14 +102,27 @@ impl Supervised {
     }
 }
 
-async fn keep_running(name: String, log: PathBuf, command: Command, first: Child, ready: watch::Sender<bool>) {
+async fn keep_running(
+    name: String,
+    log: PathBuf,
+    command: Command,
+    first: Child,
+    ready: watch::Sender<bool>,
+) {
     let mut child = first;
     let mut pause = FIRST_PAUSE;
     loop {
         let started = tokio::time::Instant::now();
         let ended = live(&mut child, &ready).await;
-        eprintln!("{name} ended ({ended}) and is started again: see {}", log.display());
-        pause = if started.elapsed() >= LIVED { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+        eprintln!(
+            "{name} ended ({ended}) and is started again: see {}",
+            log.display()
+        );
+        pause = if started.elapsed() >= LIVED {
+            FIRST_PAUSE
+        } else {
+            (pause * 2).min(LONGEST_PAUSE)
+        };
         loop {
             tokio::time::sleep(pause).await;
             match command.spawn(&log) {

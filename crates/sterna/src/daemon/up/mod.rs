@@ -85,7 +85,10 @@ fn take_lock(dir: &Dir) -> anyhow::Result<File> {
     let path = dir.0.join("up.lock");
     let lock = File::create(&path).with_context(|| format!("opening {}", path.display()))?;
     if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!("another `sterna up` runs in {}: end it, or take another --data-dir", dir.0.display());
+        bail!(
+            "another `sterna up` runs in {}: end it, or take another --data-dir",
+            dir.0.display()
+        );
     }
     Ok(lock)
 }
@@ -100,7 +103,8 @@ async fn run(args: &UpArgs, dir: &Dir, listener: TcpListener) -> anyhow::Result<
         started = tokio::time::timeout(START_PATIENCE, start_hosts(args, dir, &mut world, &server, &inside)) => started,
         () = asked_to_end() => return Ok(()),
     };
-    let agents = started.context("not everything was ready in time: see the logs in the data directory")??;
+    let agents =
+        started.context("not everything was ready in time: see the logs in the data directory")??;
     setup::write_env(dir, outside)?;
     println!("{}", setup::welcome(args.hosts, dir, outside));
     asked_to_end().await;

@@ -26,7 +26,9 @@ impl Cloud {
             let path = dir.server().join(name);
             std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
         };
-        Ok(Self { client: Client::new(server, read("admin.token")?.trim(), &read("ca.pem")?)? })
+        Ok(Self {
+            client: Client::new(server, read("admin.token")?.trim(), &read("ca.pem")?)?,
+        })
     }
 
     /// A datastore and a network, if they are not there yet.
@@ -34,7 +36,10 @@ impl Cloud {
         let path = dir.datastore().to_string_lossy().into_owned();
         let datastore = create(DatastoreSpec { path, coherent: true });
         unless_there(self.client.create::<Datastore>(&datastore, None, false).await)?;
-        let network = create(NetworkSpec { cidr: DEFAULT_CIDR.to_owned(), vni: None });
+        let network = create(NetworkSpec {
+            cidr: DEFAULT_CIDR.to_owned(),
+            vni: None,
+        });
         unless_there(self.client.create::<Network>(&network, None, false).await)?;
         Ok(())
     }
@@ -44,7 +49,9 @@ impl Cloud {
         if dir.host(name).join("host.json").exists() {
             return Ok(None);
         }
-        let body = JoinTokenBody { name: Some(name.to_owned()) };
+        let body = JoinTokenBody {
+            name: Some(name.to_owned()),
+        };
         let token: JoinToken = self.client.post("/v1/join-tokens", &body).await?;
         std::fs::create_dir_all(dir.host(name))?;
         let path = dir.host(name).join("join.token");
@@ -67,7 +74,11 @@ impl Cloud {
 }
 
 fn create<S>(spec: S) -> Create<S> {
-    Create { name: Some("default".to_owned()), labels: std::collections::BTreeMap::new(), spec }
+    Create {
+        name: Some("default".to_owned()),
+        labels: std::collections::BTreeMap::new(),
+        spec,
+    }
 }
 
 fn unless_there<T>(created: Result<T, ClientError>) -> Result<(), ClientError> {
@@ -80,7 +91,13 @@ fn unless_there<T>(created: Result<T, ClientError>) -> Result<(), ClientError> {
 /// What a host of N on one machine keeps back, so that together they promise no more than there is.
 pub(crate) fn reserved_mib(hosts: u8) -> anyhow::Result<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok());
+    let total = text.lines().find_map(|line| {
+        line.strip_prefix("MemTotal:")?
+            .split_whitespace()
+            .next()?
+            .parse::<u64>()
+            .ok()
+    });
     let total_mib = total.context("finding MemTotal in /proc/meminfo")? / 1024;
     let for_guests = total_mib.saturating_sub(1024) / u64::from(hosts.max(1));
     Ok(total_mib.saturating_sub(for_guests))

@@ -1,0 +1,242 @@
+//! The same guest without Sterna: a QEMU with the same command line started by hand, and two of them driven by a QMP
+//! script with the same settings, credentials and limits.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use qemu::command_line::{
+    AGENT_SOCKET, Accelerator, Access, CONSOLE_SOCKET, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE, QMP_SOCKET,
+    Start, TCG_CPU_MODEL, arguments,
+};
+use qemu::guest_agent::GuestAgent;
+use qemu::migration_settings::{Side, capabilities, parameters};
+use qemu::migration_tls::{source_objects, source_parameters, target_objects, target_parameters};
+use qemu::qmp::migration::{MigrationChannel, MigrationInfo, MigrationStatus};
+use qemu::qmp::{Events, Hint, Qmp};
+use qemu::spawn::{self, QemuProcess};
+use serde_json::json;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use uuid::Uuid;
+
+const QEMU: &str = "qemu-system-x86_64";
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a guest's agent is asked whether it is there.
+const ASK_EVERY: Duration = Duration::from_millis(50);
+
+/// One QEMU. Dropping it kills the process.
+pub(crate) struct Machine {
+    directory: PathBuf,
+    process: QemuProcess,
+    qmp: Qmp,
+    events: Events,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.process.send_kill();
+        if let Some(pid) = rustix::process::Pid::from_raw(self.process.id().pid) {
+            let _ = rustix::process::waitid(rustix::process::WaitId::Pid(pid), rustix::process::WaitIdOptions::EXITED);
+        }
+    }
+}
+
+/// A disk copied on write from the guest's image.
+pub(crate) fn overlay(root: &Path, name: &str, image: &Path) -> anyhow::Result<PathBuf> {
+    let path = root.join(format!("{name}.qcow2"));
+    let made = std::process::Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
+        .arg(image)
+        .arg(&path)
+        .status()?;
+    if !made.success() {
+        bail!("qemu-img create: {made}");
+    }
+    Ok(path)
+}
+
+/// What both QEMUs of a guest have in common, as Sterna starts it without a network interface.
+pub(crate) fn spec(disk: &Path, memory_mib: u32, start: Start) -> LaunchSpec {
+    LaunchSpec {
+        vm: Uuid::from_u128(0x0190_b2a4_0000_7000_8000_0000_0000_0001),
+        name: "bare".to_owned(),
+        memory_mib,
+        vcpus: 1,
+        machine_type: MACHINE_TYPE.to_owned(),
+        cpu_model: TCG_CPU_MODEL.to_owned(),
+        accelerator: Accelerator::Tcg { tb_size_mib: 16 },
+        disks: vec![Disk {
+            slot: 0,
+            path: disk.to_owned(),
+            format: ImageFormat::Qcow2,
+            cache: Cache::HostPageCache,
+            access: Access::ReadWrite,
+        }],
+        seed: None,
+        nics: Vec::new(),
+        start,
+    }
+}
+
+impl Machine {
+    /// Starts a QEMU in a new directory.
+    pub(crate) async fn start(root: &Path, name: &str, spec: &LaunchSpec) -> anyhow::Result<Self> {
+        let directory = root.join(name);
+        std::fs::create_dir(&directory)?;
+        let process = spawn::spawn(Path::new(QEMU), &arguments(spec)?, &directory)?;
+        let (qmp, events) = spawn::connect(&process, &directory, QMP_SOCKET, PATIENCE).await?;
+        drain(directory.join(CONSOLE_SOCKET)).await?;
+        Ok(Self { directory, process, qmp, events })
+    }
+
+    /// Lets the guest run.
+    pub(crate) async fn run(&self) -> anyhow::Result<()> {
+        Ok(self.qmp.cont().await?)
+    }
+
+    /// Waits until the guest's agent answers.
+    pub(crate) async fn ready(&self) -> anyhow::Result<()> {
+        let socket = self.directory.join(AGENT_SOCKET);
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while tokio::time::Instant::now() < deadline {
+            if let Ok(mut agent) = GuestAgent::connect(&socket, ASK_EVERY, 7).await
+                && agent.ping().await.is_ok()
+            {
+                return Ok(());
+            }
+            tokio::time::sleep(ASK_EVERY / 5).await;
+        }
+        bail!("the guest's agent did not answer")
+    }
+
+    async fn wait_for(&mut self, wanted: impl Fn(&MigrationStatus) -> bool) -> anyhow::Result<MigrationInfo> {
+        let waited = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let info = self.qmp.query_migrate().await?;
+                if wanted(&info.status) {
+                    return Ok(info);
+                }
+                self.events.next().await.context("QEMU is gone")?;
+            }
+        });
+        waited.await.context("the migration does not go on")?
+    }
+
+    /// Waits for an event of this name.
+    async fn event(&mut self, name: &str) -> anyhow::Result<()> {
+        loop {
+            match self.events.next().await.context("QEMU is gone")? {
+                Hint::Event(event) if event.name == name => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A console that nobody reads stops its guest.
+async fn drain(socket: PathBuf) -> anyhow::Result<()> {
+    let mut console = UnixStream::connect(socket).await?;
+    tokio::spawn(async move {
+        let mut chunk = [0; 4096];
+        while console.read(&mut chunk).await.is_ok_and(|n| n > 0) {}
+    });
+    Ok(())
+}
+
+/// How a migration is driven.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Recipe {
+    /// Sterna's settings over TLS.
+    Same,
+    /// Sterna's settings without TLS.
+    Plain,
+    /// QEMU's own settings, without TLS.
+    Defaults,
+}
+
+/// What one migration took, in milliseconds.
+pub(crate) struct Took {
+    /// From before the target's start to the source's end.
+    pub(crate) total_ms: f64,
+    /// From the source's STOP to the target's `cont` answered.
+    pub(crate) stopped_ms: f64,
+}
+
+/// The credentials' directories of both sides.
+pub(crate) struct Credentials {
+    pub(crate) source: String,
+    pub(crate) target: String,
+}
+
+/// Moves a running guest to a new QEMU, target's start and source's end included; returns the target.
+pub(crate) async fn migrate(
+    root: &Path,
+    name: &str,
+    mut source: Machine,
+    spec: &LaunchSpec,
+    recipe: Recipe,
+    credentials: &Credentials,
+) -> anyhow::Result<(Machine, Took)> {
+    let begun = Instant::now();
+    let target = Machine::start(root, name, spec).await?;
+    settle(&target, Side::Target, recipe, credentials).await?;
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    target.qmp.migrate_incoming(&MigrationChannel::Tcp(any_port)).await?;
+    let port = target.qmp.query_migrate().await?.listening_port().context("the target does not listen")?;
+    settle(&source, Side::Source, recipe, credentials).await?;
+    // The stop is timed where it is heard, beside the script's own waiting.
+    let mut stops = source.qmp.events();
+    let stop = tokio::spawn(async move {
+        while let Some(hint) = stops.next().await {
+            if matches!(&hint, Hint::Event(event) if event.name == "STOP") {
+                return Some(Instant::now());
+            }
+        }
+        None
+    });
+    source.qmp.migrate(&MigrationChannel::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))).await?;
+    if recipe != Recipe::Defaults {
+        source.wait_for(|status| *status == MigrationStatus::PreSwitchover).await?;
+        source.qmp.migrate_continue().await?;
+    }
+    let ended = source.wait_for(MigrationStatus::is_final).await?;
+    if ended.status != MigrationStatus::Completed {
+        bail!("the bare migration ended as {:?}", ended.status);
+    }
+    let mut target = target;
+    while !target.qmp.query_status().await?.running {
+        if target.qmp.cont().await.is_ok() {
+            break;
+        }
+        target.event("RESUME").await?;
+    }
+    let running = Instant::now();
+    let stopped = stop.await?.context("the source never stopped")?;
+    drop(source);
+    let ms = |from: Instant, to: Instant| to.duration_since(from).as_secs_f64() * 1000.0;
+    Ok((target, Took { total_ms: ms(begun, Instant::now()), stopped_ms: ms(stopped, running) }))
+}
+
+async fn settle(machine: &Machine, side: Side, recipe: Recipe, credentials: &Credentials) -> anyhow::Result<()> {
+    let qmp = &machine.qmp;
+    if recipe == Recipe::Defaults {
+        let capabilities = json!([
+            { "capability": "events", "state": true },
+            { "capability": "return-path", "state": true },
+        ]);
+        return Ok(qmp.migrate_set_capabilities(capabilities).await?);
+    }
+    let tls = match (recipe, side) {
+        (Recipe::Plain | Recipe::Defaults, _) => None,
+        (Recipe::Same, Side::Source) => Some((source_objects(&credentials.source), source_parameters("h2"))),
+        (Recipe::Same, Side::Target) => Some((target_objects(&credentials.target, "CN=h1"), target_parameters())),
+    };
+    let (objects, tls) = tls.map_or_else(|| (Vec::new(), None), |(objects, tls)| (objects, Some(tls)));
+    for object in objects {
+        qmp.object_add(object).await?;
+    }
+    qmp.migrate_set_capabilities(capabilities(side)).await?;
+    Ok(qmp.migrate_set_parameters(parameters(tls.as_ref())).await?)
+}

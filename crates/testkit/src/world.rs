@@ -1,0 +1,318 @@
+//! A world: one `sterna up` in a temporary directory, from its start to the proof that nothing of it is left.
+//!
+//! **Owns:** the process, its directory, and where in that directory everything lies.
+//!
+//! **Does not know:** VMs; see [`crate::vms`].
+//!
+//! A test ends its world with [`World::down`], which fails if anything stays behind. A world that is dropped without it
+//! belongs to a test that failed: it is taken down all the same, its directory is kept, and the logs' last lines are shown.
+//!
+//! **Start here:** [`World::up`].
+
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use api::client::Client;
+use model::VmId;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::net::unix::pipe;
+use tokio::time::{sleep, timeout};
+
+use crate::clean::{self, Machine};
+use crate::process::{self, Process};
+
+/// How long a world may take to be ready, on a machine that has other things to do.
+const UP_PATIENCE: Duration = Duration::from_secs(60);
+/// How long it may take to be gone.
+const DOWN_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the kernel may take to remove what ended processes held.
+const GONE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a supervised process that was killed may take to be back.
+const AGAIN_PATIENCE: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(20);
+/// How many lines of each log are shown of a world that failed.
+const LOG_LINES: usize = 25;
+
+/// Who a world belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// Whoever runs the test.
+    Tester,
+    /// An ordinary user, whom root becomes for it.
+    Nobody,
+}
+
+/// The user and group that own nothing.
+const NOBODY: &str = "65534";
+
+/// A running cloud.
+#[derive(Debug)]
+pub struct World {
+    root: PathBuf,
+    up: Child,
+    /// Kept open, since a program that writes to a closed pipe fails.
+    _output: Lines<BufReader<pipe::Receiver>>,
+    client: Client,
+    before: Machine,
+    is_over: bool,
+}
+
+impl World {
+    /// Starts so many hosts and waits until all are ready.
+    pub async fn up(hosts: u8) -> anyhow::Result<Self> {
+        Self::up_as(Owner::Tester, hosts).await
+    }
+
+    /// As [`World::up`], for the owner.
+    pub async fn up_as(owner: Owner, hosts: u8) -> anyhow::Result<Self> {
+        let program = program()?;
+        let before = Machine::look();
+        let root = tempfile::Builder::new().prefix("sterna-world-").tempdir()?.keep();
+        if owner == Owner::Nobody {
+            fs::set_permissions(&root, fs::Permissions::from_mode(0o777))?;
+        }
+        let starting = Starting::spawn(&program, owner, hosts, root)?;
+        starting.ready(before).await
+    }
+
+    /// A client of its server, as its first operator.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The directory that was given to `sterna up`.
+    pub fn directory(&self) -> PathBuf {
+        data(&self.root)
+    }
+
+    /// A host's directory.
+    pub fn host(&self, host: &str) -> PathBuf {
+        self.directory().join("hosts").join(host)
+    }
+
+    /// A VM's directory on a host.
+    pub fn vm(&self, host: &str, vm: VmId) -> PathBuf {
+        self.host(host).join("vms").join(vm.to_string())
+    }
+
+    /// Where the volumes of all VMs are.
+    pub fn volumes(&self) -> PathBuf {
+        self.directory().join("datastore").join("volumes")
+    }
+
+    /// The process of `sterna up`.
+    pub fn up_pid(&self) -> i32 {
+        self.up.id().cast_signed()
+    }
+
+    /// The server's process now.
+    pub fn server_pid(&self) -> anyhow::Result<i32> {
+        self.child("the server", |words| words.get(1).is_some_and(|word| word == "server"))
+    }
+
+    /// The process of a host's agent now.
+    pub fn agent_pid(&self, host: &str) -> anyhow::Result<i32> {
+        let names_it = |pair: &[String]| pair[0] == "--name" && pair[1] == host;
+        self.child(host, |words| words.get(1).is_some_and(|word| word == "agent") && words.windows(2).any(names_it))
+    }
+
+    fn child(&self, what: &str, is_it: impl Fn(&[String]) -> bool) -> anyhow::Result<i32> {
+        let children = process::all().into_iter().filter(|process| process.parent == self.up_pid());
+        let found = children.into_iter().find(|process| is_it(&process.command_line));
+        found.map(|process| process.id.pid).with_context(|| format!("{what} has no process now"))
+    }
+
+    /// Kills the server and waits until another one has been started.
+    pub async fn kill_server(&self) -> anyhow::Result<()> {
+        kill_and_wait(|| self.server_pid()).await
+    }
+
+    /// Kills a host's agent and waits until another one has been started.
+    pub async fn kill_agent(&self, host: &str) -> anyhow::Result<()> {
+        kill_and_wait(|| self.agent_pid(host)).await
+    }
+
+    /// Takes everything down, and fails if anything of it is left.
+    pub async fn down(mut self) -> anyhow::Result<()> {
+        let mut left = self.end();
+        let status = self.up.wait().context("waiting for sterna up")?;
+        if !status.success() {
+            left.push(format!("sterna up ended with {status}"));
+        }
+        ensure!(left.is_empty(), "after the end of the world: {}", left.join("; "));
+        self.is_over = true;
+        fs::remove_dir_all(&self.root).with_context(|| format!("removing {}", self.root.display()))
+    }
+
+    /// Ends all processes, the stubborn ones by force; what was not as it should be.
+    fn end(&mut self) -> Vec<String> {
+        end(&mut self.up, &self.root, &self.before)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let left = self.end();
+        show_failure(&self.root, &left);
+    }
+}
+
+/// A world that is not ready yet.
+struct Starting {
+    root: PathBuf,
+    up: Child,
+    output: Lines<BufReader<pipe::Receiver>>,
+}
+
+impl Starting {
+    fn spawn(program: &Path, owner: Owner, hosts: u8, root: PathBuf) -> anyhow::Result<Self> {
+        // With `--pdeathsig` the world ends also when its test is killed.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM"]);
+        if owner == Owner::Nobody {
+            command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
+        }
+        command.arg(program).arg("up").args(["--hosts", &hosts.to_string()]).arg("--data-dir").arg(data(&root));
+        let log = File::create(root.join("up.log"))?;
+        // In a process group of its own: Ctrl-C is for whoever has the terminal, who then ends this.
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).process_group(0);
+        let mut up = command.spawn().context("starting sterna up by setpriv")?;
+        let output = up.stdout.take().context("sterna up has no output")?;
+        let output = pipe::Receiver::from_owned_fd(OwnedFd::from(output))?;
+        Ok(Self { root, up, output: BufReader::new(output).lines() })
+    }
+
+    async fn ready(mut self, before: Machine) -> anyhow::Result<World> {
+        let connected = match timeout(UP_PATIENCE, self.says_ready()).await {
+            Ok(Ok(())) => client(&data(&self.root).join("env")),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(anyhow::anyhow!("sterna up was not ready within {UP_PATIENCE:?}")),
+        };
+        match connected {
+            Ok(client) => {
+                let Self { root, up, output } = self;
+                Ok(World { root, up, _output: output, client, before, is_over: false })
+            }
+            Err(error) => {
+                let left = end(&mut self.up, &self.root, &before);
+                show_failure(&self.root, &left);
+                Err(error)
+            }
+        }
+    }
+
+    async fn says_ready(&mut self) -> anyhow::Result<()> {
+        while let Some(line) = self.output.next_line().await? {
+            if line.starts_with("ready:") {
+                return Ok(());
+            }
+        }
+        bail!("sterna up ended before it was ready")
+    }
+}
+
+fn data(root: &Path) -> PathBuf {
+    root.join("data")
+}
+
+/// A client from the file that `sterna up` writes for shells.
+fn client(env: &Path) -> anyhow::Result<Client> {
+    let text = fs::read_to_string(env).with_context(|| format!("reading {}", env.display()))?;
+    let value = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix("export ")?.strip_prefix(key)?.strip_prefix('='));
+        let value = line.with_context(|| format!("{key} is not in {}", env.display()))?;
+        anyhow::Ok(value.trim_matches('\'').to_owned())
+    };
+    let ca = fs::read_to_string(value("STERNA_CACERT")?).context("reading the CA's certificate")?;
+    Ok(Client::new(&value("STERNA_SERVER")?, &value("STERNA_TOKEN")?, &ca)?)
+}
+
+async fn kill_and_wait(pid: impl Fn() -> anyhow::Result<i32>) -> anyhow::Result<()> {
+    let old = pid()?;
+    process::kill(old).await?;
+    let again = async {
+        while pid().is_err() {
+            sleep(PAUSE).await;
+        }
+    };
+    timeout(AGAIN_PATIENCE, again).await.context("a killed process was not started again")
+}
+
+/// Ends a world's processes; what was not as it should be.
+fn end(up: &mut Child, root: &Path, before: &Machine) -> Vec<String> {
+    let mut problems = Vec::new();
+    let pid = up.id().cast_signed();
+    let seen = process::descendants(pid);
+    if !process::terminate(pid, DOWN_PATIENCE) {
+        problems.push(format!("sterna up did not end within {DOWN_PATIENCE:?}"));
+        let stubborn = process::descendants(pid);
+        let _ = up.kill();
+        stubborn.iter().for_each(process::kill_seen);
+    }
+    let _ = up.wait();
+    problems.extend(left(root, &seen, before));
+    clean::processes(root, &seen).iter().for_each(process::kill_seen);
+    problems
+}
+
+/// What is left after a world, once the kernel has had its time.
+fn left(root: &Path, seen: &[Process], before: &Machine) -> Vec<String> {
+    let deadline = Instant::now() + GONE_PATIENCE;
+    loop {
+        let mut left: Vec<String> = clean::processes(root, seen).iter().map(Process::describe).collect();
+        left.extend(before.additions());
+        if left.is_empty() || Instant::now() > deadline {
+            return left.into_iter().map(|what| format!("{what} is left")).collect();
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Shows what may help to find out why.
+fn show_failure(root: &Path, left: &[String]) {
+    eprintln!("the world's directory is kept: {}", root.display());
+    for what in left {
+        eprintln!("after its end: {what}");
+    }
+    let logs = fs::read_dir(data(root).join("log")).into_iter().flatten().filter_map(Result::ok);
+    let mut logs: Vec<PathBuf> = logs.map(|entry| entry.path()).collect();
+    logs.sort();
+    for log in std::iter::once(root.join("up.log")).chain(logs) {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        eprintln!("--- {}", log.display());
+        for line in &lines[lines.len().saturating_sub(LOG_LINES)..] {
+            eprintln!("{line}");
+        }
+    }
+}
+
+/// The program under test: `STERNA_BIN`, or the one that was built beside this.
+fn program() -> anyhow::Result<PathBuf> {
+    found("STERNA_BIN", "sterna", "make build")
+}
+
+/// The guest's image: `STERNA_GUEST`, or the one in the directory that this was built in.
+pub fn guest_image() -> anyhow::Result<PathBuf> {
+    found("STERNA_GUEST", "guest.qcow2", "make guest")
+}
+
+fn found(variable: &str, name: &str, remedy: &str) -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable).map(PathBuf::from) {
+        ensure!(path.is_file(), "{variable} names {}, which is no file: run `{remedy}`", path.display());
+        return Ok(path);
+    }
+    let own = std::env::current_exe().context("finding this program")?;
+    let near = own.ancestors().skip(1).take(3).map(|directory| directory.join(name));
+    let path = near.into_iter().find(|path| path.is_file());
+    path.with_context(|| format!("no {name} near {}: run `{remedy}`, or set {variable}", own.display()))
+}
