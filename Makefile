@@ -56,8 +56,8 @@ tidy: ## the house rules alone
 fmt: ## format the code
 	$(CARGO) fmt --all
 
-bench: build ## measure, and compare with the figures in bench/
-	bench/run.sh
+bench: build ## what Sterna adds to bare QEMU, as ratios: docs/performance.md has the last table
+	STERNA_BIN=$(CURDIR)/target/release/sterna $(CARGO) run --locked --release --package bench
 
 soak: ## the long tests, which `make test` leaves out
 	scripts/setup.sh test

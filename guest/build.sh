@@ -1,5 +1,5 @@
 #!/bin/bash
-# Builds the test guest: a small disk image for QEMU (x86, BIOS, virtio-blk), without root. See README.md beside this file.
+# Builds the test guest: a small disk image for QEMU (x86, BIOS, virtio-blk), without root. See README.md beside this.
 #
 #   guest/build.sh OUTPUT.qcow2     builds the image; quick and without effect if nothing has changed
 #   guest/build.sh --fetch          only downloads the packages that go into it
@@ -14,11 +14,11 @@ PATH=$PATH:/usr/sbin:/sbin
 
 boot_mib=20
 disk_mib=64
-# Under emulation each of these was measured to shorten the boot: self-tests of the kernel's ciphers take 0.4 s, checking
-# the timer's interrupt up to 0.4 s, defences against speculation make every system call dearer, moving the kernel to a
-# random address costs a pass over all of it, and the initcalls named (probes for tracing, certificates for signed modules,
-# a cipher's self-test, the speaker, 32-bit programs) cost 0.3 s for nothing that is used here. A panic stays where it is
-# (panic=0), for QEMU's pvpanic device to tell.
+# What shortens the boot under emulation. Measured: self-tests of the kernel's ciphers take 0.4 s, the check of the
+# timer's interrupt 0.3 s, and the initcalls named (probes for tracing, certificates for signed modules, a cipher's
+# self-test, the speaker, 32-bit programs) 0.3 s, for nothing that is used here. The others save work of a kind that
+# emulation makes dear (relocating the kernel, clearing pages, defences at each system call), less than the measurement's
+# noise each. A panic stays where it is (panic=0), for QEMU's pvpanic device to tell.
 kernel_arguments='console=ttyS0 quiet panic=0 cryptomgr.notests no_timer_check tsc=reliable nokaslr mitigations=off
 init_on_alloc=0 random.trust_cpu=on
 initcall_blacklist=init_kprobe_trace,load_system_certificate_list,crypto_kdf108_init,add_pcspkr,ia32_binfmt_init'
@@ -49,7 +49,7 @@ fetch() {
     local kernel
     rm -rf "$cache/debs"
     mkdir -p "$cache/debs" "$cache/apt/lists/partial" "$cache/apt/archives/partial"
-    own_apt apt-get update >/dev/null
+    own_apt apt-get update >"$cache/apt/log" 2>&1 || { cat "$cache/apt/log" >&2 && die 'apt-get update failed'; }
     kernel=$(own_apt apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n1)
     [ -n "$kernel" ] || die 'apt knows no package linux-image-cloud-amd64: has this system Debian'\''s main archive for amd64?'
     (cd "$cache/debs" && own_apt apt-get download "$kernel" busybox-static qemu-guest-agent)

@@ -1,2 +1,190 @@
-//! Placeholder.
-fn main() {}
+//! What Sterna adds to bare QEMU: ratios in one run on one machine, in turn, medians over several runs.
+//!
+//! **Owns:** the measurements and their table.
+//!
+//! **Does not know:** what is good enough: `docs/performance.md` says what is asked for.
+//!
+//! **Start here:** [`main`]. `bench [RUNS]` prints tables in Markdown.
+
+#![allow(clippy::print_stdout, reason = "tables are what it is for")]
+
+mod bare;
+mod stats;
+mod sterna;
+
+use std::path::Path;
+
+use anyhow::Context;
+use bare::{Credentials, Machine, Recipe};
+use qemu::command_line::Start;
+use qemu::migration_tls::{DH_PARAMETERS_FILE, DH_PARAMETERS_PEM};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose,
+};
+use stats::Series;
+use testkit::world::{World, guest_image};
+
+/// How often each thing is measured unless asked otherwise.
+const RUNS: usize = 10;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let runs = std::env::args().nth(1).map_or(Ok(RUNS), |text| text.parse()).context("RUNS is a number")?;
+    let root = tempfile::tempdir()?;
+    let world = World::up(2).await?;
+    world.make_template(256).await?;
+    println!("machine: {}", machine()?);
+    println!("\nMedians of {runs} runs in milliseconds (least–most); ratios run by run.\n");
+    println!("| what | Sterna | bare QEMU | ratio |\n|---|---|---|---|");
+    boot(&world, root.path(), runs).await?;
+    let credentials = credentials(root.path())?;
+    for memory_mib in [256, 1024] {
+        migrations(&world, root.path(), memory_mib, runs, &credentials).await?;
+    }
+    println!("\nload after: {}", load()?);
+    Ok(())
+}
+
+fn load() -> anyhow::Result<String> {
+    Ok(std::fs::read_to_string("/proc/loadavg")?.trim().to_owned())
+}
+
+fn machine() -> anyhow::Result<String> {
+    let cpus = std::thread::available_parallelism()?;
+    Ok(format!("{cpus} processors, load {}", load()?))
+}
+
+/// Create to guest-ready.
+async fn boot(world: &World, root: &Path, runs: usize) -> anyhow::Result<()> {
+    let image = guest_image()?;
+    let (mut ours, mut theirs) = (Series::default(), Series::default());
+    for run in 0..=runs {
+        let name = format!("boot-{run}");
+        let sterna_ms = sterna::create(world, &name, sterna::plain("h1", 256)).await?;
+        world.delete_vm(&name).await?;
+        let begun = std::time::Instant::now();
+        let disk = bare::overlay(root, &name, &image)?;
+        let machine = Machine::start(root, &name, &bare::spec(&disk, 256, Start::Boot)).await?;
+        machine.run().await?;
+        machine.ready().await?;
+        let bare_ms = begun.elapsed().as_secs_f64() * 1000.0;
+        drop(machine);
+        // The first run warms caches.
+        if run > 0 {
+            ours.push(sterna_ms);
+            theirs.push(bare_ms);
+        }
+    }
+    row("create to guest-ready, 256 MiB", &ours, &theirs);
+    Ok(())
+}
+
+fn row(what: &str, ours: &Series, theirs: &Series) {
+    println!("| {what} | {ours} | {theirs} | {} |", ours.ratio_to(theirs));
+}
+
+/// Everything about moving an idle guest of one size.
+async fn migrations(
+    world: &World,
+    root: &Path,
+    memory_mib: u32,
+    runs: usize,
+    credentials: &Credentials,
+) -> anyhow::Result<()> {
+    let name = format!("idle-{memory_mib}");
+    sterna::create(world, &name, sterna::plain("h1", memory_mib.into())).await?;
+    let mut bare = BareGuest::boot(root, memory_mib, credentials).await?;
+    let mut total = Series::default();
+    let mut stopped = Series::default();
+    let mut theirs = [(Series::default(), Series::default()), Default::default(), Default::default()];
+    for run in 0..=runs {
+        let to = if run.is_multiple_of(2) { "h2" } else { "h1" };
+        let moved = sterna::migrate(world, &name, to).await?;
+        for (recipe, (bare_total, bare_stopped)) in
+            [Recipe::Same, Recipe::Plain, Recipe::Defaults].into_iter().zip(&mut theirs)
+        {
+            let took = bare.migrate(recipe).await?;
+            if run > 0 {
+                bare_total.push(took.total_ms);
+                bare_stopped.push(took.stopped_ms);
+            }
+        }
+        if run > 0 {
+            total.push(moved.total_ms);
+            stopped.push(f64::from(u32::try_from(moved.measured.downtime_ms)?));
+        }
+    }
+    world.delete_vm(&name).await?;
+    for (label, (bare_total, bare_stopped)) in
+        ["same settings, TLS", "same settings, no TLS", "QEMU's defaults, no TLS"].iter().zip(&theirs)
+    {
+        row(&format!("idle {memory_mib} MiB, request to Done ({label})"), &total, bare_total);
+        row(&format!("idle {memory_mib} MiB, STOP to running ({label})"), &stopped, bare_stopped);
+    }
+    Ok(())
+}
+
+/// A bare guest that moves from QEMU to QEMU.
+struct BareGuest<'a> {
+    root: &'a Path,
+    credentials: &'a Credentials,
+    machine: Option<Machine>,
+    target: qemu::command_line::LaunchSpec,
+    moves: u32,
+}
+
+impl<'a> BareGuest<'a> {
+    async fn boot(root: &'a Path, memory_mib: u32, credentials: &'a Credentials) -> anyhow::Result<Self> {
+        let disk = bare::overlay(root, &format!("bare-{memory_mib}"), &guest_image()?)?;
+        let spec = bare::spec(&disk, memory_mib, Start::Boot);
+        let machine = Machine::start(root, &format!("bare-{memory_mib}-0"), &spec).await?;
+        machine.run().await?;
+        machine.ready().await?;
+        let target = bare::spec(&disk, memory_mib, Start::Incoming);
+        Ok(Self { root, credentials, machine: Some(machine), target, moves: 0 })
+    }
+
+    async fn migrate(&mut self, recipe: Recipe) -> anyhow::Result<bare::Took> {
+        self.moves += 1;
+        let name = format!("bare-{}-{}", self.target.memory_mib, self.moves);
+        let source = self.machine.take().context("an earlier move failed")?;
+        let (machine, took) =
+            bare::migrate(self.root, &name, source, &self.target, recipe, self.credentials).await?;
+        self.machine = Some(machine);
+        Ok(took)
+    }
+}
+
+/// Certificates like those of Sterna's migration CA, for two hosts.
+fn credentials(root: &Path) -> anyhow::Result<Credentials> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = common_name("migration CA");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+    let host = |name: &str| -> anyhow::Result<String> {
+        let mut params = CertificateParams::new([name.to_owned()])?;
+        params.distinguished_name = common_name(name);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &ca)?.pem();
+        let dir = root.join(format!("tls-{name}"));
+        std::fs::create_dir(&dir)?;
+        std::fs::write(dir.join("ca-cert.pem"), ca.pem())?;
+        for role in ["client", "server"] {
+            std::fs::write(dir.join(format!("{role}-cert.pem")), &certificate)?;
+            std::fs::write(dir.join(format!("{role}-key.pem")), key.serialize_pem())?;
+        }
+        std::fs::write(dir.join(DH_PARAMETERS_FILE), DH_PARAMETERS_PEM)?;
+        Ok(dir.to_string_lossy().into_owned())
+    };
+    Ok(Credentials { source: host("h1")?, target: host("h2")? })
+}
+
+fn common_name(name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::CommonName, name);
+    distinguished
+}

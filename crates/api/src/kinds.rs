@@ -148,13 +148,21 @@ impl Resource for Vm {
         vec![
             vm.status.phase.to_string(),
             vm.status.host.clone().unwrap_or_default(),
-            vm.status.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+            addresses(vm),
             vm.spec.vcpus.map(|n| n.to_string()).unwrap_or_default(),
             vm.spec.memory_mib.map(|mib| format!("{mib} MiB")).unwrap_or_default(),
             vm.created_at.to_string(),
             vm.status.reason.as_ref().map(|reason| reason.code.clone()).unwrap_or_default(),
         ]
     }
+}
+
+/// What the guest reports, or until it does what it was given.
+fn addresses(vm: &Object<VmSpec, VmStatus>) -> String {
+    let given = vm.spec.nics.iter().flatten().filter_map(|nic| nic.address);
+    let reported = vm.status.addresses.iter().copied();
+    let all: Vec<IpAddr> = if vm.status.addresses.is_empty() { given.collect() } else { reported.collect() };
+    all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// What an operator says of a host.

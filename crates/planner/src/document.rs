@@ -192,5 +192,5 @@ fn machine(view: &View, id: VmId, vm: &Vm, intent: &VmIntent) -> Option<Machine>
 pub fn is_switching_over(vm: &Vm, route: &Route) -> bool {
     let run = vm.runs.get(&route.from).filter(|run| run.state != RunState::Closed);
     let outgoing = run.and_then(|run| run.outgoing.as_ref()).filter(|outgoing| outgoing.to == route.to);
-    outgoing.is_some_and(|outgoing| outgoing.state == OutgoingState::SwitchingOver)
+    outgoing.is_some_and(|outgoing| matches!(outgoing.state, OutgoingState::SwitchingOver | OutgoingState::Completed))
 }

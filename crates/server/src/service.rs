@@ -119,7 +119,10 @@ pub fn dry_run<R: Served>(
     decide: impl Fn(&Context<'_>, &mut Plan) -> Result<Uuid, Problem> + Send + Sync,
 ) -> Result<Answer, Problem> {
     let (plan, id) = plan_once::<R>(shared, user, 200, None, shared.env.next_id(), &decide)?;
-    let view = after(&shared.cache.view(), &plan);
+    let mut view = after(&shared.cache.view(), &plan);
+    if let Some(next) = R::next_step(&view, id, shared.env.now()) {
+        apply(&mut view, &next);
+    }
     object::<R>(shared, &view, id, 200)
 }
 
@@ -151,13 +154,18 @@ fn plan_once<R: Served>(
 
 /// A view of what the plan's objects will be: enough to render the one that is answered.
 fn after(view: &View, plan: &Plan) -> View {
-    let written = plan.writes.keys().filter_map(|key| key::parse(key)).map(|(kind, id, _)| (kind, id));
-    let mut next = view.excerpt(written);
-    for (key, value) in &plan.writes {
-        let change = planner::view::Change { key, value: value.as_deref(), revision: view.revision };
-        next.apply(change);
-    }
+    let keys = plan.writes.keys().chain(plan.relies_on.keys());
+    let concerned = keys.filter_map(|key| key::parse(key)).map(|(kind, id, _)| (kind, id));
+    let mut next = view.excerpt(concerned);
+    apply(&mut next, plan);
     next
+}
+
+fn apply(view: &mut View, plan: &Plan) {
+    let revision = view.revision;
+    for (key, value) in &plan.writes {
+        view.apply(planner::view::Change { key, value: value.as_deref(), revision });
+    }
 }
 
 fn rendered<R: Served>(shared: &Shared, id: Uuid, status: u16) -> Result<Answer, Problem> {

@@ -1,4 +1,10 @@
-//! The tree of commands. What a command takes stands here; what it does, in [`crate::client`] and [`crate::daemon`].
+//! The tree of commands.
+//!
+//! **Owns:** what each command takes, and its help with an example.
+//!
+//! **Does not know:** what a command does: see [`crate::client`] and [`crate::daemon`].
+//!
+//! **Start here:** [`Command`], then [`ClientCommand`].
 
 mod kinds;
 mod vm;
@@ -180,6 +186,7 @@ pub(crate) fn parse() -> Cli {
 fn command() -> clap::Command {
     model::Kind::ALL.into_iter().fold(Cli::command(), |tree, kind| {
         tree.mut_subcommand(kind.name(), |tree| {
+            let tree = tree.after_help(example(kind, "list"));
             let present: Vec<String> = tree
                 .get_subcommands()
                 .map(|sub| sub.get_name().to_owned())

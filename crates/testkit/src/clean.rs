@@ -28,7 +28,9 @@ impl Machine {
     pub fn look() -> Self {
         let names = |directory: &str| -> BTreeSet<String> {
             let entries = fs::read_dir(directory).into_iter().flatten();
-            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+            entries
+                .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+                .collect()
         };
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         Self {
@@ -46,18 +48,24 @@ impl Machine {
             ("network namespace", &now.namespaces, &self.namespaces),
             ("mount", &now.mounts, &self.mounts),
         ];
-        let added = kinds.into_iter().flat_map(|(kind, now, then)| {
-            now.difference(then).map(move |name| format!("{kind} {name}"))
-        });
+        let added = kinds
+            .into_iter()
+            .flat_map(|(kind, now, then)| now.difference(then).map(move |name| format!("{kind} {name}")));
         added.collect()
     }
 }
 
 /// The processes that concern a directory, or were seen before and are there still.
 pub fn processes(directory: &Path, seen: &[Process]) -> Vec<Process> {
-    let mut found: Vec<Process> = process::all().into_iter().filter(|one| one.concerns(directory)).collect();
+    let mut found: Vec<Process> = process::all()
+        .into_iter()
+        .filter(|one| one.concerns(directory))
+        .collect();
     let others = seen.iter().filter(|one| one.is_there());
-    let others: Vec<Process> = others.filter(|one| found.iter().all(|other| other.id != one.id)).cloned().collect();
+    let others: Vec<Process> = others
+        .filter(|one| found.iter().all(|other| other.id != one.id))
+        .cloned()
+        .collect();
     found.extend(others);
     found
 }

@@ -84,7 +84,12 @@ mod tests {
         log.write_all(b"one\r\ntw").unwrap();
         let found = console.until("a line", PAUSE, |line| Some(line.to_owned())).await;
         assert_eq!(found.unwrap(), "one");
-        assert!(console.until("a line", PAUSE, |line| Some(line.to_owned())).await.is_err());
+        assert!(
+            console
+                .until("a line", PAUSE, |line| Some(line.to_owned()))
+                .await
+                .is_err()
+        );
         log.write_all(b"o\nthree\n").unwrap();
         console.skip();
         log.write_all(b"four\n").unwrap();

@@ -9,12 +9,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::ensure;
 use model::VmId;
-use qemu::spawn::{ProcessId, QemuProcess, RECORD_FILE};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
@@ -45,7 +44,10 @@ impl RunsOnce {
     pub async fn end(self) -> anyhow::Result<()> {
         let _ = self.stop.send(());
         let windows = self.task.await?;
-        ensure!(windows < WINDOWS_MAX, "two copies of the VM executed for {windows} times {WINDOW:?}");
+        ensure!(
+            windows < WINDOWS_MAX,
+            "two copies of the VM executed for {windows} times {WINDOW:?}"
+        );
         Ok(())
     }
 }
@@ -59,7 +61,10 @@ async fn watch(hosts: PathBuf, vm: VmId, mut stopped: tokio::sync::oneshot::Rece
             () = sleep(WINDOW) => {}
         }
         let now = used(&hosts, vm);
-        let executed = now.iter().filter(|(pid, ns)| before.get(pid).is_some_and(|then| *ns > then)).count();
+        let executed = now
+            .iter()
+            .filter(|(pid, ns)| before.get(pid).is_some_and(|then| *ns > then))
+            .count();
         in_a_row = if executed > 1 { in_a_row + 1 } else { 0 };
         most = most.max(in_a_row);
         before = now;
@@ -67,17 +72,18 @@ async fn watch(hosts: PathBuf, vm: VmId, mut stopped: tokio::sync::oneshot::Rece
 }
 
 /// The time that the virtual processors of each living QEMU of a VM have used, in nanoseconds.
-fn used(hosts: &std::path::Path, vm: VmId) -> BTreeMap<i32, u64> {
-    let pids = crate::vms::incarnations(hosts, vm).into_iter().filter_map(|directory| {
-        let id: ProcessId = serde_json::from_slice(&fs::read(directory.join(RECORD_FILE)).ok()?).ok()?;
-        QemuProcess::reopen(id).ok().map(|process| process.id().pid)
-    });
+fn used(hosts: &Path, vm: VmId) -> BTreeMap<i32, u64> {
+    let directories = crate::vms::incarnations(hosts, vm).into_iter();
+    let pids = directories.filter_map(|directory| crate::vms::living(&directory));
     pids.map(|pid| (pid, processors_ns(pid))).collect()
 }
 
 /// The time that a QEMU's virtual processors have used: its threads named `CPU …`.
 fn processors_ns(pid: i32) -> u64 {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().filter_map(Result::ok);
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok);
     let processors = tasks.filter(|task| {
         fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.starts_with("CPU "))
     });

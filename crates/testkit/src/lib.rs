@@ -6,7 +6,7 @@
 //! **Does not know:** what is tested. It finds nothing out by asking the parts under test where it can look by itself: a
 //! VM runs if its processors use time, and a process is gone if the kernel says so.
 //!
-//! **Start here:** [`world::World::up`], then [`vms`] and [`watcher`].
+//! **Start here:** [`world::World::up`], then [`vms`] and [`pair`].
 
 #![allow(
     clippy::disallowed_methods,
@@ -16,6 +16,7 @@
 pub mod clean;
 pub mod console;
 pub mod executing;
+pub mod pair;
 pub mod process;
 pub mod vms;
 pub mod wait;

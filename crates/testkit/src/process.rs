@@ -39,26 +39,38 @@ impl Process {
         let state = after_name.next()?;
         let parent = after_name.next()?.parse().ok()?;
         let command_line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let words = command_line.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+        let words = command_line
+            .split(|byte| *byte == 0)
+            .filter(|word| !word.is_empty());
         // What has ended and waits for its parent holds nothing any more.
         (state != "Z").then_some(())?;
         Some(Self {
             id: ProcessId::of(pid).ok()?,
             parent,
-            command_line: words.map(|word| String::from_utf8_lossy(word).into_owned()).collect(),
+            command_line: words
+                .map(|word| String::from_utf8_lossy(word).into_owned())
+                .collect(),
             directory: fs::read_link(format!("/proc/{pid}/cwd")).ok(),
         })
     }
 
+    /// The process of a record, if it has not ended.
+    pub fn of(id: ProcessId) -> Option<Self> {
+        Self::read(id.pid).filter(|now| now.id == id)
+    }
+
     /// Whether it is there still, and has not ended.
     pub fn is_there(&self) -> bool {
-        Self::read(self.id.pid).is_some_and(|now| now.id == self.id)
+        Self::of(self.id.clone()).is_some()
     }
 
     /// Whether it was told of the directory, or works in it.
     pub fn concerns(&self, directory: &Path) -> bool {
         let text = directory.to_string_lossy();
-        let works_there = self.directory.as_ref().is_some_and(|own| own.starts_with(directory));
+        let works_there = self
+            .directory
+            .as_ref()
+            .is_some_and(|own| own.starts_with(directory));
         works_there || self.command_line.iter().any(|word| word.contains(text.as_ref()))
     }
 
@@ -71,7 +83,9 @@ impl Process {
 
 /// Every process that has not ended.
 pub fn all() -> Vec<Process> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.filter_map(Process::read).collect()
 }
@@ -82,7 +96,8 @@ pub fn descendants(ancestor: i32) -> Vec<Process> {
     let mut found = Vec::new();
     let mut parents = BTreeSet::from([ancestor]);
     loop {
-        let (below, rest): (Vec<_>, Vec<_>) = others.into_iter().partition(|one| parents.contains(&one.parent));
+        let (below, rest): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|one| parents.contains(&one.parent));
         if below.is_empty() {
             return found;
         }
@@ -97,7 +112,9 @@ pub async fn kill(pid: i32) -> anyhow::Result<()> {
     let process = QemuProcess::open(pid).with_context(|| format!("opening process {pid}"))?;
     process.send_kill()?;
     match tokio::time::timeout(END_PATIENCE, process.gone()).await {
-        Ok(gone) => gone.map(drop).with_context(|| format!("waiting for process {pid}")),
+        Ok(gone) => gone
+            .map(drop)
+            .with_context(|| format!("waiting for process {pid}")),
         Err(_) => bail!("process {pid} was killed, and is still there"),
     }
 }
@@ -111,8 +128,12 @@ pub(crate) fn kill_seen(process: &Process) {
 
 /// Asks a process to end, and waits for it on this thread; whether it ended in time.
 pub(crate) fn terminate(pid: i32, patience: Duration) -> bool {
-    let Some(pid) = Pid::from_raw(pid) else { return true };
-    let Ok(descriptor) = pidfd_open(pid, PidfdFlags::empty()) else { return true };
+    let Some(pid) = Pid::from_raw(pid) else {
+        return true;
+    };
+    let Ok(descriptor) = pidfd_open(pid, PidfdFlags::empty()) else {
+        return true;
+    };
     let _ = kill_process(pid, Signal::TERM);
     let timeout = Timespec::try_from(patience).ok();
     let mut watched = [PollFd::new(&descriptor, PollFlags::IN)];

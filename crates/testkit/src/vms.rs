@@ -14,7 +14,8 @@ use std::time::Duration;
 use anyhow::Context;
 use api::client::ObjectOf;
 use api::kinds::{
-    ActionBody, GuestSpec, Image, ImageSpec, Migration, MigrationSpec, PlacementSpec, Template, TemplateSpec, Vm, VmSpec,
+    ActionBody, GuestSpec, Image, ImageSpec, Migration, MigrationSpec, PlacementSpec, Template, TemplateSpec,
+    Vm, VmSpec,
 };
 use api::{Create, Resource};
 use futures_util::stream;
@@ -26,6 +27,7 @@ use serde_json::json;
 use tokio::time::{sleep, timeout};
 
 use crate::console::Console;
+use crate::process::Process;
 use crate::wait::{self, Verdict};
 use crate::world::{World, guest_image};
 
@@ -47,8 +49,14 @@ pub fn spec(host: Option<&str>, script: &str) -> VmSpec {
     let user_data = (!script.is_empty()).then(|| format!("#!/bin/sh\n{script}\n"));
     VmSpec {
         template: Some(TINY.to_owned()),
-        guest: Some(GuestSpec { user_data, ..GuestSpec::default() }),
-        placement: PlacementSpec { host: host.map(str::to_owned), ..PlacementSpec::default() },
+        guest: Some(GuestSpec {
+            user_data,
+            ..GuestSpec::default()
+        }),
+        placement: PlacementSpec {
+            host: host.map(str::to_owned),
+            ..PlacementSpec::default()
+        },
         ..VmSpec::default()
     }
 }
@@ -60,22 +68,40 @@ pub fn id(vm: &VmObject) -> VmId {
 
 /// The address of a VM's first interface.
 pub fn address(vm: &VmObject) -> anyhow::Result<String> {
-    let nic = vm.spec.nics.as_ref().and_then(|nics| nics.first()).context("the VM has no interface")?;
-    Ok(nic.address.context("the VM's interface has no address")?.to_string())
+    let nic = vm
+        .spec
+        .nics
+        .as_ref()
+        .and_then(|nics| nics.first())
+        .context("the VM has no interface")?;
+    Ok(nic
+        .address
+        .context("the VM's interface has no address")?
+        .to_string())
 }
 
 fn body<S>(name: &str, spec: S) -> Create<S> {
-    Create { name: Some(name.to_owned()), labels: BTreeMap::new(), spec }
+    Create {
+        name: Some(name.to_owned()),
+        labels: BTreeMap::new(),
+        spec,
+    }
 }
 
 impl World {
     /// Sends the guest's image; its size in bytes.
     pub async fn import_image(&self) -> anyhow::Result<u64> {
         let path = guest_image()?;
-        let content = tokio::fs::read(&path).await.with_context(|| format!("reading {}", path.display()))?;
+        let content = tokio::fs::read(&path)
+            .await
+            .with_context(|| format!("reading {}", path.display()))?;
         let bytes = content.len() as u64;
-        self.client().create::<Image>(&body(TINY, ImageSpec::default()), None, false).await?;
-        self.client().upload(TINY, bytes, stream::iter([Ok(content)])).await?;
+        self.client()
+            .create::<Image>(&body(TINY, ImageSpec::default()), None, false)
+            .await?;
+        self.client()
+            .upload(TINY, bytes, stream::iter([Ok(content)]))
+            .await?;
         Ok(bytes)
     }
 
@@ -89,7 +115,9 @@ impl World {
             networks: None,
             guest: GuestSpec::default(),
         };
-        self.client().create::<Template>(&body(TINY, spec), None, false).await?;
+        self.client()
+            .create::<Template>(&body(TINY, spec), None, false)
+            .await?;
         Ok(())
     }
 
@@ -106,7 +134,10 @@ impl World {
 
     /// Tells a VM what to do.
     pub async fn act(&self, name: &str, action: &str) -> anyhow::Result<VmObject> {
-        Ok(self.client().action::<Vm, _>(name, action, &ActionBody::default()).await?)
+        Ok(self
+            .client()
+            .action::<Vm, _>(name, action, &ActionBody::default())
+            .await?)
     }
 
     /// A VM as it is now.
@@ -157,19 +188,33 @@ impl World {
 
     /// Asks for a migration.
     pub async fn migrate(&self, vm: &str, to: &str) -> anyhow::Result<MigrationObject> {
-        let spec = MigrationSpec { vm: vm.to_owned(), to: Some(to.to_owned()), cancel: false };
-        let body = Create { name: None, labels: BTreeMap::new(), spec };
+        let spec = MigrationSpec {
+            vm: vm.to_owned(),
+            to: Some(to.to_owned()),
+            cancel: false,
+        };
+        let body = Create {
+            name: None,
+            labels: BTreeMap::new(),
+            spec,
+        };
         Ok(self.client().create::<Migration>(&body, None, false).await?)
     }
 
     /// Asks a migration to stop.
     pub async fn cancel_migration(&self, name: &str) -> anyhow::Result<()> {
-        self.client().patch::<Migration>(name, &json!({"spec": {"cancel": true}}), None).await?;
+        self.client()
+            .patch::<Migration>(name, &json!({"spec": {"cancel": true}}), None)
+            .await?;
         Ok(())
     }
 
     /// Waits until a migration has reached a phase, or one after it.
-    pub async fn until_migration(&self, name: &str, phase: MigrationPhase) -> anyhow::Result<MigrationObject> {
+    pub async fn until_migration(
+        &self,
+        name: &str,
+        phase: MigrationPhase,
+    ) -> anyhow::Result<MigrationObject> {
         let what = format!("in phase {phase:?}");
         wait::until::<Migration>(self.client(), name, &what, PATIENCE, |migration| {
             let now = migration.status.phase;
@@ -199,11 +244,34 @@ impl World {
         QemuProcess::reopen(id).ok()
     }
 
+    /// Every living QEMU of a VM: its host, its incarnation, its process.
+    pub fn living(&self, vm: VmId) -> Vec<(String, Incarnation, i32)> {
+        let named = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
+        let living = incarnations(&self.directory().join("hosts"), vm)
+            .into_iter()
+            .filter_map(|directory| {
+                let incarnation = Incarnation(named(&directory)?.parse().ok()?);
+                // hosts/HOST/vms/ID/INCARNATION
+                let host = named(directory.ancestors().nth(3)?)?;
+                Some((host, incarnation, living(&directory)?))
+            });
+        living.collect()
+    }
+
     /// Waits until the target's QEMU of a migration has received memory; its process. The transfer is in full swing then.
-    pub async fn until_memory_arrives(&self, vm: VmId, migration: &MigrationObject) -> anyhow::Result<QemuProcess> {
-        let planned = self.until_migration(&migration.name, MigrationPhase::Preparing).await?;
+    pub async fn until_memory_arrives(
+        &self,
+        vm: VmId,
+        migration: &MigrationObject,
+    ) -> anyhow::Result<QemuProcess> {
+        let planned = self
+            .until_migration(&migration.name, MigrationPhase::Preparing)
+            .await?;
         let target = planned.status.target.context("the migration has no target")?;
-        let incarnation = planned.status.to_incarnation.context("the migration has no incarnation")?;
+        let incarnation = planned
+            .status
+            .to_incarnation
+            .context("the migration has no incarnation")?;
         let arrives = async {
             let mut at_first = None;
             loop {
@@ -218,17 +286,31 @@ impl World {
                 sleep(PAUSE).await;
             }
         };
-        timeout(PATIENCE, arrives).await.context("no memory arrived at the migration's target")
+        timeout(PATIENCE, arrives)
+            .await
+            .context("no memory arrived at the migration's target")
     }
 }
 
 /// The directories of all incarnations of a VM, on all hosts.
 pub(crate) fn incarnations(hosts: &Path, vm: VmId) -> Vec<PathBuf> {
     let below = |directory: PathBuf| {
-        let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+        let entries = fs::read_dir(directory)
+            .into_iter()
+            .flatten()
+            .filter_map(Result::ok);
         entries.map(|entry| entry.path())
     };
-    below(hosts.to_owned()).flat_map(|host| below(host.join("vms").join(vm.to_string()))).collect()
+    below(hosts.to_owned())
+        .flat_map(|host| below(host.join("vms").join(vm.to_string())))
+        .collect()
+}
+
+/// The process of the QEMU of an incarnation's directory, if it lives.
+pub(crate) fn living(directory: &Path) -> Option<i32> {
+    let id: ProcessId = serde_json::from_slice(&fs::read(directory.join(RECORD_FILE)).ok()?).ok()?;
+    // One that has ended and is not reaped yet is held by its number still.
+    Process::of(id).map(|process| process.id.pid)
 }
 
 /// What a QEMU takes before any memory has arrived, at most.

@@ -106,5 +106,8 @@ pub async fn until_gone<R: Resource>(client: &Client, name: &str, patience: Dura
 }
 
 async fn is_gone<R: Resource>(client: &Client, name: &str) -> bool {
-    client.get::<R>(name).await.is_err_and(|error| error.code() == Some("not-found"))
+    client
+        .get::<R>(name)
+        .await
+        .is_err_and(|error| error.code() == Some("not-found"))
 }

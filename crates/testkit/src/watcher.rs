@@ -17,11 +17,11 @@ const REPORT_PATIENCE: Duration = Duration::from_secs(30);
 /// How many lines of the stream show that it goes on.
 const LINES: u64 = 20;
 
-/// What the watching guest runs. Pings begin when the other guest serves, so that its boot counts as no loss.
+/// What the watching guest runs. Pings begin when the other guest answers them, so that its boot counts as no loss.
 pub fn script(address: &str) -> String {
     format!(
         "probe read-lines {address} 2000 &\n\
-         (until wget -q -T 1 -O /dev/null http://{address}/; do sleep 1; done; probe ping {address} 7 50) &"
+         (until probe ping {address} 7 50 1 >/dev/null 2>&1; do :; done; probe ping {address} 7 50) &"
     )
 }
 
@@ -66,10 +66,18 @@ fn report(line: &str) -> Option<Report> {
     }
     if line.contains("lines=") {
         let max_gap_ms = value("max_gap_ms=")?.parse().ok()?;
-        return Some(Report::Stream(Stream { lines: number("lines=")?, errors: number("errors=")?, max_gap_ms }));
+        return Some(Report::Stream(Stream {
+            lines: number("lines=")?,
+            errors: number("errors=")?,
+            max_gap_ms,
+        }));
     }
     let max_rtt_ms = value("max_rtt_ms=")?.parse().ok()?;
-    Some(Report::Pings(Pings { sent: number("sent=")?, lost: number("lost=")?, max_rtt_ms }))
+    Some(Report::Pings(Pings {
+        sent: number("sent=")?,
+        lost: number("lost=")?,
+        max_rtt_ms,
+    }))
 }
 
 /// Reads what a watching guest says.
@@ -91,11 +99,15 @@ impl Watcher {
     }
 
     async fn stream_that(&mut self, is_it: impl Fn(Stream) -> bool) -> anyhow::Result<Stream> {
-        let found = self.console.until("a report on the stream", REPORT_PATIENCE, |line| match report(line)? {
-            Report::Stream(stream) if is_it(stream) => Some(Some(stream)),
-            Report::Closed => Some(None),
-            _ => None,
-        });
+        let found = self
+            .console
+            .until("a report on the stream", REPORT_PATIENCE, |line| {
+                match report(line)? {
+                    Report::Stream(stream) if is_it(stream) => Some(Some(stream)),
+                    Report::Closed => Some(None),
+                    _ => None,
+                }
+            });
         match found.await? {
             Some(stream) => Ok(stream),
             None => bail!("the stream between the guests was closed"),
@@ -105,18 +117,28 @@ impl Watcher {
     /// The next report on the pings, from now on.
     pub async fn pings(&mut self) -> anyhow::Result<Pings> {
         self.console.skip();
-        let found = self.console.until("a report on the pings", REPORT_PATIENCE, |line| match report(line)? {
-            Report::Pings(pings) => Some(pings),
-            _ => None,
-        });
+        let found = self
+            .console
+            .until("a report on the pings", REPORT_PATIENCE, |line| {
+                match report(line)? {
+                    Report::Pings(pings) => Some(pings),
+                    _ => None,
+                }
+            });
         found.await
     }
 
     /// Waits until the stream has gone on from now, and fails if any line of it was not the expected one.
     pub async fn goes_on(&mut self) -> anyhow::Result<Stream> {
         let now = self.stream().await?;
-        let later = self.stream_that(|stream| stream.lines >= now.lines + LINES).await?;
-        ensure!(later.errors == 0, "{} lines of the stream were not the expected ones", later.errors);
+        let later = self
+            .stream_that(|stream| stream.lines >= now.lines + LINES)
+            .await?;
+        ensure!(
+            later.errors == 0,
+            "{} lines of the stream were not the expected ones",
+            later.errors
+        );
         Ok(later)
     }
 }
@@ -127,11 +149,28 @@ mod tests {
 
     #[test]
     fn reports_are_read_also_behind_a_prompt() {
-        let stream = Stream { lines: 12, errors: 0, max_gap_ms: 15.5 };
-        assert_eq!(report("~ # lines=12 errors=0 last=11 max_gap_ms=15.5"), Some(Report::Stream(stream)));
-        let pings = Pings { sent: 20, lost: 1, max_rtt_ms: 30.0 };
-        assert_eq!(report("sent=20 received=19 lost=1 max_rtt_ms=30.0"), Some(Report::Pings(pings)));
-        assert_eq!(report("closed cause=eof lines=12 errors=0 last=11 max_gap_ms=1.0"), Some(Report::Closed));
+        let stream = Stream {
+            lines: 12,
+            errors: 0,
+            max_gap_ms: 15.5,
+        };
+        assert_eq!(
+            report("~ # lines=12 errors=0 last=11 max_gap_ms=15.5"),
+            Some(Report::Stream(stream))
+        );
+        let pings = Pings {
+            sent: 20,
+            lost: 1,
+            max_rtt_ms: 30.0,
+        };
+        assert_eq!(
+            report("sent=20 received=19 lost=1 max_rtt_ms=30.0"),
+            Some(Report::Pings(pings))
+        );
+        assert_eq!(
+            report("closed cause=eof lines=12 errors=0 last=11 max_gap_ms=1.0"),
+            Some(Report::Closed)
+        );
         assert_eq!(report("ready: web"), None);
         assert_eq!(report("lines=1"), None);
     }

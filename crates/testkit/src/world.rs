@@ -54,14 +54,13 @@ const NOBODY: &str = "65534";
 /// A running cloud.
 #[derive(Debug)]
 pub struct World {
-    root: PathBuf,
-    up: Child,
+    up: Up,
     /// Kept open, since a program that writes to a closed pipe fails.
-    _output: Lines<BufReader<pipe::Receiver>>,
+    _output: Output,
     client: Client,
-    before: Machine,
-    is_over: bool,
 }
+
+type Output = Lines<BufReader<pipe::Receiver>>;
 
 impl World {
     /// Starts so many hosts and waits until all are ready.
@@ -71,14 +70,17 @@ impl World {
 
     /// As [`World::up`], for the owner.
     pub async fn up_as(owner: Owner, hosts: u8) -> anyhow::Result<Self> {
-        let program = program()?;
-        let before = Machine::look();
-        let root = tempfile::Builder::new().prefix("sterna-world-").tempdir()?.keep();
-        if owner == Owner::Nobody {
-            fs::set_permissions(&root, fs::Permissions::from_mode(0o777))?;
+        let (up, mut output) = Up::spawn(owner, hosts)?;
+        match timeout(UP_PATIENCE, says_ready(&mut output)).await {
+            Ok(ready) => ready?,
+            Err(_) => bail!("sterna up was not ready within {UP_PATIENCE:?}"),
         }
-        let starting = Starting::spawn(&program, owner, hosts, root)?;
-        starting.ready(before).await
+        let client = client(&data(&up.root).join("env"))?;
+        Ok(Self {
+            up,
+            _output: output,
+            client,
+        })
     }
 
     /// A client of its server, as its first operator.
@@ -88,7 +90,7 @@ impl World {
 
     /// The directory that was given to `sterna up`.
     pub fn directory(&self) -> PathBuf {
-        data(&self.root)
+        data(&self.up.root)
     }
 
     /// A host's directory.
@@ -108,24 +110,32 @@ impl World {
 
     /// The process of `sterna up`.
     pub fn up_pid(&self) -> i32 {
-        self.up.id().cast_signed()
+        self.up.pid()
     }
 
     /// The server's process now.
     pub fn server_pid(&self) -> anyhow::Result<i32> {
-        self.child("the server", |words| words.get(1).is_some_and(|word| word == "server"))
+        self.child("the server", |words| {
+            words.get(1).is_some_and(|word| word == "server")
+        })
     }
 
     /// The process of a host's agent now.
     pub fn agent_pid(&self, host: &str) -> anyhow::Result<i32> {
         let names_it = |pair: &[String]| pair[0] == "--name" && pair[1] == host;
-        self.child(host, |words| words.get(1).is_some_and(|word| word == "agent") && words.windows(2).any(names_it))
+        self.child(host, |words| {
+            words.get(1).is_some_and(|word| word == "agent") && words.windows(2).any(names_it)
+        })
     }
 
     fn child(&self, what: &str, is_it: impl Fn(&[String]) -> bool) -> anyhow::Result<i32> {
-        let children = process::all().into_iter().filter(|process| process.parent == self.up_pid());
+        let children = process::all()
+            .into_iter()
+            .filter(|process| process.parent == self.up_pid());
         let found = children.into_iter().find(|process| is_it(&process.command_line));
-        found.map(|process| process.id.pid).with_context(|| format!("{what} has no process now"))
+        found
+            .map(|process| process.id.pid)
+            .with_context(|| format!("{what} has no process now"))
     }
 
     /// Kills the server and waits until another one has been started.
@@ -139,85 +149,108 @@ impl World {
     }
 
     /// Takes everything down, and fails if anything of it is left.
-    pub async fn down(mut self) -> anyhow::Result<()> {
-        let mut left = self.end();
-        let status = self.up.wait().context("waiting for sterna up")?;
-        if !status.success() {
-            left.push(format!("sterna up ended with {status}"));
-        }
+    pub async fn down(self) -> anyhow::Result<()> {
+        let Self { mut up, .. } = self;
+        let left = up.end();
         ensure!(left.is_empty(), "after the end of the world: {}", left.join("; "));
-        self.is_over = true;
-        fs::remove_dir_all(&self.root).with_context(|| format!("removing {}", self.root.display()))
-    }
-
-    /// Ends all processes, the stubborn ones by force; what was not as it should be.
-    fn end(&mut self) -> Vec<String> {
-        end(&mut self.up, &self.root, &self.before)
+        up.is_over = true;
+        fs::remove_dir_all(&up.root).with_context(|| format!("removing {}", up.root.display()))
     }
 }
 
-impl Drop for World {
-    fn drop(&mut self) {
-        if self.is_over {
-            return;
-        }
-        let left = self.end();
-        show_failure(&self.root, &left);
-    }
-}
-
-/// A world that is not ready yet.
-struct Starting {
+/// The process of `sterna up` and its directory. Dropped before its time, it belongs to a test that failed.
+#[derive(Debug)]
+struct Up {
     root: PathBuf,
-    up: Child,
-    output: Lines<BufReader<pipe::Receiver>>,
+    child: Child,
+    before: Machine,
+    has_ended: bool,
+    is_over: bool,
 }
 
-impl Starting {
-    fn spawn(program: &Path, owner: Owner, hosts: u8, root: PathBuf) -> anyhow::Result<Self> {
+impl Up {
+    fn spawn(owner: Owner, hosts: u8) -> anyhow::Result<(Self, Output)> {
+        let program = program()?;
+        let before = Machine::look();
+        let root = tempfile::Builder::new().prefix("sterna-world-").tempdir()?.keep();
         // With `--pdeathsig` the world ends also when its test is killed.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM"]);
         if owner == Owner::Nobody {
+            fs::set_permissions(&root, fs::Permissions::from_mode(0o777))?;
             command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
         }
-        command.arg(program).arg("up").args(["--hosts", &hosts.to_string()]).arg("--data-dir").arg(data(&root));
+        command
+            .arg(program)
+            .arg("up")
+            .args(["--hosts", &hosts.to_string()])
+            .arg("--data-dir")
+            .arg(data(&root));
         let log = File::create(root.join("up.log"))?;
         // In a process group of its own: Ctrl-C is for whoever has the terminal, who then ends this.
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).process_group(0);
-        let mut up = command.spawn().context("starting sterna up by setpriv")?;
-        let output = up.stdout.take().context("sterna up has no output")?;
-        let output = pipe::Receiver::from_owned_fd(OwnedFd::from(output))?;
-        Ok(Self { root, up, output: BufReader::new(output).lines() })
-    }
-
-    async fn ready(mut self, before: Machine) -> anyhow::Result<World> {
-        let connected = match timeout(UP_PATIENCE, self.says_ready()).await {
-            Ok(Ok(())) => client(&data(&self.root).join("env")),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(anyhow::anyhow!("sterna up was not ready within {UP_PATIENCE:?}")),
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .process_group(0);
+        let child = command.spawn().context("starting sterna up by setpriv")?;
+        let mut up = Self {
+            root,
+            child,
+            before,
+            has_ended: false,
+            is_over: false,
         };
-        match connected {
-            Ok(client) => {
-                let Self { root, up, output } = self;
-                Ok(World { root, up, _output: output, client, before, is_over: false })
-            }
-            Err(error) => {
-                let left = end(&mut self.up, &self.root, &before);
-                show_failure(&self.root, &left);
-                Err(error)
-            }
-        }
+        let output = up.child.stdout.take().context("sterna up has no output")?;
+        let output = pipe::Receiver::from_owned_fd(OwnedFd::from(output))?;
+        Ok((up, BufReader::new(output).lines()))
     }
 
-    async fn says_ready(&mut self) -> anyhow::Result<()> {
-        while let Some(line) = self.output.next_line().await? {
-            if line.starts_with("ready:") {
-                return Ok(());
-            }
-        }
-        bail!("sterna up ended before it was ready")
+    fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
     }
+
+    /// Ends all processes, the stubborn ones by force; what was not as it should be.
+    fn end(&mut self) -> Vec<String> {
+        self.has_ended = true;
+        let mut problems = Vec::new();
+        let seen = process::descendants(self.pid());
+        if !process::terminate(self.pid(), DOWN_PATIENCE) {
+            problems.push(format!("sterna up did not end within {DOWN_PATIENCE:?}"));
+            let stubborn = process::descendants(self.pid());
+            let _ = self.child.kill();
+            stubborn.iter().for_each(process::kill_seen);
+        }
+        match self.child.wait() {
+            Ok(status) if status.success() => {}
+            Ok(status) => problems.push(format!("sterna up ended with {status}")),
+            Err(error) => problems.push(format!("sterna up could not be waited for: {error}")),
+        }
+        problems.extend(left(&self.root, &seen, &self.before));
+        clean::processes(&self.root, &seen)
+            .iter()
+            .for_each(process::kill_seen);
+        problems
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let left = if self.has_ended { Vec::new() } else { self.end() };
+        show_failure(&self.root, &left);
+    }
+}
+
+async fn says_ready(output: &mut Output) -> anyhow::Result<()> {
+    while let Some(line) = output.next_line().await? {
+        if line.starts_with("ready:") {
+            return Ok(());
+        }
+    }
+    bail!("sterna up ended before it was ready")
 }
 
 fn data(root: &Path) -> PathBuf {
@@ -228,12 +261,18 @@ fn data(root: &Path) -> PathBuf {
 fn client(env: &Path) -> anyhow::Result<Client> {
     let text = fs::read_to_string(env).with_context(|| format!("reading {}", env.display()))?;
     let value = |key: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix("export ")?.strip_prefix(key)?.strip_prefix('='));
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("export ")?.strip_prefix(key)?.strip_prefix('='));
         let value = line.with_context(|| format!("{key} is not in {}", env.display()))?;
         anyhow::Ok(value.trim_matches('\'').to_owned())
     };
     let ca = fs::read_to_string(value("STERNA_CACERT")?).context("reading the CA's certificate")?;
-    Ok(Client::new(&value("STERNA_SERVER")?, &value("STERNA_TOKEN")?, &ca)?)
+    Ok(Client::new(
+        &value("STERNA_SERVER")?,
+        &value("STERNA_TOKEN")?,
+        &ca,
+    )?)
 }
 
 async fn kill_and_wait(pid: impl Fn() -> anyhow::Result<i32>) -> anyhow::Result<()> {
@@ -244,31 +283,19 @@ async fn kill_and_wait(pid: impl Fn() -> anyhow::Result<i32>) -> anyhow::Result<
             sleep(PAUSE).await;
         }
     };
-    timeout(AGAIN_PATIENCE, again).await.context("a killed process was not started again")
-}
-
-/// Ends a world's processes; what was not as it should be.
-fn end(up: &mut Child, root: &Path, before: &Machine) -> Vec<String> {
-    let mut problems = Vec::new();
-    let pid = up.id().cast_signed();
-    let seen = process::descendants(pid);
-    if !process::terminate(pid, DOWN_PATIENCE) {
-        problems.push(format!("sterna up did not end within {DOWN_PATIENCE:?}"));
-        let stubborn = process::descendants(pid);
-        let _ = up.kill();
-        stubborn.iter().for_each(process::kill_seen);
-    }
-    let _ = up.wait();
-    problems.extend(left(root, &seen, before));
-    clean::processes(root, &seen).iter().for_each(process::kill_seen);
-    problems
+    timeout(AGAIN_PATIENCE, again)
+        .await
+        .context("a killed process was not started again")
 }
 
 /// What is left after a world, once the kernel has had its time.
 fn left(root: &Path, seen: &[Process], before: &Machine) -> Vec<String> {
     let deadline = Instant::now() + GONE_PATIENCE;
     loop {
-        let mut left: Vec<String> = clean::processes(root, seen).iter().map(Process::describe).collect();
+        let mut left: Vec<String> = clean::processes(root, seen)
+            .iter()
+            .map(Process::describe)
+            .collect();
         left.extend(before.additions());
         if left.is_empty() || Instant::now() > deadline {
             return left.into_iter().map(|what| format!("{what} is left")).collect();
@@ -283,7 +310,10 @@ fn show_failure(root: &Path, left: &[String]) {
     for what in left {
         eprintln!("after its end: {what}");
     }
-    let logs = fs::read_dir(data(root).join("log")).into_iter().flatten().filter_map(Result::ok);
+    let logs = fs::read_dir(data(root).join("log"))
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok);
     let mut logs: Vec<PathBuf> = logs.map(|entry| entry.path()).collect();
     logs.sort();
     for log in std::iter::once(root.join("up.log")).chain(logs) {
@@ -308,11 +338,24 @@ pub fn guest_image() -> anyhow::Result<PathBuf> {
 
 fn found(variable: &str, name: &str, remedy: &str) -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable).map(PathBuf::from) {
-        ensure!(path.is_file(), "{variable} names {}, which is no file: run `{remedy}`", path.display());
+        ensure!(
+            path.is_file(),
+            "{variable} names {}, which is no file: run `{remedy}`",
+            path.display()
+        );
         return Ok(path);
     }
     let own = std::env::current_exe().context("finding this program")?;
-    let near = own.ancestors().skip(1).take(3).map(|directory| directory.join(name));
+    let near = own
+        .ancestors()
+        .skip(1)
+        .take(3)
+        .map(|directory| directory.join(name));
     let path = near.into_iter().find(|path| path.is_file());
-    path.with_context(|| format!("no {name} near {}: run `{remedy}`, or set {variable}", own.display()))
+    path.with_context(|| {
+        format!(
+            "no {name} near {}: run `{remedy}`, or set {variable}",
+            own.display()
+        )
+    })
 }

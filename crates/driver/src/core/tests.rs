@@ -555,6 +555,19 @@ fn go_at_a_target_that_is_known_to_have_loaded_needs_no_look() {
 }
 
 #[test]
+fn a_source_that_completed_is_not_saved() {
+    let suspend = Some(Order::Stop(Stop::Suspend));
+    let given = Given {
+        order: suspend,
+        qemu: completed(),
+        marks: sent(),
+        lease: FRESH,
+        go: false,
+    };
+    leads_to(Row::Stop, &given, &[Effect::Kill]);
+}
+
+#[test]
 fn every_row_has_a_test() {
     let others = [Row::Unreadable, Row::Older, Row::Ended, Row::Revoked];
     for (row, _) in ROWS {

@@ -101,7 +101,7 @@ impl World {
         } else if process.is_incoming && at == TARGET {
             assert!(handed_over, "the target runs while its source may");
         }
-        if process.has_completed() && !host.marks.sent.is_empty() {
+        if process.has_completed() && handed_over {
             assert!(
                 !target_ran && !target_lives,
                 "a source that completed goes on beside its target"

@@ -401,3 +401,27 @@ fn a_go_from_or_for_another_incarnation_is_not_taken() {
     );
     assert_eq!(where_it_runs(&world), (false, false));
 }
+
+#[test]
+fn a_suspend_taken_back_is_not_mistaken_for_a_migration_that_completed() {
+    let mut world = life::running();
+    world.link = Link::Stalls;
+    let mut controller = Controller::new();
+    run(
+        &mut world,
+        &mut controller,
+        Some(At::PreCopy),
+        |_, controller| controller.cancel = true,
+        30_000_000,
+    );
+    assert_eq!(controller.phase, Phase::Aborted);
+    world.order(SOURCE, life::stop(Stop::Suspend));
+    world.run(
+        &mut |world| {
+            let is_saved = !world.hosts[SOURCE].saved.is_empty();
+            is_saved && world.order(SOURCE, life::run(false))
+        },
+        5_000_000,
+    );
+    assert_eq!(where_it_runs(&world), (true, false));
+}

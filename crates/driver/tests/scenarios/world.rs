@@ -393,8 +393,7 @@ impl World {
                 !host.has_reported_closed || host.process.is_none(),
                 "a process after closed was reported"
             );
-            let has_switched =
-                host.promised.contains(&M) && host.process.as_ref().is_some_and(Process::has_completed);
+            let has_switched = host.promised.contains(&M) && self.handed_over;
             assert!(!has_switched, "the promise was broken");
         }
     }

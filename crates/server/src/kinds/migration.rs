@@ -4,7 +4,7 @@ use api::Problem;
 use api::kinds::{Migration, MigrationSpec, MigrationStatus};
 use model::lifecycle::Phase;
 use model::migration::MigrationPhase;
-use model::{HostId, Kind, MigrationId, Object, VmId};
+use model::{HostId, Kind, MigrationId, Object, Timestamp, VmId};
 use planner::view::At;
 use planner::{Plan, View};
 use uuid::Uuid;
@@ -116,6 +116,10 @@ impl Served for Migration {
             return Err(Problem::conflict("is-over", detail));
         }
         Ok(model::migration::MigrationSpec { cancel: spec.cancel, ..old.spec.clone() })
+    }
+
+    fn next_step(view: &View, id: Uuid, now: Timestamp) -> Option<Plan> {
+        planner::migration::plan(view, MigrationId(id), now).plan
     }
 
     fn delete(context: &Context<'_>, at: &At<Object<Self::Stored>>, plan: &mut Plan) -> Result<Uuid, Problem> {

@@ -11,7 +11,7 @@ pub use host::{Host as HostActions, host_action};
 pub use vm::action as vm_action;
 
 use api::{Object as WireObject, Problem, Resource};
-use model::{HostId, Kind, MigrationId, Object, VmId};
+use model::{HostId, Kind, MigrationId, Object, Timestamp, VmId};
 use planner::view::At;
 use planner::{Plan, View};
 use uuid::Uuid;
@@ -44,6 +44,11 @@ pub trait Served: Resource {
 
     /// The stored spec after a change, or why it cannot be changed so.
     fn change(context: &Context<'_>, old: &Object<Self::Stored>, spec: Self::Spec) -> Result<Self::Stored, Problem>;
+
+    /// What the planner would do next with an object: shown by a dry run.
+    fn next_step(_view: &View, _id: Uuid, _now: Timestamp) -> Option<Plan> {
+        None
+    }
 
     /// Deletes an object. Those that own nothing go at once.
     fn delete(context: &Context<'_>, at: &At<Object<Self::Stored>>, plan: &mut Plan) -> Result<Uuid, Problem> {

@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 
 use api::Problem;
-use api::kinds::{NicSpec, Placement, PlacementSpec, Vm, VmSpec, VmStatus};
+use api::kinds::{GuestSpec, NicSpec, Placement, PlacementSpec, Vm, VmSpec, VmStatus};
 use model::lifecycle::{self, Phase};
 use model::limits::{NICS_MAX, check_range};
 use model::network::{AddressHolder, NetworkSpec};
 use model::template::TemplateSpec;
-use model::vm::{Nic, PlacementRule, Power};
-use model::{DatastoreId, HostId, ImageId, Kind, NetworkId, Object, TemplateId, VmId, key};
+use model::vm::{GuestConfig, Nic, PlacementRule, Power};
+use model::{DatastoreId, HostId, ImageId, Kind, NetworkId, Object, TemplateId, Timestamp, VmId, key};
 use planner::view::At;
 use planner::vm::QEMU_OVERHEAD_MIB;
 use planner::{Plan, View};
@@ -106,7 +106,7 @@ impl Served for Vm {
             disk_bytes,
             datastore: DatastoreId(datastore),
             nics: nics(context, spec.nics, base, plan)?,
-            guest: spec.guest.map(guest).transpose()?.or(base.map(|base| base.guest.clone())).unwrap_or_default(),
+            guest: merged_guest(spec.guest, base)?,
             placement: placement(context, spec.placement)?,
             power: spec.power.unwrap_or(Power::Running),
             force: false,
@@ -144,6 +144,10 @@ impl Served for Vm {
         })
     }
 
+    fn next_step(view: &View, id: Uuid, now: Timestamp) -> Option<Plan> {
+        planner::vm::plan(view, VmId(id), now).plan
+    }
+
     fn delete(context: &Context<'_>, at: &At<Object<Self::Stored>>, plan: &mut Plan) -> Result<Uuid, Problem> {
         if at.value.meta.deleted_at.is_some() {
             return Ok(at.value.meta.id);
@@ -163,6 +167,17 @@ fn next_commands(phase: Phase, name: &str, host: Option<&str>, migration: Option
         word => Some(format!("sterna vm {word} {name}")),
     };
     phase.next_commands().iter().filter_map(whole).collect()
+}
+
+/// What the request says, and of the template's what it does not say.
+fn merged_guest(given: Option<GuestSpec>, base: Option<&TemplateSpec>) -> Result<GuestConfig, Problem> {
+    let base = base.map(|base| base.guest.clone()).unwrap_or_default();
+    let Some(given) = given.map(guest).transpose()? else { return Ok(base) };
+    Ok(GuestConfig {
+        hostname: given.hostname.or(base.hostname),
+        ssh_keys: if given.ssh_keys.is_empty() { base.ssh_keys } else { given.ssh_keys },
+        user_data: given.user_data.or(base.user_data),
+    })
 }
 
 fn check_image(view: &View, image: ImageId, disk_bytes: Option<u64>) -> Result<(), Problem> {

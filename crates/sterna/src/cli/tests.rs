@@ -1,3 +1,5 @@
+//! The tree of commands as people see it: its help, and what it refuses.
+
 use super::*;
 
 fn parsed(line: &str) -> Result<Cli, String> {

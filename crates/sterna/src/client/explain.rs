@@ -7,7 +7,7 @@ use api::kinds::{Placement, Vm};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Context, output};
+use super::{Context, now, output};
 use crate::cli::Output;
 use crate::units;
 
@@ -16,7 +16,7 @@ pub(super) async fn explain(context: &Context, names: &[String]) -> anyhow::Resu
         .each(names, async |name: &String| context.client.get::<Vm>(name).await)
         .await;
     match context.output {
-        Output::Table => output::lines(vms.iter().flat_map(|vm| text(vm, context.now)))?,
+        Output::Table => output::lines(vms.iter().flat_map(|vm| text(vm, now())))?,
         Output::Name => output::lines(vms.iter().map(output::name::<Vm>))?,
         output => match &vms[..] {
             [] => {}

@@ -2,19 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use api::client::{ClientError, ObjectOf};
 use api::{ChangeType, Create, Resource};
 use futures_util::StreamExt;
 
 use super::output::Printer;
-use super::wait::{Gone, until};
+use super::wait::{Gone, PAUSE_MAX, PAUSE_MIN, until};
 use super::{Context, edit, output};
 use crate::cli::{CreateArgs, DeleteArgs, ListArgs, Output, ReadCommand, WriteCommand};
-
-/// How long after a broken stream the next one is asked for.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 
 /// What can be asked of every kind.
 pub(super) async fn read<R: Resource>(context: &Context, command: ReadCommand) -> anyhow::Result<ExitCode> {
@@ -59,27 +55,35 @@ async fn watch<R: Resource>(context: &Context, args: &ListArgs) -> anyhow::Resul
     follow::<R>(context, Printer::changes::<R>(), None, selector(args).as_deref()).await
 }
 
-/// Prints changes until the server cannot be asked any more. A stream that breaks is taken up where it broke.
+/// Prints changes for ever. A stream that breaks is taken up where it broke.
 pub(super) async fn follow<R: Resource>(
     context: &Context,
     mut printer: Printer,
     mut from: Option<u64>,
     labels: Option<&str>,
 ) -> anyhow::Result<ExitCode> {
+    let mut pause = PAUSE_MIN;
+    let mut changes = context.client.watch_labelled::<R>(from, labels).await?;
     loop {
-        let mut changes = context.client.watch_labelled::<R>(from, labels).await?;
+        match changes.next().await {
+            Some(Ok(change)) => {
+                (from, pause) = (Some(change.revision), PAUSE_MIN);
+                printer.change::<R>(context, &change)?;
+                continue;
+            }
+            None | Some(Err(ClientError::Unreachable { .. })) => {}
+            Some(Err(error)) => return Err(error.into()),
+        }
         loop {
-            match changes.next().await {
-                Some(Ok(change)) => {
-                    from = Some(change.revision);
-                    printer.change::<R>(context, &change)?;
+            tokio::time::sleep(pause).await;
+            match context.client.watch_labelled::<R>(from, labels).await {
+                Err(ClientError::Unreachable { .. }) => pause = (pause * 2).min(PAUSE_MAX),
+                answer => {
+                    changes = answer?;
+                    break;
                 }
-                None | Some(Err(ClientError::Unreachable { .. })) if from.is_some() => break,
-                None => anyhow::bail!("the server ended the stream: ask again"),
-                Some(Err(error)) => return Err(error.into()),
             }
         }
-        tokio::time::sleep(RECONNECT_PAUSE).await;
     }
 }
 

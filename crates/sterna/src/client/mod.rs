@@ -48,7 +48,6 @@ pub(crate) struct Context {
     output: Output,
     /// Draws on a terminal's standard error, and nowhere else.
     progress: MultiProgress,
-    now: Timestamp,
     started: Instant,
     timeout: Option<Duration>,
 }
@@ -59,7 +58,6 @@ impl Context {
             client: client(global)?,
             output: global.output,
             progress: MultiProgress::new(),
-            now: now(),
             started: Instant::now(),
             timeout: global.timeout,
         })
@@ -72,8 +70,9 @@ impl Context {
 
     /// Tells whoever looks at a terminal how far things are.
     fn note(&self, line: &str) {
-        // A terminal that cannot be written to changes nothing about the command.
-        let _ = self.progress.println(line);
+        if !self.progress.is_hidden() {
+            self.progress.suspend(|| eprintln!("{line}"));
+        }
     }
 
     /// Asks for each name, a few at a time. Failures are reported, and the others go on.

@@ -10,12 +10,15 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Context, kinds};
+use super::{Context, kinds, now};
 use crate::cli::Output;
 use crate::units;
 
 /// Between columns.
 const GAP: &str = "  ";
+
+/// The least width of a column whose cells come one by one.
+const ROOM: usize = 9;
 
 /// Rows under titles, each column as wide as its widest cell so far.
 #[derive(Debug)]
@@ -38,6 +41,14 @@ impl Table {
             rows: Vec::new(),
             widths,
         }
+    }
+
+    /// The same with columns wide enough for most cells, for rows that come one by one.
+    fn roomy(mut self) -> Self {
+        for width in &mut self.widths {
+            *width = (*width).max(ROOM);
+        }
+        self
     }
 
     /// Adds a row.
@@ -182,7 +193,7 @@ fn plain<R: Resource>(context: &Context, objects: &[&ObjectOf<R>]) -> anyhow::Re
     }
     let mut all = Table::new(titles::<R>());
     for object in objects {
-        all.push(cells::<R>(object, context.now));
+        all.push(cells::<R>(object, now()));
     }
     table(&all)
 }
@@ -216,7 +227,7 @@ pub(super) struct Printer {
 impl Printer {
     /// A row per change begins with what happened.
     pub(super) fn changes<R: Resource>() -> Self {
-        let table = Table::new(std::iter::once("CHANGE").chain(titles::<R>()));
+        let table = Table::new(std::iter::once("CHANGE").chain(titles::<R>())).roomy();
         Self {
             table,
             has_titles: false,
@@ -227,7 +238,7 @@ impl Printer {
     /// A row per object that was added; other changes are left out of the table.
     pub(super) fn added<R: Resource>() -> Self {
         Self {
-            table: Table::new(titles::<R>()),
+            table: Table::new(titles::<R>()).roomy(),
             has_titles: false,
             with_change: false,
         }
@@ -243,7 +254,7 @@ impl Printer {
             return Ok(());
         }
         for object in objects {
-            self.table.push(cells::<R>(object, context.now));
+            self.table.push(cells::<R>(object, now()));
         }
         let width = terminal_width();
         lines(self.table.lines(width))?;
@@ -270,7 +281,7 @@ impl Printer {
     }
 
     fn row<R: Resource>(&mut self, change: &Change<ObjectOf<R>>) -> anyhow::Result<()> {
-        let mut row = cells::<R>(&change.object, super::now());
+        let mut row = cells::<R>(&change.object, now());
         if self.with_change {
             row.insert(0, kinds::word(change.change_type).to_owned());
         }

@@ -14,10 +14,11 @@ use api::client::{ClientError, ObjectOf};
 use api::kinds::{Migration, Vm};
 use api::{ChangeType, Resource};
 use futures_util::StreamExt;
-use model::Reason;
 use model::lifecycle::Phase;
 use model::migration::MigrationPhase;
 use model::vm::Power;
+use model::{Kind, Reason};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::{Context, report};
@@ -25,9 +26,9 @@ use crate::cli::WaitState;
 use crate::units;
 
 /// The first pause before a broken watch is taken up again; it doubles up to [`PAUSE_MAX`].
-const PAUSE_MIN: Duration = Duration::from_millis(100);
+pub(super) const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// The longest pause.
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Where an object stands on its way to a goal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +46,9 @@ pub(super) trait Goal<R: Resource> {
     /// Where an object stands.
     fn judge(&self, object: &ObjectOf<R>) -> Verdict;
 
+    /// What the object shall be, in a word.
+    fn word(&self) -> String;
+
     /// What it means that the object is gone.
     fn gone(&self) -> Verdict {
         Verdict::Impossible("it was deleted".to_owned())
@@ -57,6 +61,10 @@ pub(super) struct Gone;
 impl<R: Resource> Goal<R> for Gone {
     fn judge(&self, _: &ObjectOf<R>) -> Verdict {
         Verdict::NotYet
+    }
+
+    fn word(&self) -> String {
+        "gone".to_owned()
     }
 
     fn gone(&self) -> Verdict {
@@ -96,6 +104,14 @@ impl Goal<Vm> for WaitState {
                 shown(wanted)
             )),
             _ => Verdict::NotYet,
+        }
+    }
+
+    fn word(&self) -> String {
+        if *self == Self::Ready {
+            "ready".to_owned()
+        } else {
+            self.phase().to_string()
         }
     }
 }
@@ -149,6 +165,10 @@ impl Goal<Migration> for MigrationGoal {
             }
             _ => Verdict::NotYet,
         }
+    }
+
+    fn word(&self) -> String {
+        format!("{self:?}")
     }
 }
 
@@ -338,22 +358,36 @@ impl<'a, R: Resource, G: Goal<R>> Waiting<'a, R, G> {
             Verdict::NotYet => {}
             Verdict::Reached => target.is_pending = false,
             Verdict::Impossible(why) => {
-                target.is_pending = false;
-                self.all_reached = false;
-                let name = target.object.name.clone();
-                self.fail(&name, &why);
+                let (name, next) = (target.object.name.clone(), next_commands::<R>(&target.object));
+                self.fail(
+                    id,
+                    &format!("{} {name} will not be {}: {why}{next}", R::KIND, self.goal.word()),
+                );
             }
         }
     }
 
-    fn fail(&self, name: &str, why: &str) {
-        let what = format!("waiting for {} {name} ends: {why}", R::KIND);
-        self.context.progress.suspend(|| report(&anyhow::anyhow!(what)));
+    /// Takes an object out of those that are waited for, and says why.
+    fn fail(&mut self, id: Uuid, why: &str) {
+        let Some(target) = self.targets.get_mut(&id) else {
+            return;
+        };
+        target.is_pending = false;
+        self.all_reached = false;
+        self.context
+            .progress
+            .suspend(|| report(&anyhow::anyhow!(why.to_owned())));
     }
 
+    /// Nothing can be found out any more.
     fn fail_pending(&mut self, why: &str) {
         for id in self.pending() {
-            self.settle(id, Verdict::Impossible(why.to_owned()));
+            let name = self
+                .targets
+                .get(&id)
+                .map(|target| target.object.name.clone())
+                .unwrap_or_default();
+            self.fail(id, &format!("waiting for {} {name}: {why}", R::KIND));
         }
     }
 
@@ -364,23 +398,20 @@ impl<'a, R: Resource, G: Goal<R>> Waiting<'a, R, G> {
             let Some(target) = self.targets.get(&id) else {
                 continue;
             };
-            let stage = stage::<R>(&target.object);
-            let mut why = format!("timed out after {limit}");
-            if !stage.is_empty() {
-                why = format!("{why}; it is {stage}");
-            }
+            let (name, kind, word) = (&target.object.name, R::KIND, self.goal.word());
+            let mut why = format!(
+                "{kind} {name} is not {word} after {limit}: it is {}",
+                stage::<R>(&target.object)
+            );
             if let Some(reason) = reason::<R>(&target.object) {
                 why = format!("{why}: {} ({})", reason.message, reason.code);
             }
             if let Some(error) = &self.last_error {
                 why = format!("{why}; the last error was: {error}");
             }
-            why = format!(
-                "{why}; it goes on: `sterna {} get {}`, or a longer --timeout",
-                R::KIND,
-                target.object.name
-            );
-            self.settle(id, Verdict::Impossible(why));
+            let look = if kind == Kind::Vm { "explain" } else { "get" };
+            why = format!("{why}; wait longer with --timeout, or look with `sterna {kind} {look} {name}`");
+            self.fail(id, &why);
         }
     }
 
@@ -415,6 +446,18 @@ fn is_not_found(error: &ClientError) -> bool {
 /// Where an object is in its life: what its table shows first.
 fn stage<R: Resource>(object: &ObjectOf<R>) -> String {
     R::row(object).into_iter().next().unwrap_or_default()
+}
+
+/// The commands that lead on, as the end of a sentence.
+fn next_commands<R: Resource>(object: &ObjectOf<R>) -> String {
+    let status = serde_json::to_value(&object.status).unwrap_or_default();
+    let commands = status.get("next_commands").and_then(Value::as_array);
+    let commands: Vec<&str> = commands.into_iter().flatten().filter_map(Value::as_str).collect();
+    if commands.is_empty() {
+        String::new()
+    } else {
+        format!("; what leads on: `{}`", commands.join("`, `"))
+    }
 }
 
 fn reason<R: Resource>(object: &ObjectOf<R>) -> Option<Reason> {

@@ -47,6 +47,7 @@ const ARROWS: &[(&str, May)] = &[
     ("testkit", May::UseAll),
     ("e2e", May::UseAll),
     ("xtask", May::UseAll),
+    ("bench", May::UseAll),
     ("probe", May::Use(&[])),
 ];
 

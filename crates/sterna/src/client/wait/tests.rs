@@ -1,4 +1,6 @@
-use serde_json::{Value, json};
+//! When waiting ends: every goal against every phase.
+
+use serde_json::json;
 
 use super::*;
 
@@ -131,6 +133,19 @@ fn every_phase_has_a_verdict_that_its_goal_agrees_with() {
             );
         }
     }
+}
+
+#[test]
+fn an_error_names_what_leads_on() {
+    let mut failed = vm("Failed", "running");
+    failed["status"]["next_commands"] = json!(["sterna vm start web", "sterna vm delete web"]);
+    let failed: ObjectOf<Vm> = serde_json::from_value(failed).unwrap();
+    assert_eq!(
+        next_commands::<Vm>(&failed),
+        "; what leads on: `sterna vm start web`, `sterna vm delete web`"
+    );
+    let fine: ObjectOf<Vm> = serde_json::from_value(vm("Running", "running")).unwrap();
+    assert_eq!(next_commands::<Vm>(&fine), "");
 }
 
 #[test]

@@ -1,0 +1,68 @@
+//! The same guest through Sterna: from the request to what was asked for, as a client with an open watch sees it.
+
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use api::client::ObjectOf;
+use api::kinds::{Migration, Vm, VmSpec};
+use api::{ChangeType, Resource};
+use futures_util::StreamExt;
+use model::migration::{Figures, MigrationPhase};
+use testkit::vms::spec;
+use testkit::world::World;
+
+/// A VM without a network interface, so that the bare command line is the same.
+pub(crate) fn plain(host: &str, memory_mib: u64) -> VmSpec {
+    VmSpec { nics: Some(Vec::new()), memory_mib: Some(memory_mib), ..spec(Some(host), "") }
+}
+
+/// Follows a kind from now on, does something, and says when an object is as wanted.
+async fn timed<R: Resource>(
+    world: &World,
+    act: impl AsyncFnOnce() -> anyhow::Result<()>,
+    wanted: impl Fn(&ObjectOf<R>) -> anyhow::Result<bool>,
+) -> anyhow::Result<(f64, ObjectOf<R>)> {
+    let (_, revision) = world.client().list::<R>().await?;
+    let mut changes = world.client().watch::<R>(Some(revision)).await?;
+    let begun = Instant::now();
+    act().await?;
+    while let Some(change) = changes.next().await {
+        let change = change?;
+        if change.change_type != ChangeType::Deleted && wanted(&change.object)? {
+            return Ok((begun.elapsed().as_secs_f64() * 1000.0, change.object));
+        }
+    }
+    bail!("the watch ended")
+}
+
+/// Creates a VM and waits until its guest's agent answers.
+pub(crate) async fn create(world: &World, name: &str, spec: VmSpec) -> anyhow::Result<f64> {
+    let act = async || world.create_vm(name, spec).await.map(|_| ());
+    let (ms, _) = timed::<Vm>(world, act, |vm| Ok(vm.name == name && vm.status.ready)).await?;
+    Ok(ms)
+}
+
+/// What a migration took.
+pub(crate) struct Moved {
+    /// From the request to the record's Done.
+    pub(crate) total_ms: f64,
+    /// What the record says.
+    pub(crate) measured: Figures,
+}
+
+/// Moves a VM and waits until the record says Done.
+pub(crate) async fn migrate(world: &World, vm: &str, to: &str) -> anyhow::Result<Moved> {
+    let act = async || world.migrate(vm, to).await.map(|_| ());
+    let wanted = |migration: &ObjectOf<Migration>| {
+        let is_it = migration.spec.vm == vm && migration.spec.to.as_deref() == Some(to);
+        match migration.status.phase {
+            MigrationPhase::Aborted if is_it => bail!("aborted: {:?}", migration.status.reason),
+            phase => Ok(is_it && phase == MigrationPhase::Done && migration.status.measured.is_some()),
+        }
+    };
+    let (total_ms, migration) = timed::<Migration>(world, act, wanted).await?;
+    // The record is removed, so that the next move between the same hosts is told from this one.
+    world.client().delete::<Migration>(&migration.name).await?;
+    let measured = migration.status.measured.context("the record has no figures")?;
+    Ok(Moved { total_ms, measured })
+}
