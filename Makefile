@@ -15,15 +15,16 @@ help: ## list the targets
 setup: ## install what building and running needs (asks for root only if something is missing)
 	scripts/setup.sh run
 
+# One call for all that is run from it, so that the dependencies are compiled once.
 build: setup guest ## build target/release/sterna and target/guest.qcow2
-	$(CARGO) build --locked --release --package sterna
+	$(CARGO) build --locked --release --package sterna --package e2e --package bench
 
 guest: ## build the tiny guest that tests and the demo boot
 	guest/build.sh target/guest.qcow2
 
 demo: STERNA_BIN := $(CURDIR)/target/release/sterna
 demo: build ## three hosts on this machine, a VM, a live migration: watch it happen
-	$(CARGO) run --locked --release --package e2e --bin demo
+	target/release/demo
 
 # All in the dev profile, and all crates in one call, so that the dependencies are compiled once. Tests come last: their
 # summary is the last thing printed.
@@ -56,8 +57,9 @@ tidy: ## the house rules alone
 fmt: ## format the code
 	$(CARGO) fmt --all
 
+bench: STERNA_BIN := $(CURDIR)/target/release/sterna
 bench: build ## what Sterna adds to bare QEMU, as ratios: docs/performance.md has the last table
-	STERNA_BIN=$(CURDIR)/target/release/sterna $(CARGO) run --locked --release --package bench
+	target/release/bench
 
 soak: ## the long tests, which `make test` leaves out
 	scripts/setup.sh test

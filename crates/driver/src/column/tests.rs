@@ -95,6 +95,8 @@ fn a_source_is_judged_by_what_was_sent() {
             (Is::PostMigrate, Word::Completed, Column::Completed),
             (Is::PostMigrate, Word::None, Column::Odd),
             (Is::Running, Word::Failed, Column::Running),
+            (Is::Running, Word::Completed, Column::Running),
+            (Is::Paused, Word::Completed, Column::Running),
             (Is::Paused, Word::Failed, Column::Failed),
             (Is::FinishMigrate, Word::Failed, Column::Failed),
             (Is::Paused, Word::Cancelled, Column::Failed),

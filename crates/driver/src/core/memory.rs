@@ -190,7 +190,11 @@ impl Memory {
                 self.steps.prepare_us = self.steps.prepare_us.or(Some(now.monotonic_us))
             }
             Effect::Spawn { .. } => self.steps.spawn_us = Some(now.monotonic_us),
-            Effect::Migrate { to } => self.transfer = Some(Transfer::started(*to, now)),
+            Effect::Migrate { to } => {
+                // From here on `postmigrate` means that the guest is elsewhere.
+                self.is_stopped_by_save = false;
+                self.transfer = Some(Transfer::started(*to, now));
+            }
             Effect::Save => self.is_stopped_by_save = true,
             Effect::Continue => {
                 self.is_stopped_by_save = false;
@@ -256,6 +260,8 @@ impl Memory {
 
     pub(super) fn observe(&mut self, now: Now, state: &QemuState) {
         let now_us = now.monotonic_us;
+        // Also after a save that failed, without our doing.
+        self.is_stopped_by_save &= state.run != RunStatusWord::Running;
         if state.run == RunStatusWord::Running
             && let Some(boot_us) = self.steps.boot_us.take()
         {

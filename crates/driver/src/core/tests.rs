@@ -661,6 +661,46 @@ fn go_is_sent_before_completed_is_reported() {
 }
 
 #[test]
+fn only_the_awaited_answer_counts() {
+    let given = Given {
+        order: Some(Order::Stop(Stop::Kill)),
+        qemu: running(),
+        marks: ran(),
+        lease: FRESH,
+        go: false,
+    };
+    let (mut core, out) = core(&given);
+    let (id, effect) = &out[0];
+    assert_eq!(*effect, Effect::Kill);
+    // Answers to what came before, and what was seen before the kill.
+    assert_eq!(core.step(now(), Input::Done(EffectId(id.0 - 1), Outcome::Ok)), []);
+    assert_eq!(core.step(now(), Input::Observed(Qemu::None)), []);
+    let out = core.step(now(), Input::Done(*id, Outcome::Ok));
+    assert!(matches!(out[..], [(_, Effect::Look)]), "{out:?}");
+}
+
+#[test]
+fn a_stream_that_does_not_arrive_in_time_closes_the_target() {
+    let given = Given {
+        order: target(TargetState::Granted),
+        qemu: incoming(RunStatusWord::InMigrate, MigrationWord::Active),
+        marks: launched(),
+        lease: FRESH,
+        go: false,
+    };
+    let (mut core, _) = core(&given);
+    for (after_ms, is_closed) in [(59_999, false), (60_000, true)] {
+        let now = Now {
+            monotonic_us: now().monotonic_us + after_ms * 1000,
+            ..now()
+        };
+        core.step(now, Input::LookAgain);
+        let out = core.step(now, Input::Observed(given.qemu.clone()));
+        assert_eq!(close(Some("incoming-timeout"))(&out[0].1), is_closed, "{out:?}");
+    }
+}
+
+#[test]
 fn a_mark_in_doubt_is_written_before_anything_else_is_done() {
     let given = Given {
         order: granted(),

@@ -245,6 +245,17 @@ fn what_no_document_names_is_killed_and_closed_and_its_volumes_stay() {
 }
 
 #[test]
+fn nothing_is_forgotten_while_the_servers_are_away() {
+    let mut world = running();
+    world.order(SOURCE, None);
+    world.disconnect(SOURCE, 60_000_000);
+    world.settle(50_000_000);
+    assert!(!world.hosts[SOURCE].is_forgotten);
+    world.settle(50_000_000);
+    assert!(world.hosts[SOURCE].is_forgotten && closed(None)(&world));
+}
+
+#[test]
 fn a_host_that_cannot_unplug_ports_still_says_that_it_closed() {
     let mut world = running();
     world.hosts[SOURCE].broken.insert("release", true);
@@ -339,6 +350,11 @@ fn a_suspend_taken_back_after_the_save_lets_the_guest_go_on() {
         5_000_000,
     );
     assert!(taken_back && world.hosts[SOURCE].executes());
+    // What was saved then is not what the guest is now.
+    world.hosts[SOURCE].broken.insert("save", true);
+    world.order(SOURCE, stop(Stop::Suspend));
+    world.settle(5_000_000);
+    assert!(world.hosts[SOURCE].executes());
     assert_eq!(world.hosts[SOURCE].last().saved_bytes, None);
 }
 

@@ -372,6 +372,7 @@ fn a_stop_at_any_point_ends_the_source_and_the_target_never_runs_beside_it() {
             30_000_000,
         );
         assert_eq!(world.hosts[SOURCE].state(), Some(RunState::Closed));
+        assert_eq!(world.hosts[SOURCE].last().outgoing, None, "it did not complete");
         assert_eq!(where_it_runs(&world), (false, false));
     }
 }
@@ -424,4 +425,27 @@ fn a_suspend_taken_back_is_not_mistaken_for_a_migration_that_completed() {
         5_000_000,
     );
     assert_eq!(where_it_runs(&world), (true, false));
+}
+
+#[test]
+fn a_migration_after_a_suspend_that_failed_or_was_taken_back_is_not_mistaken_for_a_save() {
+    for is_broken in [true, false] {
+        let mut world = life::running();
+        if is_broken {
+            world.hosts[SOURCE].broken.insert("save", true);
+        }
+        world.order(SOURCE, life::stop(Stop::Suspend));
+        world.run(
+            &mut |world| {
+                let is_tried = world.hosts[SOURCE].log.contains(&Effect::Save);
+                is_tried && world.order(SOURCE, life::run(false))
+            },
+            5_000_000,
+        );
+        assert_eq!(where_it_runs(&world), (true, false));
+        let mut controller = Controller::new();
+        run(&mut world, &mut controller, None, |_, _| {}, 30_000_000);
+        assert_eq!(controller.phase, Phase::Done, "{is_broken}");
+        assert_eq!(where_it_runs(&world), (false, true));
+    }
 }
