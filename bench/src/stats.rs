@@ -13,10 +13,6 @@ impl Series {
         self.0.push(ms);
     }
 
-    /// How many runs.
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
 
     fn sorted(&self) -> Vec<f64> {
         let mut sorted = self.0.clone();

@@ -1,3 +1,5 @@
+//! Whole command lines, and names that try to say more than a name.
+
 use super::*;
 use std::collections::BTreeMap;
 

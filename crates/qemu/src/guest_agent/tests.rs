@@ -1,3 +1,5 @@
+//! Answers of a guest that lies, stalls and never ends.
+
 use super::*;
 use proptest::prelude::*;
 use tokio::io::AsyncReadExt;

@@ -1,3 +1,5 @@
+//! Processes: their locks, records and ends.
+
 use super::*;
 use std::time::Instant as StdInstant;
 

@@ -1,3 +1,5 @@
+//! A monitor that answers late, out of order, or with garbage.
+
 use super::*;
 use std::path::PathBuf;
 use tokio::io::{AsyncBufReadExt, BufReader};
