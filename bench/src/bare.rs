@@ -12,7 +12,7 @@ use qemu::command_line::{
 };
 use qemu::guest_agent::GuestAgent;
 use qemu::migration_settings::{Side, capabilities, parameters};
-use qemu::migration_tls::{source_objects, source_parameters, target_objects, target_parameters};
+use qemu::migration_tls::{OBJECT_IDS, source_objects, source_parameters, target_objects, target_parameters};
 use qemu::qmp::migration::{MigrationChannel, MigrationInfo, MigrationStatus};
 use qemu::qmp::{Events, Hint, Qmp};
 use qemu::spawn::{self, QemuProcess};
@@ -123,16 +123,6 @@ impl Machine {
         });
         waited.await.context("the migration does not go on")?
     }
-
-    /// Waits for an event of this name.
-    async fn event(&mut self, name: &str) -> anyhow::Result<()> {
-        loop {
-            match self.events.next().await.context("QEMU is gone")? {
-                Hint::Event(event) if event.name == name => return Ok(()),
-                _ => {}
-            }
-        }
-    }
 }
 
 /// A console that nobody reads stops its guest.
@@ -203,40 +193,53 @@ pub(crate) async fn migrate(
     }
     let ended = source.wait_for(MigrationStatus::is_final).await?;
     if ended.status != MigrationStatus::Completed {
-        bail!("the bare migration ended as {:?}", ended.status);
+        bail!("the bare migration ended as {:?}: {:?}", ended.status, ended.error_desc);
     }
     let mut target = target;
-    while !target.qmp.query_status().await?.running {
-        if target.qmp.cont().await.is_ok() {
-            break;
-        }
-        target.event("RESUME").await?;
-    }
+    target.wait_for(|status| *status == MigrationStatus::Completed).await?;
+    target.qmp.cont().await?;
     let running = Instant::now();
-    let stopped = stop.await?.context("the source never stopped")?;
+    let stopped = tokio::time::timeout(PATIENCE, stop).await??.context("the source never stopped")?;
     drop(source);
     let ms = |from: Instant, to: Instant| to.duration_since(from).as_secs_f64() * 1000.0;
     Ok((target, Took { total_ms: ms(begun, Instant::now()), stopped_ms: ms(stopped, running) }))
 }
 
+/// Puts a QEMU's settings to what the recipe wants, whatever an earlier move left there.
 async fn settle(machine: &Machine, side: Side, recipe: Recipe, credentials: &Credentials) -> anyhow::Result<()> {
     let qmp = &machine.qmp;
-    if recipe == Recipe::Defaults {
-        let capabilities = json!([
-            { "capability": "events", "state": true },
-            { "capability": "return-path", "state": true },
-        ]);
-        return Ok(qmp.migrate_set_capabilities(capabilities).await?);
+    for id in OBJECT_IDS {
+        let _ = qmp.object_del(id).await;
     }
     let tls = match (recipe, side) {
         (Recipe::Plain | Recipe::Defaults, _) => None,
         (Recipe::Same, Side::Source) => Some((source_objects(&credentials.source), source_parameters("h2"))),
         (Recipe::Same, Side::Target) => Some((target_objects(&credentials.target, "CN=h1"), target_parameters())),
     };
-    let (objects, tls) = tls.map_or_else(|| (Vec::new(), None), |(objects, tls)| (objects, Some(tls)));
+    let Some((objects, tls)) = tls else {
+        qmp.migrate_set_parameters(json!({ "tls-creds": "", "tls-hostname": "", "tls-authz": "" })).await?;
+        return without_tls(qmp, side, recipe).await;
+    };
     for object in objects {
         qmp.object_add(object).await?;
     }
     qmp.migrate_set_capabilities(capabilities(side)).await?;
-    Ok(qmp.migrate_set_parameters(parameters(tls.as_ref())).await?)
+    Ok(qmp.migrate_set_parameters(parameters(Some(&tls))).await?)
+}
+
+async fn without_tls(qmp: &Qmp, side: Side, recipe: Recipe) -> anyhow::Result<()> {
+    if recipe == Recipe::Plain {
+        qmp.migrate_set_capabilities(capabilities(side)).await?;
+        return Ok(qmp.migrate_set_parameters(parameters(None)).await?);
+    }
+    let kept = ["events", "return-path"];
+    let mut all = capabilities(side);
+    for capability in all.as_array_mut().into_iter().flatten() {
+        let is_kept = capability["capability"].as_str().is_some_and(|name| kept.contains(&name));
+        capability["state"] = json!(is_kept);
+    }
+    qmp.migrate_set_capabilities(all).await?;
+    // QEMU's own: 128 MiB/s and 300 ms.
+    let own = json!({ "max-bandwidth": 134_217_728u64, "downtime-limit": 300, "zero-page-detection": "legacy" });
+    Ok(qmp.migrate_set_parameters(own).await?)
 }

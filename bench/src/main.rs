@@ -43,7 +43,7 @@ async fn main() -> anyhow::Result<()> {
         migrations(&world, root.path(), memory_mib, runs, &credentials).await?;
     }
     println!("\nload after: {}", load()?);
-    Ok(())
+    world.down().await
 }
 
 fn load() -> anyhow::Result<String> {

@@ -1,6 +1,6 @@
 //! The same guest through Sterna: from the request to what was asked for, as a client with an open watch sees it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use api::client::ObjectOf;
@@ -10,6 +10,9 @@ use futures_util::StreamExt;
 use model::migration::{Figures, MigrationPhase};
 use testkit::vms::spec;
 use testkit::world::World;
+
+/// How long nothing may happen.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A VM without a network interface, so that the bare command line is the same.
 pub(crate) fn plain(host: &str, memory_mib: u64) -> VmSpec {
@@ -26,7 +29,7 @@ async fn timed<R: Resource>(
     let mut changes = world.client().watch::<R>(Some(revision)).await?;
     let begun = Instant::now();
     act().await?;
-    while let Some(change) = changes.next().await {
+    while let Some(change) = tokio::time::timeout(PATIENCE, changes.next()).await.context("nothing changes")? {
         let change = change?;
         if change.change_type != ChangeType::Deleted && wanted(&change.object)? {
             return Ok((begun.elapsed().as_secs_f64() * 1000.0, change.object));
