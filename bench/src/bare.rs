@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use qemu::command_line::{
-    AGENT_SOCKET, Accelerator, Access, CONSOLE_SOCKET, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE, QMP_SOCKET,
-    Start, TCG_CPU_MODEL, arguments,
+    AGENT_SOCKET, Accelerator, Access, CONSOLE_SOCKET, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE,
+    QMP_SOCKET, Start, TCG_CPU_MODEL, arguments,
 };
 use qemu::guest_agent::GuestAgent;
 use qemu::migration_settings::{Side, capabilities, parameters};
@@ -38,7 +38,10 @@ impl Drop for Machine {
     fn drop(&mut self) {
         let _ = self.process.send_kill();
         if let Some(pid) = rustix::process::Pid::from_raw(self.process.id().pid) {
-            let _ = rustix::process::waitid(rustix::process::WaitId::Pid(pid), rustix::process::WaitIdOptions::EXITED);
+            let _ = rustix::process::waitid(
+                rustix::process::WaitId::Pid(pid),
+                rustix::process::WaitIdOptions::EXITED,
+            );
         }
     }
 }
@@ -88,7 +91,12 @@ impl Machine {
         let process = spawn::spawn(Path::new(QEMU), &arguments(spec)?, &directory)?;
         let (qmp, events) = spawn::connect(&process, &directory, QMP_SOCKET, PATIENCE).await?;
         drain(directory.join(CONSOLE_SOCKET)).await?;
-        Ok(Self { directory, process, qmp, events })
+        Ok(Self {
+            directory,
+            process,
+            qmp,
+            events,
+        })
     }
 
     /// Lets the guest run.
@@ -173,40 +181,76 @@ pub(crate) async fn migrate(
     let target = Machine::start(root, name, spec).await?;
     settle(&target, Side::Target, recipe, credentials).await?;
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    target.qmp.migrate_incoming(&MigrationChannel::Tcp(any_port)).await?;
-    let port = target.qmp.query_migrate().await?.listening_port().context("the target does not listen")?;
+    target
+        .qmp
+        .migrate_incoming(&MigrationChannel::Tcp(any_port))
+        .await?;
+    let port = target
+        .qmp
+        .query_migrate()
+        .await?
+        .listening_port()
+        .context("the target does not listen")?;
     settle(&source, Side::Source, recipe, credentials).await?;
-    // The stop is timed where it is heard, beside the script's own waiting.
-    let mut stops = source.qmp.events();
-    let stop = tokio::spawn(async move {
-        while let Some(hint) = stops.next().await {
-            if matches!(&hint, Hint::Event(event) if event.name == "STOP") {
-                return Some(Instant::now());
-            }
-        }
-        None
-    });
-    source.qmp.migrate(&MigrationChannel::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))).await?;
+    let stop = tokio::spawn(stop_heard(source.qmp.events()));
+    source
+        .qmp
+        .migrate(&MigrationChannel::Tcp(SocketAddr::from((
+            Ipv4Addr::LOCALHOST,
+            port,
+        ))))
+        .await?;
     if recipe != Recipe::Defaults {
-        source.wait_for(|status| *status == MigrationStatus::PreSwitchover).await?;
+        source
+            .wait_for(|status| *status == MigrationStatus::PreSwitchover)
+            .await?;
         source.qmp.migrate_continue().await?;
     }
     let ended = source.wait_for(MigrationStatus::is_final).await?;
     if ended.status != MigrationStatus::Completed {
-        bail!("the bare migration ended as {:?}: {:?}", ended.status, ended.error_desc);
+        bail!(
+            "the bare migration ended as {:?}: {:?}",
+            ended.status,
+            ended.error_desc
+        );
     }
     let mut target = target;
-    target.wait_for(|status| *status == MigrationStatus::Completed).await?;
+    target
+        .wait_for(|status| *status == MigrationStatus::Completed)
+        .await?;
     target.qmp.cont().await?;
     let running = Instant::now();
-    let stopped = tokio::time::timeout(PATIENCE, stop).await??.context("the source never stopped")?;
+    let stopped = tokio::time::timeout(PATIENCE, stop)
+        .await??
+        .context("the source never stopped")?;
     drop(source);
     let ms = |from: Instant, to: Instant| to.duration_since(from).as_secs_f64() * 1000.0;
-    Ok((target, Took { total_ms: ms(begun, Instant::now()), stopped_ms: ms(stopped, running) }))
+    Ok((
+        target,
+        Took {
+            total_ms: ms(begun, Instant::now()),
+            stopped_ms: ms(stopped, running),
+        },
+    ))
+}
+
+/// When the guest's stop is heard, beside the script's own waiting.
+async fn stop_heard(mut events: Events) -> Option<Instant> {
+    while let Some(hint) = events.next().await {
+        if matches!(&hint, Hint::Event(event) if event.name == "STOP") {
+            return Some(Instant::now());
+        }
+    }
+    None
 }
 
 /// Puts a QEMU's settings to what the recipe wants, whatever an earlier move left there.
-async fn settle(machine: &Machine, side: Side, recipe: Recipe, credentials: &Credentials) -> anyhow::Result<()> {
+async fn settle(
+    machine: &Machine,
+    side: Side,
+    recipe: Recipe,
+    credentials: &Credentials,
+) -> anyhow::Result<()> {
     let qmp = &machine.qmp;
     for id in OBJECT_IDS {
         let _ = qmp.object_del(id).await;
@@ -214,10 +258,13 @@ async fn settle(machine: &Machine, side: Side, recipe: Recipe, credentials: &Cre
     let tls = match (recipe, side) {
         (Recipe::Plain | Recipe::Defaults, _) => None,
         (Recipe::Same, Side::Source) => Some((source_objects(&credentials.source), source_parameters("h2"))),
-        (Recipe::Same, Side::Target) => Some((target_objects(&credentials.target, "CN=h1"), target_parameters())),
+        (Recipe::Same, Side::Target) => {
+            Some((target_objects(&credentials.target, "CN=h1"), target_parameters()))
+        }
     };
     let Some((objects, tls)) = tls else {
-        qmp.migrate_set_parameters(json!({ "tls-creds": "", "tls-hostname": "", "tls-authz": "" })).await?;
+        qmp.migrate_set_parameters(json!({ "tls-creds": "", "tls-hostname": "", "tls-authz": "" }))
+            .await?;
         return without_tls(qmp, side, recipe).await;
     };
     for object in objects {
@@ -235,11 +282,14 @@ async fn without_tls(qmp: &Qmp, side: Side, recipe: Recipe) -> anyhow::Result<()
     let kept = ["events", "return-path"];
     let mut all = capabilities(side);
     for capability in all.as_array_mut().into_iter().flatten() {
-        let is_kept = capability["capability"].as_str().is_some_and(|name| kept.contains(&name));
+        let is_kept = capability["capability"]
+            .as_str()
+            .is_some_and(|name| kept.contains(&name));
         capability["state"] = json!(is_kept);
     }
     qmp.migrate_set_capabilities(all).await?;
     // QEMU's own: 128 MiB/s and 300 ms.
-    let own = json!({ "max-bandwidth": 134_217_728u64, "downtime-limit": 300, "zero-page-detection": "legacy" });
+    let own =
+        json!({ "max-bandwidth": 134_217_728u64, "downtime-limit": 300, "zero-page-detection": "legacy" });
     Ok(qmp.migrate_set_parameters(own).await?)
 }

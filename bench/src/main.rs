@@ -19,8 +19,8 @@ use bare::{Credentials, Machine, Recipe};
 use qemu::command_line::Start;
 use qemu::migration_tls::{DH_PARAMETERS_FILE, DH_PARAMETERS_PEM};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, KeyPair, KeyUsagePurpose,
 };
 use stats::Series;
 use testkit::world::{World, guest_image};
@@ -30,7 +30,10 @@ const RUNS: usize = 10;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let runs = std::env::args().nth(1).map_or(Ok(RUNS), |text| text.parse()).context("RUNS is a number")?;
+    let runs = std::env::args()
+        .nth(1)
+        .map_or(Ok(RUNS), |text| text.parse())
+        .context("RUNS is a number")?;
     let root = tempfile::tempdir()?;
     let world = World::up(2).await?;
     world.make_template(256).await?;
@@ -97,12 +100,17 @@ async fn migrations(
     let mut bare = BareGuest::boot(root, memory_mib, credentials).await?;
     let mut total = Series::default();
     let mut stopped = Series::default();
-    let mut theirs = [(Series::default(), Series::default()), Default::default(), Default::default()];
+    let mut theirs = [
+        (Series::default(), Series::default()),
+        Default::default(),
+        Default::default(),
+    ];
     for run in 0..=runs {
         let to = if run.is_multiple_of(2) { "h2" } else { "h1" };
         let moved = sterna::migrate(world, &name, to).await?;
-        for (recipe, (bare_total, bare_stopped)) in
-            [Recipe::Same, Recipe::Plain, Recipe::Defaults].into_iter().zip(&mut theirs)
+        for (recipe, (bare_total, bare_stopped)) in [Recipe::Same, Recipe::Plain, Recipe::Defaults]
+            .into_iter()
+            .zip(&mut theirs)
         {
             let took = bare.migrate(recipe).await?;
             if run > 0 {
@@ -116,11 +124,24 @@ async fn migrations(
         }
     }
     world.delete_vm(&name).await?;
-    for (label, (bare_total, bare_stopped)) in
-        ["same settings, TLS", "same settings, no TLS", "QEMU's defaults, no TLS"].iter().zip(&theirs)
+    for (label, (bare_total, bare_stopped)) in [
+        "same settings, TLS",
+        "same settings, no TLS",
+        "QEMU's defaults, no TLS",
+    ]
+    .iter()
+    .zip(&theirs)
     {
-        row(&format!("idle {memory_mib} MiB, request to Done ({label})"), &total, bare_total);
-        row(&format!("idle {memory_mib} MiB, STOP to running ({label})"), &stopped, bare_stopped);
+        row(
+            &format!("idle {memory_mib} MiB, request to Done ({label})"),
+            &total,
+            bare_total,
+        );
+        row(
+            &format!("idle {memory_mib} MiB, STOP to running ({label})"),
+            &stopped,
+            bare_stopped,
+        );
     }
     Ok(())
 }
@@ -142,7 +163,13 @@ impl<'a> BareGuest<'a> {
         machine.run().await?;
         machine.ready().await?;
         let target = bare::spec(&disk, memory_mib, Start::Incoming);
-        Ok(Self { root, credentials, machine: Some(machine), target, moves: 0 })
+        Ok(Self {
+            root,
+            credentials,
+            machine: Some(machine),
+            target,
+            moves: 0,
+        })
     }
 
     async fn migrate(&mut self, recipe: Recipe) -> anyhow::Result<bare::Took> {
@@ -166,8 +193,14 @@ fn credentials(root: &Path) -> anyhow::Result<Credentials> {
     let host = |name: &str| -> anyhow::Result<String> {
         let mut params = CertificateParams::new([name.to_owned()])?;
         params.distinguished_name = common_name(name);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyEncipherment,
+        ];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ClientAuth,
+            ExtendedKeyUsagePurpose::ServerAuth,
+        ];
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &ca)?.pem();
         let dir = root.join(format!("tls-{name}"));
@@ -180,7 +213,10 @@ fn credentials(root: &Path) -> anyhow::Result<Credentials> {
         std::fs::write(dir.join(DH_PARAMETERS_FILE), DH_PARAMETERS_PEM)?;
         Ok(dir.to_string_lossy().into_owned())
     };
-    Ok(Credentials { source: host("h1")?, target: host("h2")? })
+    Ok(Credentials {
+        source: host("h1")?,
+        target: host("h2")?,
+    })
 }
 
 fn common_name(name: &str) -> DistinguishedName {

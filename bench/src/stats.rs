@@ -13,7 +13,6 @@ impl Series {
         self.0.push(ms);
     }
 
-
     fn sorted(&self) -> Vec<f64> {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -33,7 +32,13 @@ impl Series {
 
     /// The ratio of each run to the other series' run beside it.
     pub(crate) fn ratio_to(&self, other: &Self) -> Self {
-        Self(self.0.iter().zip(&other.0).map(|(ours, theirs)| ours / theirs).collect())
+        Self(
+            self.0
+                .iter()
+                .zip(&other.0)
+                .map(|(ours, theirs)| ours / theirs)
+                .collect(),
+        )
     }
 }
 
@@ -41,7 +46,9 @@ impl Series {
 impl fmt::Display for Series {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sorted = self.sorted();
-        let (Some(first), Some(last)) = (sorted.first(), sorted.last()) else { return f.write_str("–") };
+        let (Some(first), Some(last)) = (sorted.first(), sorted.last()) else {
+            return f.write_str("–");
+        };
         let digits = if self.median() < 10.0 { 2 } else { 0 };
         write!(f, "{:.digits$} ({first:.digits$}–{last:.digits$})", self.median())
     }

@@ -16,7 +16,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A VM without a network interface, so that the bare command line is the same.
 pub(crate) fn plain(host: &str, memory_mib: u64) -> VmSpec {
-    VmSpec { nics: Some(Vec::new()), memory_mib: Some(memory_mib), ..spec(Some(host), "") }
+    VmSpec {
+        nics: Some(Vec::new()),
+        memory_mib: Some(memory_mib),
+        ..spec(Some(host), "")
+    }
 }
 
 /// Follows a kind from now on, does something, and says when an object is as wanted.
@@ -29,7 +33,10 @@ async fn timed<R: Resource>(
     let mut changes = world.client().watch::<R>(Some(revision)).await?;
     let begun = Instant::now();
     act().await?;
-    while let Some(change) = tokio::time::timeout(PATIENCE, changes.next()).await.context("nothing changes")? {
+    while let Some(change) = tokio::time::timeout(PATIENCE, changes.next())
+        .await
+        .context("nothing changes")?
+    {
         let change = change?;
         if change.change_type != ChangeType::Deleted && wanted(&change.object)? {
             return Ok((begun.elapsed().as_secs_f64() * 1000.0, change.object));

@@ -70,11 +70,17 @@ impl Client {
             .connect_timeout(Duration::from_secs(10))
             .build()
             .map_err(|error| ClientError::NotUnderstood(chain(&error)))?;
-        Ok(Self { http, server: server.trim_end_matches('/').to_owned(), token: token.to_owned() })
+        Ok(Self {
+            http,
+            server: server.trim_end_matches('/').to_owned(),
+            token: token.to_owned(),
+        })
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.server)).bearer_auth(&self.token)
+        self.http
+            .request(method, format!("{}{path}", self.server))
+            .bearer_auth(&self.token)
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
@@ -88,7 +94,10 @@ impl Client {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> ClientError {
-        ClientError::Unreachable { server: self.server.clone(), why: chain(error) }
+        ClientError::Unreachable {
+            server: self.server.clone(),
+            why: chain(error),
+        }
     }
 
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
@@ -187,7 +196,8 @@ impl Client {
 
     /// Asks for an object's deletion; answers the object as it is then.
     pub async fn delete<R: Resource>(&self, name: &str) -> Result<ObjectOf<R>, ClientError> {
-        self.json(self.request(Method::DELETE, &path::<R>(Some(name)))).await
+        self.json(self.request(Method::DELETE, &path::<R>(Some(name))))
+            .await
     }
 
     /// Posts to a path below an object.
@@ -202,7 +212,11 @@ impl Client {
     }
 
     /// Posts to any path.
-    pub async fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, ClientError> {
+    pub async fn post<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, ClientError> {
         self.json(self.request(Method::POST, path).json(body)).await
     }
 
@@ -228,7 +242,8 @@ impl Client {
     pub async fn watch<R: Resource>(
         &self,
         from: Option<u64>,
-    ) -> Result<impl Stream<Item = Result<Change<ObjectOf<R>>, ClientError>> + Unpin + use<R>, ClientError> {
+    ) -> Result<impl Stream<Item = Result<Change<ObjectOf<R>>, ClientError>> + Unpin + use<R>, ClientError>
+    {
         self.watch_labelled::<R>(from, None).await
     }
 
@@ -237,8 +252,11 @@ impl Client {
         &self,
         from: Option<u64>,
         labels: Option<&str>,
-    ) -> Result<impl Stream<Item = Result<Change<ObjectOf<R>>, ClientError>> + Unpin + use<R>, ClientError> {
-        let mut request = self.request(Method::GET, &path::<R>(None)).query(&[("watch", "true")]);
+    ) -> Result<impl Stream<Item = Result<Change<ObjectOf<R>>, ClientError>> + Unpin + use<R>, ClientError>
+    {
+        let mut request = self
+            .request(Method::GET, &path::<R>(None))
+            .query(&[("watch", "true")]);
         if let Some(from) = from {
             request = request.query(&[("from", from)]);
         }
@@ -305,11 +323,19 @@ fn split<B: AsRef<[u8]>>(
             let lines = chunk.and_then(|chunk| {
                 rest.extend_from_slice(chunk.as_ref());
                 if rest.len() > LINE_MAX_BYTES {
-                    return Err(ClientError::NotUnderstood("a line is longer than 4 MiB".to_owned()));
+                    return Err(ClientError::NotUnderstood(
+                        "a line is longer than 4 MiB".to_owned(),
+                    ));
                 }
-                let Some(end) = rest.iter().rposition(|byte| *byte == b'\n') else { return Ok(Vec::new()) };
+                let Some(end) = rest.iter().rposition(|byte| *byte == b'\n') else {
+                    return Ok(Vec::new());
+                };
                 let whole: Vec<u8> = rest.drain(..=end).collect();
-                Ok(whole.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect())
+                Ok(whole
+                    .split(|byte| *byte == b'\n')
+                    .filter(|line| !line.is_empty())
+                    .map(<[u8]>::to_vec)
+                    .collect())
             });
             std::future::ready(Some(lines))
         })
@@ -324,13 +350,22 @@ fn split<B: AsRef<[u8]>>(
 
 fn path<R: Resource>(name: Option<&str>) -> String {
     let plural = R::KIND.plural();
-    name.map_or_else(|| format!("/v1/{plural}"), |name| format!("/v1/{plural}/{}", escape(name)))
+    name.map_or_else(
+        || format!("/v1/{plural}"),
+        |name| format!("/v1/{plural}/{}", escape(name)),
+    )
 }
 
 /// A name as part of a path: whatever a person typed, it stays one segment.
 fn escape(name: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    let shown = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    let shown = |byte: u8| {
+        if plain(byte) {
+            char::from(byte).to_string()
+        } else {
+            format!("%{byte:02X}")
+        }
+    };
     match name {
         "." | ".." => name.replace('.', "%2E"),
         _ => name.bytes().map(shown).collect(),
@@ -340,7 +375,11 @@ fn escape(name: &str) -> String {
 fn problem(status: StatusCode, body: &[u8]) -> Problem {
     serde_json::from_slice(body).unwrap_or_else(|_| {
         let text: String = String::from_utf8_lossy(body).chars().take(200).collect();
-        Problem::new(status.as_u16(), "not-understood", format!("the server answered {status}: {text}"))
+        Problem::new(
+            status.as_u16(),
+            "not-understood",
+            format!("the server answered {status}: {text}"),
+        )
     })
 }
 

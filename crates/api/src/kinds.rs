@@ -140,7 +140,8 @@ pub struct Placement {
 
 impl Resource for Vm {
     const KIND: Kind = Kind::Vm;
-    const COLUMNS: &'static [&'static str] = &["PHASE", "HOST", "ADDRESS", "VCPUS", "MEMORY", "AGE", "REASON"];
+    const COLUMNS: &'static [&'static str] =
+        &["PHASE", "HOST", "ADDRESS", "VCPUS", "MEMORY", "AGE", "REASON"];
     type Spec = VmSpec;
     type Status = VmStatus;
 
@@ -150,9 +151,16 @@ impl Resource for Vm {
             vm.status.host.clone().unwrap_or_default(),
             addresses(vm),
             vm.spec.vcpus.map(|n| n.to_string()).unwrap_or_default(),
-            vm.spec.memory_mib.map(|mib| format!("{mib} MiB")).unwrap_or_default(),
+            vm.spec
+                .memory_mib
+                .map(|mib| format!("{mib} MiB"))
+                .unwrap_or_default(),
             vm.created_at.to_string(),
-            vm.status.reason.as_ref().map(|reason| reason.code.clone()).unwrap_or_default(),
+            vm.status
+                .reason
+                .as_ref()
+                .map(|reason| reason.code.clone())
+                .unwrap_or_default(),
         ]
     }
 }
@@ -161,7 +169,11 @@ impl Resource for Vm {
 fn addresses(vm: &Object<VmSpec, VmStatus>) -> String {
     let given = vm.spec.nics.iter().flatten().filter_map(|nic| nic.address);
     let reported = vm.status.addresses.iter().copied();
-    let all: Vec<IpAddr> = if vm.status.addresses.is_empty() { given.collect() } else { reported.collect() };
+    let all: Vec<IpAddr> = if vm.status.addresses.is_empty() {
+        given.collect()
+    } else {
+        reported.collect()
+    };
     all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
@@ -225,7 +237,8 @@ pub struct HostStatus {
 impl Resource for Host {
     const KIND: Kind = Kind::Host;
     const CREATES: bool = false;
-    const COLUMNS: &'static [&'static str] = &["STATE", "CORDONED", "VMS", "CPUS", "MEMORY", "RESERVED", "ACCEL"];
+    const COLUMNS: &'static [&'static str] =
+        &["STATE", "CORDONED", "VMS", "CPUS", "MEMORY", "RESERVED", "ACCEL"];
     type Spec = HostSpec;
     type Status = HostStatus;
 
@@ -233,12 +246,23 @@ impl Resource for Host {
         let status = &host.status;
         vec![
             word(&status.state),
-            if host.spec.cordoned { "yes".to_owned() } else { String::new() },
+            if host.spec.cordoned {
+                "yes".to_owned()
+            } else {
+                String::new()
+            },
             status.vms.to_string(),
             status.cpus.map(|n| n.to_string()).unwrap_or_default(),
-            status.memory_mib.map(|mib| format!("{mib} MiB")).unwrap_or_default(),
+            status
+                .memory_mib
+                .map(|mib| format!("{mib} MiB"))
+                .unwrap_or_default(),
             format!("{} MiB", status.reserved_mib),
-            status.accelerator.as_ref().map(|accelerator| word(&accelerator.name)).unwrap_or_default(),
+            status
+                .accelerator
+                .as_ref()
+                .map(|accelerator| word(&accelerator.name))
+                .unwrap_or_default(),
         ]
     }
 }
@@ -287,13 +311,26 @@ impl Resource for Image {
     type Status = ImageStatus;
 
     fn row(image: &Object<ImageSpec, ImageStatus>) -> Vec<String> {
-        let size = |bytes: Option<u64>| bytes.map(|n| format!("{} MiB", n.div_ceil(1 << 20))).unwrap_or_default();
+        let size = |bytes: Option<u64>| {
+            bytes
+                .map(|n| format!("{} MiB", n.div_ceil(1 << 20)))
+                .unwrap_or_default()
+        };
         vec![
             word(&image.status.state),
-            image.status.format.map(|format| word(&format)).unwrap_or_default(),
+            image
+                .status
+                .format
+                .map(|format| word(&format))
+                .unwrap_or_default(),
             size(image.status.file_bytes),
             size(image.status.virtual_bytes),
-            image.status.sha256.as_deref().map(|hash| hash.chars().take(12).collect()).unwrap_or_default(),
+            image
+                .status
+                .sha256
+                .as_deref()
+                .map(|hash| hash.chars().take(12).collect())
+                .unwrap_or_default(),
         ]
     }
 }
@@ -337,7 +374,12 @@ impl Resource for Template {
     fn row(template: &Object<TemplateSpec, NoStatus>) -> Vec<String> {
         let spec = &template.spec;
         let networks = spec.networks.clone().unwrap_or_default().join(",");
-        vec![spec.image.clone(), spec.vcpus.to_string(), format!("{} MiB", spec.memory_mib), networks]
+        vec![
+            spec.image.clone(),
+            spec.vcpus.to_string(),
+            format!("{} MiB", spec.memory_mib),
+            networks,
+        ]
     }
 }
 
@@ -359,7 +401,10 @@ impl Resource for Network {
     type Status = NoStatus;
 
     fn row(network: &Object<NetworkSpec, NoStatus>) -> Vec<String> {
-        vec![network.spec.cidr.clone(), network.spec.vni.map(|vni| vni.to_string()).unwrap_or_default()]
+        vec![
+            network.spec.cidr.clone(),
+            network.spec.vni.map(|vni| vni.to_string()).unwrap_or_default(),
+        ]
     }
 }
 
@@ -426,7 +471,9 @@ pub struct MigrationStatus {
 
 impl Resource for Migration {
     const KIND: Kind = Kind::Migration;
-    const COLUMNS: &'static [&'static str] = &["PHASE", "VM", "FROM", "TO", "DOWNTIME", "TOTAL", "BYTES", "REASON"];
+    const COLUMNS: &'static [&'static str] = &[
+        "PHASE", "VM", "FROM", "TO", "DOWNTIME", "TOTAL", "BYTES", "REASON",
+    ];
     type Spec = MigrationSpec;
     type Status = MigrationStatus;
 
@@ -441,7 +488,11 @@ impl Resource for Migration {
             measured(|figures| format!("{} ms", figures.downtime_ms)),
             measured(|figures| format!("{} ms", figures.total_ms)),
             measured(|figures| figures.bytes.to_string()),
-            status.reason.as_ref().map(|reason| reason.code.clone()).unwrap_or_default(),
+            status
+                .reason
+                .as_ref()
+                .map(|reason| reason.code.clone())
+                .unwrap_or_default(),
         ]
     }
 }
@@ -524,7 +575,10 @@ impl Resource for Event {
             spec.at.to_string(),
             format!("{} {}", spec.object_kind, spec.object_name),
             spec.summary.clone(),
-            spec.reason.as_ref().map(|reason| reason.code.clone()).unwrap_or_default(),
+            spec.reason
+                .as_ref()
+                .map(|reason| reason.code.clone())
+                .unwrap_or_default(),
         ]
     }
 }
@@ -556,5 +610,8 @@ pub struct JoinToken {
 
 /// A value's word on the wire.
 fn word<T: Serialize>(value: &T) -> String {
-    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+    serde_json::to_value(value)
+        .ok()
+        .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_default()
 }

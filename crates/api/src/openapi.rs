@@ -5,14 +5,17 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::kinds::{
-    ActionBody, Datastore, Event, Host, Image, JoinToken, JoinTokenBody, Migration, Network, Operation, Template, Vm,
+    ActionBody, Datastore, Event, Host, Image, JoinToken, JoinTokenBody, Migration, Network, Operation,
+    Template, Vm,
 };
 use crate::problem::{MEDIA_TYPE, Problem};
 use crate::resource::{Change, Create, List, Object, Resource};
 use model::migration::Progress;
 
 /// What can be asked of a VM by `POST /v1/vms/NAME/actions/ACTION`.
-pub const VM_ACTIONS: [&str; 7] = ["start", "shutdown", "pause", "suspend", "resume", "hold", "release"];
+pub const VM_ACTIONS: [&str; 7] = [
+    "start", "shutdown", "pause", "suspend", "resume", "hold", "release",
+];
 /// What can be asked of a host.
 pub const HOST_ACTIONS: [&str; 3] = ["cordon", "uncordon", "confirm-dead"];
 
@@ -58,8 +61,12 @@ pub fn document() -> Value {
 
 fn kind<R: Resource>(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
     let object = generator.subschema_for::<Object<R::Spec, R::Status>>().to_value();
-    let list = generator.subschema_for::<List<Object<R::Spec, R::Status>>>().to_value();
-    let change = generator.subschema_for::<Change<Object<R::Spec, R::Status>>>().to_value();
+    let list = generator
+        .subschema_for::<List<Object<R::Spec, R::Status>>>()
+        .to_value();
+    let change = generator
+        .subschema_for::<Change<Object<R::Spec, R::Status>>>()
+        .to_value();
     let name = R::KIND.name();
     let plural = R::KIND.plural();
     let one = || answer(&object, "The object.");
@@ -75,22 +82,32 @@ fn kind<R: Resource>(generator: &mut SchemaGenerator, paths: &mut Map<String, Va
             "content": { "application/json": { "schema": list }, "application/x-ndjson": { "schema": change } },
         } })),
     });
-    let mut single = json!({ "get": operation(&format!("get a {name}"), Vec::new(), None, json!({ "200": one() })) });
+    let mut single =
+        json!({ "get": operation(&format!("get a {name}"), Vec::new(), None, json!({ "200": one() })) });
+    let body = generator.subschema_for::<Create<R::Spec>>().to_value();
     if R::CREATES {
-        let body = generator.subschema_for::<Create<R::Spec>>().to_value();
-        let parameters = vec![request_id(), query("dry_run", "boolean", "Say what would be done, and do nothing.")];
-        all["post"] = operation(&format!("create a {name}"), parameters, Some(body), json!({ "201": one(), "200": one() }));
+        let parameters = vec![request_id(), dry_run()];
+        let answers = json!({ "201": one(), "200": one() });
+        all["post"] = operation(
+            &format!("create a {name}"),
+            parameters,
+            Some(body.clone()),
+            answers,
+        );
     }
     if R::CHANGES {
-        let revision = || query("expected_revision", "integer", "Refuse if the object was changed after this revision.");
-        let body = generator.subschema_for::<Create<R::Spec>>().to_value();
-        single["put"] =
-            operation(&format!("replace a {name}"), vec![request_id(), revision()], Some(body), json!({ "200": one() }));
         let patch = json!({ "type": "object", "description": "A JSON merge patch of `labels` and `spec`." });
-        single["patch"] =
-            operation(&format!("patch a {name}"), vec![request_id(), revision()], Some(patch), json!({ "200": one() }));
-        single["delete"] =
-            operation(&format!("delete a {name}"), vec![request_id(), revision()], None, json!({ "200": one() }));
+        let change = |word: &str, body| {
+            operation(
+                &format!("{word} a {name}"),
+                change_parameters(),
+                body,
+                json!({ "200": one() }),
+            )
+        };
+        single["put"] = change("replace", Some(body));
+        single["patch"] = change("patch", Some(patch));
+        single["delete"] = change("delete", None);
     }
     single["parameters"] = json!([name_parameter()]);
     paths.insert(format!("/v1/{plural}"), all);
@@ -98,20 +115,39 @@ fn kind<R: Resource>(generator: &mut SchemaGenerator, paths: &mut Map<String, Va
 }
 
 fn extras(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
-    let vm = generator.subschema_for::<Object<<Vm as Resource>::Spec, <Vm as Resource>::Status>>().to_value();
-    let host = generator.subschema_for::<Object<<Host as Resource>::Spec, <Host as Resource>::Status>>().to_value();
-    let image = generator.subschema_for::<Object<<Image as Resource>::Spec, <Image as Resource>::Status>>().to_value();
+    let vm = generator
+        .subschema_for::<Object<<Vm as Resource>::Spec, <Vm as Resource>::Status>>()
+        .to_value();
+    let host = generator
+        .subschema_for::<Object<<Host as Resource>::Spec, <Host as Resource>::Status>>()
+        .to_value();
+    let image = generator
+        .subschema_for::<Object<<Image as Resource>::Spec, <Image as Resource>::Status>>()
+        .to_value();
     let action = generator.subschema_for::<ActionBody>().to_value();
     let actions = VM_ACTIONS.map(|word| ("vms", word, &vm)).into_iter();
     for (plural, word, object) in actions.chain(HOST_ACTIONS.map(|word| ("hosts", word, &host))) {
         let one = answer(object, "The object.");
-        let post = operation(&format!("{word} {plural}"), vec![request_id()], Some(action.clone()), json!({ "200": one }));
+        let post = operation(
+            &format!("{word} {plural}"),
+            change_parameters(),
+            Some(action.clone()),
+            json!({ "200": one }),
+        );
         let path = format!("/v1/{plural}/{{name}}/actions/{word}");
         paths.insert(path, json!({ "parameters": [name_parameter()], "post": post }));
     }
-    let mut upload = operation("send an image's content", Vec::new(), None, json!({ "200": answer(&image, "The image.") }));
+    let mut upload = operation(
+        "send an image's content",
+        Vec::new(),
+        None,
+        json!({ "200": answer(&image, "The image.") }),
+    );
     upload["requestBody"] = json!({ "required": true, "content": { "application/octet-stream": {} } });
-    paths.insert("/v1/images/{name}/content".to_owned(), json!({ "parameters": [name_parameter()], "put": upload }));
+    paths.insert(
+        "/v1/images/{name}/content".to_owned(),
+        json!({ "parameters": [name_parameter()], "put": upload }),
+    );
     let progress = generator.subschema_for::<Progress>().to_value();
     let lines = json!({ "200": {
         "description": "A line per sample, until the transfer ends.",
@@ -124,16 +160,28 @@ fn extras(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
     );
     let body = generator.subschema_for::<JoinTokenBody>().to_value();
     let token = generator.subschema_for::<JoinToken>().to_value();
-    let post = operation("make a join token", Vec::new(), Some(body), json!({ "201": answer(&token, "The token.") }));
+    let post = operation(
+        "make a join token",
+        Vec::new(),
+        Some(body),
+        json!({ "201": answer(&token, "The token.") }),
+    );
     paths.insert("/v1/join-tokens".to_owned(), json!({ "post": post }));
 }
 
 fn operation(summary: &str, parameters: Vec<Value>, body: Option<Value>, mut responses: Value) -> Value {
     responses["default"] = json!({ "$ref": "#/components/responses/Problem" });
-    let id = summary.split_whitespace().filter(|word| *word != "a").collect::<Vec<_>>().join("-").replace('\'', "");
-    let mut operation = json!({ "operationId": id, "summary": summary, "parameters": parameters, "responses": responses });
+    let id = summary
+        .split_whitespace()
+        .filter(|word| *word != "a")
+        .collect::<Vec<_>>()
+        .join("-")
+        .replace('\'', "");
+    let mut operation =
+        json!({ "operationId": id, "summary": summary, "parameters": parameters, "responses": responses });
     if let Some(body) = body {
-        operation["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": body } } });
+        operation["requestBody"] =
+            json!({ "required": true, "content": { "application/json": { "schema": body } } });
     }
     operation
 }
@@ -147,7 +195,25 @@ fn query(name: &str, kind: &str, description: &str) -> Value {
 }
 
 fn request_id() -> Value {
-    query("request_id", "string", "A repeat with the same id gets the same answer.")
+    query(
+        "request_id",
+        "string",
+        "A repeat with the same id gets the same answer.",
+    )
+}
+
+fn dry_run() -> Value {
+    query("dry_run", "boolean", "Say what would be done, and do nothing.")
+}
+
+/// What may stand behind the `?` of a write to an object that is there.
+fn change_parameters() -> Vec<Value> {
+    let refuse = "Refuse if the object was changed after this revision.";
+    vec![
+        request_id(),
+        query("expected_revision", "integer", refuse),
+        dry_run(),
+    ]
 }
 
 fn name_parameter() -> Value {

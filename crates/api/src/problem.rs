@@ -50,7 +50,11 @@ impl Problem {
 
     /// What is named is not there: 404.
     pub fn not_found(kind: model::Kind, name: &str) -> Self {
-        Self::new(404, "not-found", format!("there is no {kind} {name:?}: `sterna {kind} list` shows what there is"))
+        Self::new(
+            404,
+            "not-found",
+            format!("there is no {kind} {name:?}: `sterna {kind} list` shows what there is"),
+        )
     }
 
     /// The same problem with the revision to go on from.

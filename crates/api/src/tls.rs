@@ -16,7 +16,10 @@ pub struct TlsError {
 
 impl TlsError {
     fn new(what: &'static str, why: impl ToString) -> Self {
-        Self { what, why: why.to_string() }
+        Self {
+            what,
+            why: why.to_string(),
+        }
     }
 }
 
@@ -24,7 +27,11 @@ impl TlsError {
 pub fn certificates(what: &'static str, pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     let all = all.map_err(|error| TlsError::new(what, error))?;
-    if all.is_empty() { Err(TlsError::new(what, "there is no certificate in it")) } else { Ok(all) }
+    if all.is_empty() {
+        Err(TlsError::new(what, "there is no certificate in it"))
+    } else {
+        Ok(all)
+    }
 }
 
 /// The private key in a PEM text.
@@ -36,7 +43,9 @@ pub fn private_key(what: &'static str, pem: &str) -> Result<PrivateKeyDer<'stati
 pub fn roots(ca_pem: &str) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates("the CA certificate", ca_pem)? {
-        roots.add(certificate).map_err(|error| TlsError::new("the CA certificate", error))?;
+        roots
+            .add(certificate)
+            .map_err(|error| TlsError::new("the CA certificate", error))?;
     }
     Ok(roots)
 }

@@ -58,11 +58,16 @@ impl Cache {
     /// Reads everything, and goes on following the store until it is closed.
     pub async fn start(store: Arc<dyn Store>) -> Result<Arc<Self>, StoreError> {
         let status = store.status().await?;
-        let base = status.compacted.max(status.revision.saturating_sub(REPLAYED_REVISIONS));
+        let base = status
+            .compacted
+            .max(status.revision.saturating_sub(REPLAYED_REVISIONS));
         let view = load(store.as_ref(), base).await?;
         let cache = Arc::new(Self {
             view: RwLock::new(view),
-            changes: Mutex::new(Changes { oldest: base, ring: VecDeque::new() }),
+            changes: Mutex::new(Changes {
+                oldest: base,
+                ring: VecDeque::new(),
+            }),
             revision: watch::Sender::new(base),
         });
         tokio::spawn(follow(store, Arc::downgrade(&cache), base));
@@ -88,7 +93,10 @@ impl Cache {
     /// Waits until the view has a revision; gives up, without harm, after a while.
     pub async fn reach(&self, revision: u64, patience: Duration) -> bool {
         let mut now = self.revision.subscribe();
-        matches!(tokio::time::timeout(patience, now.wait_for(|at| *at >= revision)).await, Ok(Ok(_)))
+        matches!(
+            tokio::time::timeout(patience, now.wait_for(|at| *at >= revision)).await,
+            Ok(Ok(_))
+        )
     }
 
     /// What changed after a revision.
@@ -98,9 +106,15 @@ impl Cache {
             return Since::Compacted(changes.oldest);
         }
         let mut seen = BTreeSet::new();
-        let newest_first = changes.ring.iter().rev().take_while(|changed| changed.revision > revision);
-        let mut found: Vec<_> =
-            newest_first.filter(|changed| seen.insert((changed.kind, changed.id))).cloned().collect();
+        let newest_first = changes
+            .ring
+            .iter()
+            .rev()
+            .take_while(|changed| changed.revision > revision);
+        let mut found: Vec<_> = newest_first
+            .filter(|changed| seen.insert((changed.kind, changed.id)))
+            .cloned()
+            .collect();
         found.reverse();
         Since::Changes(found)
     }
@@ -113,7 +127,8 @@ impl Cache {
 
     /// Starts afresh: the history in between is gone.
     fn reload(&self, view: View, revision: u64) {
-        *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
+        let mut present = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        *present = view;
         let mut changes = self.changes();
         changes.ring.clear();
         changes.oldest = revision;
@@ -123,24 +138,39 @@ impl Cache {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The view and its changes move on together: whoever holds the view sees the changes that led to it.
     fn apply(&self, revision: u64, events: &[Event]) {
+        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
         let mut touched = BTreeSet::new();
-        {
-            let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
-            for event in events {
-                let value = (event.kind == EventKind::Put).then_some(event.kv.value.as_ref());
-                let change = Change { key: &event.kv.key, value, revision };
-                if let Some(object) = view.apply(change) {
-                    touched.insert(object);
-                }
+        for event in events {
+            let value = (event.kind == EventKind::Put).then_some(event.kv.value.as_ref());
+            let change = Change {
+                key: &event.kv.key,
+                value,
+                revision,
+            };
+            if let Some(object) = view.apply(change) {
+                touched.insert(object);
             }
-            let also: Vec<_> = touched.iter().flat_map(|(kind, id)| view.affected(*kind, *id)).collect();
-            touched.extend(also);
         }
+        let also: Vec<_> = touched
+            .iter()
+            .flat_map(|(kind, id)| view.affected(*kind, *id))
+            .collect();
+        touched.extend(also);
+        view.revision = revision;
         let mut changes = self.changes();
         for (kind, id) in touched {
-            let gone = self.view().meta(kind, id).is_none().then(|| Arc::new(former(kind, id, events)));
-            changes.ring.push_back(Changed { revision, kind, id, gone });
+            let gone = view
+                .meta(kind, id)
+                .is_none()
+                .then(|| Arc::new(former(&view, kind, id, events)));
+            changes.ring.push_back(Changed {
+                revision,
+                kind,
+                id,
+                gone,
+            });
         }
         while changes.ring.len() > KEPT_CHANGES {
             let dropped = changes.ring.pop_front().map_or(0, |changed| changed.revision);
@@ -149,12 +179,21 @@ impl Cache {
     }
 }
 
-/// A view of one object as it was before the events that removed it.
-fn former(kind: Kind, id: Uuid, events: &[Event]) -> View {
-    let mut view = View::default();
-    let of_it = |event: &&Event| model::key::parse(&event.kv.key).is_some_and(|(k, i, _)| (k, i) == (kind, id));
-    for kv in events.iter().filter(of_it).filter_map(|event| event.prev.as_ref()) {
-        view.apply(Change { key: &kv.key, value: Some(&kv.value), revision: kv.mod_revision });
+/// A view of one object as it was before the events that removed it, with what names are read from.
+fn former(now: &View, kind: Kind, id: Uuid, events: &[Event]) -> View {
+    let mut view = now.excerpt(std::iter::empty());
+    let of_it =
+        |event: &&Event| model::key::parse(&event.kv.key).is_some_and(|(k, i, _)| (k, i) == (kind, id));
+    for kv in events
+        .iter()
+        .filter(of_it)
+        .filter_map(|event| event.prev.as_ref())
+    {
+        view.apply(Change {
+            key: &kv.key,
+            value: Some(&kv.value),
+            revision: kv.mod_revision,
+        });
     }
     view
 }
@@ -162,11 +201,17 @@ fn former(kind: Kind, id: Uuid, events: &[Event]) -> View {
 async fn load(store: &dyn Store, revision: u64) -> Result<View, StoreError> {
     let mut view = View::default();
     for kind in Kind::ALL {
-        let mut request = RangeRequest::prefix(model::key::kind_prefix(kind)).at(revision).limit(PAGE);
+        let mut request = RangeRequest::prefix(model::key::kind_prefix(kind))
+            .at(revision)
+            .limit(PAGE);
         loop {
             let page = store.range(request.clone()).await?;
             for kv in &page.items {
-                view.apply(Change { key: &kv.key, value: Some(&kv.value), revision: kv.mod_revision });
+                view.apply(Change {
+                    key: &kv.key,
+                    value: Some(&kv.value),
+                    revision: kv.mod_revision,
+                });
             }
             match page.items.last() {
                 Some(last) if page.more => request = request.after(last.key.clone()),
@@ -188,17 +233,25 @@ async fn follow(store: Arc<dyn Store>, cache: Weak<Cache>, mut from: u64) {
             Err(StoreError::Closed { .. }) => return,
             Err(error) => tracing::warn!(%error, "the watch on the store ended; it is begun again"),
         }
-        pause = if from > begun { Duration::from_millis(20) } else { (pause * 2).min(Duration::from_secs(5)) };
+        pause = if from > begun {
+            Duration::from_millis(20)
+        } else {
+            (pause * 2).min(Duration::from_secs(5))
+        };
         tokio::time::sleep(pause).await;
     }
 }
 
 /// One watch, until it ends.
 async fn follow_once(store: &Arc<dyn Store>, cache: &Weak<Cache>, from: &mut u64) -> Result<(), StoreError> {
-    let request = WatchRequest::prefix("/").from(from.saturating_add(1)).with_progress();
+    let request = WatchRequest::prefix("/")
+        .from(from.saturating_add(1))
+        .with_progress();
     let mut stream = store.watch(request).await?;
     while let Some(item) = stream.next().await {
-        let Some(cache) = cache.upgrade() else { return Ok(()) };
+        let Some(cache) = cache.upgrade() else {
+            return Ok(());
+        };
         *from = match item? {
             WatchItem::Batch { revision, events } => {
                 cache.apply(revision, &events);

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use model::audit::Actor;
-use planner::admission::{self, Before, Stamp};
 use planner::Plan;
+use planner::admission::{self, Before, Stamp};
 use store::{Compare, Op, RangeRequest, Store, StoreError, Txn};
 
 use crate::Env;
@@ -41,7 +41,11 @@ pub struct Writer<'a> {
 /// Commits a plan and returns the revision that it made.
 pub async fn commit(writer: Writer<'_>, mut plan: Plan) -> Result<u64, CommitError> {
     let before = read(writer, &plan).await?;
-    for (key, revision) in plan.relies_on.iter().filter(|(key, _)| plan.writes.contains_key(*key)) {
+    for (key, revision) in plan
+        .relies_on
+        .iter()
+        .filter(|(key, _)| plan.writes.contains_key(*key))
+    {
         if before.get(key).map_or(0, |was| was.revision) != *revision {
             return Err(CommitError::Conflict { key: key.clone() });
         }
@@ -60,7 +64,11 @@ pub async fn commit(writer: Writer<'_>, mut plan: Plan) -> Result<u64, CommitErr
 /// Lets the admission add what the write stands for.
 fn complete(writer: Writer<'_>, plan: &mut Plan, before: &BTreeMap<String, Before>) {
     let mut next_id = || writer.env.next_id();
-    let mut stamp = Stamp { actor: writer.actor, now: writer.env.now(), next_id: &mut next_id };
+    let mut stamp = Stamp {
+        actor: writer.actor,
+        now: writer.env.now(),
+        next_id: &mut next_id,
+    };
     admission::admit(plan, before, &mut stamp);
 }
 
@@ -71,18 +79,33 @@ async fn read(writer: Writer<'_>, plan: &Plan) -> Result<BTreeMap<String, Before
         admission::prefixes(plan, &view)
     };
     let mut before = BTreeMap::new();
-    let lone = plan.writes.keys().filter(|key| !prefixes.iter().any(|prefix| key.starts_with(prefix.as_str())));
-    let requests = prefixes.iter().map(RangeRequest::prefix).chain(lone.map(RangeRequest::key));
+    let lone = plan
+        .writes
+        .keys()
+        .filter(|key| !prefixes.iter().any(|prefix| key.starts_with(prefix.as_str())));
+    let requests = prefixes
+        .iter()
+        .map(RangeRequest::prefix)
+        .chain(lone.map(RangeRequest::key));
     for request in requests {
         for kv in writer.store.range(request).await?.items {
-            before.insert(kv.key, Before { value: kv.value.to_vec(), revision: kv.mod_revision });
+            before.insert(
+                kv.key,
+                Before {
+                    value: kv.value.to_vec(),
+                    revision: kv.mod_revision,
+                },
+            );
         }
     }
     Ok(before)
 }
 
 fn txn(plan: Plan) -> Txn {
-    let compares = plan.relies_on.into_iter().map(|(key, revision)| Compare::mod_revision(key).equals(revision));
+    let compares = plan
+        .relies_on
+        .into_iter()
+        .map(|(key, revision)| Compare::mod_revision(key).equals(revision));
     let ops = plan.writes.into_iter().map(|(key, value)| match value {
         Some(value) => Op::put(key, value),
         None => Op::delete(key),

@@ -52,7 +52,10 @@ impl Queue {
             Kind::Migration => {
                 self.push(Item::Migration(MigrationId(id)));
                 let waits = |migration: &planner::view::Migration| migration.intent.is_none();
-                for (other, _) in view.all_active_migrations().filter(|(_, migration)| waits(migration)) {
+                for (other, _) in view
+                    .all_active_migrations()
+                    .filter(|(_, migration)| waits(migration))
+                {
                     self.push(Item::Migration(other));
                 }
             }
@@ -93,7 +96,12 @@ impl Queue {
 
     /// Names the items whose time has come; returns when the next one's comes.
     pub fn ring(&mut self, now: Timestamp) -> Option<Timestamp> {
-        let due: Vec<_> = self.timers.iter().filter(|(_, at)| **at <= now).map(|(item, _)| *item).collect();
+        let due: Vec<_> = self
+            .timers
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(item, _)| *item)
+            .collect();
         for item in due {
             self.timers.remove(&item);
             self.push(item);
@@ -108,7 +116,10 @@ mod tests {
 
     #[test]
     fn an_item_named_twice_is_looked_at_once_and_timers_ring() {
-        let (a, b) = (Item::Vm(VmId(Uuid::from_u128(1))), Item::Vm(VmId(Uuid::from_u128(2))));
+        let (a, b) = (
+            Item::Vm(VmId(Uuid::from_u128(1))),
+            Item::Vm(VmId(Uuid::from_u128(2))),
+        );
         let mut queue = Queue::default();
         queue.push(a);
         queue.push(b);

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::audit::Actor;
 use model::Timestamp;
+use model::audit::Actor;
 use planner::Decision;
 use store::Store;
 
@@ -31,7 +31,12 @@ pub async fn run(store: Arc<dyn Store>, cache: Arc<Cache>, env: Arc<dyn Env>) {
         seen = wake_changed(&cache, &mut queue, seen);
         let next = queue.ring(env.now());
         if let Some(item) = queue.pop() {
-            let writer = Writer { store: store.as_ref(), cache: &cache, env: env.as_ref(), actor: &actor };
+            let writer = Writer {
+                store: store.as_ref(),
+                cache: &cache,
+                env: env.as_ref(),
+                actor: &actor,
+            };
             step(writer, &mut queue, item).await;
             continue;
         }
@@ -45,7 +50,9 @@ pub async fn run(store: Arc<dyn Store>, cache: Arc<Cache>, env: Arc<dyn Env>) {
 
 fn until(at: Timestamp, now: Timestamp) -> Duration {
     let left = at.duration_since(now);
-    Duration::try_from(left).unwrap_or(Duration::ZERO).min(LONGEST_SLEEP)
+    Duration::try_from(left)
+        .unwrap_or(Duration::ZERO)
+        .min(LONGEST_SLEEP)
 }
 
 /// Names what changed after a revision, and says up to which one that was.
@@ -84,7 +91,10 @@ async fn step(writer: Writer<'_>, queue: &mut Queue, item: Item) {
             // The change that overtook the plan is on its way to the view.
             tracing::debug!(%key, "{action}: overtaken, looking again");
             let at = writer.cache.view().revision;
-            writer.cache.reach(at.saturating_add(1), Duration::from_millis(50)).await;
+            writer
+                .cache
+                .reach(at.saturating_add(1), Duration::from_millis(50))
+                .await;
             queue.push(item);
         }
         Err(CommitError::Store(error)) => {

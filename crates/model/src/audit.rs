@@ -19,7 +19,10 @@ pub struct Actor {
 impl Actor {
     /// The server's own controllers.
     pub fn controller() -> Self {
-        Self { name: "controller".to_owned(), from: None }
+        Self {
+            name: "controller".to_owned(),
+            from: None,
+        }
     }
 }
 

@@ -121,4 +121,7 @@ pub struct JoinToken {
     pub expires_at: Timestamp,
     /// The host that used it.
     pub used_by: Option<HostId>,
+    /// The digest of that host's public key, as lower-case hexadecimal SHA-256: a repeat must show the same.
+    #[serde(default)]
+    pub used_key_sha256: Option<String>,
 }

@@ -158,7 +158,11 @@ mod tests {
         for (key, kind, part) in [
             (object(Kind::Template, id), Kind::Template, Part::Object),
             (vm_intent(VmId(id)), Kind::Vm, Part::Intent),
-            (vm_run(VmId(id), Incarnation(12)), Kind::Vm, Part::Run(Incarnation(12))),
+            (
+                vm_run(VmId(id), Incarnation(12)),
+                Kind::Vm,
+                Part::Run(Incarnation(12)),
+            ),
             (host_status(HostId(id)), Kind::Host, Part::Status),
             (host_reservations(HostId(id)), Kind::Host, Part::Reservations),
             (host_contact(HostId(id)), Kind::Host, Part::Contact),
@@ -172,7 +176,15 @@ mod tests {
 
     #[test]
     fn what_is_no_objects_key_is_not_read() {
-        for key in ["", "/", "/vm", "/vm/x", "/index/vm/default/web", "/audit/1", "/vm/00000000-0000-0000-0000-000000000007/x"] {
+        for key in [
+            "",
+            "/",
+            "/vm",
+            "/vm/x",
+            "/index/vm/default/web",
+            "/audit/1",
+            "/vm/00000000-0000-0000-0000-000000000007/x",
+        ] {
             assert_eq!(parse(key), None, "{key}");
         }
     }

@@ -30,7 +30,8 @@ pub mod token;
 pub mod vm;
 
 pub use id::{
-    DatastoreId, EventId, HostId, ImageId, Incarnation, MigrationId, NetworkId, OperationId, TemplateId, TokenId, VmId,
+    DatastoreId, EventId, HostId, ImageId, Incarnation, MigrationId, NetworkId, OperationId, TemplateId,
+    TokenId, VmId,
 };
 pub use jiff::Timestamp;
 pub use meta::{Kind, Meta, Object};

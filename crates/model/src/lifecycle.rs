@@ -91,7 +91,10 @@ impl Phase {
 
     /// Whether a VM may go from this phase to `to` in one step.
     pub fn may_become(self, to: Self) -> bool {
-        self == to || TRANSITIONS.iter().any(|&(from, targets)| from == self && targets.contains(&to))
+        self == to
+            || TRANSITIONS
+                .iter()
+                .any(|&(from, targets)| from == self && targets.contains(&to))
     }
 
     /// The commands that lead on, most likely first. Never empty before `Done`.
@@ -136,29 +139,68 @@ pub enum Availability {
 }
 
 use Phase::{
-    Boot, Done, Epilog, Failed, Hold, Migrating, Off, Paused, Pending, Prolog, Running, Shutdown, Stopped, Suspended,
-    Unknown,
+    Boot, Done, Epilog, Failed, Hold, Migrating, Off, Paused, Pending, Prolog, Running, Shutdown, Stopped,
+    Suspended, Unknown,
 };
 
 /// Every legal transition, by the phase that is left.
 pub const TRANSITIONS: [(Phase, &[Phase]); 15] = [
     (Pending, &[Hold, Prolog, Off, Failed, Epilog, Done, Unknown]),
     (Hold, &[Pending, Epilog, Done]),
-    (Prolog, &[Boot, Running, Paused, Off, Shutdown, Epilog, Failed, Pending, Unknown]),
-    (Boot, &[Running, Paused, Shutdown, Off, Epilog, Failed, Pending, Unknown]),
-    (Running, &[Paused, Migrating, Suspended, Stopped, Shutdown, Off, Epilog, Failed, Pending, Unknown]),
-    (Paused, &[Running, Migrating, Suspended, Stopped, Shutdown, Off, Epilog, Failed, Pending, Unknown]),
-    (Migrating, &[Running, Paused, Shutdown, Suspended, Off, Epilog, Failed, Pending, Unknown]),
-    (Suspended, &[Prolog, Boot, Running, Paused, Pending, Off, Failed, Epilog, Unknown]),
+    (
+        Prolog,
+        &[
+            Boot, Running, Paused, Off, Shutdown, Epilog, Failed, Pending, Unknown,
+        ],
+    ),
+    (
+        Boot,
+        &[Running, Paused, Shutdown, Off, Epilog, Failed, Pending, Unknown],
+    ),
+    (
+        Running,
+        &[
+            Paused, Migrating, Suspended, Stopped, Shutdown, Off, Epilog, Failed, Pending, Unknown,
+        ],
+    ),
+    (
+        Paused,
+        &[
+            Running, Migrating, Suspended, Stopped, Shutdown, Off, Epilog, Failed, Pending, Unknown,
+        ],
+    ),
+    (
+        Migrating,
+        &[
+            Running, Paused, Shutdown, Suspended, Off, Epilog, Failed, Pending, Unknown,
+        ],
+    ),
+    (
+        Suspended,
+        &[
+            Prolog, Boot, Running, Paused, Pending, Off, Failed, Epilog, Unknown,
+        ],
+    ),
     (Stopped, &[Pending, Epilog, Failed]),
-    (Shutdown, &[Off, Suspended, Epilog, Done, Failed, Running, Paused, Pending, Unknown]),
+    (
+        Shutdown,
+        &[
+            Off, Suspended, Epilog, Done, Failed, Running, Paused, Pending, Unknown,
+        ],
+    ),
     (Off, &[Pending, Prolog, Hold, Epilog, Done, Failed, Unknown]),
     (Epilog, &[Done, Failed, Unknown]),
     (Done, &[]),
-    (Failed, &[Pending, Prolog, Boot, Running, Hold, Off, Epilog, Done, Unknown]),
-    (Unknown, &[
-        Pending, Prolog, Boot, Running, Paused, Migrating, Suspended, Shutdown, Off, Epilog, Done, Failed,
-    ]),
+    (
+        Failed,
+        &[Pending, Prolog, Boot, Running, Hold, Off, Epilog, Done, Unknown],
+    ),
+    (
+        Unknown,
+        &[
+            Pending, Prolog, Boot, Running, Paused, Migrating, Suspended, Shutdown, Off, Epilog, Done, Failed,
+        ],
+    ),
 ];
 
 /// What the phase is computed from.
@@ -181,24 +223,31 @@ pub struct Facts<'a> {
 /// The phase and the availability. Total: every combination has one.
 pub fn project(facts: Facts<'_>) -> (Phase, Availability) {
     let phase = seen_phase(facts);
-    let on_host = facts.intent.is_some_and(|intent| intent.open.is_some() || facts.deleted && intent.has_volumes);
-    if facts.host_silent && on_host { (Unknown, phase.availability()) } else { (phase, phase.availability()) }
+    let on_host = facts
+        .intent
+        .is_some_and(|intent| intent.open.is_some() || facts.deleted && intent.has_volumes);
+    if facts.host_silent && on_host {
+        (Unknown, phase.availability())
+    } else {
+        (phase, phase.availability())
+    }
 }
 
 /// The phase as it was last seen, whether or not the host is still heard.
 fn seen_phase(facts: Facts<'_>) -> Phase {
-    let Some(intent) = facts.intent else {
-        return if facts.spec.power == Power::Hold { Hold } else { Pending };
-    };
-    let Some(open) = &intent.open else {
-        return closed_phase(facts, intent);
+    let Some(open) = facts.intent.and_then(|intent| intent.open.as_ref()) else {
+        return closed_phase(facts);
     };
     let run = facts.runs.get(&open.incarnation);
     if run.is_some_and(|run| run.state == RunState::Removed) {
         return Done;
     }
     if facts.deleted {
-        return if run.is_some_and(|run| run.state.is_closed()) { Epilog } else { Shutdown };
+        return if run.is_some_and(|run| run.state.is_closed()) {
+            Epilog
+        } else {
+            Shutdown
+        };
     }
     match run {
         None => Prolog,
@@ -208,12 +257,16 @@ fn seen_phase(facts: Facts<'_>) -> Phase {
 
 /// The phase of an incarnation that its agent has reported.
 fn open_phase(facts: Facts<'_>, goal: Goal, run: &RunStatus) -> Phase {
-    let migrating = facts.migration.is_some_and(|phase| !phase.is_final() && phase != MigrationPhase::Activated);
+    let migrating = facts
+        .migration
+        .is_some_and(|phase| !phase.is_final() && phase != MigrationPhase::Activated);
     match run.state {
         RunState::Preparing => Prolog,
         RunState::Booting => Boot,
         RunState::Running | RunState::Paused if migrating => Migrating,
-        RunState::Running | RunState::Paused if matches!(goal, Goal::Shutdown { .. } | Goal::Kill) => Shutdown,
+        RunState::Running | RunState::Paused if matches!(goal, Goal::Shutdown { .. } | Goal::Kill) => {
+            Shutdown
+        }
         RunState::Running => Running,
         RunState::Paused => Paused,
         RunState::Saving | RunState::Stopping => Shutdown,
@@ -223,12 +276,17 @@ fn open_phase(facts: Facts<'_>, goal: Goal, run: &RunStatus) -> Phase {
     }
 }
 
-/// The phase of a VM that has no open incarnation.
-fn closed_phase(facts: Facts<'_>, intent: &VmIntent) -> Phase {
+/// The phase of a VM that has no open incarnation; the controller may not have seen it yet.
+fn closed_phase(facts: Facts<'_>) -> Phase {
     if facts.deleted {
-        return if intent.has_volumes { Epilog } else { Done };
+        return if facts.intent.is_some_and(|intent| intent.has_volumes) {
+            Epilog
+        } else {
+            Done
+        };
     }
-    let asked_again = facts.spec.power_request > intent.answered_request;
+    let answered = facts.intent.map_or(0, |intent| intent.answered_request);
+    let asked_again = facts.spec.power_request > answered;
     let wants_run = matches!(facts.spec.power, Power::Running | Power::Paused);
     if facts.spec.power == Power::Hold {
         return Hold;
@@ -236,11 +294,21 @@ fn closed_phase(facts: Facts<'_>, intent: &VmIntent) -> Phase {
     if asked_again && wants_run {
         return Pending;
     }
-    match intent.ended.as_ref().map(|ended| ended.outcome) {
+    match facts
+        .intent
+        .and_then(|intent| intent.ended.as_ref())
+        .map(|ended| ended.outcome)
+    {
         Some(Outcome::Failed) => Failed,
         Some(Outcome::Suspended) => Suspended,
         Some(Outcome::Off) => Off,
-        Some(Outcome::Fenced) => if wants_run { Pending } else { Off },
+        Some(Outcome::Fenced) => {
+            if wants_run {
+                Pending
+            } else {
+                Off
+            }
+        }
         None if wants_run => Pending,
         None => Off,
     }
@@ -256,19 +324,36 @@ pub fn is_switching_over(phase: MigrationPhase, source: Option<&RunStatus>) -> b
 /// What is wrong with a VM, if anything is.
 pub fn reason(facts: Facts<'_>, phase: Phase) -> Option<Reason> {
     let intent = facts.intent?;
-    let run = intent.open.as_ref().and_then(|open| facts.runs.get(&open.incarnation));
+    let run = intent
+        .open
+        .as_ref()
+        .and_then(|open| facts.runs.get(&open.incarnation));
     match phase {
         Phase::Unknown => Some(Reason::new(
             "host-silent",
             "the VM's host is not heard from, so nobody knows whether the VM runs: bring the host back, or switch it \
              off and say so with `sterna host confirm-dead`",
         )),
-        Phase::Pending => intent.placement.as_ref().filter(|placement| placement.chosen.is_none()).map(|placement| {
-            let first = placement.refused.first().map_or("there is no host", |group| group.reason.message.as_str());
-            Reason::new("no-host-fits", format!("none of {} hosts fits: {first}", placement.considered))
+        Phase::Pending => intent
+            .placement
+            .as_ref()
+            .filter(|placement| placement.chosen.is_none())
+            .map(|placement| {
+                let first = placement
+                    .refused
+                    .first()
+                    .map_or("there is no host", |group| group.reason.message.as_str());
+                Reason::new(
+                    "no-host-fits",
+                    format!("none of {} hosts fits: {first}", placement.considered),
+                )
+            }),
+        _ => run.and_then(|run| run.reason.clone()).or_else(|| {
+            intent
+                .ended
+                .as_ref()
+                .and_then(|ended| ended.reason.clone())
+                .filter(|_| intent.open.is_none())
         }),
-        _ => run
-            .and_then(|run| run.reason.clone())
-            .or_else(|| intent.ended.as_ref().and_then(|ended| ended.reason.clone()).filter(|_| intent.open.is_none())),
     }
 }

@@ -46,17 +46,26 @@ pub fn check_range(what: &str, value: u64, min: u64, max: u64) -> Result<(), Rea
     if (min..=max).contains(&value) {
         return Ok(());
     }
-    Err(Reason::new("out-of-range", format!("{what} is {value}: give a number from {min} to {max}")))
+    Err(Reason::new(
+        "out-of-range",
+        format!("{what} is {value}: give a number from {min} to {max}"),
+    ))
 }
 
 /// Checks labels: few, short, printable.
 pub fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Reason> {
     if labels.len() > LABELS_MAX {
         let n = labels.len();
-        return Err(Reason::new("too-many-labels", format!("{n} labels given: at most {LABELS_MAX} are kept")));
+        return Err(Reason::new(
+            "too-many-labels",
+            format!("{n} labels given: at most {LABELS_MAX} are kept"),
+        ));
     }
     let printable = |text: &str| text.len() <= NAME_MAX && text.bytes().all(|c| (0x21..0x7f).contains(&c));
-    match labels.iter().find(|(key, value)| key.is_empty() || !printable(key) || !printable(value)) {
+    match labels
+        .iter()
+        .find(|(key, value)| key.is_empty() || !printable(key) || !printable(value))
+    {
         None => Ok(()),
         Some((key, value)) => Err(Reason::new(
             "invalid-label",

@@ -24,7 +24,9 @@ impl NetworkSpec {
         let size = 1u64 << (32 - u32::from(self.prefix_len.min(32)));
         let base = u64::from(u32::from(self.address));
         let last = base.saturating_add(size.saturating_sub(1));
-        (base.saturating_add(2)..last).filter_map(|n| u32::try_from(n).ok()).map(Ipv4Addr::from)
+        (base.saturating_add(2)..last)
+            .filter_map(|n| u32::try_from(n).ok())
+            .map(Ipv4Addr::from)
     }
 
     /// Whether an address is one that a VM may have.
@@ -48,7 +50,11 @@ mod tests {
 
     #[test]
     fn the_first_and_last_addresses_are_not_for_vms() {
-        let spec = NetworkSpec { address: Ipv4Addr::new(10, 0, 0, 0), prefix_len: 29, vni: 1 };
+        let spec = NetworkSpec {
+            address: Ipv4Addr::new(10, 0, 0, 0),
+            prefix_len: 29,
+            vni: 1,
+        };
         let all: Vec<_> = spec.hosts().map(|address| address.to_string()).collect();
         assert_eq!(all, ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]);
         for address in spec.hosts() {

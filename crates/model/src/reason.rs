@@ -15,6 +15,9 @@ pub struct Reason {
 impl Reason {
     /// A reason from its code and sentence.
     pub fn new(code: &str, message: impl Into<String>) -> Self {
-        Self { code: code.to_owned(), message: message.into() }
+        Self {
+            code: code.to_owned(),
+            message: message.into(),
+        }
     }
 }

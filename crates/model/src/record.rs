@@ -30,7 +30,9 @@ pub enum Unreadable {
     #[error("the stored object is damaged ({0}): restore it from a backup, or delete it")]
     Damaged(String),
     /// Written by a newer release.
-    #[error("the stored object has schema {0}, this release reads up to {SCHEMA}: use the newer release again")]
+    #[error(
+        "the stored object has schema {0}, this release reads up to {SCHEMA}: use the newer release again"
+    )]
     Newer(u32),
 }
 
@@ -47,7 +49,9 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unreadable> {
     if version.schema > SCHEMA {
         return Err(Unreadable::Newer(version.schema));
     }
-    serde_json::from_slice::<Read<T>>(bytes).map(|read| read.data).map_err(damaged)
+    serde_json::from_slice::<Read<T>>(bytes)
+        .map(|read| read.data)
+        .map_err(damaged)
 }
 
 #[cfg(test)]
@@ -56,9 +60,15 @@ mod tests {
 
     #[test]
     fn a_newer_schema_is_refused_and_damage_is_named() {
-        assert_eq!(decode::<u8>(br#"{"schema":2,"data":1}"#), Err(Unreadable::Newer(2)));
+        assert_eq!(
+            decode::<u8>(br#"{"schema":2,"data":1}"#),
+            Err(Unreadable::Newer(2))
+        );
         assert!(matches!(decode::<u8>(b"{"), Err(Unreadable::Damaged(_))));
-        assert!(matches!(decode::<u8>(br#"{"schema":1,"data":"x"}"#), Err(Unreadable::Damaged(_))));
+        assert!(matches!(
+            decode::<u8>(br#"{"schema":1,"data":"x"}"#),
+            Err(Unreadable::Damaged(_))
+        ));
         assert_eq!(decode::<u8>(&encode(&7u8)), Ok(7));
     }
 }

@@ -39,12 +39,18 @@ pub struct Stamp<'a> {
 pub fn prefixes(plan: &Plan, view: &View) -> BTreeSet<String> {
     let mut all: BTreeSet<String> = BTreeSet::new();
     for key in plan.writes.keys() {
-        let Some((kind, id, _)) = key::parse(key) else { continue };
+        let Some((kind, id, _)) = key::parse(key) else {
+            continue;
+        };
         if kind == Kind::Network {
             continue;
         }
         all.insert(key::object(kind, id));
-        let intent = view.vms.get(&VmId(id)).filter(|_| kind == Kind::Vm).and_then(|vm| vm.intent.as_ref());
+        let intent = view
+            .vms
+            .get(&VmId(id))
+            .filter(|_| kind == Kind::Vm)
+            .and_then(|vm| vm.intent.as_ref());
         if let Some(migration) = intent.and_then(|at| at.value.migration) {
             all.insert(key::object(Kind::Migration, migration.0));
         }
@@ -60,7 +66,12 @@ pub fn admit(plan: &mut Plan, before: &BTreeMap<String, Before>, stamp: &mut Sta
     let old = view_of(before, &BTreeMap::new());
     let new = view_of(before, &plan.writes);
     let mut events = Vec::new();
-    for (kind, id) in plan.writes.keys().filter_map(|key| key::parse(key)).map(|(k, id, _)| (k, id)).collect::<BTreeSet<_>>()
+    for (kind, id) in plan
+        .writes
+        .keys()
+        .filter_map(|key| key::parse(key))
+        .map(|(k, id, _)| (k, id))
+        .collect::<BTreeSet<_>>()
     {
         events.extend(match kind {
             Kind::Vm => vm_event(&old, &new, VmId(id), stamp.now),
@@ -98,10 +109,18 @@ type Event = (Option<String>, String, EventSpec);
 fn view_of(before: &BTreeMap<String, Before>, writes: &BTreeMap<String, Option<Vec<u8>>>) -> View {
     let mut view = View::default();
     for (key, was) in before {
-        view.apply(Change { key, value: Some(&was.value), revision: was.revision });
+        view.apply(Change {
+            key,
+            value: Some(&was.value),
+            revision: was.revision,
+        });
     }
     for (key, value) in writes {
-        view.apply(Change { key, value: value.as_deref(), revision: u64::MAX });
+        view.apply(Change {
+            key,
+            value: value.as_deref(),
+            revision: u64::MAX,
+        });
     }
     view
 }
@@ -114,24 +133,48 @@ fn audit_record(plan: &Plan, before: &BTreeMap<String, Before>, stamp: &Stamp<'_
         after: after.as_deref().and_then(json),
     };
     let is_answer = |key: &str| key.starts_with("/request/");
-    let changes = plan.writes.iter().filter(|(key, _)| !is_answer(key)).map(shown).collect();
-    AuditRecord { actor: stamp.actor.clone(), at: stamp.now, action: plan.action.clone(), changes }
+    let changes = plan
+        .writes
+        .iter()
+        .filter(|(key, _)| !is_answer(key))
+        .map(shown)
+        .collect();
+    AuditRecord {
+        actor: stamp.actor.clone(),
+        at: stamp.now,
+        action: plan.action.clone(),
+        changes,
+    }
 }
 
 fn vm_event(old: &View, new: &View, id: VmId, now: Timestamp) -> Option<Event> {
     let from = old.phase(id);
     let to = new.phase(id);
-    let object = new.vms.get(&id).or_else(|| old.vms.get(&id))?.object.as_ref().or_else(|| {
-        old.vms.get(&id).and_then(|vm| vm.object.as_ref())
-    })?;
+    let object = new
+        .vms
+        .get(&id)
+        .or_else(|| old.vms.get(&id))?
+        .object
+        .as_ref()
+        .or_else(|| old.vms.get(&id).and_then(|vm| vm.object.as_ref()))?;
     let (phase, availability) = to.unwrap_or((Phase::Done, Availability::Inactive));
     if from.map(|(phase, _)| phase) == Some(phase) {
         return None;
     }
     let spec = &object.value.spec;
-    let intent = new.vms.get(&id).and_then(|vm| vm.intent.as_ref()).map(|at| &at.value);
+    let intent = new
+        .vms
+        .get(&id)
+        .and_then(|vm| vm.intent.as_ref())
+        .map(|at| &at.value);
     let reason = new.facts(id).and_then(|facts| lifecycle::reason(facts, phase));
-    let what = What::Lifecycle(held(spec, intent, from.map(|(phase, _)| phase), phase, availability));
+    let what = What::Lifecycle(held(
+        spec,
+        intent,
+        from.map(|(phase, _)| phase),
+        phase,
+        availability,
+    ));
     Some(event(Kind::Vm, &object.value.meta, now, what, reason))
 }
 
@@ -143,7 +186,9 @@ fn held(
     to: Phase,
     availability: Availability,
 ) -> Lifecycle {
-    let open = intent.and_then(|intent| intent.open.as_ref());
+    let open = intent
+        .and_then(|intent| intent.open.as_ref())
+        .filter(|_| to != Phase::Done);
     let has_volumes = to != Phase::Done && intent.is_some_and(|intent| intent.has_volumes);
     Lifecycle {
         from,
@@ -151,7 +196,11 @@ fn held(
         availability,
         vcpus: open.map_or(0, |open| open.vcpus),
         memory_mib: open.map_or(0, |open| open.memory_mib),
-        disk_bytes: if has_volumes { spec.disk_bytes.unwrap_or(0) } else { 0 },
+        disk_bytes: if has_volumes {
+            spec.disk_bytes.unwrap_or(0)
+        } else {
+            0
+        },
         host: intent.and_then(|intent| intent.host),
         incarnation: open.map(|open| open.incarnation),
     }
@@ -165,21 +214,43 @@ fn migration_event(old: &View, new: &View, id: MigrationId, now: Timestamp) -> O
         return None;
     }
     let reason = migration.intent.as_ref().and_then(|at| at.value.reason.clone());
-    Some(event(Kind::Migration, &object.value.meta, now, What::Migration { phase }, reason))
+    Some(event(
+        Kind::Migration,
+        &object.value.meta,
+        now,
+        What::Migration { phase },
+        reason,
+    ))
 }
 
 fn contact_event(old: &View, new: &View, id: Uuid, now: Timestamp) -> Option<Event> {
     let host = new.hosts.get(&id.into())?;
     let silent = host.is_silent();
-    let was_silent = old.hosts.get(&id.into()).is_some_and(crate::view::Host::is_silent);
+    let was_silent = old
+        .hosts
+        .get(&id.into())
+        .is_some_and(crate::view::Host::is_silent);
     if silent == was_silent {
         return None;
     }
     let reason = silent.then(|| Reason::new("host-silent", "nothing was heard from its agent"));
-    Some(event(Kind::Host, &host.object.as_ref()?.value.meta, now, What::HostContact { silent }, reason))
+    Some(event(
+        Kind::Host,
+        &host.object.as_ref()?.value.meta,
+        now,
+        What::HostContact { silent },
+        reason,
+    ))
 }
 
 fn event(kind: Kind, meta: &Meta, at: Timestamp, what: What, reason: Option<Reason>) -> Event {
-    let spec = EventSpec { object_kind: kind, object: meta.id, object_name: meta.name.clone(), at, what, reason };
+    let spec = EventSpec {
+        object_kind: kind,
+        object: meta.id,
+        object_name: meta.name.clone(),
+        at,
+        what,
+        reason,
+    };
     (meta.project.clone(), meta.owner.clone(), spec)
 }

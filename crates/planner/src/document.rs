@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use model::document::{
-    Disk, HostDocument, Machine, MigrateTo, NetworkDocument, Order, Port, StartFrom, Stop, Target, TargetState,
-    VmDocument,
+    Disk, HostDocument, Machine, MigrateTo, NetworkDocument, Order, Port, StartFrom, Stop, Target,
+    TargetState, VmDocument,
 };
 use model::migration::{MigrationIntent, MigrationPhase, Route};
 use model::report::{OutgoingState, RunState};
@@ -23,25 +23,45 @@ const TARGET_PATIENCE_MS: u64 = 60_000;
 
 /// All that a host shall do. Its revision is the view's.
 pub fn build(view: &View, host: HostId) -> HostDocument {
-    let vms: BTreeMap<VmId, VmDocument> =
-        view.vms_of_host(host).filter_map(|id| Some((id, vm_document(view, host, id)?))).collect();
-    let vnis = vms.values().flat_map(|vm| vm.machine.nics.iter().map(|nic| nic.vni));
+    let vms: BTreeMap<VmId, VmDocument> = view
+        .vms_of_host(host)
+        .filter_map(|id| Some((id, vm_document(view, host, id)?)))
+        .collect();
+    let vnis = vms
+        .values()
+        .flat_map(|vm| vm.machine.nics.iter().map(|nic| nic.vni));
     let peers = peers(view, host);
-    let networks = vnis.map(|vni| (vni, NetworkDocument { peers: peers.clone() })).collect();
-    HostDocument { revision: view.revision, host, vms, networks }
+    let networks = vnis
+        .map(|vni| (vni, NetworkDocument { peers: peers.clone() }))
+        .collect();
+    HostDocument {
+        revision: view.revision,
+        host,
+        vms,
+        networks,
+    }
 }
 
 /// The other hosts' addresses.
 fn peers(view: &View, host: HostId) -> Vec<IpAddr> {
-    let others = view.hosts.iter().filter(|(id, other)| **id != host && !other.is_dead());
-    others.filter_map(|(_, other)| Some(other.status.as_ref()?.value.peer_address?.ip())).collect()
+    let others = view
+        .hosts
+        .iter()
+        .filter(|(id, other)| **id != host && !other.is_dead());
+    others
+        .filter_map(|(_, other)| Some(other.status.as_ref()?.value.peer_address?.ip()))
+        .collect()
 }
 
 fn vm_document(view: &View, host: HostId, id: VmId) -> Option<VmDocument> {
     let vm = view.vms.get(&id)?;
     let intent = &vm.intent.as_ref()?.value;
     let (incarnation, order) = side_of_migration(view, host, id, vm).or_else(|| held(vm, intent, host))?;
-    Some(VmDocument { incarnation, order, machine: machine(view, id, vm, intent)? })
+    Some(VmDocument {
+        incarnation,
+        order,
+        machine: machine(view, id, vm, intent)?,
+    })
 }
 
 /// The order for a VM that the host holds by itself.
@@ -53,7 +73,9 @@ fn held(vm: &Vm, intent: &VmIntent, host: HostId) -> Option<(Incarnation, Order)
     match &intent.open {
         Some(open) if is_deleted => Some((open.incarnation, Order::Stop(Stop::Remove))),
         Some(open) => Some((open.incarnation, open_order(open))),
-        None if is_deleted && intent.has_volumes => Some((intent.last_incarnation, Order::Stop(Stop::Remove))),
+        None if is_deleted && intent.has_volumes => {
+            Some((intent.last_incarnation, Order::Stop(Stop::Remove)))
+        }
         None => None,
     }
 }
@@ -65,7 +87,9 @@ fn open_order(open: &Open) -> Order {
             resume: open.resume,
             start: match &open.start {
                 Start::Disk => StartFrom::Disk,
-                Start::Saved(saved) => StartFrom::Saved { incarnation: saved.incarnation },
+                Start::Saved(saved) => StartFrom::Saved {
+                    incarnation: saved.incarnation,
+                },
                 Start::Stream => StartFrom::Never,
             },
         },
@@ -90,7 +114,12 @@ fn side_of_migration(view: &View, host: HostId, id: VmId, vm: &Vm) -> Option<(In
     })
 }
 
-fn target_order(view: &View, vm: &Vm, intent: &MigrationIntent, route: &Route) -> Option<(Incarnation, Order)> {
+fn target_order(
+    view: &View,
+    vm: &Vm,
+    intent: &MigrationIntent,
+    route: &Route,
+) -> Option<(Incarnation, Order)> {
     let state = match intent.phase {
         MigrationPhase::Preparing => TargetState::Prepare,
         MigrationPhase::Transferring | MigrationPhase::SwitchingOver => TargetState::Granted,
@@ -156,10 +185,21 @@ fn source_order(
 fn machine(view: &View, id: VmId, vm: &Vm, intent: &VmIntent) -> Option<Machine> {
     let object = &vm.object.as_ref()?.value;
     let spec = &object.spec;
-    let content = view.images.get(&spec.image.0)?.status.as_ref()?.value.content.as_ref()?;
+    let content = view
+        .images
+        .get(&spec.image.0)?
+        .status
+        .as_ref()?
+        .value
+        .content
+        .as_ref()?;
     let datastore = &view.datastores.get(&spec.datastore.0)?.value.spec;
-    let (memory_mib, vcpus) =
-        intent.open.as_ref().map_or((spec.memory_mib, spec.vcpus), |open| (open.memory_mib, open.vcpus));
+    let (memory_mib, vcpus) = intent
+        .open
+        .as_ref()
+        .map_or((spec.memory_mib, spec.vcpus), |open| {
+            (open.memory_mib, open.vcpus)
+        });
     let nics = spec.nics.iter().filter_map(|nic| {
         Some(Port {
             vni: view.networks.get(&nic.network.0)?.value.spec.vni,
@@ -178,11 +218,19 @@ fn machine(view: &View, id: VmId, vm: &Vm, intent: &VmIntent) -> Option<Machine>
             coherent: datastore.coherent,
             image_sha256: content.sha256.clone(),
             image_format: content.format,
-            bytes: spec.disk_bytes.unwrap_or(content.virtual_bytes).max(content.virtual_bytes),
+            bytes: spec
+                .disk_bytes
+                .unwrap_or(content.virtual_bytes)
+                .max(content.virtual_bytes),
         },
         nics: nics.collect(),
         guest: model::vm::GuestConfig {
-            hostname: Some(spec.guest.hostname.clone().unwrap_or_else(|| object.meta.name.clone())),
+            hostname: Some(
+                spec.guest
+                    .hostname
+                    .clone()
+                    .unwrap_or_else(|| object.meta.name.clone()),
+            ),
             ..spec.guest.clone()
         },
     })
@@ -190,7 +238,17 @@ fn machine(view: &View, id: VmId, vm: &Vm, intent: &VmIntent) -> Option<Machine>
 
 /// Whether a source has said that it stopped its guest for the last round: shown to people, never decided on.
 pub fn is_switching_over(vm: &Vm, route: &Route) -> bool {
-    let run = vm.runs.get(&route.from).filter(|run| run.state != RunState::Closed);
-    let outgoing = run.and_then(|run| run.outgoing.as_ref()).filter(|outgoing| outgoing.to == route.to);
-    outgoing.is_some_and(|outgoing| matches!(outgoing.state, OutgoingState::SwitchingOver | OutgoingState::Completed))
+    let run = vm
+        .runs
+        .get(&route.from)
+        .filter(|run| run.state != RunState::Closed);
+    let outgoing = run
+        .and_then(|run| run.outgoing.as_ref())
+        .filter(|outgoing| outgoing.to == route.to);
+    outgoing.is_some_and(|outgoing| {
+        matches!(
+            outgoing.state,
+            OutgoingState::SwitchingOver | OutgoingState::Completed
+        )
+    })
 }

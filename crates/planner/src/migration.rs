@@ -18,11 +18,25 @@ const PREPARE_MS: i64 = 30_000;
 
 /// What is to be done about a migration now.
 pub fn plan(view: &View, id: MigrationId, now: Timestamp) -> Decision {
-    let Some(migration) = view.migrations.get(&id) else { return Decision::nothing() };
-    let Some(object) = &migration.object else { return Decision::nothing() };
-    let step = Step { view, id, migration, object, now };
-    let Some(intent) = &migration.intent else { return step.begin_or_refuse() };
-    let Some(route) = &intent.value.route else { return Decision::nothing() };
+    let Some(migration) = view.migrations.get(&id) else {
+        return Decision::nothing();
+    };
+    let Some(object) = &migration.object else {
+        return Decision::nothing();
+    };
+    let step = Step {
+        view,
+        id,
+        migration,
+        object,
+        now,
+    };
+    let Some(intent) = &migration.intent else {
+        return step.begin_or_refuse();
+    };
+    let Some(route) = &intent.value.route else {
+        return Decision::nothing();
+    };
     let sides = Sides::of(view, object.value.spec.vm, route);
     match intent.value.phase {
         MigrationPhase::Planned => Decision::nothing(),
@@ -67,6 +81,11 @@ impl<'a> Sides<'a> {
         self.target_is_dead || self.target.is_some_and(|run| run.state.is_closed())
     }
 
+    /// The target's host is dead, and the target did not close before.
+    fn target_is_fenced(&self) -> bool {
+        self.target_is_dead && !self.target.is_some_and(|run| run.state.is_closed())
+    }
+
     fn target_runs(&self) -> bool {
         let runs = |run: &RunStatus| run.ran && matches!(run.state, RunState::Running | RunState::Paused);
         !self.target_is_dead && self.target.is_some_and(runs)
@@ -78,7 +97,9 @@ impl<'a> Sides<'a> {
     }
 
     fn outgoing(&self, to: Incarnation) -> Option<&'a Outgoing> {
-        self.source.and_then(|run| run.outgoing.as_ref()).filter(|outgoing| outgoing.to == to)
+        self.source
+            .and_then(|run| run.outgoing.as_ref())
+            .filter(|outgoing| outgoing.to == to)
     }
 
     fn outgoing_is(&self, to: Incarnation, state: OutgoingState) -> bool {
@@ -118,10 +139,19 @@ impl Step<'_> {
     }
 
     fn set_vm(&self, plan: &mut Plan, vm: &Vm, intent: &VmIntent) {
-        plan.replace(key::vm_intent(self.spec().vm), vm.intent.as_ref().map_or(0, |at| at.revision), intent);
+        plan.replace(
+            key::vm_intent(self.spec().vm),
+            vm.intent.as_ref().map_or(0, |at| at.revision),
+            intent,
+        );
     }
 
-    fn enter(&self, intent: &MigrationIntent, phase: MigrationPhase, reason: Option<Reason>) -> MigrationIntent {
+    fn enter(
+        &self,
+        intent: &MigrationIntent,
+        phase: MigrationPhase,
+        reason: Option<Reason>,
+    ) -> MigrationIntent {
         MigrationIntent {
             phase,
             entered_at: self.now,
@@ -150,27 +180,54 @@ impl Step<'_> {
         if self.is_busy(source) || self.spec().to.is_some_and(|to| self.is_busy(to)) {
             return Decision::wait_for_room();
         }
-        let memory_mib = open.memory_mib.saturating_add(QEMU_OVERHEAD_MIB);
+        let status = self.view.hosts.get(&source).and_then(|host| host.status.as_ref());
         let request = Request {
-            memory_mib,
+            memory_mib: open.memory_mib.saturating_add(QEMU_OVERHEAD_MIB),
             vcpus: open.vcpus,
             only: self.spec().to,
             except: Some(source),
             labels: &object.value.spec.placement.host_labels,
-            cpu_model: self.view.hosts.get(&source).and_then(|h| h.status.as_ref()).map(|s| s.value.cpu_model.as_str()),
+            cpu_model: status.map(|status| status.value.cpu_model.as_str()),
         };
         let free = host_views(self.view).filter(|host| !self.is_busy(host.id));
-        let (chosen, record) = scheduler::place(&request, free, self.now);
+        let (chosen, _) = scheduler::place(&request, free, self.now);
         let Some(target) = chosen else {
-            let why: Vec<_> =
-                record.refused.iter().map(|g| format!("{}: {}", g.hosts.join(", "), g.reason.message)).collect();
-            return self.refuse(Reason::new("no-host-fits", format!("no host can take it: {}", why.join("; "))));
+            let (busy, record) = scheduler::place(&request, host_views(self.view), self.now);
+            if busy.is_some() {
+                return Decision::wait_for_room();
+            }
+            let why: Vec<_> = record
+                .refused
+                .iter()
+                .map(|g| format!("{}: {}", g.hosts.join(", "), g.reason.message))
+                .collect();
+            return self.refuse(Reason::new(
+                "no-host-fits",
+                format!("no host can take it: {}", why.join("; ")),
+            ));
         };
         let to = intent.value.last_incarnation.next();
-        let route = Route { source, from: open.incarnation, target, to };
-        let mut plan = self.begin("prepare");
+        let from = open.incarnation;
+        let mut plan = self.prepare(
+            vm,
+            &intent.value,
+            open,
+            Route {
+                source,
+                from,
+                target,
+                to,
+            },
+        );
         plan.rely(key::object(Kind::Vm, vm_id.0), object.revision);
-        self.set_intent(&mut plan, &MigrationIntent {
+        plan.into()
+    }
+
+    /// Reserves the target and names its incarnation.
+    fn prepare(&self, vm: &Vm, intent: &VmIntent, open: Open, route: Route) -> Plan {
+        let mut plan = self.begin("prepare");
+        let (target, to) = (route.target, route.to);
+        let moves = MigrationIntent {
             phase: MigrationPhase::Preparing,
             entered_at: self.now,
             deadline: Some(later(self.now, PREPARE_MS)),
@@ -179,62 +236,100 @@ impl Step<'_> {
             predicted: Some(predict(open.memory_mib)),
             measured: None,
             reason: None,
-        });
-        let open = Open { resume: false, ..open };
+        };
+        self.set_intent(&mut plan, &moves);
+        let reserved = Reserved {
+            incarnation: to,
+            memory_mib: open.memory_mib.saturating_add(QEMU_OVERHEAD_MIB),
+            vcpus: open.vcpus,
+        };
         let next = VmIntent {
             migration: Some(self.id),
             last_incarnation: to,
-            open: Some(open.clone()),
-            ..intent.value.clone()
+            open: Some(Open {
+                resume: false,
+                ..open
+            }),
+            ..intent.clone()
         };
         self.set_vm(&mut plan, vm, &next);
-        reserve(self.view, &mut plan, target, vm_id, Reserved { incarnation: to, memory_mib, vcpus: open.vcpus });
-        plan.into()
+        reserve(self.view, &mut plan, target, self.spec().vm, reserved);
+        plan
     }
 
     /// Whether the VM can be moved while it runs.
     fn check<'v>(&self, id: VmId, vm: &'v Vm, intent: &'v VmIntent) -> Result<&'v Open, Reason> {
-        let name = vm.object.as_ref().map_or("-", |object| object.value.meta.name.as_str());
+        let name = vm
+            .object
+            .as_ref()
+            .map_or("-", |object| object.value.meta.name.as_str());
         if self.spec().cancel {
             return Err(Reason::new("cancelled", "cancelled before it began"));
         }
-        if self.view.active_migrations(id).any(|(other, m)| other != self.id && m.intent.is_some()) {
-            return Err(Reason::new("already-migrating", format!("{name} is being migrated already")));
+        if self
+            .view
+            .active_migrations(id)
+            .any(|(other, m)| other != self.id && m.intent.is_some())
+        {
+            return Err(Reason::new(
+                "already-migrating",
+                format!("{name} is being migrated already"),
+            ));
         }
-        let open = intent.open.as_ref().filter(|open| matches!(open.goal, Goal::Run { .. }));
+        let open = intent
+            .open
+            .as_ref()
+            .filter(|open| matches!(open.goal, Goal::Run { .. }));
         let runs = |open: &&Open| {
             let run = vm.runs.get(&open.incarnation);
             run.is_some_and(|run| matches!(run.state, RunState::Running | RunState::Paused))
         };
         open.filter(runs).ok_or_else(|| {
-            let phase = self.view.phase(id).map_or("unknown".to_owned(), |(phase, _)| phase.to_string());
-            Reason::new("not-running", format!("{name} is {phase}: only a running or paused VM is migrated live"))
+            let phase = self
+                .view
+                .phase(id)
+                .map_or("unknown".to_owned(), |(phase, _)| phase.to_string());
+            Reason::new(
+                "not-running",
+                format!("{name} is {phase}: only a running or paused VM is migrated live"),
+            )
         })
     }
 
     fn is_busy(&self, host: model::HostId) -> bool {
-        let routes = self.view.all_active_migrations().filter_map(|(_, m)| m.intent.as_ref()?.value.route.as_ref());
-        routes.filter(|route| route.source == host || route.target == host).count() >= MAX_PER_HOST
+        let routes = self
+            .view
+            .all_active_migrations()
+            .filter_map(|(_, m)| m.intent.as_ref()?.value.route.as_ref());
+        routes
+            .filter(|route| route.source == host || route.target == host)
+            .count()
+            >= MAX_PER_HOST
     }
 
     fn refuse(&self, reason: Reason) -> Decision {
         let mut plan = self.begin("refuse");
-        self.set_intent(&mut plan, &MigrationIntent {
-            phase: MigrationPhase::Aborted,
-            entered_at: self.now,
-            deadline: None,
-            method: Method::PreCopy,
-            route: None,
-            predicted: None,
-            measured: None,
-            reason: Some(reason),
-        });
+        self.set_intent(
+            &mut plan,
+            &MigrationIntent {
+                phase: MigrationPhase::Aborted,
+                entered_at: self.now,
+                deadline: None,
+                method: Method::PreCopy,
+                route: None,
+                predicted: None,
+                measured: None,
+                reason: Some(reason),
+            },
+        );
         plan.into()
     }
 
     /// The target starts. Nothing is granted, so anything may still end it.
     fn preparing(&self, intent: &At<MigrationIntent>, route: &Route, sides: &Sides<'_>) -> Decision {
-        let Some(vm) = sides.vm else { return Decision::nothing() };
+        let Some(vm) = sides.vm else {
+            return Decision::nothing();
+        };
         let deadline = intent.value.deadline.unwrap_or(self.now);
         let stop = if let Some(reason) = self.unwanted(vm) {
             Some(reason)
@@ -242,16 +337,24 @@ impl Step<'_> {
             let why = sides.target.and_then(|run| run.reason.clone());
             Some(why.unwrap_or_else(|| Reason::new("target-lost", "the target did not start")))
         } else if sides.source_is_closed() {
-            Some(Reason::new("source-lost", "the VM ended before the migration began"))
+            Some(Reason::new(
+                "source-lost",
+                "the VM ended before the migration began",
+            ))
         } else if self.now >= deadline {
-            Some(Reason::new("target-late", "the target did not listen in time: see its host"))
+            Some(Reason::new(
+                "target-late",
+                "the target did not listen in time: see its host",
+            ))
         } else {
             None
         };
         if let Some(reason) = stop {
             return self.abort(intent, route, vm, reason).into();
         }
-        let listens = sides.target.is_some_and(|run| run.state == RunState::Incoming && run.stream.is_some());
+        let listens = sides
+            .target
+            .is_some_and(|run| run.state == RunState::Incoming && run.stream.is_some());
         if !listens {
             return Decision::wait_until(deadline);
         }
@@ -259,13 +362,19 @@ impl Step<'_> {
         let mut plan = self.begin("grant");
         self.rely_on_vm(&mut plan, vm);
         self.rely_on_run(&mut plan, vm, route.to);
-        self.set_intent(&mut plan, &self.enter(&intent.value, MigrationPhase::Transferring, None));
+        self.set_intent(
+            &mut plan,
+            &self.enter(&intent.value, MigrationPhase::Transferring, None),
+        );
         plan.into()
     }
 
     fn rely_on_vm(&self, plan: &mut Plan, vm: &Vm) {
         let id = self.spec().vm;
-        plan.rely(key::object(Kind::Vm, id.0), vm.object.as_ref().map_or(0, |at| at.revision));
+        plan.rely(
+            key::object(Kind::Vm, id.0),
+            vm.object.as_ref().map_or(0, |at| at.revision),
+        );
         plan.rely(key::vm_intent(id), vm.intent.as_ref().map_or(0, |at| at.revision));
     }
 
@@ -276,18 +385,21 @@ impl Step<'_> {
 
     /// The grant is stored: only the source's promise, or the end of both, aborts (rule 3).
     fn granted(&self, intent: &At<MigrationIntent>, route: &Route, sides: &Sides<'_>) -> Decision {
-        let Some(vm) = sides.vm else { return Decision::nothing() };
+        let Some(vm) = sides.vm else {
+            return Decision::nothing();
+        };
         if sides.target_runs() {
             return self.commit(intent, route, vm).into();
         }
-        if sides.target_ran_and_ended() {
+        let completed = sides.outgoing_is(route.to, OutgoingState::Completed);
+        // A target that is fenced may have run and written, whatever was heard of it last.
+        if sides.target_ran_and_ended() || completed && sides.target_is_fenced() {
             return self.end_both(intent, route, sides, vm).into();
         }
         if sides.outgoing_is(route.to, OutgoingState::Promised) {
             let reason = self.promise_reason(sides.outgoing(route.to), vm);
             return self.abort(intent, route, vm, reason).into();
         }
-        let completed = sides.outgoing_is(route.to, OutgoingState::Completed);
         if completed && sides.target_is_closed() {
             return self.resume_source(intent, route, sides, vm).into();
         }
@@ -295,13 +407,19 @@ impl Step<'_> {
             let mut plan = self.begin("revoke");
             self.rely_on_run(&mut plan, vm, route.from);
             let reason = Reason::new("source-lost", "the source ended during the migration");
-            self.set_intent(&mut plan, &self.enter(&intent.value, MigrationPhase::Revoking, Some(reason)));
+            self.set_intent(
+                &mut plan,
+                &self.enter(&intent.value, MigrationPhase::Revoking, Some(reason)),
+            );
             return plan.into();
         }
         if completed && intent.value.phase != MigrationPhase::Decided {
             let mut plan = self.begin("decide");
             self.rely_on_run(&mut plan, vm, route.from);
-            self.set_intent(&mut plan, &self.enter(&intent.value, MigrationPhase::Decided, None));
+            self.set_intent(
+                &mut plan,
+                &self.enter(&intent.value, MigrationPhase::Decided, None),
+            );
             return plan.into();
         }
         Decision::nothing()
@@ -309,9 +427,13 @@ impl Step<'_> {
 
     fn promise_reason(&self, outgoing: Option<&Outgoing>, vm: &Vm) -> Reason {
         let error = outgoing.and_then(|outgoing| outgoing.error.clone());
-        let failed = error.map(|error| Reason::new("transfer-failed", format!("the transfer failed: {error}")));
+        let failed =
+            error.map(|error| Reason::new("transfer-failed", format!("the transfer failed: {error}")));
         failed.or_else(|| self.unwanted(vm)).unwrap_or_else(|| {
-            Reason::new("transfer-stopped", "the source stopped the transfer: the target was lost, or time ran out")
+            Reason::new(
+                "transfer-stopped",
+                "the source stopped the transfer: the target was lost, or time ran out",
+            )
         })
     }
 
@@ -319,22 +441,43 @@ impl Step<'_> {
     fn abort(&self, intent: &At<MigrationIntent>, route: &Route, vm: &Vm, reason: Reason) -> Plan {
         let mut plan = self.begin("abort");
         self.rely_on_run(&mut plan, vm, route.from);
-        self.set_intent(&mut plan, &self.enter(&intent.value, MigrationPhase::Aborting, Some(reason)));
+        self.set_intent(
+            &mut plan,
+            &self.enter(&intent.value, MigrationPhase::Aborting, Some(reason)),
+        );
         if let Some(at) = &vm.intent {
-            self.set_vm(&mut plan, vm, &VmIntent { migration: None, ..at.value.clone() });
+            self.set_vm(
+                &mut plan,
+                vm,
+                &VmIntent {
+                    migration: None,
+                    ..at.value.clone()
+                },
+            );
         }
         plan
     }
 
     /// The source completed and the target closed without running: RESUME (rule 6).
     fn resume_source(&self, intent: &At<MigrationIntent>, route: &Route, sides: &Sides<'_>, vm: &Vm) -> Plan {
-        let why = sides.target.and_then(|run| run.reason.as_ref()).map_or("its host is dead", |r| r.message.as_str());
+        let why = sides
+            .target
+            .and_then(|run| run.reason.as_ref())
+            .map_or("its host is dead", |r| r.message.as_str());
         let reason = Reason::new("target-lost", format!("the target ended before it ran: {why}"));
         let mut plan = self.abort(intent, route, vm, reason);
         self.rely_on_run(&mut plan, vm, route.to);
         if let Some(at) = &vm.intent {
             let open = at.value.open.clone().map(|open| Open { resume: true, ..open });
-            self.set_vm(&mut plan, vm, &VmIntent { migration: None, open, ..at.value.clone() });
+            self.set_vm(
+                &mut plan,
+                vm,
+                &VmIntent {
+                    migration: None,
+                    open,
+                    ..at.value.clone()
+                },
+            );
         }
         plan
     }
@@ -349,11 +492,26 @@ impl Step<'_> {
         let ended = Ended {
             incarnation: route.to,
             at: self.now,
-            outcome: sides.target.filter(|_| !sides.target_is_dead).map_or(Outcome::Fenced, |run| outcome(goal, run)),
+            outcome: sides
+                .target
+                .filter(|_| !sides.target_is_dead)
+                .map_or(Outcome::Fenced, |run| outcome(goal, run)),
             reason: sides.target.and_then(|run| run.reason.clone()),
         };
-        let open = at.value.open.clone().map(|open| Open { goal: Goal::Kill, ..open });
-        self.set_vm(&mut plan, vm, &VmIntent { migration: None, open, ended: Some(ended), ..at.value.clone() });
+        let open = at.value.open.clone().map(|open| Open {
+            goal: Goal::Kill,
+            ..open
+        });
+        self.set_vm(
+            &mut plan,
+            vm,
+            &VmIntent {
+                migration: None,
+                open,
+                ended: Some(ended),
+                ..at.value.clone()
+            },
+        );
         plan
     }
 
@@ -361,10 +519,13 @@ impl Step<'_> {
     fn commit(&self, intent: &At<MigrationIntent>, route: &Route, vm: &Vm) -> Plan {
         let mut plan = self.begin("commit");
         self.rely_on_run(&mut plan, vm, route.to);
-        self.set_intent(&mut plan, &MigrationIntent {
-            deadline: None,
-            ..self.enter(&intent.value, MigrationPhase::Activated, None)
-        });
+        self.set_intent(
+            &mut plan,
+            &MigrationIntent {
+                deadline: None,
+                ..self.enter(&intent.value, MigrationPhase::Activated, None)
+            },
+        );
         if let Some(at) = &vm.intent {
             let open = at.value.open.clone().map(|open| Open {
                 incarnation: route.to,
@@ -372,7 +533,15 @@ impl Step<'_> {
                 start: Start::Stream,
                 ..open
             });
-            self.set_vm(&mut plan, vm, &VmIntent { host: Some(route.target), open, ..at.value.clone() });
+            self.set_vm(
+                &mut plan,
+                vm,
+                &VmIntent {
+                    host: Some(route.target),
+                    open,
+                    ..at.value.clone()
+                },
+            );
         }
         plan
     }
@@ -384,16 +553,25 @@ impl Step<'_> {
         }
         let mut plan = self.begin("finish");
         let measured = self.measure(&intent.value, sides.outgoing(route.to));
-        let done = MigrationIntent { measured: Some(measured), reason: None, ..intent.value.clone() };
+        let done = MigrationIntent {
+            measured: Some(measured),
+            reason: None,
+            ..intent.value.clone()
+        };
         self.set_intent(&mut plan, &self.enter(&done, MigrationPhase::Done, None));
         self.clean_up(&mut plan, route.source, route.from, sides.vm);
         plan.into()
     }
 
     fn measure(&self, intent: &MigrationIntent, outgoing: Option<&Outgoing>) -> Figures {
-        let total = intent.entered_at.duration_since(self.object.value.meta.created_at).as_millis();
+        let total = intent
+            .entered_at
+            .duration_since(self.object.value.meta.created_at)
+            .as_millis();
         Figures {
-            downtime_ms: outgoing.and_then(|o| o.downtime_us).map_or(0, |us| us.div_ceil(1000)),
+            downtime_ms: outgoing
+                .and_then(|o| o.downtime_us)
+                .map_or(0, |us| us.div_ceil(1000)),
             total_ms: u64::try_from(total).unwrap_or(0),
             bytes: outgoing.and_then(|o| o.bytes).unwrap_or(0),
         }
@@ -405,34 +583,58 @@ impl Step<'_> {
         release(self.view, plan, host, id, incarnation);
         let Some(vm) = vm else { return };
         let Some(at) = &vm.intent else { return };
-        let is_open = at.value.open.as_ref().is_some_and(|open| open.incarnation == incarnation);
+        let is_open = at
+            .value
+            .open
+            .as_ref()
+            .is_some_and(|open| open.incarnation == incarnation);
         if let Some(revision) = vm.run_revisions.get(&incarnation).filter(|_| !is_open) {
             plan.remove(key::vm_run(id, incarnation), *revision);
         }
         if at.value.migration == Some(self.id) {
-            self.set_vm(plan, vm, &VmIntent { migration: None, ..at.value.clone() });
+            self.set_vm(
+                plan,
+                vm,
+                &VmIntent {
+                    migration: None,
+                    ..at.value.clone()
+                },
+            );
         }
     }
 
     /// The source is lost after the grant: the target answers *running*, which commits, or *closed*.
     fn revoking(&self, intent: &At<MigrationIntent>, route: &Route, sides: &Sides<'_>) -> Decision {
-        let Some(vm) = sides.vm else { return Decision::nothing() };
+        let Some(vm) = sides.vm else {
+            return Decision::nothing();
+        };
         if sides.target_runs() {
             return self.commit(intent, route, vm).into();
         }
-        if sides.target_ran_and_ended() {
+        if sides.target_ran_and_ended() || sides.target_is_fenced() {
             return self.end_both(intent, route, sides, vm).into();
         }
-        if sides.target_is_closed() { self.finish_abort(intent, route, sides) } else { Decision::nothing() }
+        if sides.target_is_closed() {
+            self.finish_abort(intent, route, sides)
+        } else {
+            Decision::nothing()
+        }
     }
 
     fn aborting(&self, intent: &At<MigrationIntent>, route: &Route, sides: &Sides<'_>) -> Decision {
-        if sides.target_is_closed() { self.finish_abort(intent, route, sides) } else { Decision::nothing() }
+        if sides.target_is_closed() {
+            self.finish_abort(intent, route, sides)
+        } else {
+            Decision::nothing()
+        }
     }
 
     fn finish_abort(&self, intent: &At<MigrationIntent>, route: &Route, sides: &Sides<'_>) -> Decision {
         let mut plan = self.begin("end");
-        self.set_intent(&mut plan, &self.enter(&intent.value, MigrationPhase::Aborted, None));
+        self.set_intent(
+            &mut plan,
+            &self.enter(&intent.value, MigrationPhase::Aborted, None),
+        );
         self.clean_up(&mut plan, route.target, route.to, sides.vm);
         plan.into()
     }
@@ -441,7 +643,10 @@ impl Step<'_> {
 /// Why a migration should end: its user cancelled it, or wants something else of the VM.
 pub(crate) fn unwanted(spec: &MigrationSpec, vm: &Vm) -> Option<Reason> {
     let object = &vm.object.as_ref()?.value;
-    let answered = vm.intent.as_ref().map_or(0, |intent| intent.value.answered_request);
+    let answered = vm
+        .intent
+        .as_ref()
+        .map_or(0, |intent| intent.value.answered_request);
     if spec.cancel {
         return Some(Reason::new("cancelled", "cancelled by its user"));
     }
@@ -456,5 +661,9 @@ pub(crate) fn unwanted(spec: &MigrationSpec, vm: &Vm) -> Option<Reason> {
 /// pages, and the stop is bounded by the limits that the source starts with.
 fn predict(memory_mib: u64) -> Figures {
     let bytes = memory_mib.saturating_mul(1 << 20) / 4;
-    Figures { downtime_ms: 20, total_ms: 200u64.saturating_add(memory_mib / 2), bytes }
+    Figures {
+        downtime_ms: 20,
+        total_ms: 200u64.saturating_add(memory_mib / 2),
+        bytes,
+    }
 }

@@ -19,7 +19,10 @@ pub struct Plan {
 impl Plan {
     /// A plan that does nothing yet.
     pub fn new(action: impl Into<String>) -> Self {
-        Self { action: action.into(), ..Self::default() }
+        Self {
+            action: action.into(),
+            ..Self::default()
+        }
     }
 
     /// The plan holds only while this key has this revision.
@@ -64,17 +67,26 @@ impl Decision {
 
     /// Nothing to do until this time.
     pub fn wait_until(at: Timestamp) -> Self {
-        Self { look_again_at: Some(at), ..Self::default() }
+        Self {
+            look_again_at: Some(at),
+            ..Self::default()
+        }
     }
 
     /// Nothing can be done until there is room somewhere.
     pub fn wait_for_room() -> Self {
-        Self { is_waiting: true, ..Self::default() }
+        Self {
+            is_waiting: true,
+            ..Self::default()
+        }
     }
 }
 
 impl From<Plan> for Decision {
     fn from(plan: Plan) -> Self {
-        Self { plan: Some(plan), ..Self::default() }
+        Self {
+            plan: Some(plan),
+            ..Self::default()
+        }
     }
 }

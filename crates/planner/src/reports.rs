@@ -1,29 +1,75 @@
 //! Which reports count: a status is kept only for an incarnation that the store still waits to hear of, and only from
 //! the host that holds it. All else is late, and is dropped without harm.
 
+use std::collections::BTreeSet;
+
 use model::report::{Report, RunStatus};
 use model::{HostId, Incarnation, VmId, key};
+
+use uuid::Uuid;
 
 use crate::plan::Plan;
 use crate::view::View;
 
 /// How many incarnations one transaction updates: the store takes 128 operations, and each has its audit beside it.
 const RUNS_PER_PLAN: usize = 16;
+/// How many of a host's earlier sessions are remembered; the oldest, by their ids' time, go first.
+const FORMER_SESSIONS: usize = 16;
+
+/// Which of a host's reports was taken last. A report that a newer one has overtaken on its way says nothing new.
+#[derive(Debug, Default)]
+pub struct ReportOrder {
+    last: Option<(Uuid, u64)>,
+    former: BTreeSet<Uuid>,
+}
+
+impl ReportOrder {
+    /// Whether a report is newer than every one that was taken.
+    pub fn admits(&self, report: &Report) -> bool {
+        let is_later = self
+            .last
+            .is_none_or(|(session, sequence)| session != report.session || report.sequence > sequence);
+        is_later && !self.former.contains(&report.session)
+    }
+
+    /// A report was taken.
+    pub fn note(&mut self, report: &Report) {
+        let before = self.last.replace((report.session, report.sequence));
+        self.former.extend(
+            before
+                .map(|(session, _)| session)
+                .filter(|session| *session != report.session),
+        );
+        while self.former.len() > FORMER_SESSIONS {
+            self.former.pop_first();
+        }
+    }
+}
 
 /// The writes that a report leads to: none if it says nothing new. Several plans if it says much.
 pub fn plans(view: &View, host: HostId, report: &Report) -> Vec<Plan> {
     let mut plans: Vec<Plan> = host_plan(view, host, report).into_iter().collect();
-    let changed: Vec<_> = report.runs.iter().filter(|run| is_news(view, host, run.vm, &run.run)).collect();
+    let changed: Vec<_> = report
+        .runs
+        .iter()
+        .filter(|run| is_news(view, host, run.vm, &run.run))
+        .collect();
     for runs in changed.chunks(RUNS_PER_PLAN) {
         let mut plan = Plan::new("report runs");
         for run in runs {
             let incarnation = run.run.incarnation;
             let vm = view.vms.get(&run.vm);
-            let revision = vm.and_then(|vm| vm.run_revisions.get(&incarnation)).copied().unwrap_or(0);
+            let revision = vm
+                .and_then(|vm| vm.run_revisions.get(&incarnation))
+                .copied()
+                .unwrap_or(0);
             let intent = vm.and_then(|vm| vm.intent.as_ref()).map_or(0, |at| at.revision);
             // The incarnation must still be awaited when the report is stored.
             plan.rely(key::vm_intent(run.vm), intent);
-            let stored = RunStatus { host, ..run.run.clone() };
+            let stored = RunStatus {
+                host,
+                ..run.run.clone()
+            };
             plan.replace(key::vm_run(run.vm, incarnation), revision, &stored);
         }
         plans.push(plan);
@@ -38,7 +84,11 @@ fn host_plan(view: &View, host: HostId, report: &Report) -> Option<Plan> {
         return None;
     }
     let mut plan = Plan::new("report host");
-    plan.replace(key::host_status(host), kept.map_or(0, |kept| kept.revision), status);
+    plan.replace(
+        key::host_status(host),
+        kept.map_or(0, |kept| kept.revision),
+        status,
+    );
     Some(plan)
 }
 
@@ -48,19 +98,30 @@ fn is_news(view: &View, host: HostId, vm: VmId, run: &RunStatus) -> bool {
     }
     let kept = view.vms.get(&vm).and_then(|vm| vm.runs.get(&run.incarnation));
     let Some(kept) = kept else { return true };
-    // A closed incarnation never opens again, whatever arrives late.
-    if kept.state.is_closed() && !run.state.is_closed() {
+    // What is on the agent's disk does not go back, whatever arrives late: a closed incarnation never opens again, and
+    // one that ran has run.
+    let goes_back = kept.state.is_closed() && run.state < kept.state || kept.ran && !run.ran;
+    if goes_back {
         return false;
     }
-    let same = RunStatus { document_revision: kept.document_revision, host, ..run.clone() };
+    let same = RunStatus {
+        document_revision: kept.document_revision,
+        host,
+        ..run.clone()
+    };
     same != *kept
 }
 
 /// Whether the store waits to hear of an incarnation from a host.
 fn is_awaited(view: &View, host: HostId, id: VmId, incarnation: Incarnation) -> bool {
     let Some(vm) = view.vms.get(&id) else { return false };
-    let Some(intent) = vm.intent.as_ref().map(|at| &at.value) else { return false };
-    let is_deleted = vm.object.as_ref().is_some_and(|at| at.value.meta.deleted_at.is_some());
+    let Some(intent) = vm.intent.as_ref().map(|at| &at.value) else {
+        return false;
+    };
+    let is_deleted = vm
+        .object
+        .as_ref()
+        .is_some_and(|at| at.value.meta.deleted_at.is_some());
     let holds = intent.host == Some(host)
         && match &intent.open {
             Some(open) => open.incarnation == incarnation,
@@ -70,7 +131,8 @@ fn is_awaited(view: &View, host: HostId, id: VmId, incarnation: Incarnation) -> 
         || view.active_migrations(id).any(|(_, migration)| {
             let route = migration.intent.as_ref().and_then(|at| at.value.route.as_ref());
             route.is_some_and(|route| {
-                (route.source, route.from) == (host, incarnation) || (route.target, route.to) == (host, incarnation)
+                (route.source, route.from) == (host, incarnation)
+                    || (route.target, route.to) == (host, incarnation)
             })
         })
 }

@@ -78,7 +78,10 @@ pub struct WithStatus<S, T> {
 
 impl<S, T> Default for WithStatus<S, T> {
     fn default() -> Self {
-        Self { object: None, status: None }
+        Self {
+            object: None,
+            status: None,
+        }
     }
 }
 
@@ -225,7 +228,10 @@ impl View {
             Kind::Migration => self.index_migration(MigrationId(id), false),
             _ => {}
         }
-        if let Some(entry) = self.meta(kind, id).map(|meta| (kind, meta.project.clone(), meta.name.clone())) {
+        if let Some(entry) = self
+            .meta(kind, id)
+            .map(|meta| (kind, meta.project.clone(), meta.name.clone()))
+        {
             self.names.remove(&entry);
         }
     }
@@ -238,43 +244,37 @@ impl View {
         }
         match kind {
             Kind::Vm => {
-                if self.vms.get(&VmId(id)).is_some_and(Vm::is_empty) {
-                    self.vms.remove(&VmId(id));
-                }
+                drop_if(&mut self.vms, VmId(id), Vm::is_empty);
                 self.index_vm(VmId(id), true);
             }
-            Kind::Host => {
-                if self.hosts.get(&HostId(id)).is_some_and(Host::is_empty) {
-                    self.hosts.remove(&HostId(id));
-                }
-            }
+            Kind::Host => drop_if(&mut self.hosts, HostId(id), Host::is_empty),
             Kind::Migration => {
-                let gone = |m: &Migration| m.object.is_none() && m.intent.is_none();
-                if self.migrations.get(&MigrationId(id)).is_some_and(gone) {
-                    self.migrations.remove(&MigrationId(id));
-                }
+                let is_empty = |m: &Migration| m.object.is_none() && m.intent.is_none();
+                drop_if(&mut self.migrations, MigrationId(id), is_empty);
                 self.index_migration(MigrationId(id), true);
             }
-            Kind::Image if self.images.get(&id).is_some_and(|i| i.object.is_none() && i.status.is_none()) => {
-                self.images.remove(&id);
-            }
-            Kind::Operation if self.operations.get(&id).is_some_and(|o| o.object.is_none() && o.status.is_none()) => {
-                self.operations.remove(&id);
-            }
+            Kind::Image => drop_if(&mut self.images, id, WithStatus::is_empty),
+            Kind::Operation => drop_if(&mut self.operations, id, WithStatus::is_empty),
             _ => {}
         }
     }
 
     fn index_vm(&mut self, id: VmId, add: bool) {
-        let Some(intent) = self.vms.get(&id).and_then(|vm| vm.intent.as_ref()) else { return };
+        let Some(intent) = self.vms.get(&id).and_then(|vm| vm.intent.as_ref()) else {
+            return;
+        };
         if let Some(host) = intent.value.host {
             set_index(&mut self.by_host, host, id, add);
         }
     }
 
     fn index_migration(&mut self, id: MigrationId, add: bool) {
-        let Some(migration) = self.migrations.get(&id) else { return };
-        let Some(vm) = migration.object.as_ref().map(|object| object.value.spec.vm) else { return };
+        let Some(migration) = self.migrations.get(&id) else {
+            return;
+        };
+        let Some(vm) = migration.object.as_ref().map(|object| object.value.spec.vm) else {
+            return;
+        };
         let phase = migration.phase();
         if !phase.is_final() {
             set_index(&mut self.active_migrations, vm, id, add);
@@ -285,9 +285,9 @@ impl View {
     pub fn vms_of_host(&self, host: HostId) -> impl Iterator<Item = VmId> + '_ {
         let held = self.by_host.get(&host).into_iter().flatten().copied();
         let moving = self.active_migrations.iter().filter(move |(_, ids)| {
-            ids.iter().filter_map(|id| self.migrations.get(id)?.intent.as_ref()?.value.route.as_ref()).any(|route| {
-                route.source == host || route.target == host
-            })
+            ids.iter()
+                .filter_map(|id| self.migrations.get(id)?.intent.as_ref()?.value.route.as_ref())
+                .any(|route| route.source == host || route.target == host)
         });
         let all: BTreeSet<VmId> = held.chain(moving.map(|(vm, _)| *vm)).collect();
         all.into_iter()
@@ -319,10 +319,13 @@ impl View {
         };
         for (kind, id) in objects {
             match kind {
-                Kind::Vm => copy.vms.extend(self.vms.get(&VmId(id)).map(|vm| (VmId(id), vm.clone()))),
+                Kind::Vm => copy
+                    .vms
+                    .extend(self.vms.get(&VmId(id)).map(|vm| (VmId(id), vm.clone()))),
                 Kind::Migration => {
                     let found = self.migrations.get(&MigrationId(id));
-                    copy.migrations.extend(found.map(|migration| (MigrationId(id), migration.clone())));
+                    copy.migrations
+                        .extend(found.map(|migration| (MigrationId(id), migration.clone())));
                 }
                 _ => {}
             }
@@ -335,10 +338,19 @@ impl View {
         match kind {
             Kind::Host => self.vms_of_host(HostId(id)).map(|vm| (Kind::Vm, vm.0)).collect(),
             Kind::Migration => {
-                let object = self.migrations.get(&MigrationId(id)).and_then(|migration| migration.object.as_ref());
-                object.map(|object| (Kind::Vm, object.value.spec.vm.0)).into_iter().collect()
+                let object = self
+                    .migrations
+                    .get(&MigrationId(id))
+                    .and_then(|migration| migration.object.as_ref());
+                object
+                    .map(|object| (Kind::Vm, object.value.spec.vm.0))
+                    .into_iter()
+                    .collect()
             }
-            Kind::Vm => self.active_migrations(VmId(id)).map(|(id, _)| (Kind::Migration, id.0)).collect(),
+            Kind::Vm => self
+                .active_migrations(VmId(id))
+                .map(|(id, _)| (Kind::Migration, id.0))
+                .collect(),
             _ => Vec::new(),
         }
     }
@@ -347,8 +359,18 @@ impl View {
     pub fn meta(&self, kind: Kind, id: Uuid) -> Option<&model::Meta> {
         match kind {
             Kind::Vm => self.vms.get(&VmId(id))?.object.as_ref().map(|at| &at.value.meta),
-            Kind::Host => self.hosts.get(&HostId(id))?.object.as_ref().map(|at| &at.value.meta),
-            Kind::Migration => self.migrations.get(&MigrationId(id))?.object.as_ref().map(|at| &at.value.meta),
+            Kind::Host => self
+                .hosts
+                .get(&HostId(id))?
+                .object
+                .as_ref()
+                .map(|at| &at.value.meta),
+            Kind::Migration => self
+                .migrations
+                .get(&MigrationId(id))?
+                .object
+                .as_ref()
+                .map(|at| &at.value.meta),
             Kind::Image => self.images.get(&id)?.object.as_ref().map(|at| &at.value.meta),
             Kind::Operation => self.operations.get(&id)?.object.as_ref().map(|at| &at.value.meta),
             Kind::Template => self.templates.get(&id).map(|at| &at.value.meta),
@@ -375,7 +397,10 @@ impl View {
 
     /// The id that a name or an id's text stands for.
     pub fn find(&self, kind: Kind, project: Option<&str>, name: &str) -> Option<Uuid> {
-        let by_name = self.names.get(&(kind, project.map(str::to_owned), name.to_owned())).copied();
+        let by_name = self
+            .names
+            .get(&(kind, project.map(str::to_owned), name.to_owned()))
+            .copied();
         by_name.or_else(|| name.parse().ok().filter(|id| self.meta(kind, *id).is_some()))
     }
 
@@ -389,16 +414,33 @@ impl View {
         let vm = self.vms.get(&id)?;
         let object = &vm.object.as_ref()?.value;
         let intent = vm.intent.as_ref().map(|intent| &intent.value);
-        let host = intent.and_then(|intent| intent.host).and_then(|host| self.hosts.get(&host));
-        let migration = intent.and_then(|intent| intent.migration).and_then(|id| self.migrations.get(&id));
+        let host = intent
+            .and_then(|intent| intent.host)
+            .and_then(|host| self.hosts.get(&host));
+        let migration = intent
+            .and_then(|intent| intent.migration)
+            .and_then(|id| self.migrations.get(&id));
         Some(Facts {
             spec: &object.spec,
             deleted: object.meta.deleted_at.is_some(),
             intent,
             runs: &vm.runs,
-            host_silent: host.is_some_and(|host| host.is_silent() && !host.is_dead()),
+            host_silent: host.is_some_and(Host::is_silent),
             migration: migration.map(Migration::phase),
         })
+    }
+}
+
+/// Removes an entry of which nothing is left.
+fn drop_if<K: Ord, V>(all: &mut BTreeMap<K, V>, id: K, is_empty: impl Fn(&V) -> bool) {
+    if all.get(&id).is_some_and(is_empty) {
+        all.remove(&id);
+    }
+}
+
+impl<S, T> WithStatus<S, T> {
+    fn is_empty(&self) -> bool {
+        self.object.is_none() && self.status.is_none()
     }
 }
 
@@ -410,38 +452,56 @@ impl Vm {
 
 impl Host {
     fn is_empty(&self) -> bool {
-        self.object.is_none() && self.status.is_none() && self.reservations.is_none() && self.contact.is_none()
+        self.object.is_none()
+            && self.status.is_none()
+            && self.reservations.is_none()
+            && self.contact.is_none()
     }
 
     /// Whether nothing is heard from it.
     pub fn is_silent(&self) -> bool {
-        self.contact.as_ref().is_some_and(|contact| contact.value.silent_since.is_some())
+        self.contact
+            .as_ref()
+            .is_some_and(|contact| contact.value.silent_since.is_some())
     }
 
     /// Whether it counts as fenced: a person said so.
     pub fn is_dead(&self) -> bool {
-        self.object.as_ref().is_some_and(|object| object.value.spec.confirmed_dead_at.is_some())
+        self.object
+            .as_ref()
+            .is_some_and(|object| object.value.spec.confirmed_dead_at.is_some())
     }
 
     /// Whether its operator wants no new VM on it.
     pub fn is_cordoned(&self) -> bool {
-        self.object.as_ref().is_some_and(|object| object.value.spec.cordoned)
+        self.object
+            .as_ref()
+            .is_some_and(|object| object.value.spec.cordoned)
     }
 
     /// Its name, or a dash if its object is unreadable.
     pub fn name(&self) -> &str {
-        self.object.as_ref().map_or("-", |object| object.value.meta.name.as_str())
+        self.object
+            .as_ref()
+            .map_or("-", |object| object.value.meta.name.as_str())
     }
 }
 
 impl Migration {
     /// The stored phase; Planned before the controller has seen it.
     pub fn phase(&self) -> MigrationPhase {
-        self.intent.as_ref().map_or(MigrationPhase::Planned, |intent| intent.value.phase)
+        self.intent
+            .as_ref()
+            .map_or(MigrationPhase::Planned, |intent| intent.value.phase)
     }
 }
 
-fn set_index<K: Ord + Copy, V: Ord + Copy>(index: &mut BTreeMap<K, BTreeSet<V>>, key: K, value: V, add: bool) {
+fn set_index<K: Ord + Copy, V: Ord + Copy>(
+    index: &mut BTreeMap<K, BTreeSet<V>>,
+    key: K,
+    value: V,
+    add: bool,
+) {
     let entry = index.entry(key).or_default();
     if add {
         entry.insert(value);
@@ -454,8 +514,15 @@ fn set_index<K: Ord + Copy, V: Ord + Copy>(index: &mut BTreeMap<K, BTreeSet<V>>,
 }
 
 fn read<T: DeserializeOwned>(change: Change<'_>) -> Result<Option<At<T>>, Unreadable> {
-    let Some(bytes) = change.value else { return Ok(None) };
-    record::decode(bytes).map(|value| Some(At { value, revision: change.revision }))
+    let Some(bytes) = change.value else {
+        return Ok(None);
+    };
+    record::decode(bytes).map(|value| {
+        Some(At {
+            value,
+            revision: change.revision,
+        })
+    })
 }
 
 fn set_parts<S: DeserializeOwned, T: DeserializeOwned>(

@@ -20,9 +20,19 @@ pub const SHUTDOWN_GRACE_MS: i64 = 60_000;
 
 /// What is to be done about a VM now.
 pub fn plan(view: &View, id: VmId, now: Timestamp) -> Decision {
-    let Some(vm) = view.vms.get(&id) else { return Decision::nothing() };
-    let Some(object) = &vm.object else { return Decision::nothing() };
-    let step = Step { view, id, vm, object, now };
+    let Some(vm) = view.vms.get(&id) else {
+        return Decision::nothing();
+    };
+    let Some(object) = &vm.object else {
+        return Decision::nothing();
+    };
+    let step = Step {
+        view,
+        id,
+        vm,
+        object,
+        now,
+    };
     let intent = step.intent();
     match &intent.open {
         Some(open) => step.open(open),
@@ -42,7 +52,11 @@ struct Step<'a> {
 
 impl Step<'_> {
     fn intent(&self) -> VmIntent {
-        self.vm.intent.as_ref().map(|intent| intent.value.clone()).unwrap_or_default()
+        self.vm
+            .intent
+            .as_ref()
+            .map(|intent| intent.value.clone())
+            .unwrap_or_default()
     }
 
     fn spec(&self) -> &VmSpec {
@@ -70,7 +84,9 @@ impl Step<'_> {
         let is_moving = self.migration_is_undecided();
         match run {
             Some(run) if run.state == RunState::Removed => self.forget(),
-            Some(run) if run.state.is_closed() && !is_moving && self.object.value.meta.deleted_at.is_none() => {
+            Some(run)
+                if run.state.is_closed() && !is_moving && self.object.value.meta.deleted_at.is_none() =>
+            {
                 self.note_end(open, Some(run)).into()
             }
             _ if is_fenced && !is_moving => self.note_end(open, None).into(),
@@ -82,7 +98,9 @@ impl Step<'_> {
     /// Whether a migration of the VM has not yet said where it runs.
     fn migration_is_undecided(&self) -> bool {
         let id = self.vm.intent.as_ref().and_then(|intent| intent.value.migration);
-        let phase = id.and_then(|id| self.view.migrations.get(&id)).map(crate::view::Migration::phase);
+        let phase = id
+            .and_then(|id| self.view.migrations.get(&id))
+            .map(crate::view::Migration::phase);
         phase.is_some_and(|phase| !phase.is_final() && phase != MigrationPhase::Activated)
     }
 
@@ -90,10 +108,11 @@ impl Step<'_> {
     fn change_goal(&self, open: &Open) -> Decision {
         let mut intent = self.intent();
         let request = self.spec().power_request;
+        let present = self.goal_after_failure(open);
         let goal = if request > intent.answered_request {
-            wanted_goal(self.spec(), open.goal, self.now)
+            wanted_goal(self.spec(), present, self.now)
         } else {
-            self.goal_after_failure(open)
+            present
         };
         let answered = goal_answers(goal, self.spec().power);
         if goal == open.goal && !(answered && request > intent.answered_request) {
@@ -111,7 +130,9 @@ impl Step<'_> {
     /// A state that could not be saved: the guest went on, and the order is taken back.
     fn goal_after_failure(&self, open: &Open) -> Goal {
         let run = self.vm.runs.get(&open.incarnation);
-        let failed = run.and_then(|run| run.reason.as_ref()).is_some_and(|reason| reason.code == "suspend-failed");
+        let failed = run
+            .and_then(|run| run.reason.as_ref())
+            .is_some_and(|reason| reason.code == "suspend-failed");
         match open.goal {
             Goal::Suspend if failed => Goal::Run { paused: false },
             goal => goal,
@@ -137,7 +158,10 @@ impl Step<'_> {
             vcpus: open.vcpus,
         });
         // What a migration's target left behind says more than the plug that was pulled at the source after it.
-        let keeps_former = intent.ended.as_ref().is_some_and(|former| former.incarnation > open.incarnation);
+        let keeps_former = intent
+            .ended
+            .as_ref()
+            .is_some_and(|former| former.incarnation > open.incarnation);
         if !keeps_former {
             intent.ended = Some(ended);
         }
@@ -161,17 +185,28 @@ impl Step<'_> {
         let starts = matches!(spec.power, Power::Running | Power::Paused)
             && (asked || matches!(ended, None | Some(Outcome::Fenced)));
         // A migration that is not over may still have a target that is not closed.
-        let is_clear = self.view.active_migrations(self.id).all(|(_, migration)| migration.intent.is_none());
-        if starts && is_clear { self.place() } else { Decision::nothing() }
+        let is_clear = self
+            .view
+            .active_migrations(self.id)
+            .all(|(_, migration)| migration.intent.is_none());
+        if starts && is_clear {
+            self.place()
+        } else {
+            Decision::nothing()
+        }
     }
 
     /// Chooses a host and grants the next incarnation on it.
     fn place(&self) -> Decision {
         let mut intent = self.intent();
         let spec = self.spec();
+        // A state on the disk of a dead host is lost: what is left is the VM's own disk.
+        let is_lost = |saved: &SavedState| self.view.hosts.get(&saved.host).is_none_or(Host::is_dead);
+        intent.saved = intent.saved.filter(|saved| !is_lost(saved));
         let saved = intent.saved.clone();
-        let (memory_mib, vcpus) =
-            saved.as_ref().map_or((spec.memory_mib, spec.vcpus), |saved| (saved.memory_mib, saved.vcpus));
+        let (memory_mib, vcpus) = saved.as_ref().map_or((spec.memory_mib, spec.vcpus), |saved| {
+            (saved.memory_mib, saved.vcpus)
+        });
         let request = Request {
             memory_mib: memory_mib.saturating_add(QEMU_OVERHEAD_MIB),
             vcpus,
@@ -194,20 +229,36 @@ impl Step<'_> {
         intent.open = Some(Open {
             incarnation,
             granted_at: self.now,
-            goal: Goal::Run { paused: spec.power == Power::Paused },
+            goal: Goal::Run {
+                paused: spec.power == Power::Paused,
+            },
             start: intent.saved.take().map_or(Start::Disk, Start::Saved),
             memory_mib,
             vcpus,
             resume: false,
         });
         let mut plan = self.begin("start");
-        reserve(self.view, &mut plan, host, self.id, Reserved { incarnation, memory_mib: request.memory_mib, vcpus });
+        reserve(
+            self.view,
+            &mut plan,
+            host,
+            self.id,
+            Reserved {
+                incarnation,
+                memory_mib: request.memory_mib,
+                vcpus,
+            },
+        );
         self.set_intent(&mut plan, &intent);
         plan.into()
     }
 
     fn image_is_ready(&self) -> bool {
-        let image = self.view.images.get(&self.spec().image.0).and_then(|image| image.status.as_ref());
+        let image = self
+            .view
+            .images
+            .get(&self.spec().image.0)
+            .and_then(|image| image.status.as_ref());
         image.is_some_and(|status| status.value.content.is_some())
     }
 
@@ -235,9 +286,17 @@ impl Step<'_> {
             return Decision::nothing();
         }
         // Any other host that sees the datastore can remove them.
-        let Some(other) = self.view.hosts.keys().copied().find(|id| !lost(*id)) else { return Decision::nothing() };
+        let Some(other) = self.view.hosts.keys().copied().find(|id| !lost(*id)) else {
+            return Decision::nothing();
+        };
         let mut plan = self.begin("find another host to remove");
-        self.set_intent(&mut plan, &VmIntent { host: Some(other), ..intent });
+        self.set_intent(
+            &mut plan,
+            &VmIntent {
+                host: Some(other),
+                ..intent
+            },
+        );
         plan.into()
     }
 
@@ -245,7 +304,10 @@ impl Step<'_> {
     fn forget(&self) -> Decision {
         let intent = self.intent();
         let meta = &self.object.value.meta;
-        let is_clear = self.view.active_migrations(self.id).all(|(_, migration)| migration.intent.is_none());
+        let is_clear = self
+            .view
+            .active_migrations(self.id)
+            .all(|(_, migration)| migration.intent.is_none());
         if !is_clear {
             return Decision::nothing();
         }
@@ -257,10 +319,14 @@ impl Step<'_> {
         for (incarnation, revision) in &self.vm.run_revisions {
             plan.remove(key::vm_run(self.id, *incarnation), *revision);
         }
-        plan.writes.insert(key::name_index(Kind::Vm, meta.project.as_deref(), &meta.name), None);
+        plan.writes.insert(
+            key::name_index(Kind::Vm, meta.project.as_deref(), &meta.name),
+            None,
+        );
         for nic in &self.spec().nics {
             if let Some(address) = nic.address {
-                plan.writes.insert(key::network_address(nic.network, address), None);
+                plan.writes
+                    .insert(key::network_address(nic.network, address), None);
             }
         }
         if let (Some(host), Some(open)) = (intent.host, &intent.open) {
@@ -276,7 +342,9 @@ fn wanted_goal(spec: &VmSpec, present: Goal, now: Timestamp) -> Goal {
         (Power::Off | Power::Hold, _) if spec.force => Goal::Kill,
         (_, Goal::Kill) => Goal::Kill,
         (_, Goal::Shutdown { force_at }) => Goal::Shutdown { force_at },
-        (Power::Off | Power::Hold, _) => Goal::Shutdown { force_at: later(now, SHUTDOWN_GRACE_MS) },
+        (Power::Off | Power::Hold, _) => Goal::Shutdown {
+            force_at: later(now, SHUTDOWN_GRACE_MS),
+        },
         (Power::Suspended, _) => Goal::Suspend,
         (Power::Running | Power::Paused, Goal::Suspend) => Goal::Suspend,
         (Power::Running, Goal::Run { .. }) => Goal::Run { paused: false },
@@ -295,7 +363,10 @@ fn goal_answers(goal: Goal, power: Power) -> bool {
 
 /// What an ended incarnation leaves behind.
 pub(crate) fn outcome(goal: Goal, run: &RunStatus) -> Outcome {
-    let by_itself = run.reason.as_ref().is_some_and(|reason| reason.code == "guest-shutdown");
+    let by_itself = run
+        .reason
+        .as_ref()
+        .is_some_and(|reason| reason.code == "guest-shutdown");
     match goal {
         _ if run.saved_bytes.is_some() => Outcome::Suspended,
         Goal::Shutdown { .. } | Goal::Kill => Outcome::Off,
@@ -310,7 +381,8 @@ fn fenced_reason() -> Reason {
 
 /// A time so many milliseconds later.
 pub(crate) fn later(now: Timestamp, ms: i64) -> Timestamp {
-    now.checked_add(jiff::SignedDuration::from_millis(ms)).unwrap_or(now)
+    now.checked_add(jiff::SignedDuration::from_millis(ms))
+        .unwrap_or(now)
 }
 
 /// Takes room on a host. The plan then holds only while the host's reservations are as they were read.

@@ -114,7 +114,10 @@ struct Rank {
 impl Rank {
     fn of(request: &Request<'_>, host: &HostView<'_>) -> Self {
         let used = host.reserved_mib.saturating_add(request.memory_mib);
-        Self { fill_permille: used.saturating_mul(1000) / host.memory_mib.max(1), host: host.id }
+        Self {
+            fill_permille: used.saturating_mul(1000) / host.memory_mib.max(1),
+            host: host.id,
+        }
     }
 }
 
@@ -172,7 +175,10 @@ pub fn refusal(request: &Request<'_>, host: &HostView<'_>) -> Option<Refusal> {
     if let Some(closed) = host.closed {
         return Some(Refusal::Closed(closed));
     }
-    let missing = request.labels.iter().find(|(key, value)| host.labels.get(*key) != Some(*value));
+    let missing = request
+        .labels
+        .iter()
+        .find(|(key, value)| host.labels.get(*key) != Some(*value));
     if let Some((key, want)) = missing {
         return Some(Refusal::Label {
             key: key.clone(),
@@ -181,7 +187,10 @@ pub fn refusal(request: &Request<'_>, host: &HostView<'_>) -> Option<Refusal> {
         });
     }
     if let Some(want) = request.cpu_model.filter(|model| *model != host.cpu_model) {
-        return Some(Refusal::CpuModel { want: want.to_owned(), have: host.cpu_model.to_owned() });
+        return Some(Refusal::CpuModel {
+            want: want.to_owned(),
+            have: host.cpu_model.to_owned(),
+        });
     }
     capacity_refusal(request, host)
 }
@@ -190,9 +199,16 @@ fn capacity_refusal(request: &Request<'_>, host: &HostView<'_>) -> Option<Refusa
     let free_mib = host.memory_mib.saturating_sub(host.reserved_mib);
     if request.memory_mib > free_mib {
         let short_mib = request.memory_mib.saturating_sub(free_mib);
-        return Some(Refusal::Memory { short_mib, free_mib, total_mib: host.memory_mib });
+        return Some(Refusal::Memory {
+            short_mib,
+            free_mib,
+            total_mib: host.memory_mib,
+        });
     }
-    let free = host.cpus.saturating_mul(VCPUS_PER_CPU).saturating_sub(host.reserved_vcpus);
+    let free = host
+        .cpus
+        .saturating_mul(VCPUS_PER_CPU)
+        .saturating_sub(host.reserved_vcpus);
     let short = request.vcpus.saturating_sub(free);
     (short > 0).then_some(Refusal::Vcpus { short, free })
 }
@@ -223,11 +239,30 @@ impl Refusal {
             Self::Closed(Closed::NotReported) => "it has joined and not reported its capacity yet".to_owned(),
             Self::NotAsked => "the request asks for another host".to_owned(),
             Self::IsSource => "the VM is there already".to_owned(),
-            Self::Label { key, want, have: Some(have) } => format!("its label {key} is {have}, asked for is {want}"),
-            Self::Label { key, want, have: None } => format!("it has no label {key}={want}"),
-            Self::CpuModel { want, have } => format!("its guests see the processor {have}, the running guest has {want}"),
-            Self::Memory { short_mib, free_mib, total_mib } => {
-                format!("short by {}: {} of {} are free", mib(*short_mib), mib(*free_mib), mib(*total_mib))
+            Self::Label {
+                key,
+                want,
+                have: Some(have),
+            } => format!("its label {key} is {have}, asked for is {want}"),
+            Self::Label {
+                key,
+                want,
+                have: None,
+            } => format!("it has no label {key}={want}"),
+            Self::CpuModel { want, have } => {
+                format!("its guests see the processor {have}, the running guest has {want}")
+            }
+            Self::Memory {
+                short_mib,
+                free_mib,
+                total_mib,
+            } => {
+                format!(
+                    "short by {}: {} of {} are free",
+                    mib(*short_mib),
+                    mib(*free_mib),
+                    mib(*total_mib)
+                )
             }
             Self::Vcpus { short, free } => format!("short by {short} virtual processors: {free} are free"),
         }
@@ -269,7 +304,11 @@ impl<'a> Group<'a> {
         if self.names.len() < NAMES_SHOWN {
             self.names.push(name);
         }
-        if self.nearest.as_ref().is_none_or(|nearest| refusal.distance() < nearest.distance()) {
+        if self
+            .nearest
+            .as_ref()
+            .is_none_or(|nearest| refusal.distance() < nearest.distance())
+        {
             self.nearest = Some(refusal);
         }
     }
@@ -279,7 +318,11 @@ impl<'a> Group<'a> {
             || Reason::new("unknown", "no reason was kept"),
             |refusal| Reason::new(refusal.code(), refusal.message()),
         );
-        RefusedGroup { count: self.count, hosts: self.names.into_iter().map(str::to_owned).collect(), reason }
+        RefusedGroup {
+            count: self.count,
+            hosts: self.names.into_iter().map(str::to_owned).collect(),
+            reason,
+        }
     }
 }
 
@@ -287,9 +330,18 @@ impl<'a> Group<'a> {
 mod tests {
     use super::*;
 
-    fn host<'a>(n: u128, name: &'a str, labels: &'a BTreeMap<String, String>, reserved_mib: u64) -> HostView<'a> {
+    fn host<'a>(
+        n: u128,
+        name: &'a str,
+        labels: &'a BTreeMap<String, String>,
+        reserved_mib: u64,
+    ) -> HostView<'a> {
         HostView {
-            id: HostId(format!("00000000-0000-0000-0000-0000000000{n:02}").parse().unwrap()),
+            id: HostId(
+                format!("00000000-0000-0000-0000-0000000000{n:02}")
+                    .parse()
+                    .unwrap(),
+            ),
             name,
             labels,
             closed: None,
@@ -302,15 +354,29 @@ mod tests {
     }
 
     fn request(labels: &BTreeMap<String, String>, memory_mib: u64) -> Request<'_> {
-        Request { memory_mib, vcpus: 1, only: None, except: None, labels, cpu_model: None }
+        Request {
+            memory_mib,
+            vcpus: 1,
+            only: None,
+            except: None,
+            labels,
+            cpu_model: None,
+        }
     }
 
     #[test]
     fn the_emptiest_host_is_taken_and_the_id_breaks_ties() {
         let none = BTreeMap::new();
-        let hosts = [host(3, "h3", &none, 100), host(2, "h2", &none, 100), host(1, "h1", &none, 200)];
+        let hosts = [
+            host(3, "h3", &none, 100),
+            host(2, "h2", &none, 100),
+            host(1, "h1", &none, 200),
+        ];
         let (chosen, record) = place(&request(&none, 256), hosts.into_iter(), Timestamp::UNIX_EPOCH);
-        assert_eq!((chosen, record.chosen.as_deref()), (Some(hosts[1].id), Some("h2")));
+        assert_eq!(
+            (chosen, record.chosen.as_deref()),
+            (Some(hosts[1].id), Some("h2"))
+        );
     }
 
     #[test]
@@ -321,9 +387,16 @@ mod tests {
         let hosts = [host(1, "h1", &none, 4096), host(2, "h2", &none, 2048), cordoned];
         let (chosen, record) = place(&request(&none, 9216), hosts.into_iter(), Timestamp::UNIX_EPOCH);
         assert_eq!(chosen, None);
-        let found: Vec<_> = record.refused.iter().map(|g| (g.count, g.reason.message.as_str())).collect();
+        let found: Vec<_> = record
+            .refused
+            .iter()
+            .map(|g| (g.count, g.reason.message.as_str()))
+            .collect();
         let closed = "it is cordoned: `sterna host uncordon` opens it";
-        assert_eq!(found, [(1, closed), (2, "short by 3 GiB: 6 GiB of 8 GiB are free")]);
+        assert_eq!(
+            found,
+            [(1, closed), (2, "short by 3 GiB: 6 GiB of 8 GiB are free")]
+        );
     }
 
     #[test]
@@ -331,7 +404,10 @@ mod tests {
         let want = BTreeMap::from([("disk".to_owned(), "ssd".to_owned())]);
         let none = BTreeMap::new();
         let plain = host(1, "h1", &none, 0);
-        assert_eq!(refusal(&request(&want, 1), &plain).unwrap().code(), "label-differs");
+        assert_eq!(
+            refusal(&request(&want, 1), &plain).unwrap().code(),
+            "label-differs"
+        );
         let mut only = request(&none, 1);
         only.only = Some(host(2, "h2", &none, 0).id);
         assert_eq!(refusal(&only, &plain), Some(Refusal::NotAsked));

@@ -7,7 +7,7 @@ use api::Problem;
 use api::agent::{JoinRequest, JoinResponse, KEEP_ALIVE_MS};
 use api::kinds::{JoinToken, JoinTokenBody};
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -23,7 +23,7 @@ use rand::Rng;
 use store::RangeRequest;
 use tokio::sync::watch;
 
-use crate::answer::{Refused, commit_problem, store_problem};
+use crate::answer::{Body, Refused, commit_problem, store_problem};
 use crate::auth::{Agent, User, hex, sha256_hex};
 use crate::routes::App;
 use crate::watch::push;
@@ -36,7 +36,10 @@ const ATTEMPTS: u32 = 20;
 /// A secret that nobody guesses: 256 random bits in hexadecimal.
 pub fn secret(prefix: &str) -> String {
     let mut bytes = [0u8; 32];
-    #[expect(clippy::disallowed_methods, reason = "a secret must not be reproducible from a seed")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a secret must not be reproducible from a seed"
+    )]
     rand::rng().fill_bytes(&mut bytes);
     format!("{prefix}{}", hex(&bytes))
 }
@@ -47,7 +50,12 @@ pub async fn make_join_token(app: &App, user: &User, request: JoinTokenBody) -> 
     let now = app.env.now();
     let expires_at = now.checked_add(JOIN_TOKEN_LIFE).unwrap_or(now);
     let mut plan = Plan::new("make a join token");
-    let stored = StoredJoinToken { name: request.name, expires_at, used_by: None };
+    let stored = StoredJoinToken {
+        name: request.name,
+        expires_at,
+        used_by: None,
+        used_key_sha256: None,
+    };
     plan.create(key::join_token(&sha256_hex(token.as_bytes())), &stored);
     let actor = user.actor();
     commit(app.writer(&actor), plan).await.map_err(commit_problem)?;
@@ -55,11 +63,20 @@ pub async fn make_join_token(app: &App, user: &User, request: JoinTokenBody) -> 
 }
 
 /// Takes a host in. The same token with the same key gets the same host again, so that a lost answer does no harm.
-pub async fn join(State(app): State<App>, body: Bytes) -> Result<Json<JoinResponse>, Refused> {
-    let request: JoinRequest = serde_json::from_slice(&body)
-        .map_err(|error| Problem::new(400, "bad-json", format!("the join request is not understood: {error}")))?;
+pub async fn join(State(app): State<App>, Body(body): Body) -> Result<Json<JoinResponse>, Refused> {
+    let request: JoinRequest = serde_json::from_slice(&body).map_err(|error| {
+        Problem::new(
+            400,
+            "bad-json",
+            format!("the join request is not understood: {error}"),
+        )
+    })?;
     let token_key = key::join_token(&sha256_hex(request.token.trim().as_bytes()));
-    let found = app.store.range(RangeRequest::key(&token_key)).await.map_err(|error| store_problem(&error))?;
+    let found = app
+        .store
+        .range(RangeRequest::key(&token_key))
+        .await
+        .map_err(|error| store_problem(&error))?;
     let refused = || {
         let detail = "the join token is unknown, used or expired: make a new one with `sterna host token`";
         Problem::new(401, "bad-join-token", detail)
@@ -69,25 +86,68 @@ pub async fn join(State(app): State<App>, body: Bytes) -> Result<Json<JoinRespon
     if app.env.now() >= token.expires_at {
         return Err(refused().into());
     }
-    let used = At { value: token, revision: kv.mod_revision };
+    let used = At {
+        value: token,
+        revision: kv.mod_revision,
+    };
     let (host, name, plan, response) = admit(&app, &request, &token_key, &used)?;
-    let actor = Actor { name: format!("agent:{name}"), from: None };
+    let actor = Actor {
+        name: format!("agent:{name}"),
+        from: None,
+    };
     let revision = commit(app.writer(&actor), plan).await.map_err(commit_problem)?;
     app.cache.reach(revision, Duration::from_secs(5)).await;
     tracing::info!(%host, name, "a host joined");
     Ok(Json(response))
 }
 
+fn bad_request(error: crate::pki::PkiError) -> Problem {
+    Problem::invalid("bad-certificate-request", error.to_string())
+}
+
+/// The digest of the host's key. A token that was used takes no other key than then.
+fn admitted_key(request: &JoinRequest, token: &StoredJoinToken) -> Result<String, Problem> {
+    let key_sha256 = sha256_hex(&crate::pki::public_key(&request.agent_csr_pem).map_err(bad_request)?);
+    if token.used_by.is_some() && token.used_key_sha256.as_deref() != Some(key_sha256.as_str()) {
+        let detail = "the join token was used with another key: make a new one with `sterna host token`";
+        return Err(Problem::new(401, "bad-join-token", detail));
+    }
+    Ok(key_sha256)
+}
+
+/// The names and times of a host that joins for the first time.
+fn host_meta(id: uuid::Uuid, name: &str, now: model::Timestamp) -> Meta {
+    Meta {
+        id,
+        name: name.to_owned(),
+        project: None,
+        owner: "operator".to_owned(),
+        labels: std::collections::BTreeMap::new(),
+        created_at: now,
+        updated_at: now,
+        deleted_at: None,
+    }
+}
+
 type Admitted = (HostId, String, Plan, JoinResponse);
 
 /// Signs the host's keys and writes it down. A host that is there under that name with this token's mark is the same one;
 /// one that was declared dead may come back under its name.
-fn admit(app: &App, request: &JoinRequest, token_key: &str, token: &At<StoredJoinToken>) -> Result<Admitted, Problem> {
+fn admit(
+    app: &App,
+    request: &JoinRequest,
+    token_key: &str,
+    token: &At<StoredJoinToken>,
+) -> Result<Admitted, Problem> {
+    let key_sha256 = admitted_key(request, &token.value)?;
     let view = app.cache.view();
     let wished = token.value.name.clone().or_else(|| request.name.clone());
-    let name = wished.ok_or_else(|| Problem::invalid("name-missing", "the host says no name: start it with --name"))?;
+    let name = wished
+        .ok_or_else(|| Problem::invalid("name-missing", "the host says no name: start it with --name"))?;
     model::limits::check_name(&name)?;
-    let there = view.find(Kind::Host, None, &name).and_then(|id| view.hosts.get(&HostId(id))?.object.as_ref());
+    let there = view
+        .find(Kind::Host, None, &name)
+        .and_then(|id| view.hosts.get(&HostId(id))?.object.as_ref());
     let may_return = |at: &At<Object<HostSpec>>| {
         token.value.used_by == Some(HostId(at.value.meta.id)) || at.value.spec.confirmed_dead_at.is_some()
     };
@@ -101,32 +161,35 @@ fn admit(app: &App, request: &JoinRequest, token_key: &str, token: &At<StoredJoi
     }
     let now = app.env.now();
     let id = there.map_or_else(|| app.env.next_id(), |at| at.value.meta.id);
-    let sign = |ca: &crate::pki::Ca, csr: &str| {
-        let signed = ca.sign_host(csr, HostId(id), &name);
-        signed.map_err(|error| Problem::invalid("bad-certificate-request", error.to_string()))
-    };
+    let sign = |ca: &crate::pki::Ca, csr: &str| ca.sign_host(csr, HostId(id), &name).map_err(bad_request);
     let (agent_pem, agent_der) = sign(&app.pki.agents, &request.agent_csr_pem)?;
     let (migration_pem, _) = sign(&app.pki.migration, &request.migration_csr_pem)?;
     let meta = there.map_or_else(
-        || Meta {
-            id,
-            name: name.clone(),
-            project: None,
-            owner: "operator".to_owned(),
-            labels: std::collections::BTreeMap::new(),
-            created_at: now,
+        || host_meta(id, &name, now),
+        |at| Meta {
             updated_at: now,
-            deleted_at: None,
+            ..at.value.meta.clone()
         },
-        |at| Meta { updated_at: now, ..at.value.meta.clone() },
     );
-    let spec = HostSpec { cordoned: false, confirmed_dead_at: None, certificate_sha256: Some(sha256_hex(&agent_der)) };
+    let spec = HostSpec {
+        cordoned: there.is_some_and(|at| at.value.spec.cordoned),
+        confirmed_dead_at: None,
+        certificate_sha256: Some(sha256_hex(&agent_der)),
+    };
     let mut plan = Plan::new(format!("join host {name}"));
-    plan.replace(key::object(Kind::Host, id), there.map_or(0, |at| at.revision), &Object { meta, spec });
+    plan.replace(
+        key::object(Kind::Host, id),
+        there.map_or(0, |at| at.revision),
+        &Object { meta, spec },
+    );
     if there.is_none() {
         plan.create(key::name_index(Kind::Host, None, &name), &id);
     }
-    let used = StoredJoinToken { used_by: Some(HostId(id)), ..token.value.clone() };
+    let used = StoredJoinToken {
+        used_by: Some(HostId(id)),
+        used_key_sha256: Some(key_sha256),
+        ..token.value.clone()
+    };
     plan.replace(token_key.to_owned(), token.revision, &used);
     let response = JoinResponse {
         host_id: HostId(id),
@@ -142,12 +205,21 @@ fn admit(app: &App, request: &JoinRequest, token_key: &str, token: &At<StoredJoi
 /// Streams the host's desired document: a line when it changes, an empty line to show that the connection lives.
 pub async fn document(State(app): State<App>, agent: Agent) -> Response {
     let revisions = app.cache.subscribe();
-    let state = DocumentStream { app, host: agent.host, revisions, last: None };
+    let state = DocumentStream {
+        app,
+        host: agent.host,
+        revisions,
+        last: None,
+    };
     let lines = stream::unfold(state, |mut stream| async move {
         let chunk = stream.next().await?;
         Some((Ok::<Bytes, Infallible>(Bytes::from(chunk)), stream))
     });
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+    (
+        [(header::CONTENT_TYPE, "application/x-ndjson")],
+        axum::body::Body::from_stream(lines),
+    )
+        .into_response()
 }
 
 struct DocumentStream {
@@ -176,11 +248,17 @@ impl DocumentStream {
     /// longer one of the cloud's.
     fn changed(&mut self) -> Option<Option<Vec<u8>>> {
         let view = self.app.cache.view();
-        if view.hosts.get(&self.host).is_none_or(planner::view::Host::is_dead) {
+        if view
+            .hosts
+            .get(&self.host)
+            .is_none_or(planner::view::Host::is_dead)
+        {
             return None;
         }
         let document = planner::document::build(&view, self.host);
-        let same = |last: &model::document::HostDocument| last.vms == document.vms && last.networks == document.networks;
+        let same = |last: &model::document::HostDocument| {
+            last.vms == document.vms && last.networks == document.networks
+        };
         if self.last.as_ref().is_some_and(same) {
             return Some(None);
         }
@@ -192,27 +270,37 @@ impl DocumentStream {
 }
 
 /// Takes a report: what it says anew is stored, compared on what the store waits to hear.
-pub async fn report(State(app): State<App>, agent: Agent, body: Bytes) -> Result<StatusCode, Refused> {
+pub async fn report(State(app): State<App>, agent: Agent, Body(body): Body) -> Result<StatusCode, Refused> {
     let report: Report = serde_json::from_slice(&body)
         .map_err(|error| Problem::new(400, "bad-json", format!("the report is not understood: {error}")))?;
     let actor = agent.actor();
+    let order = app.heard.order(agent.host);
+    let mut order = order.lock().await;
+    if !order.admits(&report) {
+        return Ok(StatusCode::NO_CONTENT);
+    }
     for _ in 0..ATTEMPTS {
         let plans = planner::reports::plans(&app.cache.view(), agent.host, &report);
         match store_all(&app, &actor, plans).await {
             Ok(()) => {
-                #[expect(clippy::disallowed_methods, reason = "when a host was heard is not a decision")]
                 let at = Instant::now();
+                order.note(&report);
                 app.heard.note(agent.host, at, report.samples);
                 return Ok(StatusCode::NO_CONTENT);
             }
             Err(CommitError::Conflict { .. }) => {
                 let at = app.cache.revision();
-                app.cache.reach(at.saturating_add(1), Duration::from_millis(10)).await;
+                app.cache
+                    .reach(at.saturating_add(1), Duration::from_millis(10))
+                    .await;
             }
             Err(error) => return Err(commit_problem(error).into()),
         }
     }
-    Err(commit_problem(CommitError::Conflict { key: "the host's VMs".to_owned() }).into())
+    Err(commit_problem(CommitError::Conflict {
+        key: "the host's VMs".to_owned(),
+    })
+    .into())
 }
 
 async fn store_all(app: &App, actor: &Actor, plans: Vec<Plan>) -> Result<(), CommitError> {

@@ -1,9 +1,13 @@
 //! Problems and objects as HTTP answers.
 
 use api::Problem;
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use controller::commit::CommitError;
+use serde::de::DeserializeOwned;
 use store::StoreError;
 
 /// A problem on its way out.
@@ -22,7 +26,10 @@ impl IntoResponse for Refused {
         let body = serde_json::to_vec(&self.0).unwrap_or_default();
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(api::problem::MEDIA_TYPE));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static(api::problem::MEDIA_TYPE),
+        );
         if matches!(self.0.status, 429 | 503) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
@@ -30,11 +37,64 @@ impl IntoResponse for Refused {
     }
 }
 
+/// A request's whole body; one that is too large or breaks off is refused with problem details.
+#[derive(Debug)]
+pub struct Body(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+        Bytes::from_request(request, state)
+            .await
+            .map(Self)
+            .map_err(|error| {
+                let problem = match error.status() {
+                    StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
+                        413,
+                        "too-large",
+                        "the request's body is larger than 1 MiB: send less at once",
+                    ),
+                    _ => Problem::new(
+                        400,
+                        "body-broken",
+                        format!("the request's body ended early ({error}): send it again"),
+                    ),
+                };
+                problem.into()
+            })
+    }
+}
+
+/// What a path names; a path that is not text is refused with problem details.
+#[derive(Debug)]
+pub struct Path<T>(pub T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        let found = axum::extract::Path::from_request_parts(parts, state).await;
+        found
+            .map(|axum::extract::Path(names)| Self(names))
+            .map_err(|error| {
+                Problem::new(
+                    400,
+                    "bad-path",
+                    format!("the URL's path is not understood: {error}"),
+                )
+                .into()
+            })
+    }
+}
+
 /// What the store's failure means to a client.
 pub fn store_problem(error: &StoreError) -> Problem {
     match error {
         StoreError::Full { .. } => Problem::new(503, "store-full", format!("nothing was changed: {error}")),
-        StoreError::TooLarge { .. } => Problem::new(413, "too-large", format!("nothing was changed: {error}")),
+        StoreError::TooLarge { .. } => {
+            Problem::new(413, "too-large", format!("nothing was changed: {error}"))
+        }
         _ if error.is_retryable() => Problem::new(503, "store-unavailable", format!("try again: {error}")),
         _ => Problem::new(500, "store-failed", error.to_string()),
     }
@@ -46,7 +106,9 @@ pub fn commit_problem(error: CommitError) -> Problem {
         CommitError::Store(error) => store_problem(&error),
         CommitError::Conflict { key } => Problem::conflict(
             "busy",
-            format!("{key} was changed by others each time this was tried, and nothing was changed: try again"),
+            format!(
+                "{key} was changed by others each time this was tried, and nothing was changed: try again"
+            ),
         ),
     }
 }

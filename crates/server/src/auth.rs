@@ -30,7 +30,10 @@ pub struct User {
 impl User {
     /// Who writes, for the audit trail.
     pub fn actor(&self) -> Actor {
-        Actor { name: format!("user:{}", self.name), from: self.from.map(|address| address.to_string()) }
+        Actor {
+            name: format!("user:{}", self.name),
+            from: self.from.map(|address| address.to_string()),
+        }
     }
 }
 
@@ -57,19 +60,32 @@ impl FromRequestParts<App> for User {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
-        let header = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let header = parts
+            .headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
         let Some(token) = header.and_then(|value| value.strip_prefix("Bearer ")) else {
             let detail = "the request shows no token: set STERNA_TOKEN, or send `Authorization: Bearer …`";
             return Err(Problem::new(401, "no-token", detail).into());
         };
         let key = key::token(&sha256_hex(token.trim().as_bytes()));
-        let found = app.store.range(RangeRequest::key(key)).await.map_err(|error| store_problem(&error))?;
-        let token = found.items.first().and_then(|kv| record::decode::<TokenRecord>(&kv.value).ok());
+        let found = app
+            .store
+            .range(RangeRequest::key(key))
+            .await
+            .map_err(|error| store_problem(&error))?;
+        let token = found
+            .items
+            .first()
+            .and_then(|kv| record::decode::<TokenRecord>(&kv.value).ok());
         let now = app.env.now();
         match token.filter(|token| token.expires_at.is_none_or(|at| now < at)) {
             Some(token) => Ok(Self {
                 name: token.user,
-                from: parts.extensions.get::<Connection>().map(|connection| connection.peer),
+                from: parts
+                    .extensions
+                    .get::<Connection>()
+                    .map(|connection| connection.peer),
             }),
             None => {
                 let detail = "the token is unknown or has expired: take the one in the server's data directory, \
@@ -94,7 +110,10 @@ pub struct Agent {
 impl Agent {
     /// Who writes, for the audit trail.
     pub fn actor(&self) -> Actor {
-        Actor { name: format!("agent:{}", self.name), from: Some(self.from.to_string()) }
+        Actor {
+            name: format!("agent:{}", self.name),
+            from: Some(self.from.to_string()),
+        }
     }
 }
 
@@ -104,27 +123,46 @@ impl FromRequestParts<App> for Agent {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
         let refuse = |code, detail: String| Refused::from(Problem::new(403, code, detail));
         let connection = parts.extensions.get::<Connection>();
-        let Some((certificate, from)) = connection.and_then(|c| Some((c.certificate.as_deref()?, c.peer))) else {
-            let detail = "agents show the certificate that they got when they joined: join with a token first";
+        let Some((certificate, from)) = connection.and_then(|c| Some((c.certificate.as_deref()?, c.peer)))
+        else {
+            let detail =
+                "agents show the certificate that they got when they joined: join with a token first";
             return Err(Problem::new(401, "no-certificate", detail).into());
         };
         let host = host_of_certificate(certificate)
             .ok_or_else(|| refuse("not-an-agent", "the certificate is not one of a host".to_owned()))?;
         let shown = sha256_hex(certificate);
         let view = app.cache.view();
-        let object = view.hosts.get(&host).and_then(|host| host.object.as_ref()).map(|at| &at.value);
+        let object = view
+            .hosts
+            .get(&host)
+            .and_then(|host| host.object.as_ref())
+            .map(|at| &at.value);
         let Some(object) = object else {
-            return Err(refuse("host-removed", format!("host {host} was removed from the cloud: join again")));
+            return Err(refuse(
+                "host-removed",
+                format!("host {host} was removed from the cloud: join again"),
+            ));
         };
         if object.spec.confirmed_dead_at.is_some() {
-            let detail = format!("host {} was declared dead, and its VMs may run elsewhere: join again", object.meta.name);
+            let detail = format!(
+                "host {} was declared dead, and its VMs may run elsewhere: join again",
+                object.meta.name
+            );
             return Err(refuse("host-dead", detail));
         }
         if object.spec.certificate_sha256.as_deref() != Some(shown.as_str()) {
-            let detail = format!("the certificate is not the one that host {} got last: join again", object.meta.name);
+            let detail = format!(
+                "the certificate is not the one that host {} got last: join again",
+                object.meta.name
+            );
             return Err(refuse("certificate-replaced", detail));
         }
-        Ok(Self { host, name: object.meta.name.clone(), from })
+        Ok(Self {
+            host,
+            name: object.meta.name.clone(),
+            from,
+        })
     }
 }
 

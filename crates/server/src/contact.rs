@@ -34,13 +34,21 @@ fn changes(app: &App, first_seen: &mut BTreeMap<HostId, Instant>, now: Instant) 
     let view = app.cache.view();
     first_seen.retain(|host, _| view.hosts.contains_key(host));
     let mut found = Vec::new();
-    for (id, host) in view.hosts.iter().filter(|(_, host)| host.object.is_some() && host.status.is_some()) {
+    for (id, host) in view
+        .hosts
+        .iter()
+        .filter(|(_, host)| host.object.is_some() && host.status.is_some())
+    {
         let since = *first_seen.entry(*id).or_insert(now);
         let heard = app.heard.last(*id).map(|last| last.at);
         let is_silent = now.duration_since(heard.unwrap_or(since)) >= SILENT_AFTER;
         // A host that was silent before this server started stays so until it is heard.
         let was_silent = host.is_silent();
-        let differs = if was_silent { heard.is_some() && !is_silent } else { is_silent };
+        let differs = if was_silent {
+            heard.is_some() && !is_silent
+        } else {
+            is_silent
+        };
         if differs {
             found.push((*id, is_silent));
         }
@@ -50,14 +58,29 @@ fn changes(app: &App, first_seen: &mut BTreeMap<HostId, Instant>, now: Instant) 
 
 async fn note(app: &App, host: HostId, silent: bool) {
     let now = app.env.now();
-    let mut plan = Plan::new(if silent { "note that a host is silent" } else { "note that a host is heard again" });
+    let mut plan = Plan::new(if silent {
+        "note that a host is silent"
+    } else {
+        "note that a host is heard again"
+    });
     {
         let view = app.cache.view();
-        let Some(found) = view.hosts.get(&host) else { return };
+        let Some(found) = view.hosts.get(&host) else {
+            return;
+        };
         let revision = found.contact.as_ref().map_or(0, |contact| contact.revision);
-        plan.replace(key::host_contact(host), revision, &HostContact { silent_since: silent.then_some(now) });
+        plan.replace(
+            key::host_contact(host),
+            revision,
+            &HostContact {
+                silent_since: silent.then_some(now),
+            },
+        );
     }
-    let actor = Actor { name: "server".to_owned(), from: None };
+    let actor = Actor {
+        name: "server".to_owned(),
+        from: None,
+    };
     match commit(app.writer(&actor), plan).await {
         Ok(revision) => {
             app.cache.reach(revision, Duration::from_secs(2)).await;

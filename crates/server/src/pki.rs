@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use model::HostId;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
 
 /// Why the CAs cannot be used.
@@ -73,19 +73,31 @@ impl Pki {
         let agents = Ca::open(dir, "ca", "Sterna CA")?;
         let migration = Ca::open(dir, "migration-ca", "Sterna migration CA")?;
         let server = agents.server(names, addresses)?;
-        Ok(Self { agents, migration, server })
+        Ok(Self {
+            agents,
+            migration,
+            server,
+        })
     }
 }
 
 fn file_error<'a>(attempt: &'static str, path: &'a Path) -> impl Fn(std::io::Error) -> PkiError + 'a {
-    move |source| PkiError::File { attempt, path: path.to_owned(), source }
+    move |source| PkiError::File {
+        attempt,
+        path: path.to_owned(),
+        source,
+    }
 }
 
 /// Writes a file that only its owner reads, whole or not at all.
 pub fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     let temporary = path.with_extension("new");
     let _ = fs::remove_file(&temporary);
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&temporary, path)
@@ -104,7 +116,9 @@ impl Ca {
         if !cert_path.exists() {
             let key = KeyPair::generate().map_err(cert_error("making a CA's key"))?;
             let params = ca_params(common_name);
-            let certificate = params.self_signed(&key).map_err(cert_error("making a CA's certificate"))?;
+            let certificate = params
+                .self_signed(&key)
+                .map_err(cert_error("making a CA's certificate"))?;
             write_private(&key_path, &key.serialize_pem()).map_err(file_error("writing", &key_path))?;
             write_private(&cert_path, &certificate.pem()).map_err(file_error("writing", &cert_path))?;
         }
@@ -119,10 +133,14 @@ impl Ca {
         let key = KeyPair::generate().map_err(cert_error("making the server's key"))?;
         let mut params =
             CertificateParams::new(names.to_vec()).map_err(cert_error("making the server's certificate"))?;
-        params.subject_alt_names.extend(addresses.iter().map(|address| SanType::IpAddress(*address)));
+        params
+            .subject_alt_names
+            .extend(addresses.iter().map(|address| SanType::IpAddress(*address)));
         params.distinguished_name = distinguished_name("sterna-server");
         leaf(&mut params);
-        let certificate = params.signed_by(&key, &self.issuer).map_err(cert_error("signing the server's certificate"))?;
+        let certificate = params
+            .signed_by(&key, &self.issuer)
+            .map_err(cert_error("signing the server's certificate"))?;
         Ok(ServerIdentity {
             chain_pem: format!("{}{}", certificate.pem(), self.pem),
             key_pem: key.serialize_pem(),
@@ -132,23 +150,37 @@ impl Ca {
     /// Signs a host's request. Of the request only the key counts: the names are the server's word. Returns the
     /// certificate as PEM and as DER.
     pub fn sign_host(&self, csr_pem: &str, host: HostId, name: &str) -> Result<(String, Vec<u8>), PkiError> {
-        let mut request =
-            CertificateSigningRequestParams::from_pem(csr_pem).map_err(cert_error("reading the certificate request"))?;
+        let mut request = CertificateSigningRequestParams::from_pem(csr_pem)
+            .map_err(cert_error("reading the certificate request"))?;
         let names = vec![name.to_owned(), format!("{host}{}", api::agent::HOST_SAN_SUFFIX)];
-        let mut params = CertificateParams::new(names).map_err(cert_error("making the host's certificate"))?;
+        let mut params =
+            CertificateParams::new(names).map_err(cert_error("making the host's certificate"))?;
         params.distinguished_name = distinguished_name(name);
         leaf(&mut params);
         request.params = params;
-        let certificate = request.signed_by(&self.issuer).map_err(cert_error("signing the host's certificate"))?;
+        let certificate = request
+            .signed_by(&self.issuer)
+            .map_err(cert_error("signing the host's certificate"))?;
         Ok((certificate.pem(), certificate.der().to_vec()))
     }
+}
+
+/// The public key that a certificate request is for.
+pub fn public_key(csr_pem: &str) -> Result<Vec<u8>, PkiError> {
+    let request = CertificateSigningRequestParams::from_pem(csr_pem)
+        .map_err(cert_error("reading the certificate request"))?;
+    Ok(request.public_key.subject_public_key_info())
 }
 
 fn ca_params(common_name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = distinguished_name(common_name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::CrlSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
     params.not_before = rcgen::date_time_ymd(2020, 1, 1);
     params.not_after = rcgen::date_time_ymd(2060, 1, 1);
     params
@@ -157,8 +189,14 @@ fn ca_params(common_name: &str) -> CertificateParams {
 /// QEMU's TLS wants keyEncipherment beside digitalSignature.
 fn leaf(params: &mut CertificateParams) {
     params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.key_usages = vec![
+        KeyUsagePurpose::DigitalSignature,
+        KeyUsagePurpose::KeyEncipherment,
+    ];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
     params.use_authority_key_identifier_extension = true;
     params.not_before = rcgen::date_time_ymd(2020, 1, 1);
     params.not_after = rcgen::date_time_ymd(2060, 1, 1);

@@ -6,15 +6,14 @@ use std::time::Duration;
 use api::Problem;
 use api::kinds::Migration;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
-use model::{Kind, MigrationId};
-use uuid::Uuid;
+use model::Kind;
 
-use crate::answer::Refused;
+use crate::answer::{Path, Refused};
 use crate::auth::{PROJECT, User};
 use crate::kinds::Served;
 use crate::routes::App;
@@ -29,26 +28,36 @@ pub async fn follow(State(app): State<App>, _: User, Path(name): Path<String>) -
     let id = id.ok_or_else(|| Problem::not_found(Kind::Migration, &name))?;
     let beats = app.heard.beats.subscribe();
     let revisions = app.cache.subscribe();
-    let lines = stream::unfold((app, beats, revisions, None), move |(app, mut beats, mut revisions, last)| async move {
-        let last = last;
-        loop {
-            let status = {
-                let view = app.cache.view();
-                Migration::status(&app.heard, &view, Uuid::from(MigrationId(id).0))
-            };
-            let status = status.filter(|status| !status.phase.is_final())?;
-            if status.progress.is_some() && status.progress != last {
-                let mut line = Vec::new();
-                push(&mut line, &status.progress);
-                return Some((Ok::<_, Infallible>(Bytes::from(line)), (app, beats, revisions, status.progress)));
+    let lines = stream::unfold(
+        (app, beats, revisions, None),
+        move |(app, mut beats, mut revisions, last)| async move {
+            let last = last;
+            loop {
+                let status = {
+                    let view = app.cache.view();
+                    Migration::status(&app.heard, &view, id)
+                };
+                let status = status.filter(|status| !status.phase.is_final())?;
+                if status.progress.is_some() && status.progress != last {
+                    let mut line = Vec::new();
+                    push(&mut line, &status.progress);
+                    return Some((
+                        Ok::<_, Infallible>(Bytes::from(line)),
+                        (app, beats, revisions, status.progress),
+                    ));
+                }
+                let changed = async {
+                    tokio::select! { _ = beats.changed() => {}, _ = revisions.changed() => {} }
+                };
+                if tokio::time::timeout(KEEP_ALIVE, changed).await.is_err() {
+                    return Some((Ok(Bytes::from_static(b"\n")), (app, beats, revisions, last)));
+                }
             }
-            let changed = async {
-                tokio::select! { _ = beats.changed() => {}, _ = revisions.changed() => {} }
-            };
-            if tokio::time::timeout(KEEP_ALIVE, changed).await.is_err() {
-                return Some((Ok(Bytes::from_static(b"\n")), (app, beats, revisions, last)));
-            }
-        }
-    });
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+        },
+    );
+    Ok((
+        [(header::CONTENT_TYPE, "application/x-ndjson")],
+        Body::from_stream(lines),
+    )
+        .into_response())
 }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::kinds::{
-    ActionBody, Datastore, Event, Host, Image, JoinToken, JoinTokenBody, Migration, Network, Operation, Template, Vm,
+    ActionBody, Datastore, Event, Host, Image, JoinToken, JoinTokenBody, Migration, Network, Operation,
+    Template, Vm,
 };
 use api::{Create, List, Problem};
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::answer::Refused;
+use crate::answer::{Body, Path, Refused};
 use crate::auth::{PROJECT, User, sha256_hex};
 use crate::kinds::{Served, host_action, render, vm_action};
 use crate::service::{self, Answer, Context, RequestId, check_revision, create_object, replace_object};
@@ -51,7 +51,10 @@ pub fn router(app: App) -> Router {
         .route("/v1/hosts/{name}/actions/{action}", post(act_on_host))
         .route("/v1/migrations/{name}/progress", get(progress::follow))
         .route("/v1/join-tokens", post(join_token))
-        .route("/v1/images/{name}/content", put(images::upload).layer(DefaultBodyLimit::disable()))
+        .route(
+            "/v1/images/{name}/content",
+            put(images::upload).layer(DefaultBodyLimit::disable()),
+        )
         .route("/agent/v1/join", post(agents::join))
         .route("/agent/v1/document", get(agents::document))
         .route("/agent/v1/report", post(agents::report))
@@ -74,20 +77,32 @@ fn kind<R: Served>() -> Router<App> {
     if R::CHANGES {
         one = one.put(replace::<R>).patch(patch::<R>).delete(delete::<R>);
     }
-    Router::new().route(&format!("/v1/{plural}"), all).route(&format!("/v1/{plural}/{{name}}"), one)
+    Router::new()
+        .route(&format!("/v1/{plural}"), all)
+        .route(&format!("/v1/{plural}/{{name}}"), one)
 }
 
 async fn openapi() -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], api::openapi::document().to_string()).into_response()
+    (
+        [(header::CONTENT_TYPE, "application/json")],
+        api::openapi::document().to_string(),
+    )
+        .into_response()
 }
 
 async fn no_route(uri: Uri) -> Refused {
-    let detail = format!("there is nothing at {}: /openapi.json describes what there is", uri.path());
+    let detail = format!(
+        "there is nothing at {}: /openapi.json describes what there is",
+        uri.path()
+    );
     Problem::new(404, "no-route", detail).into()
 }
 
 async fn no_method(method: Method, uri: Uri) -> Refused {
-    let detail = format!("{} does not take {method}: /openapi.json describes what it takes", uri.path());
+    let detail = format!(
+        "{} does not take {method}: /openapi.json describes what it takes",
+        uri.path()
+    );
     Problem::new(405, "no-method", detail).into()
 }
 
@@ -111,7 +126,9 @@ pub struct ListQuery {
     from: Option<u64>,
 }
 
-fn query<T: DeserializeOwned>(found: Result<Query<T>, axum::extract::rejection::QueryRejection>) -> Result<T, Refused> {
+fn query<T: DeserializeOwned>(
+    found: Result<Query<T>, axum::extract::rejection::QueryRejection>,
+) -> Result<T, Refused> {
     found.map(|Query(query)| query).map_err(|error| {
         let detail = format!("the part of the URL after `?` is not understood: {error}");
         Problem::new(400, "bad-query", detail).into()
@@ -122,19 +139,33 @@ fn query<T: DeserializeOwned>(found: Result<Query<T>, axum::extract::rejection::
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| {
         let detail = format!("the request's body is not understood: {error}; /openapi.json describes it");
-        if error.is_data() { Problem::invalid("invalid-body", detail) } else { Problem::new(400, "bad-json", detail) }
+        if error.is_data() {
+            Problem::invalid("invalid-body", detail)
+        } else {
+            Problem::new(400, "bad-json", detail)
+        }
     })
 }
 
-fn request_id(query: &WriteQuery, method: &str, path: &str, body: &[u8]) -> Result<Option<RequestId>, Problem> {
-    let Some(id) = query.request_id.clone() else { return Ok(None) };
+fn request_id(
+    query: &WriteQuery,
+    method: &str,
+    path: &str,
+    body: &[u8],
+) -> Result<Option<RequestId>, Problem> {
+    let Some(id) = query.request_id.clone() else {
+        return Ok(None);
+    };
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if id.is_empty() || id.len() > 128 || !id.bytes().all(plain) {
         let detail = "a request_id is 1 to 128 letters, digits, dashes, dots or underscores";
         return Err(Problem::invalid("invalid-request-id", detail));
     }
     let asked = [method.as_bytes(), b" ", path.as_bytes(), b"\n", body].concat();
-    Ok(Some(RequestId { id, fingerprint: sha256_hex(&asked) }))
+    Ok(Some(RequestId {
+        id,
+        fingerprint: sha256_hex(&asked),
+    }))
 }
 
 fn respond(answer: Answer) -> Response {
@@ -144,12 +175,17 @@ fn respond(answer: Answer) -> Response {
 
 fn find<R: Served>(view: &planner::View, name: &str) -> Result<Uuid, Problem> {
     let project = (!R::KIND.is_cloud_wide()).then_some(PROJECT);
-    view.find(R::KIND, project, name).ok_or_else(|| Problem::not_found(R::KIND, name))
+    view.find(R::KIND, project, name)
+        .ok_or_else(|| Problem::not_found(R::KIND, name))
 }
 
 type QueryOf<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
 
-async fn get_one<R: Served>(State(app): State<App>, _: User, Path(name): Path<String>) -> Result<Response, Refused> {
+async fn get_one<R: Served>(
+    State(app): State<App>,
+    _: User,
+    Path(name): Path<String>,
+) -> Result<Response, Refused> {
     let view = app.cache.view();
     let id = find::<R>(&view, &name)?;
     let object = render::<R>(&app.heard, &view, id).ok_or_else(|| Problem::not_found(R::KIND, &name))?;
@@ -170,20 +206,39 @@ async fn list<R: Served>(
     let after = after.map_err(|_| Problem::new(400, "bad-query", "`after` is not the `next` of a page"))?;
     let limit = query.limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
     let view = app.cache.view();
-    let ids = view.ids(R::KIND).into_iter().filter(|id| after.is_none_or(|after| *id > after));
-    let has_labels = |id: &Uuid| view.meta(R::KIND, *id).is_some_and(|meta| carries(&meta.labels, &labels));
+    let ids = view
+        .ids(R::KIND)
+        .into_iter()
+        .filter(|id| after.is_none_or(|after| *id > after));
+    let has_labels = |id: &Uuid| {
+        view.meta(R::KIND, *id)
+            .is_some_and(|meta| carries(&meta.labels, &labels))
+    };
     let mut rest = ids.filter(has_labels);
-    let items: Vec<_> = rest.by_ref().take(limit).filter_map(|id| render::<R>(&app.heard, &view, id)).collect();
+    let items: Vec<_> = rest
+        .by_ref()
+        .take(limit)
+        .filter_map(|id| render::<R>(&app.heard, &view, id))
+        .collect();
     let next = rest.next().and(items.last()).map(|last| last.id.to_string());
     let revision = view.revision;
-    Ok(axum::Json(List { items, revision, next }).into_response())
+    Ok(axum::Json(List {
+        items,
+        revision,
+        next,
+    })
+    .into_response())
 }
 
 /// Labels as they stand in a query.
 fn labels(text: Option<&str>) -> Result<BTreeMap<String, String>, Problem> {
     let pairs = text.into_iter().flat_map(|text| text.split(',')).map(|pair| {
         let (key, value) = pair.split_once('=').ok_or_else(|| {
-            Problem::new(400, "bad-query", format!("the label {pair:?} is not understood: give key=value"))
+            Problem::new(
+                400,
+                "bad-query",
+                format!("the label {pair:?} is not understood: give key=value"),
+            )
         })?;
         Ok((key.to_owned(), value.to_owned()))
     });
@@ -200,7 +255,7 @@ async fn create<R: Served>(
     user: User,
     uri: Uri,
     found: QueryOf<WriteQuery>,
-    body: Bytes,
+    Body(body): Body,
 ) -> Result<Response, Refused> {
     let query = query(found)?;
     let request: Create<Value> = parse(&body)?;
@@ -211,18 +266,21 @@ async fn create<R: Served>(
         model::limits::check_name(&name)?;
         model::limits::check_labels(&request.labels)?;
         let stored = R::create(context, &name, spec, plan)?;
-        let object = model::Object { meta: context.meta(R::KIND, &name, request.labels.clone()), spec: stored };
+        let object = model::Object {
+            meta: context.meta(R::KIND, &name, request.labels.clone()),
+            spec: stored,
+        };
         create_object(context, R::KIND, &object, plan)
     };
-    if query.dry_run {
-        return Ok(respond(service::dry_run::<R>(&app, &user, decide)?));
-    }
-    Ok(respond(service::write::<R>(&app, &user, 201, request_id, decide).await?))
+    write::<R>(&app, &user, &query, 201, request_id, decide).await
 }
 
 fn spec<R: Served>(value: Value) -> Result<R::Spec, Problem> {
     serde_json::from_value(value).map_err(|error| {
-        let detail = format!("the spec of the {} is not understood: {error}; /openapi.json describes it", R::KIND);
+        let detail = format!(
+            "the spec of the {} is not understood: {error}; /openapi.json describes it",
+            R::KIND
+        );
         Problem::invalid("invalid-spec", detail)
     })
 }
@@ -233,7 +291,7 @@ async fn replace<R: Served>(
     uri: Uri,
     Path(name): Path<String>,
     found: QueryOf<WriteQuery>,
-    body: Bytes,
+    Body(body): Body,
 ) -> Result<Response, Refused> {
     let query = query(found)?;
     let request: Create<Value> = parse(&body)?;
@@ -248,13 +306,14 @@ async fn patch<R: Served>(
     uri: Uri,
     Path(name): Path<String>,
     found: QueryOf<WriteQuery>,
-    body: Bytes,
+    Body(body): Body,
 ) -> Result<Response, Refused> {
     let query = query(found)?;
     let patch: Value = parse(&body)?;
     let only = |key: &String| matches!(key.as_str(), "name" | "labels" | "spec");
     if !patch.as_object().is_some_and(|patch| patch.keys().all(only)) {
-        let detail = "a patch is an object with `labels`, `spec` or both: the rest of an object cannot be changed";
+        let detail =
+            "a patch is an object with `labels`, `spec` or both: the rest of an object cannot be changed";
         return Err(Problem::invalid("invalid-patch", detail).into());
     }
     let id = request_id(&query, "PATCH", uri.path(), &body)?;
@@ -298,11 +357,15 @@ async fn change<R: Served>(
         check_revision(R::KIND, name, at.revision, query.expected_revision)?;
         let meta = &at.value.meta;
         let shown = R::spec(context.view, &at.value.spec);
-        let shown = serde_json::to_value(&shown).map_err(|error| Problem::new(500, "not-shown", error.to_string()))?;
+        let shown = serde_json::to_value(&shown)
+            .map_err(|error| Problem::new(500, "not-shown", error.to_string()))?;
         let present = serde_json::json!({ "name": meta.name, "labels": meta.labels, "spec": shown });
         let wanted = wanted(present)?;
         if wanted.name.as_ref().is_some_and(|name| *name != meta.name) {
-            return Err(Problem::invalid("immutable", format!("the name of a {} cannot be changed", R::KIND)));
+            return Err(Problem::invalid(
+                "immutable",
+                format!("the name of a {} cannot be changed", R::KIND),
+            ));
         }
         model::limits::check_labels(&wanted.labels)?;
         let stored = R::change(context, &at.value, spec::<R>(wanted.spec)?)?;
@@ -312,10 +375,7 @@ async fn change<R: Served>(
         };
         Ok(replace_object(context, R::KIND, at, change, plan))
     };
-    if query.dry_run {
-        return Ok(respond(service::dry_run::<R>(app, user, decide)?));
-    }
-    Ok(respond(service::write::<R>(app, user, 200, request, decide).await?))
+    write::<R>(app, user, query, 200, request, decide).await
 }
 
 async fn delete<R: Served>(
@@ -327,22 +387,30 @@ async fn delete<R: Served>(
 ) -> Result<Response, Refused> {
     let query = query(found)?;
     let request = request_id(&query, "DELETE", uri.path(), b"")?;
-    // What is deleted at once cannot be shown afterwards: the answer is the object as it was.
-    let last = {
-        let view = app.cache.view();
-        let id = find::<R>(&view, &name);
-        id.ok().and_then(|id| render::<R>(&app.heard, &view, id))
-    };
     let decide = |context: &Context<'_>, plan: &mut planner::Plan| {
         let id = find::<R>(context.view, &name)?;
         let at = R::stored(context.view, id).ok_or_else(|| Problem::not_found(R::KIND, &name))?;
         check_revision(R::KIND, &name, at.revision, query.expected_revision)?;
         R::delete(context, at, plan)
     };
-    match service::write::<R>(&app, &user, 200, request, decide).await {
-        Err(problem) if problem.code == "gone" && last.is_some() => Ok(axum::Json(last).into_response()),
-        answer => Ok(respond(answer?)),
+    write::<R>(&app, &user, &query, 200, request, decide).await
+}
+
+/// Commits, or with `dry_run` only says what would be.
+async fn write<R: Served>(
+    app: &App,
+    user: &User,
+    query: &WriteQuery,
+    status: u16,
+    request: Option<RequestId>,
+    decide: impl Fn(&Context<'_>, &mut planner::Plan) -> Result<Uuid, Problem> + Send + Sync,
+) -> Result<Response, Refused> {
+    if query.dry_run {
+        return Ok(respond(service::dry_run::<R>(app, user, decide)?));
     }
+    Ok(respond(
+        service::write::<R>(app, user, status, request, decide).await?,
+    ))
 }
 
 async fn act_on_vm(
@@ -351,7 +419,7 @@ async fn act_on_vm(
     uri: Uri,
     Path((name, word)): Path<(String, String)>,
     found: QueryOf<WriteQuery>,
-    body: Bytes,
+    Body(body): Body,
 ) -> Result<Response, Refused> {
     let query = query(found)?;
     let force = action_body(&body)?.force;
@@ -362,7 +430,7 @@ async fn act_on_vm(
         check_revision(Kind::Vm, &name, at.revision, query.expected_revision)?;
         vm_action(context, at, &word, force, plan)
     };
-    Ok(respond(service::write::<Vm>(&app, &user, 200, request, decide).await?))
+    write::<Vm>(&app, &user, &query, 200, request, decide).await
 }
 
 async fn act_on_host(
@@ -371,7 +439,7 @@ async fn act_on_host(
     uri: Uri,
     Path((name, word)): Path<(String, String)>,
     found: QueryOf<WriteQuery>,
-    body: Bytes,
+    Body(body): Body,
 ) -> Result<Response, Refused> {
     let query = query(found)?;
     action_body(&body)?;
@@ -382,15 +450,23 @@ async fn act_on_host(
         check_revision(Kind::Host, &name, at.revision, query.expected_revision)?;
         host_action(context, at, &word, plan)
     };
-    Ok(respond(service::write::<Host>(&app, &user, 200, request, decide).await?))
+    write::<Host>(&app, &user, &query, 200, request, decide).await
 }
 
 fn action_body(body: &[u8]) -> Result<ActionBody, Problem> {
-    if body.is_empty() { Ok(ActionBody::default()) } else { parse(body) }
+    if body.is_empty() {
+        Ok(ActionBody::default())
+    } else {
+        parse(body)
+    }
 }
 
-async fn join_token(State(app): State<App>, user: User, body: Bytes) -> Result<Response, Refused> {
-    let request: JoinTokenBody = if body.is_empty() { JoinTokenBody::default() } else { parse(&body)? };
+async fn join_token(State(app): State<App>, user: User, Body(body): Body) -> Result<Response, Refused> {
+    let request: JoinTokenBody = if body.is_empty() {
+        JoinTokenBody::default()
+    } else {
+        parse(&body)?
+    };
     if let Some(name) = &request.name {
         model::limits::check_name(name).map_err(Problem::from)?;
     }

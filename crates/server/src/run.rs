@@ -48,7 +48,14 @@ pub async fn run(
     let tls = Arc::new(tls::config(&pki)?);
     let ca = pki.agents.pem.clone();
     let cache = Cache::start(store.clone()).await?;
-    let app = Arc::new(Shared { store: store.clone(), cache: cache.clone(), env: env.clone(), pki, images, heard: Heard::default() });
+    let app = Arc::new(Shared {
+        store: store.clone(),
+        cache: cache.clone(),
+        env: env.clone(),
+        pki,
+        images,
+        heard: Heard::default(),
+    });
     tokio::fs::write(config.data_dir.join("ca.pem"), ca).await?;
     first_token(&app, &config.data_dir.join("admin.token")).await?;
     let mut tasks = tokio::task::JoinSet::new();
@@ -66,7 +73,9 @@ pub async fn run(
 
 /// Uploads that a crash cut off.
 async fn remove_unfinished(images: &std::path::Path) {
-    let Ok(mut entries) = tokio::fs::read_dir(images).await else { return };
+    let Ok(mut entries) = tokio::fs::read_dir(images).await else {
+        return;
+    };
     while let Ok(Some(entry)) = entries.next_entry().await {
         if entry.file_name().to_string_lossy().starts_with("incoming-") {
             let _ = tokio::fs::remove_file(entry.path()).await;
@@ -88,11 +97,18 @@ async fn first_token(app: &routes::App, path: &std::path::Path) -> Result<(), Er
     if !app.store.range(RangeRequest::key(&key)).await?.items.is_empty() {
         return Ok(());
     }
-    let record =
-        TokenRecord { user: "admin".to_owned(), name: "first".to_owned(), created_at: app.env.now(), expires_at: None };
+    let record = TokenRecord {
+        user: "admin".to_owned(),
+        name: "first".to_owned(),
+        created_at: app.env.now(),
+        expires_at: None,
+    };
     let mut plan = Plan::new("make the first token");
     plan.create(key, &record);
-    let actor = Actor { name: "server".to_owned(), from: None };
+    let actor = Actor {
+        name: "server".to_owned(),
+        from: None,
+    };
     let writer: Writer<'_> = app.writer(&actor);
     commit(writer, plan).await?;
     Ok(())

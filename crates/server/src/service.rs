@@ -34,6 +34,8 @@ pub struct Context<'a> {
     pub new_id: Uuid,
     /// Who asks.
     pub user: &'a User,
+    /// How often the request was overtaken, from 0: what it chooses from a pool is spread the wider.
+    pub attempt: u32,
 }
 
 impl Context<'_> {
@@ -43,7 +45,12 @@ impl Context<'_> {
     }
 
     /// The names and times of a new object.
-    pub fn meta(&self, kind: model::Kind, name: &str, labels: std::collections::BTreeMap<String, String>) -> Meta {
+    pub fn meta(
+        &self,
+        kind: model::Kind,
+        name: &str,
+        labels: std::collections::BTreeMap<String, String>,
+    ) -> Meta {
         Meta {
             id: self.new_id,
             name: name.to_owned(),
@@ -75,6 +82,14 @@ pub struct Answer {
     pub body: Value,
 }
 
+impl Answer {
+    /// The same answer with the revision of the write that it tells of.
+    fn at(mut self, revision: u64) -> Self {
+        self.body["revision"] = revision.into();
+        self
+    }
+}
+
 /// Plans, commits and renders; a request id that was seen before gets the same answer again.
 pub async fn write<R: Served>(
     shared: &Shared,
@@ -89,14 +104,26 @@ pub async fn write<R: Served>(
     let actor = user.actor();
     let new_id = shared.env.next_id();
     for attempt in 0..ATTEMPTS {
-        let (plan, id) = plan_once::<R>(shared, user, status, request.as_ref(), new_id, &decide)?;
-        if plan.writes.is_empty() {
-            return rendered::<R>(shared, id, status);
+        let asked = Asked {
+            user,
+            status,
+            request: request.as_ref(),
+            new_id,
+            attempt,
+        };
+        let planned = plan_once::<R>(shared, &asked, &decide)?;
+        if planned.plan.writes.is_empty() {
+            return Ok(planned.answer);
         }
-        match commit(shared.writer(&actor), plan).await {
+        match commit(shared.writer(&actor), planned.plan).await {
             Ok(revision) => {
                 shared.cache.reach(revision, CATCH_UP).await;
-                return rendered::<R>(shared, id, status);
+                // A request with an id is answered what a repeat of it will be answered.
+                return Ok(match &request {
+                    Some(_) => planned.answer.at(revision),
+                    None => object::<R>(shared, &shared.cache.view(), planned.id, status)?
+                        .unwrap_or(planned.answer),
+                });
             }
             Err(CommitError::Conflict { key }) => {
                 if let Some(answer) = repeated(shared, user, request.as_ref()).await? {
@@ -104,12 +131,17 @@ pub async fn write<R: Served>(
                 }
                 tracing::debug!(%key, attempt, "a request was overtaken and is tried again");
                 let at = shared.cache.revision();
-                shared.cache.reach(at.saturating_add(1), Duration::from_millis(20)).await;
+                shared
+                    .cache
+                    .reach(at.saturating_add(1), Duration::from_millis(20))
+                    .await;
             }
             Err(error) => return Err(commit_problem(error)),
         }
     }
-    Err(commit_problem(CommitError::Conflict { key: R::KIND.to_string() }))
+    Err(commit_problem(CommitError::Conflict {
+        key: R::KIND.to_string(),
+    }))
 }
 
 /// What the request would lead to, without doing it.
@@ -118,44 +150,78 @@ pub fn dry_run<R: Served>(
     user: &User,
     decide: impl Fn(&Context<'_>, &mut Plan) -> Result<Uuid, Problem> + Send + Sync,
 ) -> Result<Answer, Problem> {
-    let (plan, id) = plan_once::<R>(shared, user, 200, None, shared.env.next_id(), &decide)?;
-    let mut view = after(&shared.cache.view(), &plan);
-    if let Some(next) = R::next_step(&view, id, shared.env.now()) {
+    let asked = Asked {
+        user,
+        status: 200,
+        request: None,
+        new_id: shared.env.next_id(),
+        attempt: 0,
+    };
+    let planned = plan_once::<R>(shared, &asked, &decide)?;
+    let mut view = after(&shared.cache.view(), &planned.plan);
+    if let Some(next) = R::next_step(&view, planned.id, shared.env.now()) {
         apply(&mut view, &next);
     }
-    object::<R>(shared, &view, id, 200)
+    Ok(object::<R>(shared, &view, planned.id, 200)?.unwrap_or(planned.answer))
+}
+
+/// One try of a request.
+struct Asked<'a> {
+    user: &'a User,
+    status: u16,
+    request: Option<&'a RequestId>,
+    new_id: Uuid,
+    attempt: u32,
+}
+
+/// What a request leads to.
+struct Planned {
+    plan: Plan,
+    id: Uuid,
+    /// The object as it will be, or as it was last if it goes at once.
+    answer: Answer,
 }
 
 fn plan_once<R: Served>(
     shared: &Shared,
-    user: &User,
-    status: u16,
-    request: Option<&RequestId>,
-    new_id: Uuid,
+    asked: &Asked<'_>,
     decide: &impl Fn(&Context<'_>, &mut Plan) -> Result<Uuid, Problem>,
-) -> Result<(Plan, Uuid), Problem> {
+) -> Result<Planned, Problem> {
     let view = shared.cache.view();
-    let context = Context { view: &view, now: shared.env.now(), new_id, user };
+    let (user, status) = (asked.user, asked.status);
+    let context = Context {
+        view: &view,
+        now: shared.env.now(),
+        new_id: asked.new_id,
+        user,
+        attempt: asked.attempt,
+    };
     let mut plan = Plan::new("");
     let id = decide(&context, &mut plan)?;
-    if let Some(request) = request {
-        let body = object::<R>(shared, &after(&view, &plan), id, status)?.body;
+    let answer = match object::<R>(shared, &after(&view, &plan), id, status)? {
+        Some(answer) => answer,
+        None => object::<R>(shared, &view, id, status)?
+            .ok_or_else(|| Problem::new(404, "gone", format!("the {} is gone meanwhile", R::KIND)))?,
+    };
+    if let Some(request) = asked.request {
         let kept = RequestRecord {
             user: user.name.clone(),
             fingerprint: request.fingerprint.clone(),
             status,
-            body,
+            body: answer.body.clone(),
             at: context.now,
         };
         plan.create(key::request(&user.name, &request.id), &kept);
     }
-    Ok((plan, id))
+    Ok(Planned { plan, id, answer })
 }
 
 /// A view of what the plan's objects will be: enough to render the one that is answered.
 fn after(view: &View, plan: &Plan) -> View {
     let keys = plan.writes.keys().chain(plan.relies_on.keys());
-    let concerned = keys.filter_map(|key| key::parse(key)).map(|(kind, id, _)| (kind, id));
+    let concerned = keys
+        .filter_map(|key| key::parse(key))
+        .map(|(kind, id, _)| (kind, id));
     let mut next = view.excerpt(concerned);
     apply(&mut next, plan);
     next
@@ -164,34 +230,62 @@ fn after(view: &View, plan: &Plan) -> View {
 fn apply(view: &mut View, plan: &Plan) {
     let revision = view.revision;
     for (key, value) in &plan.writes {
-        view.apply(planner::view::Change { key, value: value.as_deref(), revision });
+        view.apply(planner::view::Change {
+            key,
+            value: value.as_deref(),
+            revision,
+        });
     }
 }
 
-fn rendered<R: Served>(shared: &Shared, id: Uuid, status: u16) -> Result<Answer, Problem> {
-    object::<R>(shared, &shared.cache.view(), id, status)
-}
-
-fn object<R: Served>(shared: &Shared, view: &View, id: Uuid, status: u16) -> Result<Answer, Problem> {
-    let object = render::<R>(&shared.heard, view, id);
-    let gone = || Problem::new(404, "gone", format!("the {} is gone meanwhile", R::KIND));
-    let body = serde_json::to_value(object.ok_or_else(gone)?);
-    Ok(Answer { status, body: body.map_err(|error| Problem::new(500, "not-shown", error.to_string()))? })
+/// An object as it is shown; `None` if it is not there.
+fn object<R: Served>(shared: &Shared, view: &View, id: Uuid, status: u16) -> Result<Option<Answer>, Problem> {
+    let Some(object) = render::<R>(&shared.heard, view, id) else {
+        return Ok(None);
+    };
+    let body =
+        serde_json::to_value(object).map_err(|error| Problem::new(500, "not-shown", error.to_string()))?;
+    Ok(Some(Answer { status, body }))
 }
 
 /// The kept answer to a request id, if it was seen before.
-async fn repeated(shared: &Shared, user: &User, request: Option<&RequestId>) -> Result<Option<Answer>, Problem> {
+async fn repeated(
+    shared: &Shared,
+    user: &User,
+    request: Option<&RequestId>,
+) -> Result<Option<Answer>, Problem> {
     let Some(request) = request else { return Ok(None) };
     let key = key::request(&user.name, &request.id);
-    let found = shared.store.range(RangeRequest::key(key)).await.map_err(|error| store_problem(&error))?;
-    let Some(kv) = found.items.first() else { return Ok(None) };
-    let kept: RequestRecord = record::decode(&kv.value)
-        .map_err(|error| Problem::new(500, "unreadable", format!("the answer to this request id: {error}")))?;
+    let found = shared
+        .store
+        .range(RangeRequest::key(key))
+        .await
+        .map_err(|error| store_problem(&error))?;
+    let Some(kv) = found.items.first() else {
+        return Ok(None);
+    };
+    let kept: RequestRecord = record::decode(&kv.value).map_err(|error| {
+        Problem::new(
+            500,
+            "unreadable",
+            format!("the answer to this request id: {error}"),
+        )
+    })?;
     if kept.fingerprint != request.fingerprint {
-        let detail = format!("the request id {:?} was used for another request: take a new one", request.id);
+        let detail = format!(
+            "the request id {:?} was used for another request: take a new one",
+            request.id
+        );
         return Err(Problem::conflict("request-id-reused", detail));
     }
-    Ok(Some(Answer { status: kept.status, body: kept.body }))
+    // The record was written together with the object, so its revision is the object's.
+    Ok(Some(
+        Answer {
+            status: kept.status,
+            body: kept.body,
+        }
+        .at(kv.mod_revision),
+    ))
 }
 
 /// Puts a new object and its name into a plan, or refuses because the name is taken.
@@ -202,13 +296,23 @@ pub fn create_object<S: Serialize>(
     plan: &mut Plan,
 ) -> Result<Uuid, Problem> {
     let meta = &object.meta;
-    if context.view.names.contains_key(&(kind, meta.project.clone(), meta.name.clone())) {
-        let detail = format!("there is a {kind} {:?} already: take another name, or delete that one", meta.name);
+    if context
+        .view
+        .names
+        .contains_key(&(kind, meta.project.clone(), meta.name.clone()))
+    {
+        let detail = format!(
+            "there is a {kind} {:?} already: take another name, or delete that one",
+            meta.name
+        );
         return Err(Problem::conflict("name-taken", detail));
     }
     plan.action = format!("create {kind} {}", meta.name);
     plan.create(key::object(kind, meta.id), object);
-    plan.create(key::name_index(kind, meta.project.as_deref(), &meta.name), &meta.id);
+    plan.create(
+        key::name_index(kind, meta.project.as_deref(), &meta.name),
+        &meta.id,
+    );
     Ok(meta.id)
 }
 
@@ -234,7 +338,8 @@ pub fn replace_object<S: Serialize + Clone>(
 pub fn check_revision(kind: model::Kind, name: &str, at: u64, expected: Option<u64>) -> Result<(), Problem> {
     match expected {
         Some(expected) if at > expected => {
-            let detail = format!("{kind} {name} was changed at revision {at}, after {expected}: read it again");
+            let detail =
+                format!("{kind} {name} was changed at revision {at}, after {expected}: read it again");
             Err(Problem::conflict("stale-revision", detail).at_revision(at))
         }
         _ => Ok(()),

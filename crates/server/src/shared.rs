@@ -11,6 +11,7 @@ use model::audit::Actor;
 use model::migration::Progress;
 use model::report::Samples;
 use model::{HostId, VmId};
+use planner::reports::ReportOrder;
 use store::Store;
 use tokio::sync::watch;
 
@@ -47,6 +48,7 @@ impl Shared {
 /// What hosts said lately: never stored.
 pub struct Heard {
     hosts: Mutex<BTreeMap<HostId, LastHeard>>,
+    orders: Mutex<BTreeMap<HostId, Arc<tokio::sync::Mutex<ReportOrder>>>>,
     /// Rises whenever a host was heard.
     pub beats: watch::Sender<u64>,
 }
@@ -62,7 +64,11 @@ pub struct LastHeard {
 
 impl Default for Heard {
     fn default() -> Self {
-        Self { hosts: Mutex::default(), beats: watch::Sender::new(0) }
+        Self {
+            hosts: Mutex::default(),
+            orders: Mutex::default(),
+            beats: watch::Sender::new(0),
+        }
     }
 }
 
@@ -80,6 +86,12 @@ impl Heard {
     /// The last report of a host.
     pub fn last(&self, host: HostId) -> Option<LastHeard> {
         self.hosts().get(&host).cloned()
+    }
+
+    /// Reports of a host are taken one after the other, each at most once, and never after a newer one.
+    pub fn order(&self, host: HostId) -> Arc<tokio::sync::Mutex<ReportOrder>> {
+        let mut all = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(host).or_default().clone()
     }
 
     /// How far the transfer of a VM from a host is.

@@ -29,7 +29,9 @@ const HEADER_PATIENCE: Duration = Duration::from_secs(30);
 pub fn config(pki: &Pki) -> Result<ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let roots = Arc::new(api::tls::roots(&pki.agents.pem)?);
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).allow_unauthenticated().build()?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
+        .allow_unauthenticated()
+        .build()?;
     let chain = api::tls::certificates("the server's certificate", &pki.server.chain_pem)?;
     let key = api::tls::private_key("the server's key", &pki.server.key_pem)?;
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -45,7 +47,9 @@ pub async fn serve(listener: TcpListener, config: Arc<ServerConfig>, router: Rou
     let acceptor = TlsAcceptor::from(config);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -73,14 +77,27 @@ async fn connection(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
     let stream = tokio::time::timeout(HANDSHAKE_PATIENCE, acceptor.accept(stream)).await??;
-    let certificate = stream.get_ref().1.peer_certificates().and_then(|all| all.first()).map(|der| der.to_vec());
+    let certificate = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|all| all.first())
+        .map(|der| der.to_vec());
     let known = Connection { peer, certificate };
     let service = router.map_request(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(known.clone());
         request.map(axum::body::Body::new)
     });
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_PATIENCE);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(20)));
-    builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service)).await
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_PATIENCE);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Some(Duration::from_secs(20)));
+    builder
+        .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service))
+        .await
 }

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use controller::cache::{Changed, Since};
 use futures_util::stream;
+use planner::View;
 use serde::Serialize;
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -28,13 +29,15 @@ pub fn stream<R: Served>(
     from: Option<u64>,
     labels: BTreeMap<String, String>,
 ) -> Result<Response, Problem> {
-    let seen = from.unwrap_or_else(|| app.cache.revision());
-    if let Since::Compacted(oldest) = app.cache.since(seen) {
-        return Err(compacted(seen, oldest));
-    }
-    let first = if from.is_none() { everything::<R>(&app, seen, &labels) } else { Vec::new() };
+    let (seen, first) = begin::<R>(&app, from, &labels)?;
     let revisions = app.cache.subscribe();
-    let state = Watcher { app, seen, labels, revisions, pending: Some(first) };
+    let state = Watcher {
+        app,
+        seen,
+        labels,
+        revisions,
+        pending: Some(first),
+    };
     let lines = stream::unfold(state, |mut watcher| async move {
         let chunk = watcher.next::<R>().await?;
         Some((Ok::<Bytes, Infallible>(Bytes::from(chunk)), watcher))
@@ -43,8 +46,26 @@ pub fn stream<R: Served>(
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
 
+/// Where a watch begins, and its first lines.
+fn begin<R: Served>(
+    app: &App,
+    from: Option<u64>,
+    labels: &BTreeMap<String, String>,
+) -> Result<(u64, Vec<u8>), Problem> {
+    let view = app.cache.view();
+    let Some(from) = from else {
+        return Ok((view.revision, everything::<R>(app, &view, labels)));
+    };
+    match app.cache.since(from) {
+        Since::Changes(_) => Ok((from, Vec::new())),
+        Since::Compacted(oldest) => Err(compacted(from, oldest)),
+    }
+}
+
 fn compacted(from: u64, oldest: u64) -> Problem {
-    let detail = format!("changes after revision {from} are no longer kept, only after {oldest}: list again, and watch from there");
+    let detail = format!(
+        "changes after revision {from} are no longer kept, only after {oldest}: list again, and watch from there"
+    );
     Problem::new(410, "compacted", detail).at_revision(oldest)
 }
 
@@ -63,21 +84,11 @@ impl Watcher {
             return Some(first);
         }
         loop {
-            let now = *self.revisions.borrow_and_update();
-            if now > self.seen {
-                let since = self.app.cache.since(self.seen);
-                let lines = match since {
-                    Since::Changes(changes) => self.lines::<R>(changes, now),
-                    Since::Compacted(oldest) => {
-                        self.pending = None;
-                        tracing::debug!(oldest, "a watch fell too far behind and is ended");
-                        return None;
-                    }
-                };
-                self.seen = now;
-                if !lines.is_empty() {
-                    return Some(lines);
-                }
+            self.revisions.borrow_and_update();
+            match self.news::<R>() {
+                None => return None,
+                Some(lines) if !lines.is_empty() => return Some(lines),
+                Some(_) => {}
             }
             match tokio::time::timeout(KEEP_ALIVE, self.revisions.changed()).await {
                 Ok(Ok(())) => {}
@@ -87,38 +98,83 @@ impl Watcher {
         }
     }
 
-    fn lines<R: Served>(&self, changes: Vec<Changed>, now: u64) -> Vec<u8> {
+    /// The lines since the last ones; `None` if not everything since then is kept. Whoever holds the view has all the
+    /// changes up to it and none after it, so nothing is told twice.
+    fn news<R: Served>(&mut self) -> Option<Vec<u8>> {
+        let app = self.app.clone();
+        let view = app.cache.view();
+        if view.revision <= self.seen {
+            return Some(Vec::new());
+        }
+        let lines = match app.cache.since(self.seen) {
+            Since::Changes(changes) => self.lines::<R>(&view, changes),
+            Since::Compacted(oldest) => {
+                tracing::debug!(oldest, "a watch fell too far behind and is ended");
+                return None;
+            }
+        };
+        self.seen = view.revision;
+        Some(lines)
+    }
+
+    fn lines<R: Served>(&self, view: &View, changes: Vec<Changed>) -> Vec<u8> {
         let mut lines = Vec::new();
-        let view = self.app.cache.view();
         for changed in changes.into_iter().filter(|changed| changed.kind == R::KIND) {
-            let revision = changed.revision.min(now);
+            let revision = changed.revision;
             let (change_type, object) = match &changed.gone {
-                Some(former) => (ChangeType::Deleted, render::<R>(&self.app.heard, former, changed.id)),
-                None => (self.change_type::<R>(changed.id), render::<R>(&self.app.heard, &view, changed.id)),
+                Some(former) => (
+                    ChangeType::Deleted,
+                    render::<R>(&self.app.heard, former, changed.id),
+                ),
+                None => (
+                    self.change_type::<R>(view, changed.id),
+                    render::<R>(&self.app.heard, view, changed.id),
+                ),
             };
             if let Some(object) = object.filter(|object| carries(&object.labels, &self.labels)) {
-                push(&mut lines, &Change { change_type, object, revision });
+                push(
+                    &mut lines,
+                    &Change {
+                        change_type,
+                        object,
+                        revision,
+                    },
+                );
             }
         }
         lines
     }
 
     /// An object whose own part was written for the first time after what the reader has seen is new to it.
-    fn change_type<R: Served>(&self, id: Uuid) -> ChangeType {
-        let view = self.app.cache.view();
-        let at = R::stored(&view, id);
-        let is_new = at.is_some_and(|at| at.revision > self.seen && at.value.meta.created_at == at.value.meta.updated_at);
-        if is_new { ChangeType::Added } else { ChangeType::Modified }
+    fn change_type<R: Served>(&self, view: &View, id: Uuid) -> ChangeType {
+        let at = R::stored(view, id);
+        let is_new = at.is_some_and(|at| {
+            at.revision > self.seen && at.value.meta.created_at == at.value.meta.updated_at
+        });
+        if is_new {
+            ChangeType::Added
+        } else {
+            ChangeType::Modified
+        }
     }
 }
 
 /// Every object, as a watch without a revision begins.
-fn everything<R: Served>(app: &App, revision: u64, labels: &BTreeMap<String, String>) -> Vec<u8> {
-    let view = app.cache.view();
+fn everything<R: Served>(app: &App, view: &View, labels: &BTreeMap<String, String>) -> Vec<u8> {
+    let revision = view.revision;
     let mut lines = Vec::new();
     for id in view.ids(R::KIND) {
-        if let Some(object) = render::<R>(&app.heard, &view, id).filter(|object| carries(&object.labels, labels)) {
-            push(&mut lines, &Change { change_type: ChangeType::Added, object, revision });
+        if let Some(object) =
+            render::<R>(&app.heard, view, id).filter(|object| carries(&object.labels, labels))
+        {
+            push(
+                &mut lines,
+                &Change {
+                    change_type: ChangeType::Added,
+                    object,
+                    revision,
+                },
+            );
         }
     }
     lines

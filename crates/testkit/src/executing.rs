@@ -14,28 +14,35 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use model::VmId;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::world::World;
 
-/// How long is looked at once. The guests under watch do something every 10 ms.
+/// How long is looked at once.
 const WINDOW: Duration = Duration::from_millis(100);
+/// What the processors of a guest that runs use in a window at least. Those that are stopped are woken now and then, for
+/// microseconds, by QEMU itself.
+const EXECUTING_US: u64 = 1000;
 /// In the window of a hand-over both copies execute, one after the other; in this many in a row they would at once.
-const WINDOWS_MAX: u32 = 3;
+const WINDOWS_MAX: usize = 4;
 
 /// Watches a VM from its making to [`RunsOnce::end`].
 #[derive(Debug)]
 pub struct RunsOnce {
-    task: JoinHandle<u32>,
-    stop: tokio::sync::oneshot::Sender<()>,
+    task: JoinHandle<Vec<Used>>,
+    stop: oneshot::Sender<()>,
 }
+
+/// By process, the time that virtual processors have used, in microseconds.
+type Used = BTreeMap<i32, u64>;
 
 impl RunsOnce {
     /// Begins to watch a VM.
     pub fn begin(world: &World, vm: VmId) -> Self {
         let hosts = world.directory().join("hosts");
-        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(watch(hosts, vm, stopped));
         Self { task, stop }
     }
@@ -43,43 +50,51 @@ impl RunsOnce {
     /// Ends, and fails if two copies executed at the same time.
     pub async fn end(self) -> anyhow::Result<()> {
         let _ = self.stop.send(());
-        let windows = self.task.await?;
+        let both = self.task.await?;
         ensure!(
-            windows < WINDOWS_MAX,
-            "two copies of the VM executed for {windows} times {WINDOW:?}"
+            both.len() < WINDOWS_MAX,
+            "two copies of the VM executed at once; microseconds by process in windows of {WINDOW:?}: {both:?}"
         );
         Ok(())
     }
 }
 
-async fn watch(hosts: PathBuf, vm: VmId, mut stopped: tokio::sync::oneshot::Receiver<()>) -> u32 {
+/// The most windows in a row in which two copies executed.
+async fn watch(hosts: PathBuf, vm: VmId, mut stopped: oneshot::Receiver<()>) -> Vec<Used> {
     let mut before = used(&hosts, vm);
-    let (mut in_a_row, mut most) = (0, 0);
+    let (mut in_a_row, mut most) = (Vec::new(), Vec::new());
     loop {
         tokio::select! {
             _ = &mut stopped => return most,
             () = sleep(WINDOW) => {}
         }
         let now = used(&hosts, vm);
-        let executed = now
+        let window: Used = now
             .iter()
-            .filter(|(pid, ns)| before.get(pid).is_some_and(|then| *ns > then))
-            .count();
-        in_a_row = if executed > 1 { in_a_row + 1 } else { 0 };
-        most = most.max(in_a_row);
+            .filter_map(|(pid, us)| Some((*pid, us.saturating_sub(*before.get(pid)?))))
+            .collect();
+        let executed = window.values().filter(|us| **us >= EXECUTING_US).count();
+        if executed > 1 {
+            in_a_row.push(window);
+        } else {
+            in_a_row.clear();
+        }
+        if in_a_row.len() > most.len() {
+            most.clone_from(&in_a_row);
+        }
         before = now;
     }
 }
 
-/// The time that the virtual processors of each living QEMU of a VM have used, in nanoseconds.
-fn used(hosts: &Path, vm: VmId) -> BTreeMap<i32, u64> {
+/// What the virtual processors of each living QEMU of a VM have used.
+fn used(hosts: &Path, vm: VmId) -> Used {
     let directories = crate::vms::incarnations(hosts, vm).into_iter();
     let pids = directories.filter_map(|directory| crate::vms::living(&directory));
-    pids.map(|pid| (pid, processors_ns(pid))).collect()
+    pids.map(|pid| (pid, processors_us(pid))).collect()
 }
 
 /// The time that a QEMU's virtual processors have used: its threads named `CPU …`.
-fn processors_ns(pid: i32) -> u64 {
+fn processors_us(pid: i32) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task"))
         .into_iter()
         .flatten()
@@ -91,5 +106,59 @@ fn processors_ns(pid: i32) -> u64 {
         let schedstat = fs::read_to_string(task.path().join("schedstat")).ok()?;
         schedstat.split_whitespace().next()?.parse::<u64>().ok()
     });
-    times.sum()
+    times.sum::<u64>() / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use qemu::spawn::{ProcessId, RECORD_FILE};
+
+    use super::*;
+
+    /// A process whose one thread is named like a virtual processor's, with its record where an agent would put it.
+    struct Copy(Child);
+
+    impl Copy {
+        fn start(hosts: &Path, host: &str, vm: VmId, script: &str) -> Self {
+            let directory = hosts.join(host).join("vms").join(vm.to_string()).join("1");
+            fs::create_dir_all(&directory).unwrap();
+            let program = directory.join("CPU 0");
+            std::os::unix::fs::symlink("/bin/sh", &program).unwrap();
+            let child = Command::new(program).args(["-c", script]).spawn().unwrap();
+            let id = ProcessId::of(child.id().cast_signed()).unwrap();
+            fs::write(directory.join(RECORD_FILE), serde_json::to_vec(&id).unwrap()).unwrap();
+            Self(child)
+        }
+    }
+
+    impl Drop for Copy {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    async fn windows(other: &str) -> usize {
+        let hosts = tempfile::tempdir().unwrap();
+        let vm = serde_json::from_str("\"0190b2a4-0000-7000-8000-000000000001\"").unwrap();
+        let _one = Copy::start(hosts.path(), "h1", vm, "while :; do :; done");
+        let _other = Copy::start(hosts.path(), "h2", vm, other);
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(watch(hosts.path().to_owned(), vm, stopped));
+        sleep(WINDOW * 15).await;
+        stop.send(()).unwrap();
+        task.await.unwrap().len()
+    }
+
+    #[tokio::test]
+    async fn two_copies_that_execute_are_found() {
+        assert!(windows("while :; do :; done").await >= WINDOWS_MAX);
+    }
+
+    #[tokio::test]
+    async fn one_that_waits_is_not() {
+        assert_eq!(windows("exec sleep 60").await, 0);
+    }
 }

@@ -105,6 +105,22 @@ pub async fn until_gone<R: Resource>(client: &Client, name: &str, patience: Dura
     ended.with_context(|| format!("{} {name} is still there after {patience:?}", R::KIND))
 }
 
+/// Waits until something holds that nobody tells of.
+pub async fn until_it_holds(
+    what: &str,
+    patience: Duration,
+    mut holds: impl FnMut() -> bool,
+) -> anyhow::Result<()> {
+    let waiting = async {
+        while !holds() {
+            sleep(PAUSE).await;
+        }
+    };
+    timeout(patience, waiting)
+        .await
+        .with_context(|| format!("not so within {patience:?}: {what}"))
+}
+
 async fn is_gone<R: Resource>(client: &Client, name: &str) -> bool {
     client
         .get::<R>(name)

@@ -70,11 +70,10 @@ impl World {
 
     /// As [`World::up`], for the owner.
     pub async fn up_as(owner: Owner, hosts: u8) -> anyhow::Result<Self> {
-        let (up, mut output) = Up::spawn(owner, hosts)?;
-        match timeout(UP_PATIENCE, says_ready(&mut output)).await {
-            Ok(ready) => ready?,
-            Err(_) => bail!("sterna up was not ready within {UP_PATIENCE:?}"),
-        }
+        let (mut up, mut output) = Up::spawn(owner, hosts)?;
+        let ready = timeout(UP_PATIENCE, says_ready(&mut output)).await;
+        up.stage = Stage::InUse;
+        ready.with_context(|| format!("sterna up was not ready within {UP_PATIENCE:?}"))??;
         let client = client(&data(&up.root).join("env"))?;
         Ok(Self {
             up,
@@ -153,8 +152,7 @@ impl World {
         let Self { mut up, .. } = self;
         let left = up.end();
         ensure!(left.is_empty(), "after the end of the world: {}", left.join("; "));
-        up.is_over = true;
-        fs::remove_dir_all(&up.root).with_context(|| format!("removing {}", up.root.display()))
+        up.remove()
     }
 }
 
@@ -164,8 +162,20 @@ struct Up {
     root: PathBuf,
     child: Child,
     before: Machine,
-    has_ended: bool,
-    is_over: bool,
+    stage: Stage,
+}
+
+/// What a drop means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nobody waits for it any more: it ends in silence.
+    Starting,
+    /// Its test failed.
+    InUse,
+    /// Nothing runs, and something was left.
+    EndedBadly,
+    /// Nothing is left.
+    Over,
 }
 
 impl Up {
@@ -198,8 +208,7 @@ impl Up {
             root,
             child,
             before,
-            has_ended: false,
-            is_over: false,
+            stage: Stage::Starting,
         };
         let output = up.child.stdout.take().context("sterna up has no output")?;
         let output = pipe::Receiver::from_owned_fd(OwnedFd::from(output))?;
@@ -210,9 +219,14 @@ impl Up {
         self.child.id().cast_signed()
     }
 
+    fn remove(&mut self) -> anyhow::Result<()> {
+        self.stage = Stage::Over;
+        fs::remove_dir_all(&self.root).with_context(|| format!("removing {}", self.root.display()))
+    }
+
     /// Ends all processes, the stubborn ones by force; what was not as it should be.
     fn end(&mut self) -> Vec<String> {
-        self.has_ended = true;
+        self.stage = Stage::EndedBadly;
         let mut problems = Vec::new();
         let seen = process::descendants(self.pid());
         if !process::terminate(self.pid(), DOWN_PATIENCE) {
@@ -236,10 +250,18 @@ impl Up {
 
 impl Drop for Up {
     fn drop(&mut self) {
-        if self.is_over {
-            return;
-        }
-        let left = if self.has_ended { Vec::new() } else { self.end() };
+        let left = match self.stage {
+            Stage::Over => return,
+            Stage::EndedBadly => Vec::new(),
+            Stage::Starting | Stage::InUse => {
+                let was = self.stage;
+                let left = self.end();
+                if was == Stage::Starting && left.is_empty() && self.remove().is_ok() {
+                    return;
+                }
+                left
+            }
+        };
         show_failure(&self.root, &left);
     }
 }
@@ -310,20 +332,35 @@ fn show_failure(root: &Path, left: &[String]) {
     for what in left {
         eprintln!("after its end: {what}");
     }
-    let logs = fs::read_dir(data(root).join("log"))
-        .into_iter()
-        .flatten()
-        .filter_map(Result::ok);
-    let mut logs: Vec<PathBuf> = logs.map(|entry| entry.path()).collect();
-    logs.sort();
-    for log in std::iter::once(root.join("up.log")).chain(logs) {
-        let text = fs::read_to_string(&log).unwrap_or_default();
+    for log in logs(root) {
+        let text = fs::read(&log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
         eprintln!("--- {}", log.display());
         for line in &lines[lines.len().saturating_sub(LOG_LINES)..] {
             eprintln!("{line}");
         }
     }
+}
+
+/// The logs of `sterna up`, of server and agents, and of the guests' consoles.
+fn logs(root: &Path) -> Vec<PathBuf> {
+    let below = |directory: PathBuf| -> Vec<PathBuf> {
+        let entries = fs::read_dir(directory)
+            .into_iter()
+            .flatten()
+            .filter_map(Result::ok);
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        paths.sort();
+        paths
+    };
+    let hosts = below(data(root).join("hosts"));
+    let vms = hosts.into_iter().flat_map(|host| below(host.join("vms")));
+    let consoles = vms.map(|vm| vm.join("console.log")).filter(|log| log.exists());
+    std::iter::once(root.join("up.log"))
+        .chain(below(data(root).join("log")))
+        .chain(consoles)
+        .collect()
 }
 
 /// The program under test: `STERNA_BIN`, or the one that was built beside this.

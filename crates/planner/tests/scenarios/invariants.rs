@@ -15,7 +15,7 @@ use planner::view::{Change, Host, View};
 use super::world::World;
 
 /// What a write is compared with.
-pub struct Former {
+pub(crate) struct Former {
     phases: BTreeMap<VmId, Phase>,
     stages: BTreeMap<MigrationId, M>,
     open: BTreeMap<VmId, Incarnation>,
@@ -24,34 +24,58 @@ pub struct Former {
 }
 
 impl World {
-    pub fn snapshot(&self) -> Former {
+    pub(crate) fn snapshot(&self) -> Former {
         let vms = &self.view.vms;
-        let intents = || vms.iter().filter_map(|(id, vm)| Some((*id, &vm.intent.as_ref()?.value)));
+        let intents = || {
+            vms.iter()
+                .filter_map(|(id, vm)| Some((*id, &vm.intent.as_ref()?.value)))
+        };
         let closed = |(id, vm): (&VmId, &planner::view::Vm)| {
             let closed = vm.runs.values().filter(|run| run.state.is_closed());
             closed.map(|run| (*id, run.incarnation)).collect::<Vec<_>>()
         };
         Former {
-            phases: vms.keys().filter_map(|id| Some((*id, self.view.phase(*id)?.0))).collect(),
-            stages: self.view.migrations.iter().map(|(id, migration)| (*id, migration.phase())).collect(),
-            open: intents().filter_map(|(id, intent)| Some((id, intent.open.as_ref()?.incarnation))).collect(),
-            last: intents().map(|(id, intent)| (id, intent.last_incarnation)).collect(),
+            phases: vms
+                .keys()
+                .filter_map(|id| Some((*id, self.view.phase(*id)?.0)))
+                .collect(),
+            stages: self
+                .view
+                .migrations
+                .iter()
+                .map(|(id, migration)| (*id, migration.phase()))
+                .collect(),
+            open: intents()
+                .filter_map(|(id, intent)| Some((id, intent.open.as_ref()?.incarnation)))
+                .collect(),
+            last: intents()
+                .map(|(id, intent)| (id, intent.last_incarnation))
+                .collect(),
             closed: vms.iter().flat_map(closed).collect(),
         }
     }
 
     /// A plan relies on every key that it writes over, and carries one audit record.
-    pub fn check_plan(&self, plan: &Plan) {
+    pub(crate) fn check_plan(&self, plan: &Plan) {
         for (key, value) in &plan.writes {
-            let is_blind = !plan.relies_on.contains_key(key) && (value.is_some() || self.store.contains_key(key));
+            let is_blind =
+                !plan.relies_on.contains_key(key) && (value.is_some() || self.store.contains_key(key));
             assert!(!is_blind, "{} writes {key} and does not rely on it", plan.action);
         }
-        let audits = plan.writes.keys().filter(|key| key.starts_with(key::AUDIT_PREFIX)).count();
+        let audits = plan
+            .writes
+            .keys()
+            .filter(|key| key.starts_with(key::AUDIT_PREFIX))
+            .count();
         assert_eq!(audits, 1, "{}", plan.action);
-        assert!(plan.relies_on.len() <= 128 && plan.writes.len() <= 128, "{}", plan.action);
+        assert!(
+            plan.relies_on.len() <= 128 && plan.writes.len() <= 128,
+            "{}",
+            plan.action
+        );
     }
 
-    pub fn check(&mut self, former: &Former, plan: &Plan) {
+    pub(crate) fn check(&mut self, former: &Former, plan: &Plan) {
         self.note(plan);
         self.check_index();
         self.check_phases(former, plan);
@@ -60,7 +84,11 @@ impl World {
         self.check_reservations();
         for (vm, incarnation) in &former.closed {
             let now = self.view.vms.get(vm).and_then(|vm| vm.runs.get(incarnation));
-            assert!(now.is_none_or(|run| run.state.is_closed()), "{}: {vm} {incarnation} reopened", plan.action);
+            assert!(
+                now.is_none_or(|run| run.state.is_closed()),
+                "{}: {vm} {incarnation} reopened",
+                plan.action
+            );
         }
     }
 
@@ -68,14 +96,20 @@ impl World {
     fn note(&mut self, plan: &Plan) {
         for key in plan.writes.keys() {
             if let Some((Kind::Vm, id, Part::Run(incarnation))) = key::parse(key) {
-                let run = self.view.vms.get(&VmId(id)).and_then(|vm| vm.runs.get(&incarnation));
+                let run = self
+                    .view
+                    .vms
+                    .get(&VmId(id))
+                    .and_then(|vm| vm.runs.get(&incarnation));
                 if run.is_some_and(|run| run.state.is_closed()) {
                     self.closed.insert((VmId(id), incarnation));
                 }
             }
         }
         for (id, vm) in &self.view.vms {
-            let Some(intent) = vm.intent.as_ref().map(|at| &at.value) else { continue };
+            let Some(intent) = vm.intent.as_ref().map(|at| &at.value) else {
+                continue;
+            };
             if let (Some(host), Some(open)) = (intent.host, &intent.open) {
                 self.bound.insert((*id, open.incarnation), host);
             }
@@ -91,7 +125,11 @@ impl World {
     fn check_index(&self) {
         let mut fresh = View::default();
         for (key, (value, revision)) in &self.store {
-            fresh.apply(Change { key, value: Some(value), revision: *revision });
+            fresh.apply(Change {
+                key,
+                value: Some(value),
+                revision: *revision,
+            });
         }
         fresh.revision = self.view.revision;
         assert_eq!(format!("{fresh:?}"), format!("{:?}", self.view));
@@ -104,11 +142,27 @@ impl World {
             let from = former.phases.get(id).copied();
             let to = self.phase(*id);
             let is_legal = from.is_none_or(|from| from.may_become(to));
-            assert!(is_legal, "{}: {from:?} → {to} is not in the chart\n{:#?}", plan.action, self.log);
-            let is_written = plan.writes.keys().any(|key| key.starts_with(&key::object(Kind::Vm, id.0)));
+            assert!(
+                is_legal,
+                "{}: {from:?} → {to} is not in the chart\n{:#?}",
+                plan.action, self.log
+            );
+            let is_written = plan
+                .writes
+                .keys()
+                .any(|key| key.starts_with(&key::object(Kind::Vm, id.0)));
             let expected = (is_written && from != Some(to)).then_some((from, to));
-            let found: Vec<_> = events.iter().filter(|(vm, ..)| vm == id).map(|(_, from, to)| (*from, *to)).collect();
-            assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{}: events of {id}", plan.action);
+            let found: Vec<_> = events
+                .iter()
+                .filter(|(vm, ..)| vm == id)
+                .map(|(_, from, to)| (*from, *to))
+                .collect();
+            assert_eq!(
+                found,
+                expected.into_iter().collect::<Vec<_>>(),
+                "{}: events of {id}",
+                plan.action
+            );
             assert!(to == Phase::Done || !to.next_commands().is_empty());
         }
     }
@@ -127,7 +181,11 @@ impl World {
                 M::Activated => &[M::Done],
                 M::SwitchingOver | M::Done | M::Aborted => &[],
             };
-            assert!(from == to || next.contains(&to), "{from:?} → {to:?}\n{:#?}", self.log);
+            assert!(
+                from == to || next.contains(&to),
+                "{from:?} → {to:?}\n{:#?}",
+                self.log
+            );
             let intent = migration.intent.as_ref().map(|at| &at.value);
             let is_unexplained = to == M::Aborted && intent.is_none_or(|intent| intent.reason.is_none());
             assert!(!is_unexplained, "an aborted migration without a reason");
@@ -137,9 +195,14 @@ impl World {
     /// Rule 4: a new incarnation starts only when every one before is closed or fenced.
     fn check_grants(&self, former: &Former) {
         for (id, vm) in &self.view.vms {
-            let Some(intent) = vm.intent.as_ref().map(|at| &at.value) else { continue };
+            let Some(intent) = vm.intent.as_ref().map(|at| &at.value) else {
+                continue;
+            };
             let last = former.last.get(id).copied().unwrap_or_default();
-            assert!(intent.last_incarnation >= last, "the incarnation of {id} went back");
+            assert!(
+                intent.last_incarnation >= last,
+                "the incarnation of {id} went back"
+            );
             let Some(open) = &intent.open else { continue };
             if former.open.get(id) == Some(&open.incarnation) || open.start == Start::Stream {
                 continue;
@@ -148,7 +211,11 @@ impl World {
                 let before = (*id, Incarnation(n));
                 let host = self.bound.get(&before).and_then(|host| self.view.hosts.get(host));
                 let is_over = self.closed.contains(&before) || host.is_none_or(Host::is_dead);
-                assert!(is_over, "{} was granted while {n} is open\n{:#?}", open.incarnation, self.log);
+                assert!(
+                    is_over,
+                    "{} was granted while {n} is open\n{:#?}",
+                    open.incarnation, self.log
+                );
             }
         }
     }
@@ -162,7 +229,9 @@ impl World {
                 expected.insert((host, *id), open.incarnation);
             }
             for (_, migration) in self.view.active_migrations(*id) {
-                let Some(moves) = migration.intent.as_ref().map(|at| &at.value) else { continue };
+                let Some(moves) = migration.intent.as_ref().map(|at| &at.value) else {
+                    continue;
+                };
                 let Some(route) = &moves.route else { continue };
                 let side = if moves.phase == M::Activated {
                     ((route.source, *id), route.from)
@@ -182,7 +251,9 @@ impl World {
 }
 
 fn event((key, value): (&String, &Option<Vec<u8>>)) -> Option<(VmId, Option<Phase>, Phase)> {
-    let (Kind::Event, _, _) = key::parse(key)? else { return None };
+    let (Kind::Event, _, _) = key::parse(key)? else {
+        return None;
+    };
     let event: Object<EventSpec> = record::decode(value.as_ref()?).unwrap();
     match event.spec.what {
         What::Lifecycle(life) => Some((VmId(event.spec.object), life.from, life.to)),

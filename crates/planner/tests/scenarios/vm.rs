@@ -11,12 +11,17 @@ use super::world::{Conflict, World};
 fn a_created_vm_is_placed_prepared_booted_and_runs() {
     let mut world = World::new(2);
     let vm = world.vm("web", Power::Running);
-    assert_eq!((world.phase(vm), world.host_of(vm).as_str()), (Phase::Prolog, "h1"));
+    assert_eq!(
+        (world.phase(vm), world.host_of(vm).as_str()),
+        (Phase::Prolog, "h1")
+    );
     assert_eq!(world.told("h1", vm), "run 1 from disk");
     assert_eq!(world.told("h2", vm), "nothing");
-    for (state, phase) in
-        [(RunState::Preparing, Phase::Prolog), (RunState::Booting, Phase::Boot), (RunState::Running, Phase::Running)]
-    {
+    for (state, phase) in [
+        (RunState::Preparing, Phase::Prolog),
+        (RunState::Booting, Phase::Boot),
+        (RunState::Running, Phase::Running),
+    ] {
         world.run(vm, |run| run.state = state);
         assert_eq!(world.phase(vm), phase);
     }
@@ -29,18 +34,28 @@ fn without_room_the_explanation_is_kept_once_and_a_new_host_is_taken() {
     let vm = world.vm("web", Power::Running);
     assert_eq!(world.phase(vm), Phase::Pending);
     let kept = world.intent(vm).placement.unwrap();
-    assert_eq!((kept.chosen, kept.considered, kept.refused[0].reason.code.as_str()), (None, 1, "memory-short"));
+    assert_eq!(
+        (kept.chosen, kept.considered, kept.refused[0].reason.code.as_str()),
+        (None, 1, "memory-short")
+    );
     let revision = world.view.revision;
     world.pass(60);
     world.settle();
     world.host_status(small, 300, "other");
     world.settle();
-    assert_eq!(world.view.revision, revision + 1, "the same refusal is not written again");
+    assert_eq!(
+        world.view.revision,
+        revision + 1,
+        "the same refusal is not written again"
+    );
     let decision = planner::vm::plan(&world.view, vm, world.now);
     assert!(decision.is_waiting, "it is woken when a host changes");
     world.host("large", 4096);
     world.settle();
-    assert_eq!((world.phase(vm), world.host_of(vm).as_str()), (Phase::Prolog, "large"));
+    assert_eq!(
+        (world.phase(vm), world.host_of(vm).as_str()),
+        (Phase::Prolog, "large")
+    );
 }
 
 #[test]
@@ -64,7 +79,10 @@ fn pause_and_resume_change_the_goal_only() {
     world.ask(vm, Power::Running);
     assert_eq!(world.told("h1", vm), "run 1 from disk");
     world.run(vm, |run| run.state = RunState::Running);
-    assert_eq!((world.phase(vm), world.open(vm)), (Phase::Running, Incarnation(1)));
+    assert_eq!(
+        (world.phase(vm), world.open(vm)),
+        (Phase::Running, Incarnation(1))
+    );
 }
 
 fn suspended(world: &mut World, host: &str) -> model::VmId {
@@ -87,7 +105,10 @@ fn a_suspended_vm_resumes_where_its_state_is() {
     // Its size may change meanwhile; the saved machine cannot.
     world.change_vm(vm, |object| object.spec.memory_mib = 512);
     world.ask(vm, Power::Running);
-    assert_eq!((world.host_of(vm).as_str(), world.told("h2", vm).as_str()), ("h2", "run 2 from saved"));
+    assert_eq!(
+        (world.host_of(vm).as_str(), world.told("h2", vm).as_str()),
+        ("h2", "run 2 from saved")
+    );
     assert_eq!(world.intent(vm).open.unwrap().memory_mib, 256);
     assert_eq!(world.intent(vm).saved, None, "a saved state is used once");
     world.run(vm, |run| run.state = RunState::Running);
@@ -109,8 +130,13 @@ fn a_failed_suspend_is_taken_back_and_can_be_asked_for_again() {
     let mut world = World::new(1);
     let vm = world.running("web", "h1");
     world.ask(vm, Power::Suspended);
-    world.run(vm, |run| run.reason = Some(Reason::new("suspend-failed", "the disk is full")));
-    assert_eq!((world.phase(vm), world.told("h1", vm).as_str()), (Phase::Running, "run 1 from disk"));
+    world.run(vm, |run| {
+        run.reason = Some(Reason::new("suspend-failed", "the disk is full"))
+    });
+    assert_eq!(
+        (world.phase(vm), world.told("h1", vm).as_str()),
+        (Phase::Running, "run 1 from disk")
+    );
     world.run(vm, |run| run.reason = None);
     world.ask(vm, Power::Suspended);
     assert_eq!(world.told("h1", vm), "stop 1 suspend");
@@ -136,7 +162,10 @@ fn a_shut_down_vm_stays_off_until_it_is_started() {
     let mut world = World::new(1);
     let vm = world.running("web", "h1");
     world.ask(vm, Power::Off);
-    assert_eq!((world.told("h1", vm).as_str(), world.phase(vm)), ("stop 1 shutdown", Phase::Shutdown));
+    assert_eq!(
+        (world.told("h1", vm).as_str(), world.phase(vm)),
+        ("stop 1 shutdown", Phase::Shutdown)
+    );
     world.close("h1", vm, Incarnation(1), None);
     assert_eq!(world.phase(vm), Phase::Off);
     world.ask(vm, Power::Running);
@@ -186,7 +215,10 @@ fn a_failure_is_shown_with_its_cause_until_it_is_started_again() {
     world.close("h1", vm, Incarnation(1), Some("qemu-died"));
     assert_eq!(world.phase(vm), Phase::Failed);
     let facts = world.view.facts(vm).unwrap();
-    assert_eq!(model::lifecycle::reason(facts, Phase::Failed).unwrap().code, "qemu-died");
+    assert_eq!(
+        model::lifecycle::reason(facts, Phase::Failed).unwrap().code,
+        "qemu-died"
+    );
     world.ask(vm, Power::Running);
     assert_eq!(world.told("h1", vm), "run 2 from disk");
 }
@@ -195,7 +227,10 @@ fn a_failure_is_shown_with_its_cause_until_it_is_started_again() {
 fn a_held_vm_is_placed_when_it_is_released() {
     let mut world = World::new(1);
     let vm = world.vm("web", Power::Hold);
-    assert_eq!((world.phase(vm), world.told("h1", vm).as_str()), (Phase::Hold, "nothing"));
+    assert_eq!(
+        (world.phase(vm), world.told("h1", vm).as_str()),
+        (Phase::Hold, "nothing")
+    );
     world.ask(vm, Power::Running);
     assert_eq!(world.phase(vm), Phase::Prolog);
 }
@@ -204,14 +239,21 @@ fn a_held_vm_is_placed_when_it_is_released() {
 fn a_vm_created_switched_off_is_off_and_can_be_started() {
     let mut world = World::new(1);
     let vm = world.vm("web", Power::Off);
-    assert_eq!((world.phase(vm), world.told("h1", vm).as_str()), (Phase::Off, "nothing"));
+    assert_eq!(
+        (world.phase(vm), world.told("h1", vm).as_str()),
+        (Phase::Off, "nothing")
+    );
     world.ask(vm, Power::Running);
     assert_eq!(world.phase(vm), Phase::Prolog);
 }
 
 fn is_gone(world: &World, vm: model::VmId) {
     assert!(!world.view.vms.contains_key(&vm), "{:#?}", world.log);
-    let left: Vec<_> = world.store.keys().filter(|key| key.contains(&vm.to_string())).collect();
+    let left: Vec<_> = world
+        .store
+        .keys()
+        .filter(|key| key.contains(&vm.to_string()))
+        .collect();
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(world.view.find(Kind::Vm, Some("default"), "web"), None);
 }
@@ -228,7 +270,13 @@ fn a_vm_that_owns_nothing_is_deleted_at_once() {
 
 #[test]
 fn a_vm_is_deleted_in_every_state_of_its_run() {
-    for state in [RunState::Preparing, RunState::Booting, RunState::Running, RunState::Paused, RunState::Saving] {
+    for state in [
+        RunState::Preparing,
+        RunState::Booting,
+        RunState::Running,
+        RunState::Paused,
+        RunState::Saving,
+    ] {
         let mut world = World::new(2);
         let vm = world.vm("web", Power::Running);
         world.run(vm, |run| run.state = state);
@@ -252,7 +300,10 @@ fn a_vm_that_is_off_suspended_or_failed_has_its_volumes_removed_by_its_host() {
             run.reason = reason.map(|code| Reason::new(code, code));
         });
         world.delete(vm);
-        assert_eq!((world.told("h2", vm).as_str(), world.phase(vm)), ("stop 1 remove", Phase::Epilog));
+        assert_eq!(
+            (world.told("h2", vm).as_str(), world.phase(vm)),
+            ("stop 1 remove", Phase::Epilog)
+        );
         world.report("h2", vm, Incarnation(1), |run| run.state = RunState::Removed);
         is_gone(&world, vm);
     }
@@ -276,11 +327,17 @@ fn a_silent_host_makes_its_vms_unknown_and_only_a_word_restarts_them() {
     world.silent("h1", true);
     world.pass(3600);
     world.settle();
-    assert_eq!((world.phase(vm), world.open(vm)), (Phase::Unknown, Incarnation(1)));
+    assert_eq!(
+        (world.phase(vm), world.open(vm)),
+        (Phase::Unknown, Incarnation(1))
+    );
     world.silent("h1", false);
     assert_eq!(world.phase(vm), Phase::Running);
     world.confirm_dead("h1");
-    assert_eq!((world.host_of(vm).as_str(), world.told("h2", vm).as_str()), ("h2", "run 2 from disk"));
+    assert_eq!(
+        (world.host_of(vm).as_str(), world.told("h2", vm).as_str()),
+        ("h2", "run 2 from disk")
+    );
     assert_eq!(world.told("h1", vm), "nothing");
     // What the dead host says late is not heard.
     let revision = world.view.revision;
@@ -294,7 +351,10 @@ fn a_vm_that_was_to_be_off_stays_off_when_its_host_dies() {
     let vm = world.running("web", "h1");
     world.ask(vm, Power::Off);
     world.confirm_dead("h1");
-    assert_eq!((world.phase(vm), world.intent(vm).ended.unwrap().outcome), (Phase::Off, Outcome::Fenced));
+    assert_eq!(
+        (world.phase(vm), world.intent(vm).ended.unwrap().outcome),
+        (Phase::Off, Outcome::Fenced)
+    );
 }
 
 #[test]
@@ -309,7 +369,10 @@ fn of_two_controllers_on_the_same_view_one_commits() {
     let (first, second) = (world.next_plan().unwrap(), world.next_plan().unwrap());
     world.commit(first).unwrap();
     assert_eq!(world.commit(second), Err(Conflict(key::vm_intent(vm))));
-    assert!(matches!(world.intent(vm).open.unwrap().goal, Goal::Shutdown { .. }));
+    assert!(matches!(
+        world.intent(vm).open.unwrap().goal,
+        Goal::Shutdown { .. }
+    ));
 }
 
 #[test]

@@ -20,28 +20,28 @@ use serde::Serialize;
 use uuid::Uuid;
 
 /// What a guest of these scenarios takes on its host.
-pub const VM_MIB: u64 = 256;
+pub(crate) const VM_MIB: u64 = 256;
 
-pub struct World {
-    pub store: BTreeMap<String, (Vec<u8>, u64)>,
-    pub view: View,
-    pub now: Timestamp,
+pub(crate) struct World {
+    pub(crate) store: BTreeMap<String, (Vec<u8>, u64)>,
+    pub(crate) view: View,
+    pub(crate) now: Timestamp,
     /// What every commit did, for a failing test's reader.
-    pub log: Vec<String>,
+    pub(crate) log: Vec<String>,
     /// What the agents have promised, also of incarnations whose reports are gone from the store.
-    pub closed: BTreeSet<(VmId, Incarnation)>,
+    pub(crate) closed: BTreeSet<(VmId, Incarnation)>,
     /// Every incarnation that was bound to a host by a plan.
-    pub bound: BTreeMap<(VmId, Incarnation), HostId>,
+    pub(crate) bound: BTreeMap<(VmId, Incarnation), HostId>,
     ids: u128,
 }
 
 /// A commit that something overtook.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Conflict(pub String);
+pub(crate) struct Conflict(pub(crate) String);
 
 impl World {
     /// An image, a datastore and so many hosts of 4 GiB.
-    pub fn new(hosts: usize) -> Self {
+    pub(crate) fn new(hosts: usize) -> Self {
         let mut world = Self {
             store: BTreeMap::new(),
             view: View::default(),
@@ -52,11 +52,21 @@ impl World {
             ids: 0,
         };
         let image = world.create(Kind::Image, "image", ImageSpec::default());
-        let content =
-            ImageContent { sha256: "0".repeat(64), format: ImageFormat::Qcow2, file_bytes: 1, virtual_bytes: 1 << 20 };
-        let status = ImageStatus { content: Some(content), failure: None };
+        let content = ImageContent {
+            sha256: "0".repeat(64),
+            format: ImageFormat::Qcow2,
+            file_bytes: 1,
+            virtual_bytes: 1 << 20,
+        };
+        let status = ImageStatus {
+            content: Some(content),
+            failure: None,
+        };
         world.write(key::image_status(ImageId(image)), &status);
-        let spec = model::datastore::DatastoreSpec { path: "/d".to_owned(), coherent: true };
+        let spec = model::datastore::DatastoreSpec {
+            path: "/d".to_owned(),
+            coherent: true,
+        };
         world.create(Kind::Datastore, "default", spec);
         for n in 1..=hosts {
             world.host(&format!("h{n}"), 4096);
@@ -65,8 +75,11 @@ impl World {
     }
 
     /// Time passes.
-    pub fn pass(&mut self, seconds: i64) {
-        self.now = self.now.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap();
+    pub(crate) fn pass(&mut self, seconds: i64) {
+        self.now = self
+            .now
+            .checked_add(jiff::SignedDuration::from_secs(seconds))
+            .unwrap();
     }
 
     fn next_id(&mut self) -> Uuid {
@@ -87,34 +100,43 @@ impl World {
             deleted_at: None,
         };
         let mut plan = Plan::new(format!("create {kind} {name}"));
-        plan.create(key::object(kind, id), &Object { meta: meta.clone(), spec });
+        plan.create(
+            key::object(kind, id),
+            &Object {
+                meta: meta.clone(),
+                spec,
+            },
+        );
         plan.create(key::name_index(kind, meta.project.as_deref(), name), &id);
         self.commit(plan).unwrap();
         id
     }
 
     /// Writes one key as a user or server does.
-    pub fn write<T: Serialize>(&mut self, key: String, value: &T) {
+    pub(crate) fn write<T: Serialize>(&mut self, key: String, value: &T) {
         let revision = self.store.get(&key).map_or(0, |(_, revision)| *revision);
         let mut plan = Plan::new(format!("write {key}"));
         plan.replace(key, revision, value);
         self.commit(plan).unwrap();
     }
 
-    pub fn host(&mut self, name: &str, memory_mib: u64) -> HostId {
+    pub(crate) fn host(&mut self, name: &str, memory_mib: u64) -> HostId {
         let id = HostId(self.create(Kind::Host, name, HostSpec::default()));
         self.host_status(id, memory_mib, "qemu64");
         id
     }
 
-    pub fn host_status(&mut self, id: HostId, memory_mib: u64, cpu_model: &str) {
+    pub(crate) fn host_status(&mut self, id: HostId, memory_mib: u64, cpu_model: &str) {
         let status = HostStatus {
             agent_version: "1".to_owned(),
             qemu_version: "10".to_owned(),
             cpus: 4,
             memory_mib,
             reserved_mib: 0,
-            accelerator: Accelerator { name: AcceleratorName::Tcg, why: None },
+            accelerator: Accelerator {
+                name: AcceleratorName::Tcg,
+                why: None,
+            },
             peer_address: None,
             lacks: Vec::new(),
             cpu_model: cpu_model.to_owned(),
@@ -123,11 +145,11 @@ impl World {
         self.write(key::host_status(id), &status);
     }
 
-    pub fn host_id(&self, name: &str) -> HostId {
+    pub(crate) fn host_id(&self, name: &str) -> HostId {
         HostId(self.view.find(Kind::Host, None, name).unwrap())
     }
 
-    pub fn host_spec(&mut self, name: &str, change: impl FnOnce(&mut HostSpec)) {
+    pub(crate) fn host_spec(&mut self, name: &str, change: impl FnOnce(&mut HostSpec)) {
         let id = self.host_id(name);
         let mut object = self.view.hosts[&id].object.clone().unwrap().value;
         change(&mut object.spec);
@@ -135,22 +157,24 @@ impl World {
         self.settle();
     }
 
-    pub fn silent(&mut self, name: &str, silent: bool) {
+    pub(crate) fn silent(&mut self, name: &str, silent: bool) {
         let id = self.host_id(name);
-        let contact = HostContact { silent_since: silent.then_some(self.now) };
+        let contact = HostContact {
+            silent_since: silent.then_some(self.now),
+        };
         self.write(key::host_contact(id), &contact);
         self.settle();
     }
 
     /// A person says that the machine is off.
-    pub fn confirm_dead(&mut self, name: &str) {
+    pub(crate) fn confirm_dead(&mut self, name: &str) {
         self.silent(name, true);
         let now = self.now;
         self.host_spec(name, |spec| spec.confirmed_dead_at = Some(now));
     }
 
     /// A VM of 256 MiB.
-    pub fn vm(&mut self, name: &str, power: Power) -> VmId {
+    pub(crate) fn vm(&mut self, name: &str, power: Power) -> VmId {
         let image = ImageId(self.view.find(Kind::Image, Some("default"), "image").unwrap());
         let datastore = DatastoreId(self.view.find(Kind::Datastore, None, "default").unwrap());
         let spec = VmSpec {
@@ -173,10 +197,18 @@ impl World {
     }
 
     /// A VM that runs on this host.
-    pub fn running(&mut self, name: &str, host: &str) -> VmId {
-        let all: Vec<_> = self.view.hosts.values().map(|host| host.name().to_owned()).collect();
+    pub(crate) fn running(&mut self, name: &str, host: &str) -> VmId {
+        let all: Vec<_> = self
+            .view
+            .hosts
+            .values()
+            .map(|host| host.name().to_owned())
+            .collect();
         let others: Vec<_> = all.into_iter().filter(|other| other != host).collect();
-        let was: Vec<_> = others.iter().map(|other| self.view.hosts[&self.host_id(other)].is_cordoned()).collect();
+        let was: Vec<_> = others
+            .iter()
+            .map(|other| self.view.hosts[&self.host_id(other)].is_cordoned())
+            .collect();
         for other in &others {
             self.host_spec(other, |spec| spec.cordoned = true);
         }
@@ -185,15 +217,18 @@ impl World {
             self.host_spec(other, |spec| spec.cordoned = was);
         }
         self.run(id, |run| run.state = RunState::Running);
-        assert_eq!((self.phase(id), self.host_of(id)), (Phase::Running, host.to_owned()));
+        assert_eq!(
+            (self.phase(id), self.host_of(id)),
+            (Phase::Running, host.to_owned())
+        );
         id
     }
 
-    pub fn object(&self, id: VmId) -> At<Object<VmSpec>> {
+    pub(crate) fn object(&self, id: VmId) -> At<Object<VmSpec>> {
         self.view.vms[&id].object.clone().unwrap()
     }
 
-    pub fn change_vm(&mut self, id: VmId, change: impl FnOnce(&mut Object<VmSpec>)) {
+    pub(crate) fn change_vm(&mut self, id: VmId, change: impl FnOnce(&mut Object<VmSpec>)) {
         let mut object = self.object(id).value;
         change(&mut object);
         self.write(key::object(Kind::Vm, id.0), &object);
@@ -201,78 +236,115 @@ impl World {
     }
 
     /// The user asks for a power state.
-    pub fn ask(&mut self, id: VmId, power: Power) {
+    pub(crate) fn ask(&mut self, id: VmId, power: Power) {
         self.change_vm(id, |object| {
             object.spec.power = power;
             object.spec.power_request += 1;
         });
     }
 
-    pub fn delete(&mut self, id: VmId) {
+    pub(crate) fn delete(&mut self, id: VmId) {
         let now = self.now;
         self.change_vm(id, |object| object.meta.deleted_at = Some(now));
     }
 
-    pub fn migrate(&mut self, vm: VmId, to: Option<&str>) -> MigrationId {
+    pub(crate) fn migrate(&mut self, vm: VmId, to: Option<&str>) -> MigrationId {
         let to = to.map(|name| self.host_id(name));
         let n = self.ids;
-        let id = self.create(Kind::Migration, &format!("m{n}"), MigrationSpec { vm, to, cancel: false });
+        let id = self.create(
+            Kind::Migration,
+            &format!("m{n}"),
+            MigrationSpec {
+                vm,
+                to,
+                cancel: false,
+            },
+        );
         self.settle();
         MigrationId(id)
     }
 
-    pub fn cancel(&mut self, id: MigrationId) {
+    pub(crate) fn cancel(&mut self, id: MigrationId) {
         let mut object = self.view.migrations[&id].object.clone().unwrap().value;
         object.spec.cancel = true;
         self.write(key::object(Kind::Migration, id.0), &object);
         self.settle();
     }
 
-    pub fn phase(&self, id: VmId) -> Phase {
+    pub(crate) fn phase(&self, id: VmId) -> Phase {
         self.view.phase(id).map_or(Phase::Done, |(phase, _)| phase)
     }
 
-    pub fn intent(&self, id: VmId) -> VmIntent {
-        self.view.vms[&id].intent.as_ref().map(|at| at.value.clone()).unwrap_or_default()
+    pub(crate) fn intent(&self, id: VmId) -> VmIntent {
+        self.view.vms[&id]
+            .intent
+            .as_ref()
+            .map(|at| at.value.clone())
+            .unwrap_or_default()
     }
 
-    pub fn open(&self, id: VmId) -> Incarnation {
-        self.intent(id).open.unwrap_or_else(|| panic!("nothing is open: {:#?}", self.log)).incarnation
+    pub(crate) fn open(&self, id: VmId) -> Incarnation {
+        self.intent(id)
+            .open
+            .unwrap_or_else(|| panic!("nothing is open: {:#?}", self.log))
+            .incarnation
     }
 
-    pub fn host_of(&self, id: VmId) -> String {
-        self.intent(id).host.map(|host| self.view.hosts[&host].name().to_owned()).unwrap_or_default()
+    pub(crate) fn host_of(&self, id: VmId) -> String {
+        self.intent(id)
+            .host
+            .map(|host| self.view.hosts[&host].name().to_owned())
+            .unwrap_or_default()
     }
 
-    pub fn moves(&self, id: MigrationId) -> MigrationIntent {
+    pub(crate) fn moves(&self, id: MigrationId) -> MigrationIntent {
         self.view.migrations[&id].intent.clone().unwrap().value
     }
 
-    pub fn stage(&self, id: MigrationId) -> MigrationPhase {
+    pub(crate) fn stage(&self, id: MigrationId) -> MigrationPhase {
         self.view.migrations[&id].phase()
     }
 
-    pub fn document(&self, host: &str) -> HostDocument {
+    pub(crate) fn document(&self, host: &str) -> HostDocument {
         planner::document::build(&self.view, self.host_id(host))
     }
 
-    pub fn order(&self, host: &str, vm: VmId) -> Option<VmDocument> {
+    pub(crate) fn order(&self, host: &str, vm: VmId) -> Option<VmDocument> {
         self.document(host).vms.remove(&vm)
     }
 
     /// The order in a few words, to compare with.
-    pub fn told(&self, host: &str, vm: VmId) -> String {
-        let Some(document) = self.order(host, vm) else { return "nothing".to_owned() };
+    pub(crate) fn told(&self, host: &str, vm: VmId) -> String {
+        let Some(document) = self.order(host, vm) else {
+            return "nothing".to_owned();
+        };
         let n = document.incarnation;
         match document.order {
-            Order::Run { paused, resume, start } => {
-                let start = serde_json::to_value(start).unwrap()["from"].as_str().unwrap().to_owned();
-                let words = [(paused, " paused"), (resume, " resume")].into_iter().filter(|(is, _)| *is);
-                format!("run {n} from {start}{}", words.map(|(_, word)| word).collect::<String>())
+            Order::Run {
+                paused,
+                resume,
+                start,
+            } => {
+                let start = serde_json::to_value(start).unwrap()["from"]
+                    .as_str()
+                    .unwrap()
+                    .to_owned();
+                let words = [(paused, " paused"), (resume, " resume")]
+                    .into_iter()
+                    .filter(|(is, _)| *is);
+                format!(
+                    "run {n} from {start}{}",
+                    words.map(|(_, word)| word).collect::<String>()
+                )
             }
-            Order::Stop(stop) => format!("stop {n} {}", serde_json::to_value(stop).unwrap()["how"].as_str().unwrap()),
+            Order::Stop(stop) => format!(
+                "stop {n} {}",
+                serde_json::to_value(stop).unwrap()["how"].as_str().unwrap()
+            ),
             Order::MigrateTo(to) => {
-                let words = [(to.granted, " granted"), (to.cancel, " cancel")].into_iter().filter(|(is, _)| *is);
+                let words = [(to.granted, " granted"), (to.cancel, " cancel")]
+                    .into_iter()
+                    .filter(|(is, _)| *is);
                 let words: String = words.map(|(_, word)| word).collect();
                 format!("migrate {n} to {}{words}", to.to)
             }
@@ -281,14 +353,19 @@ impl World {
     }
 
     /// The agent of the open incarnation reports.
-    pub fn run(&mut self, id: VmId, change: impl FnOnce(&mut RunStatus)) {
+    pub(crate) fn run(&mut self, id: VmId, change: impl FnOnce(&mut RunStatus)) {
         let host = self.host_of(id);
         let incarnation = self.open(id);
         self.report(&host, id, incarnation, change);
     }
 
-    pub fn status(&self, host: &str, id: VmId, incarnation: Incarnation) -> RunStatus {
-        let kept = self.view.vms.get(&id).and_then(|vm| vm.runs.get(&incarnation)).cloned();
+    pub(crate) fn status(&self, host: &str, id: VmId, incarnation: Incarnation) -> RunStatus {
+        let kept = self
+            .view
+            .vms
+            .get(&id)
+            .and_then(|vm| vm.runs.get(&incarnation))
+            .cloned();
         kept.unwrap_or(RunStatus {
             incarnation,
             host: self.host_id(host),
@@ -306,7 +383,13 @@ impl World {
     }
 
     /// An agent reports what became of an incarnation since its last report.
-    pub fn report(&mut self, host: &str, vm: VmId, incarnation: Incarnation, change: impl FnOnce(&mut RunStatus)) {
+    pub(crate) fn report(
+        &mut self,
+        host: &str,
+        vm: VmId,
+        incarnation: Incarnation,
+        change: impl FnOnce(&mut RunStatus),
+    ) {
         let mut run = self.status(host, vm, incarnation);
         change(&mut run);
         run.ran |= matches!(run.state, RunState::Running | RunState::Paused);
@@ -314,7 +397,7 @@ impl World {
     }
 
     /// A report as it stands.
-    pub fn post(&mut self, host: &str, vm: VmId, run: RunStatus) {
+    pub(crate) fn post(&mut self, host: &str, vm: VmId, run: RunStatus) {
         let report = Report {
             session: Uuid::from_u128(1),
             sequence: 1,
@@ -329,7 +412,7 @@ impl World {
         self.settle();
     }
 
-    pub fn close(&mut self, host: &str, vm: VmId, incarnation: Incarnation, reason: Option<&str>) {
+    pub(crate) fn close(&mut self, host: &str, vm: VmId, incarnation: Incarnation, reason: Option<&str>) {
         self.report(host, vm, incarnation, |run| {
             run.state = RunState::Closed;
             run.reason = reason.map(|code| Reason::new(code, code));
@@ -337,7 +420,7 @@ impl World {
     }
 
     /// The source's side of a migration reports.
-    pub fn outgoing(&mut self, vm: VmId, id: MigrationId, state: OutgoingState) {
+    pub(crate) fn outgoing(&mut self, vm: VmId, id: MigrationId, state: OutgoingState) {
         let route = self.moves(id).route.unwrap();
         let source = self.view.hosts[&route.source].name().to_owned();
         self.report(&source, vm, route.from, |run| {
@@ -353,14 +436,22 @@ impl World {
     }
 
     /// Commits as the controller does: what was read is compared, the admission adds to it.
-    pub fn commit(&mut self, mut plan: Plan) -> Result<(), Conflict> {
+    pub(crate) fn commit(&mut self, mut plan: Plan) -> Result<(), Conflict> {
         let prefixes = admission::prefixes(&plan, &self.view);
         let wanted = |key: &String| {
             plan.writes.contains_key(key) || prefixes.iter().any(|prefix| key.starts_with(prefix.as_str()))
         };
         let read = self.store.iter().filter(|(key, _)| wanted(key));
         let before: BTreeMap<String, Before> = read
-            .map(|(key, (value, revision))| (key.clone(), Before { value: value.clone(), revision: *revision }))
+            .map(|(key, (value, revision))| {
+                (
+                    key.clone(),
+                    Before {
+                        value: value.clone(),
+                        revision: *revision,
+                    },
+                )
+            })
             .collect();
         let actor = Actor::controller();
         let mut ids = self.ids;
@@ -368,7 +459,11 @@ impl World {
             ids += 1;
             Uuid::from_u128(ids)
         };
-        let mut stamp = Stamp { actor: &actor, now: self.now, next_id: &mut next_id };
+        let mut stamp = Stamp {
+            actor: &actor,
+            now: self.now,
+            next_id: &mut next_id,
+        };
         admission::admit(&mut plan, &before, &mut stamp);
         self.ids = ids;
         for (key, revision) in &plan.relies_on {
@@ -391,30 +486,43 @@ impl World {
                 Some(value) => self.store.insert(key.clone(), (value.clone(), revision)),
                 None => self.store.remove(key),
             };
-            self.view.apply(Change { key, value: value.as_deref(), revision });
+            self.view.apply(Change {
+                key,
+                value: value.as_deref(),
+                revision,
+            });
         }
         self.view.revision = revision;
     }
 
     /// What the planner says of each object that it has steps for.
     fn decisions(&self) -> Vec<Decision> {
-        let vms = self.view.vms.keys().map(|id| planner::vm::plan(&self.view, *id, self.now));
-        let migrations =
-            self.view.all_active_migrations().map(|(id, _)| planner::migration::plan(&self.view, id, self.now));
+        let vms = self
+            .view
+            .vms
+            .keys()
+            .map(|id| planner::vm::plan(&self.view, *id, self.now));
+        let migrations = self
+            .view
+            .all_active_migrations()
+            .map(|(id, _)| planner::migration::plan(&self.view, id, self.now));
         vms.chain(migrations).collect()
     }
 
     /// The next plan, if there is anything to do.
-    pub fn next_plan(&self) -> Option<Plan> {
+    pub(crate) fn next_plan(&self) -> Option<Plan> {
         self.decisions().into_iter().find_map(|decision| decision.plan)
     }
 
     /// Commits what the planner wants until it wants nothing more.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         for _ in 0..200 {
             let Some(plan) = self.next_plan() else { return };
             self.commit(plan).unwrap();
         }
-        panic!("the planner does not come to rest: {:#?}", self.log.iter().rev().take(12).collect::<Vec<_>>());
+        panic!(
+            "the planner does not come to rest: {:#?}",
+            self.log.iter().rev().take(12).collect::<Vec<_>>()
+        );
     }
 }

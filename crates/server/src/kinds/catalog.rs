@@ -4,11 +4,12 @@ use std::net::Ipv4Addr;
 
 use api::Problem;
 use api::kinds::{
-    Datastore, DatastoreSpec, GuestSpec, Image, ImageSpec, ImageState, ImageStatus, Network, NetworkSpec, NoStatus,
-    Template, TemplateSpec,
+    Datastore, DatastoreSpec, GuestSpec, Image, ImageSpec, ImageState, ImageStatus, Network, NetworkSpec,
+    NoStatus, Template, TemplateSpec,
 };
 use model::limits::{
-    DISK_MAX_BYTES, MEMORY_MAX_MIB, MEMORY_MIN_MIB, NICS_MAX, SSH_KEYS_MAX, USER_DATA_MAX_BYTES, VCPUS_MAX, check_range,
+    DISK_MAX_BYTES, MEMORY_MAX_MIB, MEMORY_MIN_MIB, NICS_MAX, SSH_KEYS_MAX, USER_DATA_MAX_BYTES, VCPUS_MAX,
+    check_range,
 };
 use model::vm::GuestConfig;
 use model::{ImageId, Kind, NetworkId, Object};
@@ -28,11 +29,19 @@ impl Served for Image {
     }
 
     fn spec(_: &View, stored: &Self::Stored) -> ImageSpec {
-        ImageSpec { expected_sha256: stored.expected_sha256.clone() }
+        ImageSpec {
+            expected_sha256: stored.expected_sha256.clone(),
+        }
     }
 
     fn status(_: &Heard, view: &View, id: Uuid) -> Option<ImageStatus> {
-        let status = view.images.get(&id)?.status.as_ref().map(|at| at.value.clone()).unwrap_or_default();
+        let status = view
+            .images
+            .get(&id)?
+            .status
+            .as_ref()
+            .map(|at| at.value.clone())
+            .unwrap_or_default();
         let content = status.content.as_ref();
         let state = match (content, &status.failure) {
             (Some(_), _) => ImageState::Ready,
@@ -56,7 +65,9 @@ impl Served for Image {
             let detail = "expected_sha256 is not a SHA-256: give 64 hexadecimal digits";
             return Err(Problem::invalid("invalid-digest", detail));
         }
-        Ok(model::image::ImageSpec { expected_sha256: hash })
+        Ok(model::image::ImageSpec {
+            expected_sha256: hash,
+        })
     }
 
     fn change(_: &Context<'_>, old: &Object<Self::Stored>, spec: ImageSpec) -> Result<Self::Stored, Problem> {
@@ -72,13 +83,34 @@ pub(super) fn guest(spec: GuestSpec) -> Result<GuestConfig, Problem> {
     if let Some(name) = &spec.hostname {
         model::limits::check_name(name)?;
     }
-    check_range("the number of ssh keys", spec.ssh_keys.len() as u64, 0, SSH_KEYS_MAX as u64)?;
-    if spec.ssh_keys.iter().any(|key| key.len() > 16 * 1024 || key.contains(['\n', '\r', '\0'])) {
-        return Err(Problem::invalid("invalid-ssh-key", "an ssh key is one line: give each key as an entry of its own"));
+    check_range(
+        "the number of ssh keys",
+        spec.ssh_keys.len() as u64,
+        0,
+        SSH_KEYS_MAX as u64,
+    )?;
+    if spec
+        .ssh_keys
+        .iter()
+        .any(|key| key.len() > 16 * 1024 || key.contains(['\n', '\r', '\0']))
+    {
+        return Err(Problem::invalid(
+            "invalid-ssh-key",
+            "an ssh key is one line: give each key as an entry of its own",
+        ));
     }
     let user_data = spec.user_data.as_deref().unwrap_or_default();
-    check_range("the size of the user data in bytes", user_data.len() as u64, 0, USER_DATA_MAX_BYTES as u64)?;
-    Ok(GuestConfig { hostname: spec.hostname, ssh_keys: spec.ssh_keys, user_data: spec.user_data })
+    check_range(
+        "the size of the user data in bytes",
+        user_data.len() as u64,
+        0,
+        USER_DATA_MAX_BYTES as u64,
+    )?;
+    Ok(GuestConfig {
+        hostname: spec.hostname,
+        ssh_keys: spec.ssh_keys,
+        user_data: spec.user_data,
+    })
 }
 
 /// What a guest is told, as it is shown.
@@ -108,7 +140,11 @@ impl Served for Template {
     }
 
     fn spec(view: &View, stored: &Self::Stored) -> TemplateSpec {
-        let networks = stored.networks.iter().map(|id| name_of(view, Kind::Network, id.0)).collect();
+        let networks = stored
+            .networks
+            .iter()
+            .map(|id| name_of(view, Kind::Network, id.0))
+            .collect();
         TemplateSpec {
             image: name_of(view, Kind::Image, stored.image.0),
             vcpus: stored.vcpus,
@@ -123,12 +159,24 @@ impl Served for Template {
         Some(NoStatus {})
     }
 
-    fn create(context: &Context<'_>, _: &str, spec: TemplateSpec, _: &mut Plan) -> Result<Self::Stored, Problem> {
+    fn create(
+        context: &Context<'_>,
+        _: &str,
+        spec: TemplateSpec,
+        _: &mut Plan,
+    ) -> Result<Self::Stored, Problem> {
         check_sizes(spec.vcpus, spec.memory_mib, spec.disk_bytes)?;
         let networks = spec.networks.unwrap_or_else(|| vec!["default".to_owned()]);
-        check_range("the number of networks", networks.len() as u64, 0, NICS_MAX as u64)?;
-        let networks: Result<Vec<_>, Problem> =
-            networks.iter().map(|name| find(context, Kind::Network, name).map(NetworkId)).collect();
+        check_range(
+            "the number of networks",
+            networks.len() as u64,
+            0,
+            NICS_MAX as u64,
+        )?;
+        let networks: Result<Vec<_>, Problem> = networks
+            .iter()
+            .map(|name| find(context, Kind::Network, name).map(NetworkId))
+            .collect();
         Ok(model::template::TemplateSpec {
             image: ImageId(find(context, Kind::Image, &spec.image)?),
             vcpus: spec.vcpus,
@@ -139,7 +187,11 @@ impl Served for Template {
         })
     }
 
-    fn change(context: &Context<'_>, _: &Object<Self::Stored>, spec: TemplateSpec) -> Result<Self::Stored, Problem> {
+    fn change(
+        context: &Context<'_>,
+        _: &Object<Self::Stored>,
+        spec: TemplateSpec,
+    ) -> Result<Self::Stored, Problem> {
         Self::create(context, "", spec, &mut Plan::default())
     }
 }
@@ -152,14 +204,22 @@ impl Served for Network {
     }
 
     fn spec(_: &View, stored: &Self::Stored) -> NetworkSpec {
-        NetworkSpec { cidr: format!("{}/{}", stored.address, stored.prefix_len), vni: Some(stored.vni) }
+        NetworkSpec {
+            cidr: format!("{}/{}", stored.address, stored.prefix_len),
+            vni: Some(stored.vni),
+        }
     }
 
     fn status(_: &Heard, _: &View, _: Uuid) -> Option<NoStatus> {
         Some(NoStatus {})
     }
 
-    fn create(context: &Context<'_>, _: &str, spec: NetworkSpec, _: &mut Plan) -> Result<Self::Stored, Problem> {
+    fn create(
+        context: &Context<'_>,
+        _: &str,
+        spec: NetworkSpec,
+        _: &mut Plan,
+    ) -> Result<Self::Stored, Problem> {
         let (address, prefix_len) = parse_cidr(&spec.cidr)?;
         let taken = |vni: u32| context.view.networks.values().any(|at| at.value.spec.vni == vni);
         let vni = match spec.vni {
@@ -168,13 +228,23 @@ impl Served for Network {
         };
         check_range("vni", u64::from(vni), 1, (1 << 24) - 1)?;
         if taken(vni) {
-            let detail = format!("the VXLAN identifier {vni} is used by another network: leave it out, or take another");
+            let detail = format!(
+                "the VXLAN identifier {vni} is used by another network: leave it out, or take another"
+            );
             return Err(Problem::conflict("vni-taken", detail));
         }
-        Ok(model::network::NetworkSpec { address, prefix_len, vni })
+        Ok(model::network::NetworkSpec {
+            address,
+            prefix_len,
+            vni,
+        })
     }
 
-    fn change(context: &Context<'_>, old: &Object<Self::Stored>, spec: NetworkSpec) -> Result<Self::Stored, Problem> {
+    fn change(
+        context: &Context<'_>,
+        old: &Object<Self::Stored>,
+        spec: NetworkSpec,
+    ) -> Result<Self::Stored, Problem> {
         if spec == Self::spec(context.view, &old.spec) {
             return Ok(old.spec.clone());
         }
@@ -187,9 +257,13 @@ fn parse_cidr(cidr: &str) -> Result<(Ipv4Addr, u8), Problem> {
         let detail = format!("the cidr {cidr:?} cannot be used: {why}: give something like 10.1.0.0/24");
         Problem::invalid("invalid-cidr", detail)
     };
-    let (address, length) = cidr.split_once('/').ok_or_else(|| wrong("it has no prefix length"))?;
+    let (address, length) = cidr
+        .split_once('/')
+        .ok_or_else(|| wrong("it has no prefix length"))?;
     let address: Ipv4Addr = address.parse().map_err(|_| wrong("it is not an IPv4 network"))?;
-    let length: u8 = length.parse().map_err(|_| wrong("its prefix length is not a number"))?;
+    let length: u8 = length
+        .parse()
+        .map_err(|_| wrong("its prefix length is not a number"))?;
     if !(8..=30).contains(&length) {
         return Err(wrong("its prefix length is not from 8 to 30"));
     }
@@ -208,7 +282,10 @@ impl Served for Datastore {
     }
 
     fn spec(_: &View, stored: &Self::Stored) -> DatastoreSpec {
-        DatastoreSpec { path: stored.path.clone(), coherent: stored.coherent }
+        DatastoreSpec {
+            path: stored.path.clone(),
+            coherent: stored.coherent,
+        }
     }
 
     fn status(_: &Heard, _: &View, _: Uuid) -> Option<NoStatus> {
@@ -216,15 +293,26 @@ impl Served for Datastore {
     }
 
     fn create(_: &Context<'_>, _: &str, spec: DatastoreSpec, _: &mut Plan) -> Result<Self::Stored, Problem> {
-        let plain = spec.path.starts_with('/') && spec.path.len() <= 1024 && !spec.path.contains(['\0', '\n']);
+        let plain =
+            spec.path.starts_with('/') && spec.path.len() <= 1024 && !spec.path.contains(['\0', '\n']);
         if !plain || spec.path.split('/').any(|part| part == "..") {
-            let detail = format!("the path {:?} cannot be used: give an absolute path without `..`", spec.path);
+            let detail = format!(
+                "the path {:?} cannot be used: give an absolute path without `..`",
+                spec.path
+            );
             return Err(Problem::invalid("invalid-path", detail));
         }
-        Ok(model::datastore::DatastoreSpec { path: spec.path, coherent: spec.coherent })
+        Ok(model::datastore::DatastoreSpec {
+            path: spec.path,
+            coherent: spec.coherent,
+        })
     }
 
-    fn change(context: &Context<'_>, old: &Object<Self::Stored>, spec: DatastoreSpec) -> Result<Self::Stored, Problem> {
+    fn change(
+        context: &Context<'_>,
+        old: &Object<Self::Stored>,
+        spec: DatastoreSpec,
+    ) -> Result<Self::Stored, Problem> {
         if spec == Self::spec(context.view, &old.spec) {
             return Ok(old.spec.clone());
         }
@@ -248,6 +336,9 @@ mod tests {
             let problem = parse_cidr(bad).unwrap_err();
             assert!(problem.detail.contains(why), "{bad}: {}", problem.detail);
         }
-        assert_eq!(parse_cidr("10.1.0.0/16").unwrap(), (Ipv4Addr::new(10, 1, 0, 0), 16));
+        assert_eq!(
+            parse_cidr("10.1.0.0/16").unwrap(),
+            (Ipv4Addr::new(10, 1, 0, 0), 16)
+        );
     }
 }

@@ -20,7 +20,10 @@ impl Served for Host {
     }
 
     fn spec(_: &View, stored: &Self::Stored) -> HostSpec {
-        HostSpec { cordoned: stored.cordoned, confirmed_dead: stored.confirmed_dead_at.is_some() }
+        HostSpec {
+            cordoned: stored.cordoned,
+            confirmed_dead: stored.confirmed_dead_at.is_some(),
+        }
     }
 
     fn status(heard: &Heard, view: &View, id: Uuid) -> Option<HostStatus> {
@@ -37,10 +40,16 @@ impl Served for Host {
         } else {
             HostState::Up
         };
-        let samples = heard.last(HostId(id)).filter(|_| state == HostState::Up).map(|last| last.samples);
+        let samples = heard
+            .last(HostId(id))
+            .filter(|_| state == HostState::Up)
+            .map(|last| last.samples);
         Some(HostStatus {
             state,
-            silent_since: host.contact.as_ref().and_then(|contact| contact.value.silent_since),
+            silent_since: host
+                .contact
+                .as_ref()
+                .and_then(|contact| contact.value.silent_since),
             agent_version: status.map(|status| status.agent_version.clone()),
             qemu_version: status.map(|status| status.qemu_version.clone()),
             accelerator: status.map(|status| status.accelerator.clone()),
@@ -61,16 +70,28 @@ impl Served for Host {
         Err(Problem::new(405, "hosts-join", detail))
     }
 
-    fn change(context: &Context<'_>, old: &Object<Self::Stored>, spec: HostSpec) -> Result<Self::Stored, Problem> {
+    fn change(
+        context: &Context<'_>,
+        old: &Object<Self::Stored>,
+        spec: HostSpec,
+    ) -> Result<Self::Stored, Problem> {
         if spec.confirmed_dead != old.spec.confirmed_dead_at.is_some() {
-            let detail = "confirmed_dead is set by `sterna host confirm-dead` and cleared when the host joins again";
+            let detail =
+                "confirmed_dead is set by `sterna host confirm-dead` and cleared when the host joins again";
             return Err(Problem::invalid("confirmed-dead-by-action", detail));
         }
         let _ = context;
-        Ok(model::host::HostSpec { cordoned: spec.cordoned, ..old.spec.clone() })
+        Ok(model::host::HostSpec {
+            cordoned: spec.cordoned,
+            ..old.spec.clone()
+        })
     }
 
-    fn delete(context: &Context<'_>, at: &At<Object<Self::Stored>>, plan: &mut Plan) -> Result<Uuid, Problem> {
+    fn delete(
+        context: &Context<'_>,
+        at: &At<Object<Self::Stored>>,
+        plan: &mut Plan,
+    ) -> Result<Uuid, Problem> {
         let id = HostId(at.value.meta.id);
         let name = &at.value.meta.name;
         let holds = context.view.vms_of_host(id).count();
@@ -81,9 +102,19 @@ impl Served for Host {
         let host = context.view.hosts.get(&id);
         super::remove_at_once::<Self>(context, at, plan)?;
         let revisions = [
-            (model::key::host_status(id), host.and_then(|host| host.status.as_ref()).map(|at| at.revision)),
-            (model::key::host_reservations(id), host.and_then(|host| host.reservations.as_ref()).map(|at| at.revision)),
-            (model::key::host_contact(id), host.and_then(|host| host.contact.as_ref()).map(|at| at.revision)),
+            (
+                model::key::host_status(id),
+                host.and_then(|host| host.status.as_ref()).map(|at| at.revision),
+            ),
+            (
+                model::key::host_reservations(id),
+                host.and_then(|host| host.reservations.as_ref())
+                    .map(|at| at.revision),
+            ),
+            (
+                model::key::host_contact(id),
+                host.and_then(|host| host.contact.as_ref()).map(|at| at.revision),
+            ),
         ];
         for (key, revision) in revisions {
             plan.remove(key, revision.unwrap_or(0));
@@ -99,16 +130,26 @@ fn reason(state: HostState) -> Option<Reason> {
             "host-silent",
             "nothing is heard from its agent: its VMs may run on, and nothing is decided about them",
         )),
-        HostState::Dead => Some(Reason::new("host-dead", "it was declared dead: its agent has to join again")),
+        HostState::Dead => Some(Reason::new(
+            "host-dead",
+            "it was declared dead: its agent has to join again",
+        )),
     }
 }
 
 fn next_commands(state: HostState, is_cordoned: bool, name: &str) -> Vec<String> {
-    let cordon = if is_cordoned { format!("sterna host uncordon {name}") } else { format!("sterna host cordon {name}") };
+    let cordon = if is_cordoned {
+        format!("sterna host uncordon {name}")
+    } else {
+        format!("sterna host cordon {name}")
+    };
     match state {
         HostState::Joining | HostState::Up => vec![cordon],
         HostState::Silent => vec![format!("sterna host confirm-dead {name}")],
-        HostState::Dead => vec!["sterna host token".to_owned(), format!("sterna host delete {name}")],
+        HostState::Dead => vec![
+            "sterna host token".to_owned(),
+            format!("sterna host delete {name}"),
+        ],
     }
 }
 
@@ -135,7 +176,13 @@ pub fn host_action(
             }
             spec.confirmed_dead_at = spec.confirmed_dead_at.or(Some(context.now));
         }
-        _ => return Err(Problem::new(404, "no-such-action", format!("hosts have no action {action:?}"))),
+        _ => {
+            return Err(Problem::new(
+                404,
+                "no-such-action",
+                format!("hosts have no action {action:?}"),
+            ));
+        }
     }
     if spec == at.value.spec {
         return Ok(meta.id);

@@ -35,7 +35,9 @@ impl Served for Migration {
         let route = intent.and_then(|intent| intent.route.as_ref());
         let vm = view.vms.get(&vm_id);
         let mut phase = migration.phase();
-        let switching = route.zip(vm).is_some_and(|(route, vm)| planner::document::is_switching_over(vm, route));
+        let switching = route
+            .zip(vm)
+            .is_some_and(|(route, vm)| planner::document::is_switching_over(vm, route));
         if phase == MigrationPhase::Transferring && switching {
             phase = MigrationPhase::SwitchingOver;
         }
@@ -50,7 +52,9 @@ impl Served for Migration {
             to_incarnation: route.map(|route| route.to),
             predicted: intent.and_then(|intent| intent.predicted),
             measured: intent.and_then(|intent| intent.measured),
-            progress: route.filter(|_| moves).and_then(|route| heard.progress(route.source, vm_id)),
+            progress: route
+                .filter(|_| moves)
+                .and_then(|route| heard.progress(route.source, vm_id)),
         })
     }
 
@@ -64,17 +68,32 @@ impl Served for Migration {
         }
         // A refused request leaves a record under the name that it would have had.
         let taken = |name: &str| {
-            let key = (Kind::Migration, Some(context.project().to_owned()), name.to_owned());
+            let key = (
+                Kind::Migration,
+                Some(context.project().to_owned()),
+                name.to_owned(),
+            );
             context.view.names.contains_key(&key)
         };
         let numbered = (2..1000).map(|n| format!("{base}.{n}"));
-        let free = std::iter::once(base.clone()).chain(numbered).find(|name| !taken(name));
+        let free = std::iter::once(base.clone())
+            .chain(numbered)
+            .find(|name| !taken(name));
         Ok(free.unwrap_or(base))
     }
 
-    fn create(context: &Context<'_>, _: &str, spec: MigrationSpec, plan: &mut Plan) -> Result<Self::Stored, Problem> {
+    fn create(
+        context: &Context<'_>,
+        _: &str,
+        spec: MigrationSpec,
+        plan: &mut Plan,
+    ) -> Result<Self::Stored, Problem> {
         let vm = VmId(find(context, Kind::Vm, &spec.vm)?);
-        let to = spec.to.as_deref().map(|name| find(context, Kind::Host, name).map(HostId)).transpose()?;
+        let to = spec
+            .to
+            .as_deref()
+            .map(|name| find(context, Kind::Host, name).map(HostId))
+            .transpose()?;
         let name = name_of(context.view, Kind::Vm, vm.0);
         if let Some((id, _)) = context.view.active_migrations(vm).next() {
             let other = name_of(context.view, Kind::Migration, id.0);
@@ -83,13 +102,18 @@ impl Served for Migration {
             );
             return Err(Problem::conflict("already-migrating", detail));
         }
-        let (phase, _) = context.view.phase(vm).unwrap_or((Phase::Unknown, model::lifecycle::Availability::Inactive));
+        let (phase, _) = context
+            .view
+            .phase(vm)
+            .unwrap_or((Phase::Unknown, model::lifecycle::Availability::Inactive));
         if !matches!(phase, Phase::Running | Phase::Paused) {
             let detail = format!("VM {name} is {phase}: only a running or paused VM is migrated live");
             return Err(Problem::conflict("not-running", detail));
         }
         let held = context.view.vms.get(&vm);
-        let host = held.and_then(|vm| vm.intent.as_ref()).and_then(|at| at.value.host);
+        let host = held
+            .and_then(|vm| vm.intent.as_ref())
+            .and_then(|at| at.value.host);
         if to.is_some() && to == host {
             let detail = format!("VM {name} is on that host already");
             return Err(Problem::conflict("is-there-already", detail));
@@ -98,31 +122,54 @@ impl Served for Migration {
         if let Some(at) = held.and_then(|vm| vm.object.as_ref()) {
             plan.rely(model::key::object(Kind::Vm, vm.0), at.revision);
         }
-        Ok(model::migration::MigrationSpec { vm, to, cancel: false })
+        Ok(model::migration::MigrationSpec {
+            vm,
+            to,
+            cancel: false,
+        })
     }
 
-    fn change(context: &Context<'_>, old: &Object<Self::Stored>, spec: MigrationSpec) -> Result<Self::Stored, Problem> {
+    fn change(
+        context: &Context<'_>,
+        old: &Object<Self::Stored>,
+        spec: MigrationSpec,
+    ) -> Result<Self::Stored, Problem> {
         let shown = Self::spec(context.view, &old.spec);
-        if (MigrationSpec { cancel: shown.cancel, ..spec.clone() }) != shown {
+        if (MigrationSpec {
+            cancel: shown.cancel,
+            ..spec.clone()
+        }) != shown
+        {
             return Err(super::immutable(Kind::Migration, "the VM and the host"));
         }
         if old.spec.cancel && !spec.cancel {
             let detail = "a cancelled migration does not go on: create another one";
             return Err(Problem::conflict("cancelled", detail));
         }
-        let phase = context.view.migrations.get(&MigrationId(old.meta.id)).map(planner::view::Migration::phase);
+        let phase = context
+            .view
+            .migrations
+            .get(&MigrationId(old.meta.id))
+            .map(planner::view::Migration::phase);
         if spec.cancel && !old.spec.cancel && phase.is_some_and(MigrationPhase::is_final) {
             let detail = format!("migration {} is over: there is nothing to cancel", old.meta.name);
             return Err(Problem::conflict("is-over", detail));
         }
-        Ok(model::migration::MigrationSpec { cancel: spec.cancel, ..old.spec.clone() })
+        Ok(model::migration::MigrationSpec {
+            cancel: spec.cancel,
+            ..old.spec.clone()
+        })
     }
 
     fn next_step(view: &View, id: Uuid, now: Timestamp) -> Option<Plan> {
         planner::migration::plan(view, MigrationId(id), now).plan
     }
 
-    fn delete(context: &Context<'_>, at: &At<Object<Self::Stored>>, plan: &mut Plan) -> Result<Uuid, Problem> {
+    fn delete(
+        context: &Context<'_>,
+        at: &At<Object<Self::Stored>>,
+        plan: &mut Plan,
+    ) -> Result<Uuid, Problem> {
         let id = MigrationId(at.value.meta.id);
         let migration = context.view.migrations.get(&id);
         let intent = migration.and_then(|migration| migration.intent.as_ref());
@@ -131,7 +178,10 @@ impl Served for Migration {
             return Err(Problem::conflict("under-way", detail));
         }
         super::remove_at_once::<Self>(context, at, plan)?;
-        plan.remove(model::key::migration_intent(id), intent.map_or(0, |at| at.revision));
+        plan.remove(
+            model::key::migration_intent(id),
+            intent.map_or(0, |at| at.revision),
+        );
         Ok(id.0)
     }
 }

@@ -34,7 +34,12 @@ pub trait Served: Resource {
     fn status(heard: &Heard, view: &View, id: Uuid) -> Option<Self::Status>;
 
     /// Makes a new object, or says why not. The name is checked; `plan` takes what else has to be written.
-    fn create(context: &Context<'_>, name: &str, spec: Self::Spec, plan: &mut Plan) -> Result<Self::Stored, Problem>;
+    fn create(
+        context: &Context<'_>,
+        name: &str,
+        spec: Self::Spec,
+        plan: &mut Plan,
+    ) -> Result<Self::Stored, Problem>;
 
     /// The name of a new object.
     fn name(_context: &Context<'_>, given: Option<&str>, _spec: &Self::Spec) -> Result<String, Problem> {
@@ -43,7 +48,11 @@ pub trait Served: Resource {
     }
 
     /// The stored spec after a change, or why it cannot be changed so.
-    fn change(context: &Context<'_>, old: &Object<Self::Stored>, spec: Self::Spec) -> Result<Self::Stored, Problem>;
+    fn change(
+        context: &Context<'_>,
+        old: &Object<Self::Stored>,
+        spec: Self::Spec,
+    ) -> Result<Self::Stored, Problem>;
 
     /// What the planner would do next with an object: shown by a dry run.
     fn next_step(_view: &View, _id: Uuid, _now: Timestamp) -> Option<Plan> {
@@ -51,7 +60,11 @@ pub trait Served: Resource {
     }
 
     /// Deletes an object. Those that own nothing go at once.
-    fn delete(context: &Context<'_>, at: &At<Object<Self::Stored>>, plan: &mut Plan) -> Result<Uuid, Problem> {
+    fn delete(
+        context: &Context<'_>,
+        at: &At<Object<Self::Stored>>,
+        plan: &mut Plan,
+    ) -> Result<Uuid, Problem> {
         remove_at_once::<Self>(context, at, plan)
     }
 }
@@ -69,7 +82,10 @@ fn remove_at_once<R: Served + ?Sized>(
     }
     plan.action = format!("delete {} {}", R::KIND, meta.name);
     plan.remove(model::key::object(R::KIND, meta.id), at.revision);
-    plan.writes.insert(model::key::name_index(R::KIND, meta.project.as_deref(), &meta.name), None);
+    plan.writes.insert(
+        model::key::name_index(R::KIND, meta.project.as_deref(), &meta.name),
+        None,
+    );
     if R::KIND == Kind::Image {
         plan.writes.insert(model::key::image_status(meta.id.into()), None);
     }
@@ -78,15 +94,23 @@ fn remove_at_once<R: Served + ?Sized>(
 
 /// The name of something that needs this object.
 fn used_by(view: &View, kind: Kind, id: Uuid) -> Option<String> {
-    let template = view.templates.values().map(|at| &at.value).find(|template| match kind {
-        Kind::Image => template.spec.image.0 == id,
-        Kind::Network => template.spec.networks.iter().any(|network| network.0 == id),
-        _ => false,
-    });
+    let template = view
+        .templates
+        .values()
+        .map(|at| &at.value)
+        .find(|template| match kind {
+            Kind::Image => template.spec.image.0 == id,
+            Kind::Network => template.spec.networks.iter().any(|network| network.0 == id),
+            _ => false,
+        });
     if let Some(template) = template {
         return Some(format!("template {}", template.meta.name));
     }
-    let vms = view.vms.values().filter_map(|vm| vm.object.as_ref()).map(|at| &at.value);
+    let vms = view
+        .vms
+        .values()
+        .filter_map(|vm| vm.object.as_ref())
+        .map(|at| &at.value);
     let vm = vms.into_iter().find(|vm| match kind {
         Kind::Image => vm.spec.image.0 == id,
         Kind::Network => vm.spec.nics.iter().any(|nic| nic.network.0 == id),
@@ -120,8 +144,13 @@ pub fn render<R: Served>(heard: &Heard, view: &View, id: Uuid) -> Option<WireObj
 fn revision(view: &View, kind: Kind, id: Uuid) -> u64 {
     let parts: Vec<Option<u64>> = match kind {
         Kind::Vm => view.vms.get(&VmId(id)).map_or_else(Vec::new, |vm| {
-            let own = [vm.object.as_ref().map(|at| at.revision), vm.intent.as_ref().map(|at| at.revision)];
-            own.into_iter().chain(vm.run_revisions.values().map(|revision| Some(*revision))).collect()
+            let own = [
+                vm.object.as_ref().map(|at| at.revision),
+                vm.intent.as_ref().map(|at| at.revision),
+            ];
+            own.into_iter()
+                .chain(vm.run_revisions.values().map(|revision| Some(*revision)))
+                .collect()
         }),
         Kind::Host => view.hosts.get(&HostId(id)).map_or_else(Vec::new, |host| {
             vec![
@@ -131,14 +160,26 @@ fn revision(view: &View, kind: Kind, id: Uuid) -> u64 {
                 host.contact.as_ref().map(|at| at.revision),
             ]
         }),
-        Kind::Migration => view.migrations.get(&MigrationId(id)).map_or_else(Vec::new, |migration| {
-            vec![migration.object.as_ref().map(|at| at.revision), migration.intent.as_ref().map(|at| at.revision)]
-        }),
+        Kind::Migration => view
+            .migrations
+            .get(&MigrationId(id))
+            .map_or_else(Vec::new, |migration| {
+                vec![
+                    migration.object.as_ref().map(|at| at.revision),
+                    migration.intent.as_ref().map(|at| at.revision),
+                ]
+            }),
         Kind::Image => view.images.get(&id).map_or_else(Vec::new, |image| {
-            vec![image.object.as_ref().map(|at| at.revision), image.status.as_ref().map(|at| at.revision)]
+            vec![
+                image.object.as_ref().map(|at| at.revision),
+                image.status.as_ref().map(|at| at.revision),
+            ]
         }),
         Kind::Operation => view.operations.get(&id).map_or_else(Vec::new, |operation| {
-            vec![operation.object.as_ref().map(|at| at.revision), operation.status.as_ref().map(|at| at.revision)]
+            vec![
+                operation.object.as_ref().map(|at| at.revision),
+                operation.status.as_ref().map(|at| at.revision),
+            ]
         }),
         Kind::Template => vec![view.templates.get(&id).map(|at| at.revision)],
         Kind::Network => vec![view.networks.get(&id).map(|at| at.revision)],
@@ -161,7 +202,8 @@ fn find(context: &Context<'_>, kind: Kind, name: &str) -> Result<Uuid, Problem> 
 
 /// The name of an object, or its id if it is gone.
 fn name_of(view: &View, kind: Kind, id: Uuid) -> String {
-    view.meta(kind, id).map_or_else(|| id.to_string(), |meta| meta.name.clone())
+    view.meta(kind, id)
+        .map_or_else(|| id.to_string(), |meta| meta.name.clone())
 }
 
 /// The name of a host.
@@ -170,11 +212,19 @@ fn host_name(view: &View, id: HostId) -> String {
 }
 
 /// Puts a changed spec into a plan.
-fn set<R: Served>(context: &Context<'_>, at: &At<Object<R::Stored>>, stored: R::Stored, plan: &mut Plan) -> Uuid {
+fn set<R: Served>(
+    context: &Context<'_>,
+    at: &At<Object<R::Stored>>,
+    stored: R::Stored,
+    plan: &mut Plan,
+) -> Uuid {
     service::replace_object(context, R::KIND, at, |object| object.spec = stored, plan)
 }
 
 /// Refuses to change what can only be chosen once.
 fn immutable(kind: Kind, what: &str) -> Problem {
-    Problem::invalid("immutable", format!("{what} of a {kind} cannot be changed: create another {kind}"))
+    Problem::invalid(
+        "immutable",
+        format!("{what} of a {kind} cannot be changed: create another {kind}"),
+    )
 }

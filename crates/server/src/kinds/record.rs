@@ -15,7 +15,11 @@ use crate::shared::Heard;
 
 /// Nobody writes these by hand.
 fn read_only(kind: Kind) -> Problem {
-    Problem::new(405, "read-only", format!("a {kind} is written by the system: it can only be read"))
+    Problem::new(
+        405,
+        "read-only",
+        format!("a {kind} is written by the system: it can only be read"),
+    )
 }
 
 impl Served for Operation {
@@ -27,13 +31,28 @@ impl Served for Operation {
 
     fn spec(view: &View, stored: &Self::Stored) -> OperationSpec {
         let object = name_of(view, stored.object_kind, stored.object);
-        OperationSpec { action: stored.action, object_kind: stored.object_kind, object }
+        OperationSpec {
+            action: stored.action,
+            object_kind: stored.object_kind,
+            object,
+        }
     }
 
     fn status(_: &Heard, view: &View, id: Uuid) -> Option<OperationStatus> {
-        let status = view.operations.get(&id)?.status.as_ref().map(|at| at.value.clone());
+        let status = view
+            .operations
+            .get(&id)?
+            .status
+            .as_ref()
+            .map(|at| at.value.clone());
         Some(status.map_or(
-            OperationStatus { phase: OperationPhase::Running, attempt: 1, deadline: None, ended_at: None, reason: None },
+            OperationStatus {
+                phase: OperationPhase::Running,
+                attempt: 1,
+                deadline: None,
+                ended_at: None,
+                reason: None,
+            },
             |status| OperationStatus {
                 phase: status.phase,
                 attempt: status.attempt,

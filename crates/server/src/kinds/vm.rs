@@ -57,10 +57,16 @@ impl Served for Vm {
         let intent = vm.intent.as_ref().map(|at| &at.value);
         let open = intent.and_then(|intent| intent.open.as_ref());
         let run = open.and_then(|open| vm.runs.get(&open.incarnation));
-        let ended = intent.and_then(|intent| intent.ended.as_ref()).map(|ended| ended.incarnation);
+        let ended = intent
+            .and_then(|intent| intent.ended.as_ref())
+            .map(|ended| ended.incarnation);
         let name = vm.object.as_ref().map_or("-", |at| at.value.meta.name.as_str());
-        let migration = intent.and_then(|intent| intent.migration).map(|id| name_of(view, Kind::Migration, id.0));
-        let host = intent.and_then(|intent| intent.host).map(|id| host_name(view, id));
+        let migration = intent
+            .and_then(|intent| intent.migration)
+            .map(|id| name_of(view, Kind::Migration, id.0));
+        let host = intent
+            .and_then(|intent| intent.host)
+            .map(|id| host_name(view, id));
         Some(VmStatus {
             phase,
             availability,
@@ -68,12 +74,14 @@ impl Served for Vm {
             addresses: run.map(|run| run.addresses.clone()).unwrap_or_default(),
             ready: run.is_some_and(|run| run.ready),
             reason: lifecycle::reason(facts, phase),
-            placement: intent.and_then(|intent| intent.placement.clone()).map(|record| Placement {
-                decided_at: record.decided_at,
-                chosen: record.chosen,
-                considered: record.considered,
-                refused: record.refused,
-            }),
+            placement: intent
+                .and_then(|intent| intent.placement.clone())
+                .map(|record| Placement {
+                    decided_at: record.decided_at,
+                    chosen: record.chosen,
+                    considered: record.considered,
+                    refused: record.refused,
+                }),
             steps_ms: run.map(|run| run.steps_ms.clone()).unwrap_or_default(),
             next_commands: next_commands(phase, name, host.as_deref(), migration.as_deref()),
             host,
@@ -81,23 +89,46 @@ impl Served for Vm {
         })
     }
 
-    fn create(context: &Context<'_>, _: &str, spec: VmSpec, plan: &mut Plan) -> Result<Self::Stored, Problem> {
-        let template = spec.template.as_deref().map(|name| find(context, Kind::Template, name)).transpose()?;
-        let base = template.and_then(|id| context.view.templates.get(&id)).map(|at| &at.value.spec);
+    fn create(
+        context: &Context<'_>,
+        _: &str,
+        spec: VmSpec,
+        plan: &mut Plan,
+    ) -> Result<Self::Stored, Problem> {
+        let template = spec
+            .template
+            .as_deref()
+            .map(|name| find(context, Kind::Template, name))
+            .transpose()?;
+        let base = template
+            .and_then(|id| context.view.templates.get(&id))
+            .map(|at| &at.value.spec);
         let image = match (&spec.image, base) {
             (Some(name), _) => ImageId(find(context, Kind::Image, name)?),
             (None, Some(base)) => base.image,
-            (None, None) => return Err(Problem::invalid("image-missing", "a VM needs a `template` or an `image`")),
+            (None, None) => {
+                return Err(Problem::invalid(
+                    "image-missing",
+                    "a VM needs a `template` or an `image`",
+                ));
+            }
         };
         let vcpus = spec.vcpus.or(base.map(|base| base.vcpus)).unwrap_or(1);
-        let memory_mib = spec.memory_mib.or(base.map(|base| base.memory_mib)).ok_or_else(|| {
-            Problem::invalid("memory-missing", "a VM without a `template` needs `memory_mib`")
-        })?;
+        let memory_mib = spec
+            .memory_mib
+            .or(base.map(|base| base.memory_mib))
+            .ok_or_else(|| {
+                Problem::invalid("memory-missing", "a VM without a `template` needs `memory_mib`")
+            })?;
         let disk_bytes = spec.disk_bytes.or(base.and_then(|base| base.disk_bytes));
         check_sizes(vcpus, memory_mib, disk_bytes)?;
         check_image(context.view, image, disk_bytes)?;
         check_largest_host(context.view, memory_mib)?;
-        let datastore = find(context, Kind::Datastore, spec.datastore.as_deref().unwrap_or("default"))?;
+        let datastore = find(
+            context,
+            Kind::Datastore,
+            spec.datastore.as_deref().unwrap_or("default"),
+        )?;
         Ok(model::vm::VmSpec {
             template: template.map(TemplateId),
             vcpus,
@@ -114,14 +145,24 @@ impl Served for Vm {
         })
     }
 
-    fn change(context: &Context<'_>, old: &Object<Self::Stored>, spec: VmSpec) -> Result<Self::Stored, Problem> {
+    fn change(
+        context: &Context<'_>,
+        old: &Object<Self::Stored>,
+        spec: VmSpec,
+    ) -> Result<Self::Stored, Problem> {
         let shown = Self::spec(context.view, &old.spec);
         for (differs, what) in [
             (spec.template != shown.template, "the template"),
             (spec.image.is_some() && spec.image != shown.image, "the image"),
             (spec.disk_bytes != shown.disk_bytes, "the disk's size"),
-            (spec.datastore.is_some() && spec.datastore != shown.datastore, "the datastore"),
-            (spec.nics.is_some() && spec.nics != shown.nics, "the network interfaces"),
+            (
+                spec.datastore.is_some() && spec.datastore != shown.datastore,
+                "the datastore",
+            ),
+            (
+                spec.nics.is_some() && spec.nics != shown.nics,
+                "the network interfaces",
+            ),
         ] {
             if differs {
                 return Err(immutable(Kind::Vm, what));
@@ -136,7 +177,11 @@ impl Served for Vm {
         Ok(model::vm::VmSpec {
             vcpus,
             memory_mib,
-            guest: spec.guest.map(guest).transpose()?.unwrap_or_else(|| old.spec.guest.clone()),
+            guest: spec
+                .guest
+                .map(guest)
+                .transpose()?
+                .unwrap_or_else(|| old.spec.guest.clone()),
             placement: placement(context, spec.placement)?,
             power,
             power_request: old.spec.power_request.saturating_add(asked),
@@ -148,13 +193,23 @@ impl Served for Vm {
         planner::vm::plan(view, VmId(id), now).plan
     }
 
-    fn delete(context: &Context<'_>, at: &At<Object<Self::Stored>>, plan: &mut Plan) -> Result<Uuid, Problem> {
+    fn delete(
+        context: &Context<'_>,
+        at: &At<Object<Self::Stored>>,
+        plan: &mut Plan,
+    ) -> Result<Uuid, Problem> {
         if at.value.meta.deleted_at.is_some() {
             return Ok(at.value.meta.id);
         }
         plan.action = format!("delete vm {}", at.value.meta.name);
         let delete = |object: &mut Object<model::vm::VmSpec>| object.meta.deleted_at = Some(context.now);
-        Ok(crate::service::replace_object(context, Kind::Vm, at, delete, plan))
+        Ok(crate::service::replace_object(
+            context,
+            Kind::Vm,
+            at,
+            delete,
+            plan,
+        ))
     }
 }
 
@@ -172,10 +227,16 @@ fn next_commands(phase: Phase, name: &str, host: Option<&str>, migration: Option
 /// What the request says, and of the template's what it does not say.
 fn merged_guest(given: Option<GuestSpec>, base: Option<&TemplateSpec>) -> Result<GuestConfig, Problem> {
     let base = base.map(|base| base.guest.clone()).unwrap_or_default();
-    let Some(given) = given.map(guest).transpose()? else { return Ok(base) };
+    let Some(given) = given.map(guest).transpose()? else {
+        return Ok(base);
+    };
     Ok(GuestConfig {
         hostname: given.hostname.or(base.hostname),
-        ssh_keys: if given.ssh_keys.is_empty() { base.ssh_keys } else { given.ssh_keys },
+        ssh_keys: if given.ssh_keys.is_empty() {
+            base.ssh_keys
+        } else {
+            given.ssh_keys
+        },
         user_data: given.user_data.or(base.user_data),
     })
 }
@@ -183,7 +244,9 @@ fn merged_guest(given: Option<GuestSpec>, base: Option<&TemplateSpec>) -> Result
 fn check_image(view: &View, image: ImageId, disk_bytes: Option<u64>) -> Result<(), Problem> {
     let found = view.images.get(&image.0);
     let name = name_of(view, Kind::Image, image.0);
-    let content = found.and_then(|image| image.status.as_ref()).and_then(|at| at.value.content.as_ref());
+    let content = found
+        .and_then(|image| image.status.as_ref())
+        .and_then(|at| at.value.content.as_ref());
     let Some(content) = content else {
         let detail = format!("image {name} has no content yet: `sterna image import {name} --file PATH`");
         return Err(Problem::conflict("image-not-ready", detail));
@@ -206,9 +269,7 @@ fn check_largest_host(view: &View, memory_mib: u64) -> Result<(), Problem> {
             let detail = format!(
                 "memory_mib {memory_mib} is more than any host can give: the largest, {}, has {} MiB for guests, and a VM \
                  takes {} MiB more than its memory",
-                host.name,
-                host.memory_mib,
-                QEMU_OVERHEAD_MIB
+                host.name, host.memory_mib, QEMU_OVERHEAD_MIB
             );
             Err(Problem::invalid("larger-than-any-host", detail))
         }
@@ -217,9 +278,16 @@ fn check_largest_host(view: &View, memory_mib: u64) -> Result<(), Problem> {
 }
 
 fn placement(context: &Context<'_>, spec: PlacementSpec) -> Result<PlacementRule, Problem> {
-    let host = spec.host.as_deref().map(|name| find(context, Kind::Host, name).map(HostId)).transpose()?;
+    let host = spec
+        .host
+        .as_deref()
+        .map(|name| find(context, Kind::Host, name).map(HostId))
+        .transpose()?;
     model::limits::check_labels(&spec.host_labels)?;
-    Ok(PlacementRule { host, host_labels: spec.host_labels })
+    Ok(PlacementRule {
+        host,
+        host_labels: spec.host_labels,
+    })
 }
 
 /// The interfaces with what is calculated: the MAC from the VM's id, the address from the network's pool.
@@ -231,19 +299,52 @@ fn nics(
 ) -> Result<Vec<Nic>, Problem> {
     let from_template = || {
         let networks = base.map(|base| base.networks.clone()).unwrap_or_default();
-        networks.into_iter().map(|id| NicSpec { network: id.to_string(), mac: None, address: None }).collect()
+        networks
+            .into_iter()
+            .map(|id| NicSpec {
+                network: id.to_string(),
+                mac: None,
+                address: None,
+            })
+            .collect()
     };
     let wanted: Vec<NicSpec> = given.unwrap_or_else(from_template);
     check_range("the number of nics", wanted.len() as u64, 0, NICS_MAX as u64)?;
     let mut nics: Vec<Nic> = Vec::new();
     for (index, nic) in wanted.into_iter().enumerate() {
         let id = find(context, Kind::Network, &nic.network)?;
-        let Some(network) = context.view.networks.get(&id).map(|at| &at.value) else { continue };
-        let taken: Vec<IpAddr> = nics.iter().filter(|nic| nic.network.0 == id).filter_map(|nic| nic.address).collect();
-        let address = address(context, id, &network.spec, &network.meta.name, nic.address, &taken)?;
-        plan.create(key::network_address(NetworkId(id), address), &AddressHolder { vm: VmId(context.new_id) });
-        let mac = nic.mac.map_or_else(|| Ok(calculated_mac(context.new_id, index)), |mac| checked_mac(&mac))?;
-        nics.push(Nic { network: NetworkId(id), mac, address: Some(address), prefix_len: network.spec.prefix_len });
+        let Some(network) = context.view.networks.get(&id).map(|at| &at.value) else {
+            continue;
+        };
+        let taken: Vec<IpAddr> = nics
+            .iter()
+            .filter(|nic| nic.network.0 == id)
+            .filter_map(|nic| nic.address)
+            .collect();
+        let address = address(
+            context,
+            id,
+            &network.spec,
+            &network.meta.name,
+            nic.address,
+            &taken,
+        )?;
+        plan.create(
+            key::network_address(NetworkId(id), address),
+            &AddressHolder {
+                vm: VmId(context.new_id),
+            },
+        );
+        let mac = nic.mac.map_or_else(
+            || Ok(calculated_mac(context.new_id, index)),
+            |mac| checked_mac(&mac),
+        )?;
+        nics.push(Nic {
+            network: NetworkId(id),
+            mac,
+            address: Some(address),
+            prefix_len: network.spec.prefix_len,
+        });
     }
     Ok(nics)
 }
@@ -258,11 +359,14 @@ fn address(
     taken: &[IpAddr],
 ) -> Result<IpAddr, Problem> {
     let used = context.view.addresses.get(&id);
-    let is_used = |address: &IpAddr| taken.contains(address) || used.is_some_and(|used| used.contains(address));
+    let is_used =
+        |address: &IpAddr| taken.contains(address) || used.is_some_and(|used| used.contains(address));
     if let Some(address) = asked {
         let fits = matches!(address, IpAddr::V4(v4) if network.has_host(v4));
         if !fits {
-            let detail = format!("{address} is not an address for VMs in network {name}: leave it out, or take another");
+            let detail = format!(
+                "{address} is not an address for VMs in network {name}: leave it out, or take another"
+            );
             return Err(Problem::invalid("address-not-in-network", detail));
         }
         if is_used(&address) {
@@ -276,27 +380,45 @@ fn address(
         IpAddr::V4(v4) => u32::from(v4).checked_add(1).map(std::net::Ipv4Addr::from),
         IpAddr::V6(_) => None,
     });
-    let after_last = next.filter(|next| network.has_host(*next)).map(IpAddr::V4).filter(|next| !is_used(next));
-    let free = after_last.or_else(|| network.hosts().map(IpAddr::V4).find(|address| !is_used(address)));
-    free.ok_or_else(|| {
-        let detail = format!("network {name} has no free address: delete a VM in it, or take another network");
+    let after_last = next.filter(|next| network.has_host(*next)).map(IpAddr::V4);
+    let upwards = after_last
+        .into_iter()
+        .flat_map(|first| network.hosts().map(IpAddr::V4).filter(move |a| *a >= first));
+    let mut free = upwards
+        .chain(network.hosts().map(IpAddr::V4))
+        .filter(|address| !is_used(address));
+    // Requests that were overtaken spread out, so that many at once do not all want the same address.
+    let spread = 1u128 << context.attempt.min(10);
+    let skip = usize::try_from(context.new_id.as_u128() % spread).unwrap_or(0);
+    let first = free.next();
+    let chosen = if skip == 0 {
+        first
+    } else {
+        free.nth(skip - 1).or(first)
+    };
+    chosen.ok_or_else(|| {
+        let detail =
+            format!("network {name} has no free address: delete a VM in it, or take another network");
         Problem::conflict("network-full", detail)
     })
 }
 
-/// A MAC in QEMU's range, from the VM's id and the interface's number.
+/// A locally administered MAC, from the VM's id and the interface's number.
 fn calculated_mac(id: Uuid, index: usize) -> String {
-    let bytes = id.as_bytes();
-    // The last bytes of a UUID v7 are random.
-    let last = bytes[15].wrapping_add(u8::try_from(index).unwrap_or(0));
-    format!("52:54:00:{:02x}:{:02x}:{last:02x}", bytes[13], bytes[14])
+    // The last bytes of a UUID v7 are random; with fewer than five of them thousands of VMs would meet.
+    let [.., a, b, c, d, last] = *id.as_bytes();
+    let last = last.wrapping_add(u8::try_from(index).unwrap_or(0));
+    format!("52:{a:02x}:{b:02x}:{c:02x}:{d:02x}:{last:02x}")
 }
 
 fn checked_mac(mac: &str) -> Result<String, Problem> {
     let mac = mac.to_ascii_lowercase();
     let parts: Vec<_> = mac.split(':').collect();
     let octet = |part: &&str| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let unicast = parts.first().and_then(|part| u8::from_str_radix(part, 16).ok()).is_some_and(|n| n & 1 == 0);
+    let unicast = parts
+        .first()
+        .and_then(|part| u8::from_str_radix(part, 16).ok())
+        .is_some_and(|n| n & 1 == 0);
     if parts.len() == 6 && parts.iter().all(octet) && unicast {
         return Ok(mac);
     }
@@ -313,44 +435,81 @@ pub fn action(
     plan: &mut Plan,
 ) -> Result<Uuid, Problem> {
     let meta = &at.value.meta;
-    let (phase, _) = context.view.phase(VmId(meta.id)).unwrap_or((Phase::Unknown, lifecycle::Availability::Inactive));
+    let (phase, _) = context
+        .view
+        .phase(VmId(meta.id))
+        .unwrap_or((Phase::Unknown, lifecycle::Availability::Inactive));
     let refuse = |why: &str| {
         let next = next_commands(phase, &meta.name, None, None).join("`, `");
-        let detail = format!("VM {} is {phase}: {why}; what leads on from there: `{next}`", meta.name);
+        let detail = format!(
+            "VM {} is {phase}: {why}; what leads on from there: `{next}`",
+            meta.name
+        );
         Err(Problem::conflict("wrong-phase", detail))
     };
     if meta.deleted_at.is_some() {
         return refuse("it is being deleted");
     }
     let spec = &at.value.spec;
-    let power = match (action, phase) {
-        ("start", Phase::Off | Phase::Failed | Phase::Suspended | Phase::Stopped | Phase::Shutdown) => Power::Running,
-        ("start", Phase::Hold) => return refuse("release it first"),
-        ("start", Phase::Paused) => return refuse("resume it"),
-        ("start", _) => return Ok(meta.id),
-        ("resume", Phase::Paused | Phase::Suspended | Phase::Stopped) => Power::Running,
-        ("resume", Phase::Running | Phase::Migrating) if spec.power == Power::Running => return Ok(meta.id),
-        ("resume", _) => return refuse("only a paused, suspended or stopped VM is resumed"),
-        ("pause", Phase::Running) => Power::Paused,
-        ("pause", Phase::Paused) => return Ok(meta.id),
-        ("pause", _) => return refuse("only a running VM is paused"),
-        ("suspend", Phase::Running | Phase::Paused) => Power::Suspended,
-        ("suspend", Phase::Suspended) => return Ok(meta.id),
-        ("suspend", _) => return refuse("only a running or paused VM is suspended"),
-        ("shutdown", Phase::Off | Phase::Failed | Phase::Hold) => return Ok(meta.id),
-        ("shutdown", Phase::Suspended | Phase::Stopped) => return refuse("it does not run: delete it, or resume it first"),
-        ("shutdown", _) => Power::Off,
-        ("hold", Phase::Pending | Phase::Off | Phase::Hold) => Power::Hold,
-        ("hold", _) => return refuse("only a VM that is not placed yet is held"),
-        ("release", Phase::Hold) => Power::Running,
-        ("release", _) => return refuse("only a held VM is released"),
-        _ => return Err(Problem::new(404, "no-such-action", format!("VMs have no action {action:?}"))),
+    let power = match wanted_power(action, phase, spec.power) {
+        Wanted::Power(power) => power,
+        Wanted::AsItIs => return Ok(meta.id),
+        Wanted::Refuse(why) => return refuse(why),
+        Wanted::Unknown => {
+            let detail = format!("VMs have no action {action:?}");
+            return Err(Problem::new(404, "no-such-action", detail));
+        }
     };
-    let repeats = spec.power == power && spec.force == force && matches!(phase, Phase::Shutdown | Phase::Hold);
+    let repeats =
+        spec.power == power && spec.force == force && matches!(phase, Phase::Shutdown | Phase::Hold);
     if repeats {
         return Ok(meta.id);
     }
     plan.action = format!("{action} vm {}", meta.name);
-    let next = model::vm::VmSpec { power, force, power_request: spec.power_request.saturating_add(1), ..spec.clone() };
+    let next = model::vm::VmSpec {
+        power,
+        force,
+        power_request: spec.power_request.saturating_add(1),
+        ..spec.clone()
+    };
     Ok(set::<Vm>(context, at, next, plan))
+}
+
+/// What an action means in a phase.
+enum Wanted {
+    Power(Power),
+    /// A repeat: nothing is to be done.
+    AsItIs,
+    Refuse(&'static str),
+    Unknown,
+}
+
+fn wanted_power(action: &str, phase: Phase, present: Power) -> Wanted {
+    match (action, phase) {
+        ("start", Phase::Off | Phase::Failed | Phase::Suspended | Phase::Stopped | Phase::Shutdown) => {
+            Wanted::Power(Power::Running)
+        }
+        ("start", Phase::Hold) => Wanted::Refuse("release it first"),
+        ("start", Phase::Paused) => Wanted::Refuse("resume it"),
+        ("start", _) => Wanted::AsItIs,
+        ("resume", Phase::Paused | Phase::Suspended | Phase::Stopped) => Wanted::Power(Power::Running),
+        ("resume", Phase::Running | Phase::Migrating) if present == Power::Running => Wanted::AsItIs,
+        ("resume", _) => Wanted::Refuse("only a paused, suspended or stopped VM is resumed"),
+        ("pause", Phase::Running) => Wanted::Power(Power::Paused),
+        ("pause", Phase::Paused) => Wanted::AsItIs,
+        ("pause", _) => Wanted::Refuse("only a running VM is paused"),
+        ("suspend", Phase::Running | Phase::Paused) => Wanted::Power(Power::Suspended),
+        ("suspend", Phase::Suspended) => Wanted::AsItIs,
+        ("suspend", _) => Wanted::Refuse("only a running or paused VM is suspended"),
+        ("shutdown", Phase::Off | Phase::Failed | Phase::Hold) => Wanted::AsItIs,
+        ("shutdown", Phase::Suspended | Phase::Stopped) => {
+            Wanted::Refuse("it does not run: delete it, or resume it first")
+        }
+        ("shutdown", _) => Wanted::Power(Power::Off),
+        ("hold", Phase::Pending | Phase::Off | Phase::Hold) => Wanted::Power(Power::Hold),
+        ("hold", _) => Wanted::Refuse("only a VM that is not placed yet is held"),
+        ("release", Phase::Hold) => Wanted::Power(Power::Running),
+        ("release", _) => Wanted::Refuse("only a held VM is released"),
+        _ => Wanted::Unknown,
+    }
 }

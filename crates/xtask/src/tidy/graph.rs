@@ -27,7 +27,10 @@ const ARROWS: &[(&str, May)] = &[
     ("qemu", May::Use(&["model"])),
     ("formats", May::Use(&["model"])),
     ("hostnet", May::Use(&[])),
-    ("agent", May::Use(&["api", "driver", "formats", "hostnet", "model", "qemu"])),
+    (
+        "agent",
+        May::Use(&["api", "driver", "formats", "hostnet", "model", "qemu"]),
+    ),
     (
         "sim",
         May::Use(&[

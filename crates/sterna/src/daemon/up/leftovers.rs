@@ -52,16 +52,8 @@ fn records(hosts: &Path) -> Vec<std::path::PathBuf> {
 
 /// Ends every process that descends from this one, and reaps it. Orphans are this process's children: it is a subreaper.
 pub(crate) fn end_descendants() {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the deadline of a wait in a process that is ending"
-    )]
     let deadline = Instant::now() + PATIENCE;
     while signal_children() {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the deadline of a wait in a process that is ending"
-        )]
         let now = Instant::now();
         if now > deadline {
             eprintln!("some processes of this world could not be ended");

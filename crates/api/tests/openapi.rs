@@ -1,0 +1,77 @@
+//! The OpenAPI document is checked in, so that a change of the API is seen in its review.
+//! `UPDATE=1 cargo test -p api --test openapi` writes it again.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
+
+#[test]
+fn the_document_is_the_one_that_is_checked_in() {
+    let made = format!("{:#}\n", api::openapi::document());
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(PATH, &made).unwrap();
+    }
+    let kept = std::fs::read_to_string(PATH).unwrap_or_default();
+    let same = made == kept;
+    assert!(
+        same,
+        "the API changed: `UPDATE=1 cargo test -p api --test openapi` writes openapi.json again"
+    );
+}
+
+fn visit(value: &Value, found: &mut dyn FnMut(&str, &Value)) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, value)| {
+            found(key, value);
+            visit(value, found);
+        }),
+        Value::Array(all) => all.iter().for_each(|value| visit(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_reference_leads_somewhere() {
+    let document = api::openapi::document();
+    let mut references = 0;
+    visit(&document, &mut |key, value| {
+        if key == "$ref" {
+            references += 1;
+            let pointer = value
+                .as_str()
+                .and_then(|text| text.strip_prefix('#'))
+                .expect("a local reference");
+            assert!(document.pointer(pointer).is_some(), "{pointer} leads nowhere");
+        }
+    });
+    assert!(references > 50, "{references}");
+}
+
+#[test]
+fn every_operation_has_an_id_of_its_own_and_says_how_it_fails() {
+    let document = api::openapi::document();
+    let mut ids = BTreeSet::new();
+    let methods = ["get", "post", "put", "patch", "delete"];
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(key, _)| methods.contains(&key.as_str()))
+        {
+            let id = operation["operationId"].as_str().unwrap();
+            assert!(ids.insert(id.to_owned()), "{id} twice");
+            assert!(
+                id.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'),
+                "{id}"
+            );
+            assert!(operation["responses"]["default"].is_object(), "{method} {path}");
+        }
+        let takes_name = path.contains("{name}");
+        assert_eq!(item["parameters"].is_array(), takes_name, "{path}");
+    }
+}

@@ -1,0 +1,310 @@
+//! Agents: joining, the document's stream, reports, and whose word counts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use api::agent::JoinResponse;
+use model::document::{HostDocument, Order};
+use model::host::{Accelerator, AcceleratorName, HostStatus};
+use model::report::{Report, RunState, RunStatus, Samples, VmRun};
+use model::{HostId, Incarnation, VmId};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::world::{Keys, Said, World, client, joined};
+
+/// A host's agent, as far as a server can tell.
+struct Agent {
+    http: reqwest::Client,
+    host: HostId,
+    sequence: u64,
+}
+
+impl Agent {
+    async fn join(world: &World, name: &str) -> Self {
+        let keys = Keys::new();
+        let token = world.join_token(Some(name)).await;
+        Self::of(world, &keys, &joined(world.join(&token, &keys, "wished").await))
+    }
+
+    fn of(world: &World, keys: &Keys, joined: &JoinResponse) -> Self {
+        assert_eq!(joined.agent_ca_pem, world.ca);
+        let http = client(&world.ca, Some((&joined.agent_certificate_pem, &keys.key)));
+        Self {
+            http,
+            host: joined.host_id,
+            sequence: 0,
+        }
+    }
+
+    fn report(&mut self, host: Option<HostStatus>, runs: Vec<VmRun>) -> Report {
+        self.sequence += 1;
+        Report {
+            session: Uuid::from_u128(5),
+            sequence: self.sequence,
+            host,
+            runs,
+            samples: Samples::default(),
+        }
+    }
+
+    async fn send(&self, world: &World, report: &Report) -> Said {
+        world
+            .send(
+                self.http
+                    .post(format!("{}/agent/v1/report", world.url))
+                    .json(report),
+            )
+            .await
+    }
+
+    async fn hello(&mut self, world: &World, memory_mib: u64) {
+        let report = self.report(Some(status(memory_mib)), Vec::new());
+        self.send(world, &report).await.ok(204);
+    }
+
+    fn run(&self, vm: VmId, state: RunState) -> VmRun {
+        let run = RunStatus {
+            incarnation: Incarnation(1),
+            host: self.host,
+            document_revision: 1,
+            state,
+            ran: state == RunState::Running,
+            ready: false,
+            addresses: vec!["10.9.0.2".parse().unwrap()],
+            stream: None,
+            outgoing: None,
+            saved_bytes: None,
+            reason: None,
+            steps_ms: BTreeMap::from([("boot".to_owned(), 12)]),
+        };
+        VmRun { vm, run }
+    }
+
+    /// Reads the stream until a document is as wanted.
+    async fn document(&self, world: &World, wanted: impl Fn(&HostDocument) -> bool) -> HostDocument {
+        let url = format!("{}/agent/v1/document", world.url);
+        let mut answer = self.http.get(url).send().await.unwrap();
+        let mut rest = Vec::new();
+        loop {
+            let chunk = tokio::time::timeout(Duration::from_secs(10), answer.chunk())
+                .await
+                .expect("a line in time");
+            rest.extend_from_slice(&chunk.unwrap().expect("the stream goes on"));
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                let document = serde_json::from_slice::<HostDocument>(&line);
+                if let Some(found) = document.ok().filter(|document| wanted(document)) {
+                    return found;
+                }
+            }
+        }
+    }
+}
+
+fn status(memory_mib: u64) -> HostStatus {
+    HostStatus {
+        agent_version: "1".to_owned(),
+        qemu_version: "10".to_owned(),
+        cpus: 2,
+        memory_mib,
+        reserved_mib: 0,
+        accelerator: Accelerator {
+            name: AcceleratorName::Tcg,
+            why: Some("no kvm".to_owned()),
+        },
+        peer_address: None,
+        lacks: Vec::new(),
+        cpu_model: "qemu64".to_owned(),
+        boot_id: "b".to_owned(),
+    }
+}
+
+fn id(vm: &serde_json::Value) -> VmId {
+    VmId(vm["id"].as_str().unwrap().parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_joins_gets_its_document_and_its_vm_runs() {
+    let world = World::new().await;
+    let vm = world.vm("web").await;
+    let mut agent = Agent::join(&world, "h1").await;
+    assert_eq!(
+        world.get("/v1/hosts/h1").await.ok(200)["status"]["state"],
+        "joining"
+    );
+    agent.hello(&world, 4096).await;
+    let document = agent
+        .document(&world, |document| document.vms.contains_key(&id(&vm)))
+        .await;
+    let told = &document.vms[&id(&vm)];
+    assert!(
+        matches!(
+            told.order,
+            Order::Run {
+                paused: false,
+                resume: false,
+                ..
+            }
+        ),
+        "{told:#?}"
+    );
+    assert_eq!(
+        (told.incarnation, told.machine.memory_mib, told.machine.disk.bytes),
+        (Incarnation(1), 64, 1024)
+    );
+    let report = agent.report(None, vec![agent.run(id(&vm), RunState::Running)]);
+    agent.send(&world, &report).await.ok(204);
+    let vm = world.get("/v1/vms/web").await.ok(200);
+    assert_eq!(
+        (&vm["status"]["phase"], &vm["status"]["host"]),
+        (&json!("Running"), &json!("h1"))
+    );
+    assert_eq!(vm["status"]["addresses"], json!(["10.9.0.2"]));
+    let host = world.get("/v1/hosts/h1").await.ok(200);
+    assert_eq!(
+        (&host["status"]["state"], &host["status"]["vms"]),
+        (&json!("up"), &json!(1))
+    );
+    world.delete("/v1/hosts/h1").await.refused(409, "host-holds-vms");
+    world
+        .post("/v1/hosts/h1/actions/confirm-dead", &json!({}))
+        .await
+        .refused(409, "host-is-heard");
+    let content = agent.http.get(format!(
+        "{}/agent/v1/images/{}",
+        world.url, told.machine.disk.image_sha256
+    ));
+    assert_eq!(content.send().await.unwrap().bytes().await.unwrap().len(), 1024);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_report_that_was_overtaken_or_is_repeated_says_nothing() {
+    let world = World::new().await;
+    let mut agent = Agent::join(&world, "h1").await;
+    agent.hello(&world, 4096).await;
+    let vm = id(&world.vm("web").await);
+    agent
+        .document(&world, |document| document.vms.contains_key(&vm))
+        .await;
+    let late = agent.report(None, vec![agent.run(vm, RunState::Preparing)]);
+    let newer = agent.report(None, vec![agent.run(vm, RunState::Booting)]);
+    agent.send(&world, &newer).await.ok(204);
+    let before = world.store.status().await.unwrap().revision;
+    agent.send(&world, &late).await.ok(204);
+    agent.send(&world, &newer).await.ok(204);
+    assert_eq!(world.store.status().await.unwrap().revision, before);
+    // A restarted agent begins to count again, and its former self is not heard any more.
+    let restarted = Report {
+        session: Uuid::from_u128(6),
+        sequence: 1,
+        ..late.clone()
+    };
+    let restarted = Report {
+        runs: vec![agent.run(vm, RunState::Running)],
+        ..restarted
+    };
+    agent.send(&world, &restarted).await.ok(204);
+    let stray = agent.report(None, vec![agent.run(vm, RunState::Booting)]);
+    agent.send(&world, &stray).await.ok(204);
+    assert_eq!(
+        world.get("/v1/vms/web").await.ok(200)["status"]["phase"],
+        "Running"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_speaks_for_its_own_host_only() {
+    let world = World::new().await;
+    let mut h1 = Agent::join(&world, "h1").await;
+    let mut h2 = Agent::join(&world, "h2").await;
+    h1.hello(&world, 4096).await;
+    let vm = id(&world.vm("web").await);
+    h1.document(&world, |document| document.vms.contains_key(&vm))
+        .await;
+    h2.hello(&world, 4096).await;
+    let before = world.store.status().await.unwrap().revision;
+    let report = h2.report(None, vec![h1.run(vm, RunState::Closed)]);
+    h2.send(&world, &report).await.ok(204);
+    assert_eq!(world.store.status().await.unwrap().revision, before);
+    let document = h2.document(&world, |_| true).await;
+    assert_eq!((document.host, document.vms.len()), (h2.host, 0));
+    let said = world
+        .send(h1.http.post(format!("{}/agent/v1/report", world.url)).body("{"))
+        .await;
+    said.refused(400, "bad-json");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_token_is_for_one_host_and_one_key() {
+    let world = World::new().await;
+    let (keys, others) = (Keys::new(), Keys::new());
+    let token = world.join_token(None).await;
+    let first = joined(world.join(&token, &keys, "h1").await);
+    let again = joined(world.join(&token, &keys, "h1").await);
+    assert_eq!(first.host_id, again.host_id, "a lost answer does no harm");
+    world
+        .join(&token, &others, "h1")
+        .await
+        .refused(401, "bad-join-token");
+    world
+        .join(&token, &others, "h2")
+        .await
+        .refused(401, "bad-join-token");
+    world
+        .join("join-0", &others, "h2")
+        .await
+        .refused(401, "bad-join-token");
+    let fresh = world.join_token(None).await;
+    world.join(&fresh, &others, "h1").await.refused(409, "name-taken");
+    world
+        .join(
+            &fresh,
+            &Keys {
+                key: String::new(),
+                request: "x".to_owned(),
+            },
+            "h2",
+        )
+        .await
+        .refused(422, "bad-certificate-request");
+    world
+        .join(&fresh, &others, "a/b")
+        .await
+        .refused(422, "invalid-name");
+    // The certificate of the first answer was replaced by the second's.
+    let old = Agent::of(&world, &keys, &first);
+    let report = Agent::of(&world, &keys, &again).report(None, Vec::new());
+    old.send(&world, &report)
+        .await
+        .refused(403, "certificate-replaced");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_hosts_agent_is_refused() {
+    let world = World::new().await;
+    let mut agent = Agent::join(&world, "h1").await;
+    agent.hello(&world, 4096).await;
+    world.delete("/v1/hosts/h1").await.ok(200);
+    let report = agent.report(None, Vec::new());
+    agent.send(&world, &report).await.refused(403, "host-removed");
+    let left = world
+        .store
+        .range(store::RangeRequest::prefix("/host/"))
+        .await
+        .unwrap()
+        .items;
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_that_no_host_can_give_is_refused_with_the_largest() {
+    let world = World::new().await;
+    let mut agent = Agent::join(&world, "h1").await;
+    agent.hello(&world, 4096).await;
+    let body = json!({ "name": "x", "spec": { "template": "small", "memory_mib": 8192 } });
+    let said = world.post("/v1/vms", &body).await;
+    said.refused(422, "larger-than-any-host");
+    let detail = said.body["detail"].as_str().unwrap();
+    assert!(detail.contains("h1") && detail.contains("4096"), "{detail}");
+}

@@ -1,0 +1,9 @@
+//! The server over real TLS on the loopback interface: requests as clients and agents make them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod agents;
+mod bad_input;
+mod objects;
+mod watch;
+mod world;
