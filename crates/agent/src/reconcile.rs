@@ -237,6 +237,17 @@ impl Inner {
     }
 
     fn orders(&self, vm: VmId, incarnation: Incarnation) -> Orders {
+        let is_unreadable = |document: &&HostDocument| document.unreadable.contains(&vm);
+        if self.document.as_ref().as_ref().is_some_and(is_unreadable) {
+            return Orders {
+                desired: None,
+                unreadable: Some(Reason::new(
+                    "record-unreadable",
+                    "the VM's stored record cannot be read, so nothing is changed about it: see the server's log",
+                )),
+                lease: self.lease,
+            };
+        }
         let desired = self.document.as_ref().map(|document| {
             let about = document
                 .vms

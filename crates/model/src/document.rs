@@ -1,9 +1,9 @@
 //! The desired document of a host: all that it shall do, at one revision of the store.
 //!
 //! Computed by the planner from the store, streamed by any server, obeyed by the host's agent. Documents count by rising
-//! revision only. What a document does not name, the agent ends: see the protocol's table.
+//! revision only. What a document neither names nor calls unreadable, the agent ends: see the protocol's table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use jiff::Timestamp;
@@ -23,6 +23,9 @@ pub struct HostDocument {
     pub host: HostId,
     /// What it shall do for each VM.
     pub vms: BTreeMap<VmId, VmDocument>,
+    /// VMs that the host may have to do with, and whose records cannot be read: nothing is changed about them.
+    #[serde(default)]
+    pub unreadable: BTreeSet<VmId>,
     /// The networks that its VMs are plugged into.
     pub networks: BTreeMap<u32, NetworkDocument>,
 }

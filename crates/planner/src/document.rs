@@ -1,6 +1,6 @@
 //! The desired document of a host, as a function of the view.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use model::document::{
@@ -10,7 +10,7 @@ use model::document::{
 use model::migration::{MigrationIntent, MigrationPhase, Route};
 use model::report::{OutgoingState, RunState};
 use model::vm::{Goal, Open, Start, VmIntent};
-use model::{HostId, Incarnation, VmId};
+use model::{HostId, Incarnation, Kind, MigrationId, VmId, key};
 
 use crate::migration::unwanted;
 use crate::view::{Host, Migration, View, Vm};
@@ -23,10 +23,29 @@ const TARGET_PATIENCE_MS: u64 = 60_000;
 
 /// All that a host shall do. Its revision is the view's.
 pub fn build(view: &View, host: HostId) -> HostDocument {
-    let vms: BTreeMap<VmId, VmDocument> = view
-        .vms_of_host(host)
-        .filter_map(|id| Some((id, vm_document(view, host, id)?)))
-        .collect();
+    let mut unreadable = unreadable_vms(view);
+    let mut vms = BTreeMap::new();
+    for id in view.vms_of_host(host) {
+        let Some((incarnation, order)) = order(view, host, id, &mut unreadable) else {
+            continue;
+        };
+        match machine(view, id) {
+            Some(machine) => {
+                vms.insert(
+                    id,
+                    VmDocument {
+                        incarnation,
+                        order,
+                        machine,
+                    },
+                );
+            }
+            None => {
+                unreadable.insert(id);
+            }
+        }
+    }
+    vms.retain(|id, _| !unreadable.contains(id));
     let vnis = vms
         .values()
         .flat_map(|vm| vm.machine.nics.iter().map(|nic| nic.vni));
@@ -38,6 +57,7 @@ pub fn build(view: &View, host: HostId) -> HostDocument {
         revision: view.revision,
         host,
         vms,
+        unreadable,
         networks,
     }
 }
@@ -53,15 +73,34 @@ fn peers(view: &View, host: HostId) -> Vec<IpAddr> {
         .collect()
 }
 
-fn vm_document(view: &View, host: HostId, id: VmId) -> Option<VmDocument> {
+/// The VMs of which some part, or whose migration, cannot be read. A host that knows one of them must not take its
+/// absence for an order to end it.
+fn unreadable_vms(view: &View) -> BTreeSet<VmId> {
+    let objects = view.unreadable.keys().filter_map(|key| key::parse(key));
+    let vms = objects.filter_map(|(kind, id, _)| match kind {
+        Kind::Vm => Some(VmId(id)),
+        Kind::Migration => {
+            let object = view.migrations.get(&MigrationId(id))?.object.as_ref();
+            object.map(|object| object.value.spec.vm)
+        }
+        _ => None,
+    });
+    vms.collect()
+}
+
+/// What the host shall do with a VM; a VM of which the user's part is missing is unreadable.
+fn order(
+    view: &View,
+    host: HostId,
+    id: VmId,
+    unreadable: &mut BTreeSet<VmId>,
+) -> Option<(Incarnation, Order)> {
     let vm = view.vms.get(&id)?;
+    if vm.object.is_none() {
+        unreadable.insert(id);
+    }
     let intent = &vm.intent.as_ref()?.value;
-    let (incarnation, order) = side_of_migration(view, host, id, vm).or_else(|| held(vm, intent, host))?;
-    Some(VmDocument {
-        incarnation,
-        order,
-        machine: machine(view, id, vm, intent)?,
-    })
+    side_of_migration(view, host, id, vm).or_else(|| held(vm, intent, host))
 }
 
 /// The order for a VM that the host holds by itself.
@@ -182,7 +221,9 @@ fn source_order(
     Some((route.from, order))
 }
 
-fn machine(view: &View, id: VmId, vm: &Vm, intent: &VmIntent) -> Option<Machine> {
+fn machine(view: &View, id: VmId) -> Option<Machine> {
+    let vm = view.vms.get(&id)?;
+    let intent = &vm.intent.as_ref()?.value;
     let object = &vm.object.as_ref()?.value;
     let spec = &object.spec;
     let content = view
@@ -251,4 +292,36 @@ pub fn is_switching_over(vm: &Vm, route: &Route) -> bool {
             OutgoingState::SwitchingOver | OutgoingState::Completed
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use model::record::encode;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::view::Change;
+
+    #[test]
+    fn a_vm_whose_record_cannot_be_read_is_not_left_out() {
+        let (host, vm) = (HostId(Uuid::from_u128(1)), VmId(Uuid::from_u128(2)));
+        let intent = VmIntent {
+            host: Some(host),
+            ..VmIntent::default()
+        };
+        let mut view = View::default();
+        for (key, value) in [
+            (key::vm_intent(vm), encode(&intent)),
+            (key::object(Kind::Vm, vm.0), b"damaged".to_vec()),
+        ] {
+            view.apply(Change {
+                key: &key,
+                value: Some(&value),
+                revision: 1,
+            });
+        }
+        let document = build(&view, host);
+        assert!(document.vms.is_empty());
+        assert_eq!(document.unreadable, BTreeSet::from([vm]));
+    }
 }

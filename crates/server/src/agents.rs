@@ -257,7 +257,9 @@ impl DocumentStream {
         }
         let document = planner::document::build(&view, self.host);
         let same = |last: &model::document::HostDocument| {
-            last.vms == document.vms && last.networks == document.networks
+            last.vms == document.vms
+                && last.unreadable == document.unreadable
+                && last.networks == document.networks
         };
         if self.last.as_ref().is_some_and(same) {
             return Some(None);

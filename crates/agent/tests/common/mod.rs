@@ -142,6 +142,7 @@ impl Side {
             revision: 1,
             host,
             vms: BTreeMap::new(),
+            unreadable: std::collections::BTreeSet::new(),
             networks: BTreeMap::new(),
         };
         let (documents, shown) = watch::channel(document);
