@@ -40,7 +40,7 @@ lint: deny ## formatting, clippy, documentation's links, dependencies, house rul
 	$(CARGO) fmt --all --check
 	$(CARGO) xtask tidy
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --quiet
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' $(CARGO) doc --locked --workspace --no-deps --quiet
 
 # The advisories are a repository of their own: without a network, the rest is still checked.
 deny: ## licences, sources and bans of what is depended on, and known vulnerabilities

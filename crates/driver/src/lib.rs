@@ -1,6 +1,6 @@
 //! The state machine of one incarnation of a VM on its host: (desired, observed, marks) → host commands.
 //!
-//! **Owns:** the protocol's table of what an agent may do ([`table`]), what QEMU's answers mean for it ([`column`]), when
+//! **Owns:** the protocol's table of what an agent may do ([`table`]), what QEMU's answers mean for it ([`mod@column`]), when
 //! a transfer's downtime limit is raised ([`passes`]), and the core that turns all that into effects one at a time
 //! ([`core`]).
 //!

@@ -2,7 +2,7 @@
 //!
 //! *Owns:* one connection: the greeting, ids, deadlines, answers in any order, events as hints, and the bound on what QEMU may
 //! send. *Does not know:* VMs, retries or what an answer means. *Start here:* [`Qmp::connect`], then [`Qmp::execute`]; the
-//! typed commands are in [`commands`](self::commands) and [`migration`](self::migration), as methods of [`Qmp`].
+//! typed commands are in [`commands`] and [`migration`], as methods of [`Qmp`].
 //!
 //! ```text
 //! execute ──▶ queue (bounded) ──▶ writer task ──▶ socket ──▶ reader task ──▶ pending[id] ──▶ execute
