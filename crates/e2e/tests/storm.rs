@@ -55,13 +55,14 @@ async fn whatever_is_killed_when_the_vm_runs_once() -> anyhow::Result<()> {
     world.down().await
 }
 
-/// Who is killed; the last one is QEMU at the target.
-const VICTIMS: [&str; 5] = [
-    "the server is",
-    "the source's agent is",
-    "the target's agent is",
-    "both agents are",
-    "the target's QEMU is",
+/// What is done in a round, each at any instant but the last.
+const DEEDS: [&str; 6] = [
+    "the server is killed",
+    "the source's agent is killed",
+    "the target's agent is killed",
+    "both agents are killed",
+    "it is cancelled",
+    "the target's QEMU is killed as memory arrives",
 ];
 
 /// What was done, and whether all was well after it.
@@ -71,32 +72,27 @@ async fn one_round(
     choices: &mut Choices,
 ) -> (String, anyhow::Result<()>) {
     let at = Duration::from_millis(choices.below(LATEST_MS));
-    let victim = choices.below(VICTIMS.len() as u64);
-    let mut told = match victim {
-        4 => format!("{} killed as memory arrives", VICTIMS[4]),
-        _ => format!(
-            "{} killed after {at:?}",
-            VICTIMS[usize::try_from(victim).unwrap_or_default()]
-        ),
-    };
+    let deed = usize::try_from(choices.below(DEEDS.len() as u64)).unwrap_or_default();
+    let mut told = format!("{} (after {at:?})", DEEDS[deed]);
     let outcome = async {
         let (source, target) = (pair.home()?, pair.free()?);
         let asked = world.migrate(WEB, target).await?;
-        if victim == 4 {
-            // Later it may be the copy that runs the VM, and the VM would end with it.
-            world
-                .until_memory_arrives(vms::id(&pair.web), &asked)
-                .await?
-                .send_kill()?;
-        } else {
+        if deed < 5 {
+            // No guess at when something has happened: any instant will do.
             sleep(at).await;
         }
-        match victim {
+        match deed {
             0 => world.kill_server().await?,
             1 => world.kill_agent(&source).await?,
             2 => world.kill_agent(target).await?,
             3 => tokio::try_join!(world.kill_agent(&source), world.kill_agent(target)).map(drop)?,
-            _ => {}
+            // It is refused if the migration is over.
+            4 => drop(world.cancel_migration(&asked.name).await),
+            // Later it may be the copy that runs the VM, and the VM would end with it.
+            _ => world
+                .until_memory_arrives(vms::id(&pair.web), &asked)
+                .await?
+                .send_kill()?,
         }
         let ended = pair.is_well_after(&asked).await?;
         told = format!("{told}, then {:?}", ended.status.phase);

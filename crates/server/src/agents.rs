@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use crate::answer::{Body, Refused, commit_problem, store_problem};
 use crate::auth::{Agent, User, hex, sha256_hex};
 use crate::routes::App;
-use crate::watch::push;
+use crate::watch::{Waited, push, until_changed};
 
 /// How long a join token is accepted.
 const JOIN_TOKEN_LIFE: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
@@ -231,15 +231,16 @@ struct DocumentStream {
 
 impl DocumentStream {
     async fn next(&mut self) -> Option<Vec<u8>> {
+        let quiet_until = tokio::time::Instant::now() + Duration::from_millis(KEEP_ALIVE_MS);
         loop {
             self.revisions.borrow_and_update();
             if let Some(line) = self.changed()? {
                 return Some(line);
             }
-            match tokio::time::timeout(Duration::from_millis(KEEP_ALIVE_MS), self.revisions.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return None,
-                Err(_) => return Some(b"\n".to_vec()),
+            match until_changed(&mut self.revisions, quiet_until).await {
+                Waited::Changed => {}
+                Waited::Closed => return None,
+                Waited::Quiet => return Some(b"\n".to_vec()),
             }
         }
     }

@@ -32,6 +32,7 @@ pub async fn follow(State(app): State<App>, _: User, Path(name): Path<String>) -
         (app, beats, revisions, None),
         move |(app, mut beats, mut revisions, last)| async move {
             let last = last;
+            let quiet_until = tokio::time::Instant::now() + KEEP_ALIVE;
             loop {
                 let status = {
                     let view = app.cache.view();
@@ -49,7 +50,7 @@ pub async fn follow(State(app): State<App>, _: User, Path(name): Path<String>) -
                 let changed = async {
                     tokio::select! { _ = beats.changed() => {}, _ = revisions.changed() => {} }
                 };
-                if tokio::time::timeout(KEEP_ALIVE, changed).await.is_err() {
+                if tokio::time::timeout_at(quiet_until, changed).await.is_err() {
                     return Some((Ok(Bytes::from_static(b"\n")), (app, beats, revisions, last)));
                 }
             }

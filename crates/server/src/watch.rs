@@ -15,6 +15,7 @@ use futures_util::stream;
 use planner::View;
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::kinds::{Served, render};
@@ -83,6 +84,7 @@ impl Watcher {
         if let Some(first) = self.pending.take() {
             return Some(first);
         }
+        let quiet_until = Instant::now() + KEEP_ALIVE;
         loop {
             self.revisions.borrow_and_update();
             match self.news::<R>() {
@@ -90,10 +92,10 @@ impl Watcher {
                 Some(lines) if !lines.is_empty() => return Some(lines),
                 Some(_) => {}
             }
-            match tokio::time::timeout(KEEP_ALIVE, self.revisions.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return None,
-                Err(_) => return Some(b"\n".to_vec()),
+            match until_changed(&mut self.revisions, quiet_until).await {
+                Waited::Changed => {}
+                Waited::Closed => return None,
+                Waited::Quiet => return Some(b"\n".to_vec()),
             }
         }
     }
@@ -180,6 +182,28 @@ fn everything<R: Served>(app: &App, view: &View, labels: &BTreeMap<String, Strin
     lines
 }
 
+/// What ended a wait for the next revision.
+pub(crate) enum Waited {
+    /// The store moved on, whether or not the reader cares.
+    Changed,
+    /// The reader has heard nothing for so long that an empty line is due.
+    Quiet,
+    /// There will be no more revisions.
+    Closed,
+}
+
+/// Waits for the next revision. A store that never rests does not put the empty line off.
+pub(crate) async fn until_changed(revisions: &mut watch::Receiver<u64>, quiet_until: Instant) -> Waited {
+    if Instant::now() >= quiet_until {
+        return Waited::Quiet;
+    }
+    match tokio::time::timeout_at(quiet_until, revisions.changed()).await {
+        Ok(Ok(())) => Waited::Changed,
+        Ok(Err(_)) => Waited::Closed,
+        Err(_) => Waited::Quiet,
+    }
+}
+
 /// Adds a line.
 pub(crate) fn push<T: Serialize>(lines: &mut Vec<u8>, value: &T) {
     match serde_json::to_vec(value) {
@@ -188,5 +212,28 @@ pub(crate) fn push<T: Serialize>(lines: &mut Vec<u8>, value: &T) {
             lines.push(b'\n');
         }
         Err(error) => tracing::error!(%error, "a line of a stream cannot be written"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_store_that_never_rests_does_not_put_the_empty_line_off() {
+        let (sender, mut revisions) = watch::channel(0);
+        sender.send_replace(1);
+        let over = Instant::now();
+        assert!(matches!(until_changed(&mut revisions, over).await, Waited::Quiet));
+        let later = over + KEEP_ALIVE;
+        assert!(matches!(
+            until_changed(&mut revisions, later).await,
+            Waited::Changed
+        ));
+        drop(sender);
+        assert!(matches!(
+            until_changed(&mut revisions, later).await,
+            Waited::Closed
+        ));
     }
 }
