@@ -146,13 +146,7 @@ impl Vm {
                 .migrate_continue()
                 .await
                 .map_err(qmp_failure)?,
-            Effect::MigrateCancel => self
-                .live()
-                .await?
-                .qmp
-                .migrate_cancel()
-                .await
-                .map_err(qmp_failure)?,
+            Effect::MigrateCancel => self.cancel().await?,
             Effect::SetDowntimeLimit { ms } => self.set_downtime_limit(ms).await?,
             Effect::SendGo { to, host, peer, .. } => return self.send_go(to, host, &peer).await,
             Effect::Forget => self.forget().await?,

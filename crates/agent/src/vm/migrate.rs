@@ -7,6 +7,8 @@
 //! **Start here:** [`Vm::listen`] for the target, [`Vm::migrate`] for the source.
 
 use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
 
 use api::agent::GoRequest;
 use driver::types::{Failure, Outcome};
@@ -17,12 +19,19 @@ use qemu::migration_settings::{
 };
 use qemu::migration_tls::{self as tls, OBJECT_IDS, TlsParameters};
 use qemu::qmp::Qmp;
-use qemu::qmp::migration::MigrationChannel;
+use qemu::qmp::migration::{MigrationChannel, MigrationStatus};
 use serde_json::Value;
+use tokio::process::Command;
+use tokio::time::{sleep, timeout};
 
 use super::exec::{Vm, qmp_failure};
 use super::retryable;
 use crate::pki;
+
+/// How long QEMU may take to come out of a cancelled transfer.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(1);
+/// Between looks at one.
+const CANCEL_LOOK: Duration = Duration::from_millis(5);
 
 impl Vm {
     fn migrate_order(&self) -> Result<MigrateTo, Failure> {
@@ -87,11 +96,10 @@ impl Vm {
             .stream
             .as_deref()
             .and_then(|stream| stream.strip_prefix("tcp:")?.parse().ok());
-        let channel = channel
-            .filter(|_| order.to == to)
-            .map(MigrationChannel::Tcp)
-            .ok_or_else(overtaken)?;
+        let address: SocketAddr = channel.filter(|_| order.to == to).ok_or_else(overtaken)?;
+        let channel = MigrationChannel::Tcp(address);
         let live = self.live().await?;
+        live.note_sent_to(address);
         self.warm_up(&order);
         let objects = tls::source_objects(&self.credentials());
         prepare(
@@ -103,6 +111,23 @@ impl Vm {
         .await?;
         live.note_downtime_limit(u64::from(DOWNTIME_LIMITS_MS[0]));
         live.qmp.migrate(&channel).await.map_err(qmp_failure)
+    }
+
+    /// Cancels the transfer. QEMU may hang in the end of one over TLS whose peer has stopped reading: it says good-bye on a
+    /// full connection, and its guest stands still with it. Then the connections are cut from outside.
+    pub(super) async fn cancel(&self) -> Result<(), Failure> {
+        let live = self.live().await?;
+        let ended = async {
+            live.qmp.migrate_cancel().await?;
+            while live.qmp.query_migrate().await?.status == MigrationStatus::Cancelling {
+                sleep(CANCEL_LOOK).await;
+            }
+            Ok(())
+        };
+        match timeout(CANCEL_PATIENCE, ended).await {
+            Ok(ended) => ended.map_err(qmp_failure),
+            Err(_) => cut(live.sent_to()).await,
+        }
     }
 
     /// Opens the connection that `go` will take, while the memory is sent.
@@ -164,6 +189,40 @@ async fn prepare(qmp: &Qmp, objects: Vec<Value>, side: Side, tls: &TlsParameters
     qmp.migrate_set_parameters(parameters(Some(tls)))
         .await
         .map_err(qmp_failure)
+}
+
+/// Ends the connections of a transfer in this host's namespace; QEMU sees them reset.
+async fn cut(to: Option<SocketAddr>) -> Result<(), Failure> {
+    let failed = |why: String| Failure {
+        reason: Reason::new(
+            "cancel-hangs",
+            format!("QEMU does not come out of a cancelled transfer: {why}"),
+        ),
+        is_retryable: true,
+    };
+    let to =
+        to.ok_or_else(|| failed("an earlier agent began it, so its connections are not known".to_owned()))?;
+    tracing::warn!(%to, "QEMU hangs in a cancel; its connections are cut");
+    let ended = Command::new("ss")
+        .args([
+            "-tnK",
+            "dst",
+            &to.ip().to_string(),
+            "dport",
+            "=",
+            &to.port().to_string(),
+        ])
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .map_err(|error| failed(format!("ss cannot be started: {error}")))?;
+    if ended.status.success() {
+        return Ok(());
+    }
+    Err(failed(format!(
+        "ss -K: {}",
+        String::from_utf8_lossy(&ended.stderr).trim()
+    )))
 }
 
 fn overtaken() -> Failure {
