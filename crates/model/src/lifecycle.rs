@@ -20,7 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::migration::MigrationPhase;
-use crate::report::{OutgoingState, RunState, RunStatus};
+use crate::report::{RunState, RunStatus};
 use crate::vm::{Goal, Outcome, Power, VmIntent, VmSpec};
 use crate::{Incarnation, Reason};
 
@@ -312,13 +312,6 @@ fn closed_phase(facts: Facts<'_>) -> Phase {
         None if wants_run => Pending,
         None => Off,
     }
-}
-
-/// Whether the source of a migration has stopped its guest for the last round.
-pub fn is_switching_over(phase: MigrationPhase, source: Option<&RunStatus>) -> bool {
-    let outgoing = source.and_then(|run| run.outgoing.as_ref());
-    phase == MigrationPhase::Transferring
-        && outgoing.is_some_and(|outgoing| outgoing.state == OutgoingState::SwitchingOver)
 }
 
 /// What is wrong with a VM, if anything is.
