@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use driver::passes::LIMITS_MS;
 use qemu::command_line::{
     AGENT_SOCKET, Accelerator, Access, CONSOLE_SOCKET, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE,
     QMP_SOCKET, Start, TCG_CPU_MODEL, arguments,
@@ -17,11 +18,12 @@ use qemu::qmp::migration::{MigrationChannel, MigrationInfo, MigrationStatus};
 use qemu::qmp::{Events, Hint, Qmp};
 use qemu::spawn::{self, QemuProcess};
 use serde_json::json;
-use tokio::io::AsyncReadExt;
+use testkit::console::Console;
 use tokio::net::UnixStream;
 use uuid::Uuid;
 
 const QEMU: &str = "qemu-system-x86_64";
+const CONSOLE_LOG: &str = "console.log";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a guest's agent is asked whether it is there.
 const ASK_EVERY: Duration = Duration::from_millis(50);
@@ -90,7 +92,7 @@ impl Machine {
         std::fs::create_dir(&directory)?;
         let process = spawn::spawn(Path::new(QEMU), &arguments(spec)?, &directory)?;
         let (qmp, events) = spawn::connect(&process, &directory, QMP_SOCKET, PATIENCE).await?;
-        drain(directory.join(CONSOLE_SOCKET)).await?;
+        log_console(&directory).await?;
         Ok(Self {
             directory,
             process,
@@ -119,6 +121,18 @@ impl Machine {
         bail!("the guest's agent did not answer")
     }
 
+    /// What the guest writes to its console.
+    pub(crate) fn console(&self) -> Console {
+        Console::new(self.directory.join(CONSOLE_LOG))
+    }
+
+    /// Runs a line of shell in the guest.
+    pub(crate) async fn execute(&self, script: &str) -> anyhow::Result<()> {
+        let mut agent = GuestAgent::connect(&self.directory.join(AGENT_SOCKET), PATIENCE, 8).await?;
+        agent.exec("/bin/sh", &["-c", script]).await?;
+        Ok(())
+    }
+
     async fn wait_for(&mut self, wanted: impl Fn(&MigrationStatus) -> bool) -> anyhow::Result<MigrationInfo> {
         let waited = tokio::time::timeout(PATIENCE, async {
             loop {
@@ -134,12 +148,10 @@ impl Machine {
 }
 
 /// A console that nobody reads stops its guest.
-async fn drain(socket: PathBuf) -> anyhow::Result<()> {
-    let mut console = UnixStream::connect(socket).await?;
-    tokio::spawn(async move {
-        let mut chunk = [0; 4096];
-        while console.read(&mut chunk).await.is_ok_and(|n| n > 0) {}
-    });
+async fn log_console(directory: &Path) -> anyhow::Result<()> {
+    let mut console = UnixStream::connect(directory.join(CONSOLE_SOCKET)).await?;
+    let mut log = tokio::fs::File::create(directory.join(CONSOLE_LOG)).await?;
+    tokio::spawn(async move { tokio::io::copy(&mut console, &mut log).await });
     Ok(())
 }
 
@@ -154,12 +166,25 @@ pub(crate) enum Recipe {
     Defaults,
 }
 
+impl Recipe {
+    /// For people.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Same => "same settings, TLS",
+            Self::Plain => "same settings, no TLS",
+            Self::Defaults => "QEMU's defaults, no TLS",
+        }
+    }
+}
+
 /// What one migration took, in milliseconds.
 pub(crate) struct Took {
-    /// From before the target's start to the source's end.
+    /// From the request, or before the target's start, to the record's Done, or the source's end.
     pub(crate) total_ms: f64,
     /// From the source's STOP to the target's `cont` answered.
     pub(crate) stopped_ms: f64,
+    /// The largest gap that the guest saw, if it looked.
+    pub(crate) gap_ms: Option<f64>,
 }
 
 /// The credentials' directories of both sides.
@@ -230,6 +255,7 @@ pub(crate) async fn migrate(
         Took {
             total_ms: ms(begun, Instant::now()),
             stopped_ms: ms(stopped, running),
+            gap_ms: None,
         },
     ))
 }
@@ -271,13 +297,15 @@ async fn settle(
         qmp.object_add(object).await?;
     }
     qmp.migrate_set_capabilities(capabilities(side)).await?;
-    Ok(qmp.migrate_set_parameters(parameters(Some(&tls))).await?)
+    Ok(qmp
+        .migrate_set_parameters(parameters(Some(&tls), LIMITS_MS[0]))
+        .await?)
 }
 
 async fn without_tls(qmp: &Qmp, side: Side, recipe: Recipe) -> anyhow::Result<()> {
     if recipe == Recipe::Plain {
         qmp.migrate_set_capabilities(capabilities(side)).await?;
-        return Ok(qmp.migrate_set_parameters(parameters(None)).await?);
+        return Ok(qmp.migrate_set_parameters(parameters(None, LIMITS_MS[0])).await?);
     }
     let kept = ["events", "return-path"];
     let mut all = capabilities(side);

@@ -9,13 +9,15 @@
 #![allow(clippy::print_stdout, reason = "tables are what it is for")]
 
 mod bare;
+mod moves;
 mod stats;
 mod sterna;
 
 use std::path::Path;
 
 use anyhow::Context;
-use bare::{Credentials, Machine, Recipe};
+use bare::{Credentials, Machine};
+use moves::Guest;
 use qemu::command_line::Start;
 use qemu::migration_tls::{DH_PARAMETERS_FILE, DH_PARAMETERS_PEM};
 use rcgen::{
@@ -42,8 +44,8 @@ async fn main() -> anyhow::Result<()> {
     println!("| what | Sterna | bare QEMU | ratio |\n|---|---|---|---|");
     boot(&world, root.path(), runs).await?;
     let credentials = credentials(root.path())?;
-    for memory_mib in [256, 1024] {
-        migrations(&world, root.path(), memory_mib, runs, &credentials).await?;
+    for guest in [Guest::idle(256), Guest::idle(1024), Guest::counting(256)] {
+        moves::measure(&world, root.path(), guest, runs, &credentials).await?;
     }
     println!("\nload after: {}", load()?);
     world.down().await
@@ -64,7 +66,7 @@ async fn boot(world: &World, root: &Path, runs: usize) -> anyhow::Result<()> {
     let (mut ours, mut theirs) = (Series::default(), Series::default());
     for run in 0..=runs {
         let name = format!("boot-{run}");
-        let sterna_ms = sterna::create(world, &name, sterna::plain("h1", 256)).await?;
+        let sterna_ms = sterna::create(world, &name, sterna::plain("h1", 256, "")).await?;
         world.delete_vm(&name).await?;
         let begun = std::time::Instant::now();
         let disk = bare::overlay(root, &name, &image)?;
@@ -85,102 +87,6 @@ async fn boot(world: &World, root: &Path, runs: usize) -> anyhow::Result<()> {
 
 fn row(what: &str, ours: &Series, theirs: &Series) {
     println!("| {what} | {ours} | {theirs} | {} |", ours.ratio_to(theirs));
-}
-
-/// Everything about moving an idle guest of one size.
-async fn migrations(
-    world: &World,
-    root: &Path,
-    memory_mib: u32,
-    runs: usize,
-    credentials: &Credentials,
-) -> anyhow::Result<()> {
-    let name = format!("idle-{memory_mib}");
-    sterna::create(world, &name, sterna::plain("h1", memory_mib.into())).await?;
-    let mut bare = BareGuest::boot(root, memory_mib, credentials).await?;
-    let mut total = Series::default();
-    let mut stopped = Series::default();
-    let mut theirs = [
-        (Series::default(), Series::default()),
-        Default::default(),
-        Default::default(),
-    ];
-    for run in 0..=runs {
-        let to = if run.is_multiple_of(2) { "h2" } else { "h1" };
-        let moved = sterna::migrate(world, &name, to).await?;
-        for (recipe, (bare_total, bare_stopped)) in [Recipe::Same, Recipe::Plain, Recipe::Defaults]
-            .into_iter()
-            .zip(&mut theirs)
-        {
-            let took = bare.migrate(recipe).await?;
-            if run > 0 {
-                bare_total.push(took.total_ms);
-                bare_stopped.push(took.stopped_ms);
-            }
-        }
-        if run > 0 {
-            total.push(moved.total_ms);
-            stopped.push(f64::from(u32::try_from(moved.measured.downtime_ms)?));
-        }
-    }
-    world.delete_vm(&name).await?;
-    for (label, (bare_total, bare_stopped)) in [
-        "same settings, TLS",
-        "same settings, no TLS",
-        "QEMU's defaults, no TLS",
-    ]
-    .iter()
-    .zip(&theirs)
-    {
-        row(
-            &format!("idle {memory_mib} MiB, request to Done ({label})"),
-            &total,
-            bare_total,
-        );
-        row(
-            &format!("idle {memory_mib} MiB, STOP to running ({label})"),
-            &stopped,
-            bare_stopped,
-        );
-    }
-    Ok(())
-}
-
-/// A bare guest that moves from QEMU to QEMU.
-struct BareGuest<'a> {
-    root: &'a Path,
-    credentials: &'a Credentials,
-    machine: Option<Machine>,
-    target: qemu::command_line::LaunchSpec,
-    moves: u32,
-}
-
-impl<'a> BareGuest<'a> {
-    async fn boot(root: &'a Path, memory_mib: u32, credentials: &'a Credentials) -> anyhow::Result<Self> {
-        let disk = bare::overlay(root, &format!("bare-{memory_mib}"), &guest_image()?)?;
-        let spec = bare::spec(&disk, memory_mib, Start::Boot);
-        let machine = Machine::start(root, &format!("bare-{memory_mib}-0"), &spec).await?;
-        machine.run().await?;
-        machine.ready().await?;
-        let target = bare::spec(&disk, memory_mib, Start::Incoming);
-        Ok(Self {
-            root,
-            credentials,
-            machine: Some(machine),
-            target,
-            moves: 0,
-        })
-    }
-
-    async fn migrate(&mut self, recipe: Recipe) -> anyhow::Result<bare::Took> {
-        self.moves += 1;
-        let name = format!("bare-{}-{}", self.target.memory_mib, self.moves);
-        let source = self.machine.take().context("an earlier move failed")?;
-        let (machine, took) =
-            bare::migrate(self.root, &name, source, &self.target, recipe, self.credentials).await?;
-        self.machine = Some(machine);
-        Ok(took)
-    }
 }
 
 /// Certificates like those of Sterna's migration CA, for two hosts.

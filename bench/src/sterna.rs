@@ -7,19 +7,22 @@ use api::client::ObjectOf;
 use api::kinds::{Migration, Vm, VmSpec};
 use api::{ChangeType, Resource};
 use futures_util::StreamExt;
-use model::migration::{Figures, MigrationPhase};
-use testkit::vms::spec;
+use model::migration::MigrationPhase;
+use testkit::vms::{id, spec};
 use testkit::world::World;
+
+use crate::bare::Took;
+use crate::moves::largest_gap;
 
 /// How long nothing may happen.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A VM without a network interface, so that the bare command line is the same.
-pub(crate) fn plain(host: &str, memory_mib: u64) -> VmSpec {
+pub(crate) fn plain(host: &str, memory_mib: u64, script: &str) -> VmSpec {
     VmSpec {
         nics: Some(Vec::new()),
         memory_mib: Some(memory_mib),
-        ..spec(Some(host), "")
+        ..spec(Some(host), script)
     }
 }
 
@@ -52,16 +55,10 @@ pub(crate) async fn create(world: &World, name: &str, spec: VmSpec) -> anyhow::R
     Ok(ms)
 }
 
-/// What a migration took.
-pub(crate) struct Moved {
-    /// From the request to the record's Done.
-    pub(crate) total_ms: f64,
-    /// What the record says.
-    pub(crate) measured: Figures,
-}
-
-/// Moves a VM and waits until the record says Done.
-pub(crate) async fn migrate(world: &World, vm: &str, to: &str) -> anyhow::Result<Moved> {
+/// Moves a VM and waits until the record says Done; then asks its guest for the gap that it saw, if it counts.
+pub(crate) async fn migrate(world: &World, vm: &str, to: &str, counts: bool) -> anyhow::Result<Took> {
+    let mut console = world.console(to, id(&world.get_vm(vm).await?));
+    console.skip();
     let act = async || world.migrate(vm, to).await.map(|_| ());
     let wanted = |migration: &ObjectOf<Migration>| {
         let is_it = migration.spec.vm == vm && migration.spec.to.as_deref() == Some(to);
@@ -74,5 +71,12 @@ pub(crate) async fn migrate(world: &World, vm: &str, to: &str) -> anyhow::Result
     // The record is removed, so that the next move between the same hosts is told from this one.
     world.client().delete::<Migration>(&migration.name).await?;
     let measured = migration.status.measured.context("the record has no figures")?;
-    Ok(Moved { total_ms, measured })
+    Ok(Took {
+        total_ms,
+        stopped_ms: f64::from(u32::try_from(measured.downtime_ms)?),
+        gap_ms: match counts {
+            true => Some(largest_gap(&mut console).await?),
+            false => None,
+        },
+    })
 }

@@ -178,6 +178,8 @@ struct Inner {
     runs: BTreeMap<(VmId, Incarnation), RunStatus>,
     transfers: BTreeMap<VmId, Progress>,
     sequence: u64,
+    /// When what changed has to be posted.
+    due: Option<Instant>,
 }
 
 impl Board {
@@ -189,6 +191,7 @@ impl Board {
             runs: BTreeMap::new(),
             transfers: BTreeMap::new(),
             sequence: 0,
+            due: None,
         };
         Self {
             inner: Mutex::new(inner),
@@ -200,19 +203,38 @@ impl Board {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Replaces the state of an incarnation; posted at once if it changed.
-    pub fn set_run(&self, vm: VmId, run: RunStatus) {
+    /// Replaces the state of an incarnation; posted within the given time if it changed.
+    pub fn set_run(&self, vm: VmId, run: RunStatus, within: Duration) {
         let key = (vm, run.incarnation);
         let old = self.lock().runs.insert(key, run.clone());
         if old.as_ref() != Some(&run) {
-            self.changed.notify_one();
+            self.post_within(within);
         }
     }
 
     /// Nothing is left of the incarnation.
     pub fn forget_run(&self, vm: VmId, incarnation: Incarnation) {
         self.lock().runs.remove(&(vm, incarnation));
+        self.post_within(Duration::ZERO);
+    }
+
+    fn post_within(&self, within: Duration) {
+        let due = Instant::now() + within;
+        let mut inner = self.lock();
+        inner.due = Some(inner.due.map_or(due, |earlier| earlier.min(due)));
+        drop(inner);
         self.changed.notify_one();
+    }
+
+    /// Waits until something has to be posted, or a heartbeat is due.
+    async fn wait(&self) {
+        let heartbeat = Instant::now() + Duration::from_millis(KEEP_ALIVE_MS);
+        loop {
+            let due = self.lock().due.unwrap_or(heartbeat).min(heartbeat);
+            if timeout_at(due, self.changed.notified()).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// How far a transfer is; goes out with the next heartbeat.
@@ -227,6 +249,7 @@ impl Board {
     fn report(&self, session: Uuid) -> Report {
         let mut inner = self.lock();
         inner.sequence += 1;
+        inner.due = None;
         let load = host::load();
         Report {
             session,
@@ -264,8 +287,7 @@ pub async fn reports(client: reqwest::Client, server: String, board: &Board, ses
             Ok(()) => {
                 board.answered(report);
                 backoff = Backoff::new();
-                let heartbeat = Duration::from_millis(KEEP_ALIVE_MS);
-                let _ = timeout(heartbeat, board.changed.notified()).await;
+                board.wait().await;
             }
             Err(error) => {
                 tracing::warn!(%server, error = chain(&error), "a report was not taken; posting again");

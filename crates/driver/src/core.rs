@@ -144,6 +144,9 @@ impl Plan {
 /// How long a steady state goes without a look.
 const STEADY_MS: u64 = 2_000;
 
+/// How long the report of a switch-over's inside may wait for its end.
+const SWITCH_PATIENCE_MS: u64 = 100;
+
 /// What a step asks for.
 type Effects = Vec<(EffectId, Effect)>;
 
@@ -189,9 +192,10 @@ impl Core {
     /// Takes one input and answers what shall be done. The answers' order is theirs: what stands first is done first.
     pub fn step(&mut self, now: Now, input: Input) -> Effects {
         let mut out = Vec::new();
+        let is_seen_now = matches!(input, Input::Observed(_));
         self.take(now, input);
         if self.under_way.is_none() && !self.memory.is_forgotten {
-            self.decide(now, &mut out);
+            self.decide(now, is_seen_now, &mut out);
         }
         out
     }
@@ -323,22 +327,30 @@ impl Core {
         }
     }
 
-    fn decide(&mut self, now: Now, out: &mut Effects) {
+    fn decide(&mut self, now: Now, is_seen_now: bool, out: &mut Effects) {
         if let Some(effect) = self.bound.take() {
             self.memory.starting(now, &effect);
             return self.start(effect, out);
         }
-        let Some(qemu) = self.qemu.clone().filter(|_| !self.look_again || self.is_urgent()) else {
+        let known = self
+            .qemu
+            .clone()
+            .map(|qemu| (table::row(&self.situation(&qemu)), qemu));
+        let Some((row, qemu)) =
+            known.filter(|(row, _)| !self.look_again || self.is_urgent(*row, is_seen_now))
+        else {
             return self.look(now, out);
         };
-        let row = table::row(&self.situation(&qemu));
         let plan = self.plan(now, row, &qemu);
         let plan = self.resolve(plan);
         let status = self.status_of(row, &qemu, &plan);
+        let within_ms = patience_ms(row, &plan);
         let wake_us = self.perform(now, plan, out);
-        self.report(status, out);
-        if let Some(at_us) = wake_us {
-            self.wake_at(at_us, out);
+        self.report(status, within_ms, out);
+        match wake_us {
+            Some(_) if self.look_again => self.look(now, out),
+            Some(at_us) => self.wake_at(at_us, out),
+            None => {}
         }
     }
 
@@ -399,7 +411,7 @@ impl Core {
 
     /// Reports the status if it says anything new, or if a document for this incarnation has to be answered. How long a
     /// step took is told with what it led to.
-    fn report(&mut self, status: Option<RunStatus>, out: &mut Effects) {
+    fn report(&mut self, status: Option<RunStatus>, within_ms: u64, out: &mut Effects) {
         let Some(status) = status else { return };
         let is_known = self.reported.as_ref().is_some_and(|reported| {
             let known = RunStatus {
@@ -410,7 +422,11 @@ impl Core {
             !reported.is_overtaken && known == status
         });
         if !is_known {
-            self.emit(Effect::Report(Box::new(status.clone())), out);
+            let report = Effect::Report {
+                status: Box::new(status.clone()),
+                within_ms,
+            };
+            self.emit(report, out);
             self.reported = Some(Reported {
                 status,
                 is_overtaken: false,
@@ -418,10 +434,16 @@ impl Core {
         }
     }
 
-    /// With ran(M) written nothing that a look could tell would keep M from running, and the guest waits.
-    fn is_urgent(&self) -> bool {
-        let row = self.qemu.as_ref().map(|qemu| table::row(&self.situation(qemu)));
-        row == Some(Row::TargetRan) && !self.is_paused_by_spec()
+    /// Whether the guest stands still until the row is acted on, so that what was heard since the look can wait. What
+    /// was just seen is left by our hand only, or for good; with ran(M) written nothing that a look could tell would
+    /// keep M from running.
+    fn is_urgent(&self, row: Row, is_seen_now: bool) -> bool {
+        match row {
+            Row::Go => true,
+            Row::TargetRan => !self.is_paused_by_spec(),
+            Row::Switch | Row::Completed | Row::TargetRunning => is_seen_now,
+            _ => false,
+        }
     }
 
     fn situation(&self, qemu: &Qemu) -> Situation {
@@ -496,7 +518,7 @@ impl Core {
             Row::Keep => self.keep(state),
             Row::Paused => self.plan_paused(now, state),
             Row::RunUnderWay | Row::Stray | Row::CancelAgain => Plan::act(Effect::MigrateCancel),
-            Row::RunDevice | Row::Device => Plan::wait_ms(10),
+            Row::RunDevice | Row::Device => Plan::wait_ms(source::DEVICE_MS),
             Row::RunFailed | Row::Resume => self.continue_as_specified(),
             Row::Start => self.plan_start(state),
             Row::PreCopy => self.plan_pre_copy(now, state),
@@ -548,6 +570,17 @@ impl Core {
     }
 }
 
+/// How long a report may wait. Those that the guest would wait for are of no use to anybody until it runs: the work that
+/// they make for servers and agents would be downtime.
+fn patience_ms(row: Row, plan: &Plan) -> u64 {
+    let is_inside_downtime = match row {
+        Row::Switch | Row::Device | Row::Loaded | Row::Go | Row::TargetRan => true,
+        Row::Completed => matches!(plan.effect, Some(Effect::SendGo { .. })),
+        _ => false,
+    };
+    if is_inside_downtime { SWITCH_PATIENCE_MS } else { 0 }
+}
+
 fn is_after_migration(qemu: &Qemu) -> bool {
     matches!(qemu, Qemu::Answers(state) if state.run == RunStatusWord::PostMigrate)
 }
@@ -576,7 +609,7 @@ fn touches_qemu(effect: &Effect) -> bool {
         | Effect::SetDowntimeLimit { .. }
         | Effect::SendGo { .. }
         | Effect::Timer { .. }
-        | Effect::Report(_)
+        | Effect::Report { .. }
         | Effect::Forget => false,
     }
 }

@@ -333,7 +333,12 @@ pub enum Effect {
         at_us: u64,
     },
     /// Tell the servers. Never fails: the shell keeps the latest and posts it until it is answered.
-    Report(Box<RunStatus>),
+    Report {
+        /// What to tell.
+        status: Box<RunStatus>,
+        /// Begin to post it no later than this; what is told in the meantime replaces it.
+        within_ms: u64,
+    },
     /// The incarnation is closed, its report was named by no document for a while, and nothing of it is left: the core
     /// can be dropped, its directory deleted.
     Forget,

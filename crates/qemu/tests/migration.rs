@@ -26,6 +26,8 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 const VM: Uuid = Uuid::from_u128(0x0190_b2a4_0000_7000_8000_0000_0000_0001);
+/// As an agent begins with.
+const DOWNTIME_LIMIT_MS: u64 = 20;
 
 /// A VM's QEMU on its source and on its target.
 struct Pair {
@@ -48,7 +50,7 @@ async fn prepare(vm: &Vm, side: Side, objects: Vec<Value>, tls: Option<&TlsParam
     }
     let capabilities = capabilities(side);
     vm.qmp.migrate_set_capabilities(capabilities).await.unwrap();
-    let parameters = parameters(tls);
+    let parameters = parameters(tls, DOWNTIME_LIMIT_MS);
     vm.qmp.migrate_set_parameters(parameters).await.unwrap();
 }
 

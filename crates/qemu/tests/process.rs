@@ -63,6 +63,22 @@ async fn a_restarted_agent_finds_its_qemu_by_lock_record_and_uuid() {
 }
 
 #[tokio::test]
+async fn a_guests_processors_give_way_and_the_rest_of_its_qemu_does_not() {
+    let (_root, directory, guard) = left_behind().await;
+    let (qmp, _events) = Qmp::connect(&directory.join(QMP_SOCKET), DEADLINE).await.unwrap();
+    let vcpus = qmp.vcpu_threads().await.unwrap();
+    let niceness = |thread: i32| {
+        let thread = rustix::process::Pid::from_raw(thread);
+        rustix::process::getpriority_process(thread).unwrap()
+    };
+    let usual = niceness(guard.0.id().pid);
+    spawn::yield_to_others(&vcpus).unwrap();
+    assert_eq!(vcpus.len(), 1);
+    assert!(niceness(vcpus[0]) > usual);
+    assert_eq!(niceness(guard.0.id().pid), usual);
+}
+
+#[tokio::test]
 async fn without_a_record_the_listener_of_its_socket_is_believed() {
     let (_root, directory, guard) = left_behind().await;
     std::fs::remove_file(directory.join(RECORD_FILE)).unwrap();

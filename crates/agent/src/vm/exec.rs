@@ -151,7 +151,7 @@ impl Vm {
             Effect::SendGo { to, host, peer, .. } => return self.send_go(to, host, &peer).await,
             Effect::Forget => self.forget().await?,
             // These three are the task's own.
-            Effect::Look | Effect::Timer { .. } | Effect::Report(_) => {}
+            Effect::Look | Effect::Timer { .. } | Effect::Report { .. } => {}
         }
         Ok(Outcome::Ok)
     }

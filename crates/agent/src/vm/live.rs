@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use driver::types::QemuState;
 use qemu::command_line::{AGENT_SOCKET, CONSOLE_SOCKET, QMP_SECOND_SOCKET};
 use qemu::qmp::{Events, Hint, Qmp, QmpError};
-use qemu::spawn::QemuProcess;
+use qemu::spawn::{self, QemuProcess};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
@@ -91,6 +91,7 @@ impl Live {
     /// Listens to a QEMU whose first monitor is connected.
     pub async fn attach(process: QemuProcess, qmp: Qmp, events: Events, to: Listeners) -> io::Result<Self> {
         let launch = Launch::read(&to.directory)?;
+        prefer_host_work(&qmp).await;
         let process = Arc::new(process);
         let stopped_at = Arc::default();
         let (shutdowns, asked) = mpsc::channel(1);
@@ -154,6 +155,19 @@ impl Live {
     /// Has the guest's agent ask for a shutdown; a request that waits already is enough.
     pub fn ask_shutdown(&self) {
         let _ = self.shutdowns.try_send(());
+    }
+}
+
+/// Agents, and the threads of QEMU that move a guest's memory, come before what guests compute: the work of a host has
+/// an end, and while it lasts somebody may stand still.
+async fn prefer_host_work(qmp: &Qmp) {
+    match qmp.vcpu_threads().await {
+        Ok(threads) => {
+            if let Err(error) = spawn::yield_to_others(&threads) {
+                tracing::warn!(%error, "the guest's processors keep the priority of the host's own work");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "QEMU does not name its guest's threads"),
     }
 }
 

@@ -11,12 +11,11 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use api::agent::GoRequest;
+use driver::passes::LIMITS_MS;
 use driver::types::{Failure, Outcome};
 use model::document::{MigrateTo, Order, Target};
 use model::{HostId, Incarnation, Reason};
-use qemu::migration_settings::{
-    DOWNTIME_LIMITS_MS, Side, capabilities, downtime_limit_parameter, parameters,
-};
+use qemu::migration_settings::{Side, capabilities, downtime_limit_parameter, parameters};
 use qemu::migration_tls::{self as tls, OBJECT_IDS, TlsParameters};
 use qemu::qmp::Qmp;
 use qemu::qmp::migration::{MigrationChannel, MigrationStatus};
@@ -109,7 +108,7 @@ impl Vm {
             &tls::source_parameters(&pki::host_dns_name(order.host)),
         )
         .await?;
-        live.note_downtime_limit(u64::from(DOWNTIME_LIMITS_MS[0]));
+        live.note_downtime_limit(LIMITS_MS[0]);
         live.qmp.migrate(&channel).await.map_err(qmp_failure)
     }
 
@@ -144,7 +143,7 @@ impl Vm {
 
     pub(super) async fn set_downtime_limit(&self, ms: u64) -> Result<(), Failure> {
         let live = self.live().await?;
-        let limit = downtime_limit_parameter(u32::try_from(ms).unwrap_or(u32::MAX));
+        let limit = downtime_limit_parameter(ms);
         live.qmp
             .migrate_set_parameters(limit)
             .await
@@ -186,7 +185,7 @@ async fn prepare(qmp: &Qmp, objects: Vec<Value>, side: Side, tls: &TlsParameters
     qmp.migrate_set_capabilities(capabilities(side))
         .await
         .map_err(qmp_failure)?;
-    qmp.migrate_set_parameters(parameters(Some(tls)))
+    qmp.migrate_set_parameters(parameters(Some(tls), LIMITS_MS[0]))
         .await
         .map_err(qmp_failure)
 }

@@ -7,6 +7,7 @@
 //! **Start here:** [`run`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use driver::Core;
 use driver::types::{Effect, EffectId, Identity, Input, Lease, Marks};
@@ -141,9 +142,10 @@ impl Task {
             tracing::debug!(vm = %self.vm.id.vm, incarnation = %self.vm.id.incarnation, ?id, ?effect, "effect");
             match effect {
                 Effect::Timer { at_us } => self.timer = Some(host.clock.instant(at_us)),
-                Effect::Report(run) => {
-                    self.status.send_replace(Some((*run).clone()));
-                    host.board.set_run(self.vm.id.vm, *run);
+                Effect::Report { status, within_ms } => {
+                    self.status.send_replace(Some((*status).clone()));
+                    let within = Duration::from_millis(within_ms);
+                    host.board.set_run(self.vm.id.vm, *status, within);
                 }
                 effect => {
                     self.forgetting = matches!(effect, Effect::Forget).then_some(id);

@@ -102,7 +102,7 @@ pub(super) fn name(effect: &Effect) -> &'static str {
         Effect::SendGo { .. } => "send-go",
         Effect::Look => "look",
         Effect::Timer { .. } => "timer",
-        Effect::Report(_) => "report",
+        Effect::Report { .. } => "report",
         Effect::Forget => "forget",
     }
 }

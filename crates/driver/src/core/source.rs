@@ -9,6 +9,9 @@ use crate::types::{Effect, Mark, Now, QemuState, RunStatusWord};
 /// How long a transfer goes without a look at its progress.
 const PROGRESS_MS: u64 = 200;
 
+/// How long the sending of the devices goes without a look. Its end is an event; a look costs QEMU time just then.
+pub(super) const DEVICE_MS: u64 = 50;
+
 impl Core {
     /// Everything is there for the transfer: mark it sent, start it.
     pub(super) fn plan_start(&self, state: &QemuState) -> Plan {

@@ -224,12 +224,12 @@ fn closed() -> Marks {
     }
 }
 
-/// A core that has looked once and is about to act.
-fn core(given: &Given) -> (Core, Effects) {
+/// A core that was told all and has not seen QEMU yet.
+fn core_that_looks(given: &Given) -> Core {
     let id = identity(given.order.as_ref());
     let mut core = Core::new(id, given.marks.clone());
     let boxed = given.order.clone().map(|order| document(id.incarnation, order));
-    let mut out = core.step(
+    let out = core.step(
         now(),
         Input::Desired {
             revision: 7,
@@ -244,8 +244,14 @@ fn core(given: &Given) -> (Core, Effects) {
     if given.go {
         core.step(now(), Input::Go { from: N, to: M });
     }
+    core
+}
+
+/// A core that has looked once and is about to act.
+fn core(given: &Given) -> (Core, Effects) {
+    let mut core = core_that_looks(given);
     loop {
-        out = core.step(now(), Input::Observed(given.qemu.clone()));
+        let out = core.step(now(), Input::Observed(given.qemu.clone()));
         if !out.iter().any(|(_, effect)| *effect == Effect::Look) {
             return (core, out);
         }
@@ -256,7 +262,7 @@ fn core(given: &Given) -> (Core, Effects) {
 fn commands(core: &mut Core, given: &Given, mut out: Effects) -> Vec<Effect> {
     let mut commands = Vec::new();
     loop {
-        let is_note = |effect: &Effect| matches!(effect, Effect::Report(_) | Effect::Timer { .. });
+        let is_note = |effect: &Effect| matches!(effect, Effect::Report { .. } | Effect::Timer { .. });
         let Some((id, effect)) = out.into_iter().find(|(_, effect)| !is_note(effect)) else {
             return commands;
         };
@@ -419,7 +425,7 @@ fn an_unreadable_document_changes_nothing() {
     core.step(now(), Input::Unreadable(reason.clone()));
     let out = core.step(now(), Input::Observed(running()));
     assert_eq!(table::row(&core.situation(&running())), Row::Unreadable);
-    let [(_, Effect::Report(status))] = &out[..] else {
+    let [(_, Effect::Report { status, .. })] = &out[..] else {
         panic!("{out:?}")
     };
     assert_eq!((status.state, &status.reason), (RunState::Running, &Some(reason)));
@@ -655,7 +661,7 @@ fn go_is_sent_before_completed_is_reported() {
     };
     let (_, out) = core(&given);
     assert!(
-        matches!(out[..], [(_, Effect::SendGo { .. }), (_, Effect::Report(_))]),
+        matches!(out[..], [(_, Effect::SendGo { .. }), (_, Effect::Report { .. })]),
         "{out:?}"
     );
 }
@@ -726,4 +732,70 @@ fn a_mark_in_doubt_is_written_before_anything_else_is_done() {
     core.step(later, Input::LookAgain);
     let out = core.step(later, Input::Observed(pre_switchover()));
     assert_eq!(out[0].1, FORBID);
+}
+
+/// A guest stands still at each of these; an event that came during the look must not cost it another one.
+#[test]
+fn what_a_guest_waits_for_is_done_on_what_was_just_seen() {
+    let after_event_in_look = |given: &Given| {
+        let mut core = core_that_looks(given);
+        core.step(now(), Input::LookAgain);
+        let out = core.step(now(), Input::Observed(given.qemu.clone()));
+        out.into_iter().map(|(_, effect)| effect).next().unwrap()
+    };
+    let expected = Effect::MigrateContinue { to: M };
+    assert_eq!(after_event_in_look(&granted_at(pre_switchover())), expected);
+    assert_eq!(after_event_in_look(&called(loaded())), mark(Mark::Ran));
+    // What no guest waits for is looked at again.
+    assert_eq!(after_event_in_look(&granted_at(pre_copy())), Effect::Look);
+}
+
+#[test]
+fn reports_make_no_work_inside_the_downtime() {
+    let reported_within = |given: &Given| {
+        let (_, out) = core(given);
+        let report = out.iter().find_map(|(_, effect)| match effect {
+            Effect::Report { within_ms, .. } => Some(*within_ms),
+            _ => None,
+        });
+        report.unwrap()
+    };
+    for given in [
+        granted_at(pre_switchover()),
+        granted_at(completed()),
+        called(loaded()),
+    ] {
+        assert_eq!(reported_within(&given), SWITCH_PATIENCE_MS);
+    }
+    assert_eq!(reported_within(&granted_at(pre_copy())), 0);
+    // Servers wait for this one: it commits.
+    let marks = Marks {
+        ran: true,
+        ..launched()
+    };
+    let running = Given {
+        marks,
+        ..called(incoming(RunStatusWord::Running, MigrationWord::Completed))
+    };
+    assert_eq!(reported_within(&running), 0);
+}
+
+fn granted_at(qemu: Qemu) -> Given {
+    Given {
+        order: granted(),
+        qemu,
+        marks: sent(),
+        lease: FRESH,
+        go: false,
+    }
+}
+
+fn called(qemu: Qemu) -> Given {
+    Given {
+        order: target(TargetState::Granted),
+        qemu,
+        marks: launched(),
+        lease: FRESH,
+        go: true,
+    }
 }

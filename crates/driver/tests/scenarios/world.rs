@@ -328,7 +328,7 @@ impl World {
         let effects = core.step(now, input);
         for (id, effect) in effects {
             match effect {
-                Effect::Report(status) => self.take_report(at, *status),
+                Effect::Report { status, .. } => self.take_report(at, *status),
                 Effect::Timer { at_us } => self.hosts[at].timer_us = Some(at_us),
                 Effect::Forget => {
                     self.hosts[at].core = None;

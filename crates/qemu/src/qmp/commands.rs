@@ -128,6 +128,17 @@ impl Qmp {
         Ok(answer.uuid)
     }
 
+    /// The threads that execute the guest's processors, by their numbers in this process's namespace.
+    pub async fn vcpu_threads(&self) -> Result<Vec<i32>, QmpError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        struct Vcpu {
+            thread_id: i32,
+        }
+        let vcpus: Vec<Vcpu> = self.query("query-cpus-fast").await?;
+        Ok(vcpus.into_iter().map(|vcpu| vcpu.thread_id).collect())
+    }
+
     /// The devices with a disk.
     pub async fn query_block(&self) -> Result<Vec<BlockDevice>, QmpError> {
         self.query("query-block").await

@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 pub use log::{LOG_BYTES_MAX, LOG_FILE, log_tail, trim_log};
-pub use process::{Exit, KillError, ProcessId, QemuProcess};
+pub use process::{Exit, KillError, ProcessId, QemuProcess, yield_to_others};
 
 use crate::command_line::QMP_SOCKET;
 use crate::qmp::{Events, Qmp, QmpError};

@@ -16,6 +16,9 @@ use tokio::io::unix::AsyncFd;
 
 use super::RECORD_FILE;
 
+/// By how much guests' processors are nicer: they get a third of the weight of what is not.
+const GUEST_NICE: i32 = 5;
+const LAST_NICE: i32 = 19;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// What tells a process from all others, before and after it, on this machine.
@@ -157,6 +160,17 @@ impl QemuProcess {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Makes threads give way to what runs with this process's niceness. Needs no privileges.
+pub fn yield_to_others(threads: &[i32]) -> io::Result<()> {
+    let nice = rustix::process::getpriority_process(None)? + GUEST_NICE;
+    let threads = threads.iter().filter_map(|thread| Pid::from_raw(*thread));
+    for thread in threads {
+        // For the kernel a thread is what this names, whatever the call's name says.
+        rustix::process::setpriority_process(Some(thread), nice.min(LAST_NICE))?;
+    }
+    Ok(())
 }
 
 #[expect(unsafe_code, reason = "tokio has no safe way to watch a descriptor")]

@@ -1,0 +1,214 @@
+//! Live migrations: the same guest moved by Sterna and by a bare script, in turn.
+//!
+//! **Owns:** which guests are moved, in which order, and what of it becomes a row.
+//!
+//! **Does not know:** how either side moves one.
+//!
+//! **Start here:** [`measure`].
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use qemu::command_line::{LaunchSpec, Start};
+use testkit::console::Console;
+use testkit::world::{World, guest_image};
+
+use crate::bare::{self, Credentials, Machine, Recipe, Took};
+use crate::row;
+use crate::stats::Series;
+use crate::sterna;
+
+/// Prints once a second for how long it did not wake.
+const COUNTER: &str = "probe tick > /dev/console 2>&1 &";
+/// Of the counter's reports after a move the first may have been cut in two by it.
+const REPORTS: usize = 2;
+const REPORT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A kind of guest.
+#[derive(Clone, Copy)]
+pub(crate) struct Guest {
+    memory_mib: u32,
+    counts: bool,
+}
+
+impl Guest {
+    /// Does nothing.
+    pub(crate) fn idle(memory_mib: u32) -> Self {
+        Self {
+            memory_mib,
+            counts: false,
+        }
+    }
+
+    /// Wakes every millisecond and tells the largest gap.
+    pub(crate) fn counting(memory_mib: u32) -> Self {
+        Self {
+            memory_mib,
+            counts: true,
+        }
+    }
+
+    fn label(self) -> String {
+        let does = if self.counts {
+            "with a 1 ms counter"
+        } else {
+            "idle"
+        };
+        format!("{} MiB {does}", self.memory_mib)
+    }
+
+    fn script(self) -> &'static str {
+        if self.counts { COUNTER } else { "" }
+    }
+
+    /// The scripts that it is moved by, besides Sterna.
+    fn recipes(self) -> &'static [Recipe] {
+        if self.counts {
+            &[Recipe::Same]
+        } else {
+            &[Recipe::Same, Recipe::Plain, Recipe::Defaults]
+        }
+    }
+}
+
+/// What one way of moving took, run by run.
+#[derive(Default)]
+struct Moves {
+    total: Series,
+    stopped: Series,
+    gap: Series,
+}
+
+impl Moves {
+    fn push(&mut self, took: &Took) {
+        self.total.push(took.total_ms);
+        self.stopped.push(took.stopped_ms);
+        if let Some(gap_ms) = took.gap_ms {
+            self.gap.push(gap_ms);
+        }
+    }
+}
+
+/// Everything about moving one kind of guest.
+pub(crate) async fn measure(
+    world: &World,
+    root: &Path,
+    guest: Guest,
+    runs: usize,
+    credentials: &Credentials,
+) -> anyhow::Result<()> {
+    let name = if guest.counts { "counting" } else { "idle" };
+    let name = format!("{name}-{}", guest.memory_mib);
+    let spec = sterna::plain("h1", guest.memory_mib.into(), guest.script());
+    sterna::create(world, &name, spec).await?;
+    let mut bare = BareGuest::boot(root, &name, guest, credentials).await?;
+    let mut ours = Moves::default();
+    let recipes = guest.recipes();
+    let mut theirs: Vec<Moves> = recipes.iter().map(|_| Moves::default()).collect();
+    for run in 0..=runs {
+        let to = if run.is_multiple_of(2) { "h2" } else { "h1" };
+        let moved = sterna::migrate(world, &name, to, guest.counts).await?;
+        // The first run warms caches.
+        if run > 0 {
+            ours.push(&moved);
+        }
+        for (recipe, moves) in recipes.iter().zip(&mut theirs) {
+            let moved = bare.migrate(*recipe).await?;
+            if run > 0 {
+                moves.push(&moved);
+            }
+        }
+    }
+    world.delete_vm(&name).await?;
+    for (recipe, moves) in recipes.iter().zip(&theirs) {
+        print(guest, recipe.label(), &ours, moves);
+    }
+    Ok(())
+}
+
+fn print(guest: Guest, how: &str, ours: &Moves, theirs: &Moves) {
+    let label = guest.label();
+    row(
+        &format!("{label}, request to Done ({how})"),
+        &ours.total,
+        &theirs.total,
+    );
+    row(
+        &format!("{label}, STOP to running ({how})"),
+        &ours.stopped,
+        &theirs.stopped,
+    );
+    if guest.counts {
+        row(
+            &format!("{label}, the largest gap it saw ({how})"),
+            &ours.gap,
+            &theirs.gap,
+        );
+    }
+}
+
+/// The largest gap of which the counter tells next.
+pub(crate) async fn largest_gap(console: &mut Console) -> anyhow::Result<f64> {
+    let mut largest_ms = 0.0_f64;
+    for _ in 0..REPORTS {
+        let told = console.until("the counter's report", REPORT_PATIENCE, |line| {
+            let text = line.split(' ').find_map(|word| word.strip_prefix("gap_ms="))?;
+            text.parse::<f64>().ok()
+        });
+        largest_ms = largest_ms.max(told.await?);
+    }
+    Ok(largest_ms)
+}
+
+/// A bare guest that moves from QEMU to QEMU.
+struct BareGuest<'a> {
+    root: &'a Path,
+    name: &'a str,
+    credentials: &'a Credentials,
+    machine: Option<Machine>,
+    target: LaunchSpec,
+    counts: bool,
+    moves: u32,
+}
+
+impl<'a> BareGuest<'a> {
+    async fn boot(
+        root: &'a Path,
+        name: &'a str,
+        guest: Guest,
+        credentials: &'a Credentials,
+    ) -> anyhow::Result<Self> {
+        let disk = bare::overlay(root, name, &guest_image()?)?;
+        let spec = bare::spec(&disk, guest.memory_mib, Start::Boot);
+        let machine = Machine::start(root, &format!("{name}-0"), &spec).await?;
+        machine.run().await?;
+        machine.ready().await?;
+        if guest.counts {
+            machine.execute(COUNTER).await?;
+        }
+        let target = bare::spec(&disk, guest.memory_mib, Start::Incoming);
+        Ok(Self {
+            root,
+            name,
+            credentials,
+            machine: Some(machine),
+            target,
+            counts: guest.counts,
+            moves: 0,
+        })
+    }
+
+    async fn migrate(&mut self, recipe: Recipe) -> anyhow::Result<Took> {
+        self.moves += 1;
+        let name = format!("{}-{}", self.name, self.moves);
+        let source = self.machine.take().context("an earlier move failed")?;
+        let (machine, mut took) =
+            bare::migrate(self.root, &name, source, &self.target, recipe, self.credentials).await?;
+        if self.counts {
+            took.gap_ms = Some(largest_gap(&mut machine.console()).await?);
+        }
+        self.machine = Some(machine);
+        Ok(took)
+    }
+}
