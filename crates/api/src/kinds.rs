@@ -123,6 +123,9 @@ pub struct VmStatus {
     pub placement: Option<Placement>,
     /// How long each step of its start took, in milliseconds.
     pub steps_ms: BTreeMap<String, u64>,
+    /// The parts of its spec that the running or saved guest does not have yet: they hold from the next start on. What
+    /// is not named here holds now; what the guest is told (`guest`) is read at each start.
+    pub at_next_start: Vec<String>,
     /// What leads on from here.
     pub next_commands: Vec<String>,
 }

@@ -296,6 +296,10 @@ fn closed_phase(facts: Facts<'_>) -> Phase {
     if asked_again && wants_run {
         return Pending;
     }
+    // What was saved or went wrong is given up.
+    if asked_again && facts.spec.power == Power::Off {
+        return Off;
+    }
     match facts
         .intent
         .and_then(|intent| intent.ended.as_ref())

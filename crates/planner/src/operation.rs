@@ -292,14 +292,14 @@ fn closed_end(action: Action, is_answered: bool, intent: Option<&VmIntent>) -> O
         (Action::Reboot, _) => Some(failed(reason)),
         (Action::Start | Action::Prepare, _) if !is_answered => None,
         // It is placed anew, or waits for it.
-        (Action::Start | Action::Prepare, Some(Outcome::Fenced)) | (_, None) => None,
+        (Action::Start | Action::Prepare, None | Some(Outcome::Fenced)) => None,
         (Action::Start | Action::Prepare, Some(Outcome::Failed)) => Some(failed(reason)),
         // It started, and has ended since as it was to.
         (Action::Start | Action::Prepare, Some(_)) => Some(done(reason)),
         (Action::Suspend, Some(Outcome::Suspended)) | (Action::Stop, Some(Outcome::Stopped)) => {
             Some(done(None))
         }
-        (Action::Suspend | Action::Stop, Some(_)) => Some(failed(reason)),
+        (Action::Suspend | Action::Stop, _) => Some(failed(reason)),
     }
 }
 

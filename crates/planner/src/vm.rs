@@ -305,12 +305,7 @@ impl Step<'_> {
         intent.open = Some(Open {
             incarnation,
             granted_at: self.now,
-            goal: match spec.power {
-                Power::Prepared => Goal::Prepare,
-                power => Goal::Run {
-                    paused: power == Power::Paused,
-                },
-            },
+            goal: first_goal(spec.power),
             start: intent.saved.take().map_or(Start::Disk, Start::Saved),
             memory_mib,
             vcpus,
@@ -426,6 +421,16 @@ fn unused_state(open: &Open, run: Option<&RunStatus>) -> Option<SavedState> {
     match &open.start {
         Start::Saved(saved) if run.is_some_and(|run| !run.ran) => Some(saved.clone()),
         _ => None,
+    }
+}
+
+/// What a host shall do with a new incarnation.
+fn first_goal(power: Power) -> Goal {
+    match power {
+        Power::Prepared => Goal::Prepare,
+        power => Goal::Run {
+            paused: power == Power::Paused,
+        },
     }
 }
 

@@ -489,3 +489,11 @@ fn a_stopped_vm_is_given_up_or_deleted_without_a_host_of_its_own() {
     world.report("h1", vm, Incarnation(1), |run| run.state = RunState::Removed);
     assert_eq!(told(&world), ["web-delete-2 Done"]);
 }
+
+#[test]
+fn what_cannot_be_saved_is_said_to_have_failed() {
+    let mut world = World::new(0);
+    let vm = world.vm("web", Power::Running);
+    world.ask(vm, Power::Suspended);
+    assert_eq!(told(&world)[1], "web-suspend-2 Failed ended-otherwise");
+}

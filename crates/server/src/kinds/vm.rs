@@ -8,7 +8,7 @@ use model::lifecycle::{self, Phase};
 use model::limits::{NICS_MAX, check_range};
 use model::network::{AddressHolder, NetworkSpec};
 use model::template::TemplateSpec;
-use model::vm::{GuestConfig, Nic, PlacementRule, Power, RebootRequest};
+use model::vm::{GuestConfig, Nic, PlacementRule, Power, RebootRequest, VmIntent};
 use model::{DatastoreId, HostId, ImageId, Kind, NetworkId, Object, TemplateId, Timestamp, VmId, key};
 use planner::view::At;
 use planner::vm::QEMU_OVERHEAD_MIB;
@@ -84,6 +84,7 @@ impl Served for Vm {
                 }),
             steps_ms: run.map(|run| run.steps_ms.clone()).unwrap_or_default(),
             next_commands: next_commands(phase, name, host.as_deref(), migration.as_deref()),
+            at_next_start: at_next_start(facts.spec, intent),
             operation: planner::operation::under_way(view, VmId(id)).map(|meta| meta.name.clone()),
             host,
             migration,
@@ -217,6 +218,22 @@ impl Served for Vm {
             plan,
         ))
     }
+}
+
+/// The sizes that were changed after the guest got its own. A saved guest keeps them.
+fn at_next_start(spec: &model::vm::VmSpec, intent: Option<&VmIntent>) -> Vec<String> {
+    let open = intent.and_then(|intent| intent.open.as_ref());
+    let saved = intent.and_then(|intent| intent.saved.as_ref());
+    let present = open.map(|open| (open.memory_mib, open.vcpus));
+    let Some((memory_mib, vcpus)) = present.or(saved.map(|saved| (saved.memory_mib, saved.vcpus))) else {
+        return Vec::new();
+    };
+    let parts = [
+        ("memory_mib", spec.memory_mib != memory_mib),
+        ("vcpus", spec.vcpus != vcpus),
+    ];
+    let later = parts.into_iter().filter(|(_, differs)| *differs);
+    later.map(|(part, _)| part.to_owned()).collect()
 }
 
 /// Whole commands that lead on from a phase.

@@ -358,6 +358,10 @@ async fn long_actions_leave_records_and_a_reboot_is_one() {
     assert_eq!(reboot["status"]["reason"]["code"], "reset");
     let is_idle = |vm: &serde_json::Value| vm["status"]["operation"].is_null();
     world.until("/v1/vms/web", is_idle).await;
+    // A running guest keeps its size, and the answer says so.
+    let larger = json!({ "spec": { "memory_mib": 128 }, "labels": { "tier": "web" } });
+    let changed = world.patch("/v1/vms/web", &larger).await.ok(200);
+    assert_eq!(changed["status"]["at_next_start"], json!(["memory_mib"]));
     // A request that is only tried leaves nothing.
     world
         .post("/v1/vms/web/actions/shutdown?dry_run=true", &json!({}))
