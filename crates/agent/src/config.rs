@@ -151,6 +151,11 @@ pub fn volume_dir(datastore: &Path, vm: VmId) -> PathBuf {
     datastore.join("volumes").join(vm.to_string())
 }
 
+/// The memory that an incarnation saved into a datastore, beside its disks.
+pub fn saved_state(datastore: &Path, vm: VmId, incarnation: Incarnation) -> PathBuf {
+    volume_dir(datastore, vm).join(format!("saved-{incarnation}.state"))
+}
+
 /// The images of a datastore.
 pub fn image_dir(datastore: &Path) -> PathBuf {
     datastore.join("images")

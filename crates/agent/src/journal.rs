@@ -151,10 +151,15 @@ fn apply_mark(marks: &mut Marks, mark: Mark) {
     match mark {
         Mark::Launched => marks.launched = true,
         Mark::Ran => marks.ran = true,
-        Mark::Closed { reason, saved_bytes } => {
+        Mark::Closed {
+            reason,
+            saved_bytes,
+            saved_in,
+        } => {
             marks.closed = true;
             marks.reason = reason;
             marks.saved_bytes = saved_bytes;
+            marks.saved_in = saved_in;
         }
         Mark::Sent { to } => {
             marks.sent.insert(to);
@@ -164,6 +169,7 @@ fn apply_mark(marks: &mut Marks, mark: Mark) {
         }
         Mark::UsedSaved => marks.used_saved = true,
         Mark::Removed => marks.removed = true,
+        Mark::Rebooted(rebooted) => marks.rebooted = Some(rebooted),
     }
 }
 

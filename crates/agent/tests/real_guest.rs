@@ -104,6 +104,7 @@ async fn a_guest_outlives_its_agent() {
     let begin = Instant::now();
     let start = StartFrom::Saved {
         incarnation: Incarnation(1),
+        saved_in: model::vm::SavedIn::Host,
     };
     side.order(vm, Some(document(2, run(start), &machine)));
     side.wait(vm, 2, "resumed", |run| {

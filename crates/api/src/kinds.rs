@@ -115,12 +115,17 @@ pub struct VmStatus {
     pub ready: bool,
     /// The migration under way.
     pub migration: Option<String>,
+    /// The operation under way: the long action that was asked for last.
+    pub operation: Option<String>,
     /// What is wrong; `null` if nothing is.
     pub reason: Option<Reason>,
     /// How its host was chosen.
     pub placement: Option<Placement>,
     /// How long each step of its start took, in milliseconds.
     pub steps_ms: BTreeMap<String, u64>,
+    /// The parts of its spec that the running or saved guest does not have yet: they hold from the next start on. What
+    /// is not named here holds now; what the guest is told (`guest`) is read at each start.
+    pub at_next_start: Vec<String>,
     /// What leads on from here.
     pub next_commands: Vec<String>,
 }
@@ -505,7 +510,7 @@ pub struct OperationSpec {
     pub action: Action,
     /// The kind of the object concerned.
     pub object_kind: Kind,
-    /// The id of the object concerned.
+    /// The name of the object concerned.
     pub object: String,
 }
 
@@ -514,13 +519,13 @@ pub struct OperationSpec {
 pub struct OperationStatus {
     /// How far.
     pub phase: OperationPhase,
-    /// Which try this is.
+    /// Which try this is: one more than the tries in a row before it that failed.
     pub attempt: u32,
     /// When patience ends.
     pub deadline: Option<Timestamp>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
-    /// Why it failed.
+    /// Why it failed, or what else there is to say of its end.
     pub reason: Option<Reason>,
 }
 
@@ -528,7 +533,8 @@ impl Resource for Operation {
     const KIND: Kind = Kind::Operation;
     const CREATES: bool = false;
     const CHANGES: bool = false;
-    const COLUMNS: &'static [&'static str] = &["ACTION", "OBJECT", "PHASE", "ATTEMPT"];
+    const COLUMNS: &'static [&'static str] =
+        &["ACTION", "OBJECT", "PHASE", "ATTEMPT", "AGE", "TOOK", "REASON"];
     type Spec = OperationSpec;
     type Status = OperationStatus;
 
@@ -538,8 +544,22 @@ impl Resource for Operation {
             format!("{} {}", operation.spec.object_kind, operation.spec.object),
             format!("{:?}", operation.status.phase),
             operation.status.attempt.to_string(),
+            operation.created_at.to_string(),
+            took(operation).unwrap_or_default(),
+            operation
+                .status
+                .reason
+                .as_ref()
+                .map(|reason| reason.code.clone())
+                .unwrap_or_default(),
         ]
     }
+}
+
+/// From the request to the end.
+fn took(operation: &Object<OperationSpec, OperationStatus>) -> Option<String> {
+    let took = operation.status.ended_at?.duration_since(operation.created_at);
+    Some(format!("{:.1} s", took.as_secs_f64()))
 }
 
 /// What happened to an object.
@@ -587,7 +607,7 @@ impl Resource for Event {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ActionBody {
-    /// Whether a shutdown pulls the plug at once.
+    /// Whether a shutdown pulls the plug at once, and a reboot resets without asking the guest.
     pub force: bool,
 }
 

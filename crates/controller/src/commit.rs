@@ -69,7 +69,7 @@ fn complete(writer: Writer<'_>, plan: &mut Plan, before: &BTreeMap<String, Befor
         now: writer.env.now(),
         next_id: &mut next_id,
     };
-    admission::admit(plan, before, &mut stamp);
+    admission::admit(plan, &writer.cache.view(), before, &mut stamp);
 }
 
 /// Reads what the admission has to see: all parts of the objects written, and every other key that is written.

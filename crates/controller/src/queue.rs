@@ -9,7 +9,7 @@ use uuid::Uuid;
 /// Something that the planner has a next step for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Item {
-    /// A VM.
+    /// A VM, or what is left of one.
     Vm(VmId),
     /// A migration.
     Migration(MigrationId),
@@ -29,8 +29,8 @@ impl Queue {
     /// Everything, as after a start.
     pub fn of(view: &View) -> Self {
         let mut queue = Self::default();
-        for id in view.vms.keys() {
-            queue.push(Item::Vm(*id));
+        for id in view.vms_and_former() {
+            queue.push(Item::Vm(id));
         }
         for (id, _) in view.all_active_migrations() {
             queue.push(Item::Migration(id));

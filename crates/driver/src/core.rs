@@ -23,6 +23,7 @@
 
 mod memory;
 mod pace;
+mod reboot;
 mod run;
 mod source;
 mod status;
@@ -35,6 +36,7 @@ use std::collections::BTreeSet;
 
 use model::document::{MigrateTo, Order, Target, VmDocument};
 use model::report::RunStatus;
+use model::vm::SavedIn;
 use model::{Incarnation, Reason};
 
 use crate::column::Column;
@@ -309,10 +311,15 @@ impl Core {
         match mark {
             Mark::Launched => self.marks.launched = true,
             Mark::Ran => self.marks.ran = true,
-            Mark::Closed { reason, saved_bytes } => {
+            Mark::Closed {
+                reason,
+                saved_bytes,
+                saved_in,
+            } => {
                 self.marks.closed = true;
                 self.marks.reason.clone_from(reason);
                 self.marks.saved_bytes = *saved_bytes;
+                self.marks.saved_in = *saved_in;
             }
             Mark::Sent { to } => {
                 self.marks.sent.insert(*to);
@@ -324,6 +331,7 @@ impl Core {
             }
             Mark::UsedSaved => self.marks.used_saved = true,
             Mark::Removed => self.marks.removed = true,
+            Mark::Rebooted(rebooted) => self.marks.rebooted = Some(*rebooted),
         }
     }
 
@@ -515,7 +523,7 @@ impl Core {
         match row {
             Row::Ended => run::end(state),
             Row::Booting => self.plan_booting(state),
-            Row::Keep => self.keep(state),
+            Row::Keep => self.plan_reboot(now, state).unwrap_or_else(|| self.keep(state)),
             Row::Paused => self.plan_paused(now, state),
             Row::RunUnderWay | Row::Stray | Row::CancelAgain => Plan::act(Effect::MigrateCancel),
             Row::RunDevice | Row::Device => Plan::wait_ms(source::DEVICE_MS),
@@ -533,6 +541,7 @@ impl Core {
             Row::Revoked => Plan::mark(Mark::Closed {
                 reason: None,
                 saved_bytes: None,
+                saved_in: SavedIn::Host,
             }),
             Row::Loaded => Plan::wait_ms(target::AWAIT_MS),
             _ => Plan::wait_ms(STEADY_MS),
@@ -593,8 +602,10 @@ fn touches_qemu(effect: &Effect) -> bool {
         | Effect::LoadSaved { .. }
         | Effect::Continue
         | Effect::Pause
-        | Effect::Save
+        | Effect::Save { .. }
         | Effect::AskShutdown
+        | Effect::AskReboot
+        | Effect::Reset
         | Effect::Kill
         | Effect::Migrate { .. }
         | Effect::MigrateContinue { .. }
@@ -606,6 +617,7 @@ fn touches_qemu(effect: &Effect) -> bool {
         | Effect::Announce
         | Effect::Release
         | Effect::RemoveVolumes
+        | Effect::RemoveSaved { .. }
         | Effect::SetDowntimeLimit { .. }
         | Effect::SendGo { .. }
         | Effect::Timer { .. }

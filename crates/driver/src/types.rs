@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use model::document::VmDocument;
 use model::migration::Progress;
-use model::report::RunStatus;
+use model::report::{Rebooted, RunStatus};
+use model::vm::SavedIn;
 use model::{HostId, Incarnation, Reason, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 
@@ -49,8 +50,14 @@ pub struct Marks {
     pub used_saved: bool,
     /// Its state was saved whole when it was closed: the size of the file.
     pub saved_bytes: Option<u64>,
+    /// Where that file is.
+    #[serde(default)]
+    pub saved_in: SavedIn,
     /// Its volumes were removed.
     pub removed: bool,
+    /// The last reboot that was asked for and made.
+    #[serde(default)]
+    pub rebooted: Option<Rebooted>,
     /// Why it was closed, if not as asked.
     pub reason: Option<Reason>,
 }
@@ -69,6 +76,9 @@ pub enum Mark {
         reason: Option<Reason>,
         /// The size of the saved state, if it was saved.
         saved_bytes: Option<u64>,
+        /// Where it is.
+        #[serde(default)]
+        saved_in: SavedIn,
     },
     /// See [`Marks::sent`].
     Sent {
@@ -84,6 +94,8 @@ pub enum Mark {
     UsedSaved,
     /// See [`Marks::removed`].
     Removed,
+    /// See [`Marks::rebooted`].
+    Rebooted(Rebooted),
 }
 
 /// What QEMU says, as the protocol's column *QEMU* needs it. Events only cause a new look.
@@ -116,6 +128,8 @@ pub struct QemuState {
     pub guest: Guest,
     /// The last sign of the guest's end that QEMU kept.
     pub ended: Option<GuestEnd>,
+    /// How often the guest was reset, by itself or by us, since this agent first saw its QEMU.
+    pub resets: u64,
 }
 
 /// What is known from the guest's agent.
@@ -277,6 +291,15 @@ pub enum Effect {
     LoadSaved {
         /// The incarnation that saved it.
         incarnation: Incarnation,
+        /// Where it is.
+        saved_in: SavedIn,
+    },
+    /// Delete a saved state that was used.
+    RemoveSaved {
+        /// The incarnation that saved it.
+        incarnation: Incarnation,
+        /// Where it is.
+        saved_in: SavedIn,
     },
     /// Plug the ports into their bridges.
     OpenPorts,
@@ -288,9 +311,16 @@ pub enum Effect {
     Pause,
     /// Stop the processors and write the state to the file of this incarnation. Asked again after the agent's restart, it
     /// waits for the save that is under way, or answers the size if the file is whole.
-    Save,
+    Save {
+        /// Where to.
+        saved_in: SavedIn,
+    },
     /// Ask the guest to power off, by ACPI and by its agent. Repeated by the core.
     AskShutdown,
+    /// Ask the guest to reboot, by its agent. Repeated by the core.
+    AskReboot,
+    /// Reset the guest.
+    Reset,
     /// End the process and wait until it is gone.
     Kill,
     /// Unplug and delete the ports, delete the seed and the sockets. Volumes and saved states stay.

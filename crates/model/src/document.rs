@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::image::ImageFormat;
-use crate::vm::GuestConfig;
+use crate::vm::{GuestConfig, Reboot, SavedIn};
 use crate::{HostId, Incarnation, VmId};
 
 /// All that a host shall do.
@@ -39,6 +39,9 @@ pub struct VmDocument {
     pub order: Order,
     /// The machine to make.
     pub machine: Machine,
+    /// The guest shall be rebooted while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reboot: Option<Reboot>,
 }
 
 /// What to do with an incarnation: the column *document* of the protocol's table.
@@ -68,10 +71,13 @@ pub enum Order {
 pub enum StartFrom {
     /// Its disks.
     Disk,
-    /// The state that an earlier incarnation saved on this host.
+    /// The state that an earlier incarnation saved.
     Saved {
         /// Which one.
         incarnation: Incarnation,
+        /// Where it is.
+        #[serde(default, skip_serializing_if = "SavedIn::is_host")]
+        saved_in: SavedIn,
     },
     /// It was launched as a migration's target, so it is never started afresh.
     Never,
@@ -90,6 +96,10 @@ pub enum Stop {
     Kill,
     /// By saving its state to disk.
     Suspend,
+    /// By saving its state into the datastore.
+    Store,
+    /// By itself, when its disk is made: it is never started.
+    Prepare,
     /// By force, since it runs elsewhere now: this host's ports and files of it go, its volumes stay.
     Release,
     /// By force, with its volumes: the VM is deleted.

@@ -103,7 +103,9 @@ impl Phase {
             Self::Pending => &["explain", "hold", "delete"],
             Self::Hold => &["release", "delete"],
             Self::Prolog | Self::Boot => &["shutdown --force", "delete"],
-            Self::Running => &["shutdown", "pause", "suspend", "migrate", "delete"],
+            Self::Running => &[
+                "shutdown", "reboot", "pause", "suspend", "stop", "migrate", "delete",
+            ],
             Self::Paused => &["resume", "shutdown --force", "delete"],
             Self::Migrating => &["migration cancel", "delete"],
             Self::Suspended => &["resume", "delete"],
@@ -112,7 +114,7 @@ impl Phase {
             Self::Off => &["start", "delete"],
             Self::Epilog => &["watch"],
             Self::Done => &[],
-            Self::Failed => &["start", "explain", "delete"],
+            Self::Failed => &["retry", "start", "shutdown", "explain", "delete"],
             Self::Unknown => &["host get", "host confirm-dead"],
         }
     }
@@ -181,11 +183,11 @@ pub const TRANSITIONS: [(Phase, &[Phase]); 15] = [
             Prolog, Boot, Running, Paused, Pending, Off, Failed, Epilog, Unknown,
         ],
     ),
-    (Stopped, &[Pending, Epilog, Failed]),
+    (Stopped, &[Pending, Prolog, Off, Epilog, Failed]),
     (
         Shutdown,
         &[
-            Off, Suspended, Epilog, Done, Failed, Running, Paused, Pending, Unknown,
+            Off, Suspended, Stopped, Epilog, Done, Failed, Running, Paused, Pending, Unknown,
         ],
     ),
     (Off, &[Pending, Prolog, Hold, Epilog, Done, Failed, Unknown]),
@@ -287,12 +289,16 @@ fn closed_phase(facts: Facts<'_>) -> Phase {
     }
     let answered = facts.intent.map_or(0, |intent| intent.answered_request);
     let asked_again = facts.spec.power_request > answered;
-    let wants_run = matches!(facts.spec.power, Power::Running | Power::Paused);
+    let wants_run = facts.spec.power.needs_host();
     if facts.spec.power == Power::Hold {
         return Hold;
     }
     if asked_again && wants_run {
         return Pending;
+    }
+    // What was saved or went wrong is given up.
+    if asked_again && facts.spec.power == Power::Off {
+        return Off;
     }
     match facts
         .intent
@@ -301,6 +307,7 @@ fn closed_phase(facts: Facts<'_>) -> Phase {
     {
         Some(Outcome::Failed) => Failed,
         Some(Outcome::Suspended) => Suspended,
+        Some(Outcome::Stopped) => Stopped,
         Some(Outcome::Off) => Off,
         Some(Outcome::Fenced) => {
             if wants_run {

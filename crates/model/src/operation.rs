@@ -1,4 +1,7 @@
-//! An operation: one long action on an object, who carries it out, how far it is, and when patience ends.
+//! An operation: one long action on an object, who asked for it, how far it is, and when patience ends.
+//!
+//! The record is made in the transaction of the request that it tells of; its status is the controller's. A record without
+//! a status is under way, at its first try.
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -7,7 +10,7 @@ use uuid::Uuid;
 
 use crate::{Kind, Reason};
 
-/// What is being done. Operations are written by the controller; users only read them.
+/// What is being done. Made with the request; users only read it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationSpec {
     /// What kind of action.
@@ -16,8 +19,19 @@ pub struct OperationSpec {
     pub object_kind: Kind,
     /// The object concerned.
     pub object: Uuid,
+    /// Its name: a deletion's record outlives what it deletes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub object_name: String,
+    /// Which of the requests of its object it is, as the object's spec counts them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub request: u64,
     /// Who asked for it.
     pub owner: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The actions that take long.
@@ -26,12 +40,33 @@ pub struct OperationSpec {
 pub enum Action {
     /// Place and boot a VM, or restore its saved state.
     Start,
+    /// Place a VM and make its disk.
+    Prepare,
+    /// Reboot its guest where it is.
+    Reboot,
     /// Ask the guest to shut down, then pull the plug.
     Shutdown,
     /// Save the state and end.
     Suspend,
+    /// Save the state into the datastore and end.
+    Stop,
     /// Remove all that a VM owns.
     Delete,
+}
+
+impl Action {
+    /// The word in names and on the wire.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Prepare => "prepare",
+            Self::Reboot => "reboot",
+            Self::Shutdown => "shutdown",
+            Self::Suspend => "suspend",
+            Self::Stop => "stop",
+            Self::Delete => "delete",
+        }
+    }
 }
 
 /// How far an operation is.
@@ -39,14 +74,27 @@ pub enum Action {
 pub struct OperationStatus {
     /// How far.
     pub phase: OperationPhase,
-    /// Which try this is, from 1.
+    /// Which try this is, from 1: one more than the tries in a row before it that failed.
     pub attempt: u32,
     /// When patience ends, if it does.
     pub deadline: Option<Timestamp>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
-    /// Why it failed.
+    /// Why it failed, or what else there is to say of its end.
     pub reason: Option<Reason>,
+}
+
+impl OperationStatus {
+    /// Under way, at this try.
+    pub const fn running(attempt: u32) -> Self {
+        Self {
+            phase: OperationPhase::Running,
+            attempt,
+            deadline: None,
+            ended_at: None,
+            reason: None,
+        }
+    }
 }
 
 /// The phases of an operation.
@@ -58,4 +106,6 @@ pub enum OperationPhase {
     Done,
     /// Given up; the reason says why.
     Failed,
+    /// A newer request came before it had ended.
+    Superseded,
 }

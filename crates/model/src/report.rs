@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::host::HostStatus;
 use crate::migration::Progress;
+use crate::vm::SavedIn;
 use crate::{HostId, Incarnation, Reason, VmId};
 
 /// One report.
@@ -61,10 +62,25 @@ pub struct RunStatus {
     pub outgoing: Option<Outgoing>,
     /// The size of the saved state, once there is one.
     pub saved_bytes: Option<u64>,
+    /// Where it is.
+    #[serde(default, skip_serializing_if = "SavedIn::is_host")]
+    pub saved_in: SavedIn,
     /// What is wrong, or why it ended.
     pub reason: Option<Reason>,
     /// How long each step of the start took, in milliseconds.
     pub steps_ms: BTreeMap<String, u64>,
+    /// The last reboot that was asked for and made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebooted: Option<Rebooted>,
+}
+
+/// A reboot that was asked for, and made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rebooted {
+    /// The user's request.
+    pub request: u64,
+    /// Whether the guest was reset, since it did not reboot by itself in time.
+    pub forced: bool,
 }
 
 /// How far an incarnation is.

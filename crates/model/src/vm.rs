@@ -22,10 +22,21 @@ pub enum Power {
     Paused,
     /// Its state saved to disk on its host, which it keeps.
     Suspended,
+    /// Its state saved into its datastore, no host held.
+    Stopped,
     /// Powered off.
     Off,
+    /// Powered off and never booted: its disk is made, where it would run. Only a new VM can be asked to be.
+    Prepared,
     /// Not placed until it is released.
     Hold,
+}
+
+impl Power {
+    /// Whether a host has to be found for it.
+    pub const fn needs_host(self) -> bool {
+        matches!(self, Self::Running | Self::Paused | Self::Prepared)
+    }
 }
 
 /// What the user wants. Written by the API only.
@@ -56,6 +67,18 @@ pub struct VmSpec {
     pub force: bool,
     /// Counts the requests to change `power`, so that a VM that ended by itself starts again only when asked again.
     pub power_request: u64,
+    /// The last request to reboot the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reboot: Option<RebootRequest>,
+}
+
+/// A request to reboot a guest where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebootRequest {
+    /// Counts them, from 1.
+    pub request: u64,
+    /// Whether the guest is reset without being asked.
+    pub force: bool,
 }
 
 /// A network interface. MAC and address are calculated when the VM is created and never change.
@@ -114,6 +137,14 @@ pub struct VmIntent {
     pub ended: Option<Ended>,
     /// How the host was chosen, or why none was.
     pub placement: Option<PlacementRecord>,
+    /// The last of the user's requests to reboot that needs no further step.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub answered_reboot: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// An incarnation that was granted and is neither closed nor fenced.
@@ -134,6 +165,18 @@ pub struct Open {
     /// After an aborted migration: the source, which had completed, may run again.
     #[serde(default)]
     pub resume: bool,
+    /// The guest shall be rebooted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reboot: Option<Reboot>,
+}
+
+/// A reboot of a guest, which its incarnation outlives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reboot {
+    /// The user's request.
+    pub request: u64,
+    /// When the guest is reset if it has not rebooted.
+    pub force_at: Timestamp,
 }
 
 /// What a host shall do with an open incarnation.
@@ -154,6 +197,10 @@ pub enum Goal {
     Kill,
     /// Save its state to disk and end it.
     Suspend,
+    /// Save its state into its datastore and end it.
+    Stop,
+    /// Make its disk and end it, without ever starting it.
+    Prepare,
 }
 
 /// What an incarnation starts from.
@@ -162,17 +209,42 @@ pub enum Goal {
 pub enum Start {
     /// Its disks.
     Disk,
-    /// A saved state on the same host.
+    /// A saved state, on the same host or in the datastore.
     Saved(SavedState),
     /// The stream of a migration.
     Stream,
 }
 
-/// A memory state on a host's disk.
+/// Where a memory state is kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SavedIn {
+    /// On the disk of the host that saved it.
+    #[default]
+    Host,
+    /// In the VM's datastore, where any host can go on with it.
+    Datastore,
+}
+
+impl SavedIn {
+    /// Whether only the host that saved it can go on with it.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+    pub const fn is_host(&self) -> bool {
+        matches!(self, Self::Host)
+    }
+}
+
+/// A saved memory state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedState {
-    /// The host whose disk it is on.
+    /// The host that saved it.
     pub host: HostId,
+    /// Where it is.
+    #[serde(default, skip_serializing_if = "SavedIn::is_host")]
+    pub saved_in: SavedIn,
+    /// The processor that the guest saw, which it must find again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_model: Option<String>,
     /// The incarnation that was saved; the file's name follows from it.
     pub incarnation: Incarnation,
     /// How large it is.
@@ -202,8 +274,10 @@ pub struct Ended {
 pub enum Outcome {
     /// Powered off by its user or from inside.
     Off,
-    /// Saved.
+    /// Saved on its host.
     Suspended,
+    /// Saved in its datastore.
+    Stopped,
     /// It ended when it should not have, or never started.
     Failed,
     /// Its host is dead, as a power device or a person said.

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::lifecycle::{Facts, Phase, TRANSITIONS, project, reason};
 use model::migration::MigrationPhase;
 use model::report::{RunState, RunStatus};
-use model::vm::{Ended, Goal, GuestConfig, Open, Outcome, PlacementRule, Power, Start, VmIntent, VmSpec};
+use model::vm::{
+    Ended, Goal, GuestConfig, Open, Outcome, PlacementRule, Power, SavedIn, Start, VmIntent, VmSpec,
+};
 use model::{DatastoreId, HostId, ImageId, Incarnation, Timestamp};
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -114,6 +116,7 @@ fn spec(power: Power, power_request: u64) -> VmSpec {
         power,
         force: false,
         power_request,
+        reboot: None,
     }
 }
 
@@ -125,6 +128,8 @@ fn goal() -> impl Strategy<Value = Goal> {
         Goal::Shutdown { force_at: at },
         Goal::Kill,
         Goal::Suspend,
+        Goal::Prepare,
+        Goal::Stop,
     ])
 }
 
@@ -132,7 +137,7 @@ prop_compose! {
     fn intent()(
         answered_request in 0..3u64,
         open in prop::option::of((1..3u64, goal())),
-        ended in prop::option::of(one_of(&[Outcome::Off, Outcome::Suspended, Outcome::Failed, Outcome::Fenced])),
+        ended in prop::option::of(one_of(&[Outcome::Off, Outcome::Suspended, Outcome::Stopped, Outcome::Failed, Outcome::Fenced])),
         has_volumes in any::<bool>(),
     ) -> VmIntent {
         VmIntent {
@@ -147,6 +152,7 @@ prop_compose! {
                 memory_mib: 64,
                 vcpus: 1,
                 resume: false,
+                reboot: None,
             }),
             ended: ended.map(|outcome| Ended {
                 incarnation: Incarnation(1),
@@ -171,8 +177,10 @@ fn run(n: u64, state: RunState) -> RunStatus {
         stream: None,
         outgoing: None,
         saved_bytes: None,
+        saved_in: SavedIn::Host,
         reason: None,
         steps_ms: BTreeMap::new(),
+        rebooted: None,
     }
 }
 
@@ -210,7 +218,7 @@ fn states() -> impl Strategy<Value = RunState> {
 proptest! {
     #[test]
     fn everything_stored_has_a_phase_that_leads_on(
-        power in one_of(&[Power::Running, Power::Paused, Power::Suspended, Power::Off, Power::Hold]),
+        power in one_of(&[Power::Running, Power::Paused, Power::Suspended, Power::Stopped, Power::Off, Power::Prepared, Power::Hold]),
         request in 0..3u64,
         deleted in any::<bool>(),
         intent in prop::option::of(intent()),

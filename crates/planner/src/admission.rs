@@ -1,4 +1,5 @@
-//! The one function that every write passes: it adds the audit record and the events that the write stands for.
+//! The one function that every write passes: it adds the audit record, the events and the operation that the write stands
+//! for.
 //!
 //! Whoever commits a plan reads the objects that it touches, calls [`admit`], and compares every key that it has read,
 //! so that *before* in the audit record is what was there when the write was made.
@@ -12,6 +13,8 @@ use model::vm::{VmIntent, VmSpec};
 use model::{Kind, Meta, MigrationId, Object, Reason, Timestamp, VmId, key};
 use uuid::Uuid;
 
+use crate::document::disk_bytes;
+use crate::operation;
 use crate::plan::Plan;
 use crate::view::{Change, Migration, View};
 
@@ -61,11 +64,13 @@ pub fn prefixes(plan: &Plan, view: &View) -> BTreeSet<String> {
     all
 }
 
-/// Adds to a plan what it stands for. `before` holds every key under [`prefixes`] and every key that is written.
-pub fn admit(plan: &mut Plan, before: &BTreeMap<String, Before>, stamp: &mut Stamp<'_>) {
+/// Adds to a plan what it stands for. `before` holds every key under [`prefixes`] and every key that is written; `view` is
+/// what the plan was made on.
+pub fn admit(plan: &mut Plan, view: &View, before: &BTreeMap<String, Before>, stamp: &mut Stamp<'_>) {
     let old = view_of(before, &BTreeMap::new());
     let new = view_of(before, &plan.writes);
     let mut events = Vec::new();
+    let mut asked = Vec::new();
     for (kind, id) in plan
         .writes
         .keys()
@@ -73,8 +78,13 @@ pub fn admit(plan: &mut Plan, before: &BTreeMap<String, Before>, stamp: &mut Sta
         .map(|(k, id, _)| (k, id))
         .collect::<BTreeSet<_>>()
     {
+        asked.extend(
+            (kind == Kind::Vm)
+                .then(|| operation::asked(&old, &new, VmId(id)))
+                .flatten(),
+        );
         events.extend(match kind {
-            Kind::Vm => vm_event(&old, &new, VmId(id), stamp.now),
+            Kind::Vm => vm_event(view, &old, &new, VmId(id), stamp.now),
             Kind::Migration => migration_event(&old, &new, MigrationId(id), stamp.now),
             Kind::Host => contact_event(&old, &new, id, stamp.now),
             _ => None,
@@ -85,6 +95,9 @@ pub fn admit(plan: &mut Plan, before: &BTreeMap<String, Before>, stamp: &mut Sta
         if plan.writes.contains_key(key) {
             plan.relies_on.entry(key.clone()).or_insert(was.revision);
         }
+    }
+    for asked in asked {
+        operation::create(plan, view, &asked, stamp);
     }
     for (project, owner, spec) in events {
         let id = (stamp.next_id)();
@@ -147,7 +160,7 @@ fn audit_record(plan: &Plan, before: &BTreeMap<String, Before>, stamp: &Stamp<'_
     }
 }
 
-fn vm_event(old: &View, new: &View, id: VmId, now: Timestamp) -> Option<Event> {
+fn vm_event(view: &View, old: &View, new: &View, id: VmId, now: Timestamp) -> Option<Event> {
     let from = old.phase(id);
     let to = new.phase(id);
     let object = new
@@ -168,39 +181,28 @@ fn vm_event(old: &View, new: &View, id: VmId, now: Timestamp) -> Option<Event> {
         .and_then(|vm| vm.intent.as_ref())
         .map(|at| &at.value);
     let reason = new.facts(id).and_then(|facts| lifecycle::reason(facts, phase));
-    let what = What::Lifecycle(held(
-        spec,
-        intent,
-        from.map(|(phase, _)| phase),
-        phase,
-        availability,
-    ));
+    let what = What::Lifecycle(Lifecycle {
+        from: from.map(|(phase, _)| phase),
+        ..lifecycle(spec, view, intent, (phase, availability))
+    });
     Some(event(Kind::Vm, &object.value.meta, now, what, reason))
 }
 
-/// What a VM holds in a phase. Memory and processors are held while an incarnation is open.
-fn held(
-    spec: &VmSpec,
-    intent: Option<&VmIntent>,
-    from: Option<Phase>,
-    to: Phase,
-    availability: Availability,
-) -> Lifecycle {
+/// What a VM holds from now on. Memory and processors are held while an incarnation is open.
+fn lifecycle(spec: &VmSpec, view: &View, intent: Option<&VmIntent>, to: (Phase, Availability)) -> Lifecycle {
+    let (to, availability) = to;
     let open = intent
         .and_then(|intent| intent.open.as_ref())
         .filter(|_| to != Phase::Done);
     let has_volumes = to != Phase::Done && intent.is_some_and(|intent| intent.has_volumes);
+    let disk_bytes = disk_bytes(view, spec).filter(|_| has_volumes);
     Lifecycle {
-        from,
+        from: None,
         to,
         availability,
         vcpus: open.map_or(0, |open| open.vcpus),
         memory_mib: open.map_or(0, |open| open.memory_mib),
-        disk_bytes: if has_volumes {
-            spec.disk_bytes.unwrap_or(0)
-        } else {
-            0
-        },
+        disk_bytes: disk_bytes.unwrap_or(0),
         host: intent.and_then(|intent| intent.host),
         incarnation: open.map(|open| open.incarnation),
     }

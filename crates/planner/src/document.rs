@@ -9,7 +9,7 @@ use model::document::{
 };
 use model::migration::{MigrationIntent, MigrationPhase, Route};
 use model::report::{OutgoingState, RunState};
-use model::vm::{Goal, Open, Start, VmIntent};
+use model::vm::{Goal, Open, Reboot, Start, VmIntent, VmSpec};
 use model::{HostId, Incarnation, Kind, MigrationId, VmId, key};
 
 use crate::migration::unwanted;
@@ -35,6 +35,7 @@ pub fn build(view: &View, host: HostId) -> HostDocument {
                     id,
                     VmDocument {
                         incarnation,
+                        reboot: reboot(view, id, &order),
                         order,
                         machine,
                     },
@@ -119,6 +120,16 @@ fn held(vm: &Vm, intent: &VmIntent, host: HostId) -> Option<(Incarnation, Order)
     }
 }
 
+/// The reboot that goes with an order: of a guest that runs and stays.
+fn reboot(view: &View, id: VmId, order: &Order) -> Option<Reboot> {
+    let intent = &view.vms.get(&id)?.intent.as_ref()?.value;
+    let open = intent
+        .open
+        .as_ref()
+        .filter(|_| matches!(order, Order::Run { .. }))?;
+    open.reboot
+}
+
 fn open_order(open: &Open) -> Order {
     match open.goal {
         Goal::Run { paused } => Order::Run {
@@ -128,6 +139,7 @@ fn open_order(open: &Open) -> Order {
                 Start::Disk => StartFrom::Disk,
                 Start::Saved(saved) => StartFrom::Saved {
                     incarnation: saved.incarnation,
+                    saved_in: saved.saved_in,
                 },
                 Start::Stream => StartFrom::Never,
             },
@@ -135,6 +147,8 @@ fn open_order(open: &Open) -> Order {
         Goal::Shutdown { force_at } => Order::Stop(Stop::Shutdown { force_at }),
         Goal::Kill => Order::Stop(Stop::Kill),
         Goal::Suspend => Order::Stop(Stop::Suspend),
+        Goal::Stop => Order::Stop(Stop::Store),
+        Goal::Prepare => Order::Stop(Stop::Prepare),
     }
 }
 
@@ -259,10 +273,7 @@ fn machine(view: &View, id: VmId) -> Option<Machine> {
             coherent: datastore.coherent,
             image_sha256: content.sha256.clone(),
             image_format: content.format,
-            bytes: spec
-                .disk_bytes
-                .unwrap_or(content.virtual_bytes)
-                .max(content.virtual_bytes),
+            bytes: disk_bytes(view, spec)?,
         },
         nics: nics.collect(),
         guest: model::vm::GuestConfig {
@@ -275,6 +286,16 @@ fn machine(view: &View, id: VmId) -> Option<Machine> {
             ..spec.guest.clone()
         },
     })
+}
+
+/// The size of a VM's root disk: what its user wants, and no less than the image's. `None`: neither is known.
+pub(crate) fn disk_bytes(view: &View, spec: &VmSpec) -> Option<u64> {
+    let status = view
+        .images
+        .get(&spec.image.0)
+        .and_then(|image| image.status.as_ref());
+    let content = status.and_then(|at| at.value.content.as_ref());
+    spec.disk_bytes.max(content.map(|content| content.virtual_bytes))
 }
 
 /// Whether a source has said that it stopped its guest for the last round: shown to people, never decided on.

@@ -19,7 +19,7 @@ use model::record::{self, Unreadable};
 use model::report::RunStatus;
 use model::template::TemplateSpec;
 use model::vm::{VmIntent, VmSpec};
-use model::{HostId, Incarnation, Kind, MigrationId, Object, VmId};
+use model::{HostId, Incarnation, Kind, MigrationId, Object, OperationId, VmId};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
@@ -105,7 +105,7 @@ pub struct View {
     /// Datastores.
     pub datastores: BTreeMap<Uuid, At<Object<DatastoreSpec>>>,
     /// Operations.
-    pub operations: BTreeMap<Uuid, WithStatus<OperationSpec, OperationStatus>>,
+    pub operations: BTreeMap<Uuid, Operation>,
     /// Events.
     pub events: BTreeMap<Uuid, At<Object<EventSpec>>>,
     /// Ids by kind, project and name.
@@ -118,7 +118,12 @@ pub struct View {
     by_host: BTreeMap<HostId, BTreeSet<VmId>>,
     /// The migrations of each VM that are not over.
     active_migrations: BTreeMap<VmId, BTreeSet<MigrationId>>,
+    /// The operations on each VM, in the order of their making.
+    operations_on: BTreeMap<VmId, BTreeSet<Uuid>>,
 }
+
+/// An operation with its parts.
+pub type Operation = WithStatus<OperationSpec, OperationStatus>;
 
 /// One key's change.
 #[derive(Debug, Clone, Copy)]
@@ -226,6 +231,7 @@ impl View {
         match kind {
             Kind::Vm => self.index_vm(VmId(id), false),
             Kind::Migration => self.index_migration(MigrationId(id), false),
+            Kind::Operation => self.index_operation(id, false),
             _ => {}
         }
         if let Some(entry) = self
@@ -254,7 +260,10 @@ impl View {
                 self.index_migration(MigrationId(id), true);
             }
             Kind::Image => drop_if(&mut self.images, id, WithStatus::is_empty),
-            Kind::Operation => drop_if(&mut self.operations, id, WithStatus::is_empty),
+            Kind::Operation => {
+                drop_if(&mut self.operations, id, WithStatus::is_empty);
+                self.index_operation(id, true);
+            }
             _ => {}
         }
     }
@@ -279,6 +288,40 @@ impl View {
         if !phase.is_final() {
             set_index(&mut self.active_migrations, vm, id, add);
         }
+    }
+
+    fn index_operation(&mut self, id: Uuid, add: bool) {
+        let object = self
+            .operations
+            .get(&id)
+            .and_then(|operation| operation.object.as_ref());
+        let Some(spec) = object.map(|at| &at.value.spec) else {
+            return;
+        };
+        if spec.object_kind == Kind::Vm {
+            set_index(&mut self.operations_on, VmId(spec.object), id, add);
+        }
+    }
+
+    /// The operations on a VM, in the order of their making.
+    pub fn operations_on(&self, vm: VmId) -> impl Iterator<Item = (OperationId, &Operation)> {
+        let ids = self.operations_on.get(&vm).into_iter().flatten();
+        ids.filter_map(|id| {
+            self.operations
+                .get(id)
+                .map(|operation| (OperationId(*id), operation))
+        })
+    }
+
+    /// The VMs that there are, and those of which operations are left.
+    pub fn vms_and_former(&self) -> impl Iterator<Item = VmId> {
+        let all: BTreeSet<VmId> = self
+            .vms
+            .keys()
+            .chain(self.operations_on.keys())
+            .copied()
+            .collect();
+        all.into_iter()
     }
 
     /// The VMs that a host's document may have to name.
@@ -346,6 +389,15 @@ impl View {
                     .map(|object| (Kind::Vm, object.value.spec.vm.0))
                     .into_iter()
                     .collect()
+            }
+            Kind::Operation => {
+                let object = self
+                    .operations
+                    .get(&id)
+                    .and_then(|operation| operation.object.as_ref());
+                let vm = object.map(|at| VmId(at.value.spec.object));
+                let vm = vm.filter(|vm| self.vms.contains_key(vm));
+                vm.map(|vm| (Kind::Vm, vm.0)).into_iter().collect()
             }
             Kind::Vm => self
                 .active_migrations(VmId(id))

@@ -6,26 +6,36 @@
 use model::host::{HostStatus, Reservations, Reserved};
 use model::migration::MigrationPhase;
 use model::report::{RunState, RunStatus};
-use model::vm::{Ended, Goal, Open, Outcome, PlacementRecord, Power, SavedState, Start, VmIntent, VmSpec};
+use model::vm::{
+    Ended, Goal, Open, Outcome, PlacementRecord, Power, Reboot, SavedIn, SavedState, Start, VmIntent, VmSpec,
+};
 use model::{HostId, Incarnation, Kind, Object, Reason, Timestamp, VmId, key};
 use scheduler::{Closed, HostView, Request};
 
 pub use scheduler::QEMU_OVERHEAD_MIB;
 
+use crate::operation;
 use crate::plan::{Decision, Plan};
 use crate::view::{At, Host, View, Vm};
 
 /// How long a guest has to shut down before the plug is pulled.
 pub const SHUTDOWN_GRACE_MS: i64 = 60_000;
 
+/// How long a guest has to reboot before it is reset.
+pub const REBOOT_GRACE_MS: i64 = 60_000;
+
 /// What is to be done about a VM now.
 pub fn plan(view: &View, id: VmId, now: Timestamp) -> Decision {
     let Some(vm) = view.vms.get(&id) else {
-        return Decision::nothing();
+        return operation::plan_former(view, id, now);
     };
     let Some(object) = &vm.object else {
         return Decision::nothing();
     };
+    // How an operation ended is written down before the step that would efface it.
+    if let Some(plan) = operation::plan(view, id, now) {
+        return plan.into();
+    }
     let step = Step {
         view,
         id,
@@ -114,17 +124,44 @@ impl Step<'_> {
         } else {
             present
         };
-        let answered = goal_answers(goal, self.spec().power);
-        if goal == open.goal && !(answered && request > intent.answered_request) {
+        if goal_answers(goal, self.spec().power) {
+            intent.answered_request = intent.answered_request.max(request);
+        }
+        let (reboot, answered_reboot) = self.reboot(open, goal, intent.answered_reboot);
+        intent.answered_reboot = answered_reboot;
+        intent.open = Some(Open {
+            goal,
+            reboot,
+            ..open.clone()
+        });
+        if self.vm.intent.as_ref().is_some_and(|at| at.value == intent) {
             return Decision::nothing();
         }
-        if answered {
-            intent.answered_request = request;
-        }
-        intent.open = Some(Open { goal, ..open.clone() });
         let mut plan = self.begin("change what is wanted of");
         self.set_intent(&mut plan, &intent);
         plan.into()
+    }
+
+    /// The reboot that is to be made, and the last request for one that needs no further step. A guest that is to stand
+    /// still or to end is not rebooted any more.
+    fn reboot(&self, open: &Open, goal: Goal, answered: u64) -> (Option<Reboot>, u64) {
+        let Some(asked) = self.spec().reboot.filter(|asked| asked.request > answered) else {
+            return (None, answered);
+        };
+        let run = self.vm.runs.get(&open.incarnation);
+        let made = run
+            .and_then(|run| run.rebooted)
+            .map_or(0, |rebooted| rebooted.request);
+        if made >= asked.request || goal != (Goal::Run { paused: false }) {
+            return (None, asked.request);
+        }
+        let told = open.reboot.filter(|told| told.request == asked.request);
+        let grace_ms = if asked.force { 0 } else { REBOOT_GRACE_MS };
+        let reboot = told.unwrap_or_else(|| Reboot {
+            request: asked.request,
+            force_at: later(self.now, grace_ms),
+        });
+        (Some(reboot), answered)
     }
 
     /// A state that could not be saved: the guest went on, and the order is taken back.
@@ -134,7 +171,7 @@ impl Step<'_> {
             .and_then(|run| run.reason.as_ref())
             .is_some_and(|reason| reason.code == "suspend-failed");
         match open.goal {
-            Goal::Suspend if failed => Goal::Run { paused: false },
+            Goal::Suspend | Goal::Stop if failed => Goal::Run { paused: false },
             goal => goal,
         }
     }
@@ -150,13 +187,16 @@ impl Step<'_> {
             reason: run.map_or_else(|| Some(fenced_reason()), |run| run.reason.clone()),
         };
         let saved_bytes = run.and_then(|run| run.saved_bytes);
-        intent.saved = intent.host.zip(saved_bytes).map(|(host, bytes)| SavedState {
+        let saved = intent.host.zip(saved_bytes).map(|(host, bytes)| SavedState {
             host,
             incarnation: open.incarnation,
             bytes,
             memory_mib: open.memory_mib,
             vcpus: open.vcpus,
+            saved_in: run.map_or(SavedIn::Host, |run| run.saved_in),
+            cpu_model: self.cpu_model(host),
         });
+        intent.saved = saved.or_else(|| unused_state(open, run));
         // What a migration's target left behind says more than the plug that was pulled at the source after it.
         let keeps_former = intent
             .ended
@@ -166,14 +206,27 @@ impl Step<'_> {
             intent.ended = Some(ended);
         }
         intent.open = None;
+        intent.answered_reboot = self.spec().reboot.map_or(0, |asked| asked.request);
         if let Some(host) = intent.host {
             release(self.view, &mut plan, host, self.id, open.incarnation);
         }
+        // What is saved in the datastore holds no host.
+        let is_stopped = intent
+            .ended
+            .as_ref()
+            .is_some_and(|ended| ended.outcome == Outcome::Stopped);
+        intent.host = intent.host.filter(|_| !is_stopped);
         if let Some(revision) = self.vm.run_revisions.get(&open.incarnation) {
             plan.remove(key::vm_run(self.id, open.incarnation), *revision);
         }
         self.set_intent(&mut plan, &intent);
         plan
+    }
+
+    /// The processor that guests of a host see.
+    fn cpu_model(&self, host: HostId) -> Option<String> {
+        let status = self.view.hosts.get(&host)?.status.as_ref()?;
+        Some(status.value.cpu_model.clone())
     }
 
     /// Nothing runs: start it if that is wanted.
@@ -182,8 +235,10 @@ impl Step<'_> {
         let spec = self.spec();
         let asked = spec.power_request > intent.answered_request;
         let ended = intent.ended.as_ref().map(|ended| ended.outcome);
-        let starts = matches!(spec.power, Power::Running | Power::Paused)
-            && (asked || matches!(ended, None | Some(Outcome::Fenced)));
+        let starts = spec.power.needs_host() && (asked || matches!(ended, None | Some(Outcome::Fenced)));
+        if asked && spec.power == Power::Off && ended.is_some_and(|ended| ended != Outcome::Off) {
+            return self.give_up().into();
+        }
         // A migration that is not over may still have a target that is not closed.
         let is_clear = self
             .view
@@ -196,12 +251,29 @@ impl Step<'_> {
         }
     }
 
+    /// Nothing runs, and it shall be off: what was saved or went wrong is given up.
+    fn give_up(&self) -> Plan {
+        let mut intent = self.intent();
+        intent.saved = None;
+        intent.answered_request = self.spec().power_request;
+        intent.ended = intent.ended.map(|ended| Ended {
+            outcome: Outcome::Off,
+            reason: None,
+            ..ended
+        });
+        let mut plan = self.begin("switch off");
+        self.set_intent(&mut plan, &intent);
+        plan
+    }
+
     /// Chooses a host and grants the next incarnation on it.
     fn place(&self) -> Decision {
         let mut intent = self.intent();
         let spec = self.spec();
         // A state on the disk of a dead host is lost: what is left is the VM's own disk.
-        let is_lost = |saved: &SavedState| self.view.hosts.get(&saved.host).is_none_or(Host::is_dead);
+        let is_lost = |saved: &SavedState| {
+            saved.saved_in.is_host() && self.view.hosts.get(&saved.host).is_none_or(Host::is_dead)
+        };
         intent.saved = intent.saved.filter(|saved| !is_lost(saved));
         let saved = intent.saved.clone();
         let (memory_mib, vcpus) = saved.as_ref().map_or((spec.memory_mib, spec.vcpus), |saved| {
@@ -210,10 +282,14 @@ impl Step<'_> {
         let request = Request {
             memory_mib: memory_mib.saturating_add(QEMU_OVERHEAD_MIB),
             vcpus,
-            only: saved.as_ref().map(|saved| saved.host).or(spec.placement.host),
+            only: saved
+                .as_ref()
+                .filter(|saved| saved.saved_in.is_host())
+                .map(|saved| saved.host)
+                .or(spec.placement.host),
             except: None,
             labels: &spec.placement.host_labels,
-            cpu_model: None,
+            cpu_model: saved.as_ref().and_then(|saved| saved.cpu_model.as_deref()),
         };
         let (chosen, record) = scheduler::place(&request, host_views(self.view), self.now);
         let Some(host) = chosen.filter(|_| self.image_is_ready()) else {
@@ -229,15 +305,18 @@ impl Step<'_> {
         intent.open = Some(Open {
             incarnation,
             granted_at: self.now,
-            goal: Goal::Run {
-                paused: spec.power == Power::Paused,
-            },
+            goal: first_goal(spec.power),
             start: intent.saved.take().map_or(Start::Disk, Start::Saved),
             memory_mib,
             vcpus,
             resume: false,
+            reboot: None,
         });
-        let mut plan = self.begin("start");
+        let mut plan = self.begin(if spec.power == Power::Prepared {
+            "prepare"
+        } else {
+            "start"
+        });
         reserve(
             self.view,
             &mut plan,
@@ -332,7 +411,26 @@ impl Step<'_> {
         if let (Some(host), Some(open)) = (intent.host, &intent.open) {
             release(self.view, &mut plan, host, self.id, open.incarnation);
         }
+        operation::bury(self.view, &mut plan, self.id, self.now);
         plan.into()
+    }
+}
+
+/// The saved state that an incarnation was to start from, if its guest never executed: it can be tried again.
+fn unused_state(open: &Open, run: Option<&RunStatus>) -> Option<SavedState> {
+    match &open.start {
+        Start::Saved(saved) if run.is_some_and(|run| !run.ran) => Some(saved.clone()),
+        _ => None,
+    }
+}
+
+/// What a host shall do with a new incarnation.
+fn first_goal(power: Power) -> Goal {
+    match power {
+        Power::Prepared => Goal::Prepare,
+        power => Goal::Run {
+            paused: power == Power::Paused,
+        },
     }
 }
 
@@ -341,13 +439,17 @@ fn wanted_goal(spec: &VmSpec, present: Goal, now: Timestamp) -> Goal {
     match (spec.power, present) {
         (Power::Off | Power::Hold, _) if spec.force => Goal::Kill,
         (_, Goal::Kill) => Goal::Kill,
+        // It ends by itself.
+        (_, Goal::Prepare) => Goal::Prepare,
         (_, Goal::Shutdown { force_at }) => Goal::Shutdown { force_at },
         (Power::Off | Power::Hold, _) => Goal::Shutdown {
             force_at: later(now, SHUTDOWN_GRACE_MS),
         },
+        (_, Goal::Suspend) => Goal::Suspend,
+        (_, Goal::Stop) => Goal::Stop,
         (Power::Suspended, _) => Goal::Suspend,
-        (Power::Running | Power::Paused, Goal::Suspend) => Goal::Suspend,
-        (Power::Running, Goal::Run { .. }) => Goal::Run { paused: false },
+        (Power::Stopped, _) => Goal::Stop,
+        (Power::Running | Power::Prepared, Goal::Run { .. }) => Goal::Run { paused: false },
         (Power::Paused, Goal::Run { .. }) => Goal::Run { paused: true },
     }
 }
@@ -358,6 +460,8 @@ fn goal_answers(goal: Goal, power: Power) -> bool {
         Goal::Run { .. } => matches!(power, Power::Running | Power::Paused),
         Goal::Shutdown { .. } | Goal::Kill => matches!(power, Power::Off | Power::Hold),
         Goal::Suspend => power == Power::Suspended,
+        Goal::Stop => power == Power::Stopped,
+        Goal::Prepare => power == Power::Prepared,
     }
 }
 
@@ -368,10 +472,14 @@ pub(crate) fn outcome(goal: Goal, run: &RunStatus) -> Outcome {
         .as_ref()
         .is_some_and(|reason| reason.code == "guest-shutdown");
     match goal {
-        _ if run.saved_bytes.is_some() => Outcome::Suspended,
+        _ if run.saved_bytes.is_some() => match run.saved_in {
+            SavedIn::Host => Outcome::Suspended,
+            SavedIn::Datastore => Outcome::Stopped,
+        },
         Goal::Shutdown { .. } | Goal::Kill => Outcome::Off,
-        Goal::Run { .. } | Goal::Suspend if by_itself => Outcome::Off,
-        Goal::Run { .. } | Goal::Suspend => Outcome::Failed,
+        Goal::Prepare if run.reason.is_none() => Outcome::Off,
+        Goal::Run { .. } | Goal::Suspend | Goal::Stop if by_itself => Outcome::Off,
+        Goal::Run { .. } | Goal::Suspend | Goal::Stop | Goal::Prepare => Outcome::Failed,
     }
 }
 

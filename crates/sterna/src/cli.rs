@@ -18,7 +18,7 @@ pub(crate) use kinds::{
     CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, GuestArgs, HostCommand, ImageCommand, ImportArgs,
     ListArgs, MigrationCommand, NetworkArgs, ReadCommand, TemplateArgs, TokenArgs, WriteCommand,
 };
-pub(crate) use vm::{ActionArgs, MigrateArgs, VmArgs, VmCommand, WaitState};
+pub(crate) use vm::{ActionArgs, MigrateArgs, RebootArgs, Rebooted, VmArgs, VmCommand, WaitState};
 
 use crate::daemon::args::{AgentArgs, ServerArgs, UpArgs};
 use crate::units;
@@ -209,7 +209,8 @@ fn example(kind: model::Kind, command: &str) -> String {
         model::Kind::Network => "front",
         model::Kind::Datastore => "shared",
         model::Kind::Migration => "web-m2",
-        model::Kind::Operation | model::Kind::Event => "NAME",
+        model::Kind::Operation => "web-start-1",
+        model::Kind::Event => "NAME",
     };
     match command {
         "list" => format!("Example: sterna {kind} list -l tier=web -o json"),

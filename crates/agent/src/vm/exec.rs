@@ -21,6 +21,7 @@ use qemu::command_line::{
     Accelerator, Access, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE, Nic, QMP_SOCKET, Start,
     arguments,
 };
+use qemu::guest_agent::ShutdownMode;
 use qemu::qmp::QmpError;
 use qemu::spawn::{self, Found};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
@@ -128,13 +129,22 @@ impl Vm {
             Effect::Prepare { as_target } => self.prepare(as_target).await?,
             Effect::Spawn { incoming } => self.spawn(incoming).await?,
             Effect::Listen => return self.listen().await,
-            Effect::LoadSaved { incarnation } => self.load_saved(incarnation).await?,
+            Effect::LoadSaved {
+                incarnation,
+                saved_in,
+            } => self.load_saved(incarnation, saved_in).await?,
+            Effect::RemoveSaved {
+                incarnation,
+                saved_in,
+            } => self.remove_saved(incarnation, saved_in)?,
             Effect::OpenPorts => self.open_ports().await?,
             Effect::Continue => self.live().await?.qmp.cont().await.map_err(qmp_failure)?,
             Effect::Announce => self.announce().await?,
             Effect::Pause => self.live().await?.qmp.stop().await.map_err(qmp_failure)?,
-            Effect::Save => return self.save().await,
+            Effect::Save { saved_in } => return self.save(saved_in).await,
             Effect::AskShutdown => self.ask_shutdown().await?,
+            Effect::AskReboot => self.live().await?.ask(ShutdownMode::Reboot),
+            Effect::Reset => self.live().await?.qmp.system_reset().await.map_err(qmp_failure)?,
             Effect::Kill => self.kill().await?,
             Effect::Release => self.release().await?,
             Effect::RemoveVolumes => self.remove_volumes()?,
@@ -381,7 +391,7 @@ impl Vm {
 
     async fn ask_shutdown(&self) -> Result<(), Failure> {
         let live = self.live().await?;
-        live.ask_shutdown();
+        live.ask(ShutdownMode::Powerdown);
         live.qmp.system_powerdown().await.map_err(qmp_failure)
     }
 
@@ -482,7 +492,7 @@ fn deadline(effect: &Effect) -> Duration {
     let seconds = match effect {
         // An image may have to be fetched: silence within it has a deadline of its own.
         Effect::Prepare { .. } => 3600,
-        Effect::Save | Effect::LoadSaved { .. } => 1800,
+        Effect::Save { .. } | Effect::LoadSaved { .. } => 1800,
         Effect::Spawn { .. } | Effect::RemoveVolumes => 60,
         Effect::Kill | Effect::Journal(_) | Effect::SendGo { .. } => 30,
         _ => 15,
@@ -494,7 +504,7 @@ pub(super) fn qmp_failure(error: QmpError) -> Failure {
     retryable("qemu-refused", &error)
 }
 
-fn storage_failure(error: StorageError) -> Failure {
+pub(super) fn storage_failure(error: StorageError) -> Failure {
     Failure {
         is_retryable: error.is_retryable(),
         ..retryable(error.code(), &error)

@@ -13,10 +13,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use driver::types::Guest;
-use qemu::guest_agent::{GuestAgent, GuestAgentError, Interface, ShutdownMode};
+use qemu::guest_agent::{GuestAgent, GuestAgentError, Interface};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
+
+use super::live::Ask;
 
 /// How long one request may wait in the socket.
 const ANSWER_DEADLINE: Duration = Duration::from_millis(1500);
@@ -73,6 +75,11 @@ impl Known {
         };
     }
 
+    /// The guest was reset: what it said was said by one that is gone.
+    pub fn begin_anew(&self) {
+        self.set(Guest::default());
+    }
+
     /// Whether that is news.
     fn set(&self, guest: Guest) -> bool {
         let mut known = self.lock();
@@ -94,11 +101,11 @@ impl Known {
     }
 }
 
-/// Asks the guest for as long as its QEMU lives; whoever sends to `shutdowns` has it asked to power off.
-pub async fn watch(socket: PathBuf, known: Known, news: Arc<Notify>, mut shutdowns: mpsc::Receiver<()>) {
+/// Asks the guest for as long as its QEMU lives; whoever sends to `asks` has it asked to power off or to reboot.
+pub async fn watch(socket: PathBuf, known: Known, news: Arc<Notify>, mut asks: mpsc::Receiver<Ask>) {
     loop {
         match GuestAgent::connect(&socket, ANSWER_DEADLINE, crate::chance::nonce()).await {
-            Ok(agent) => converse(agent, &known, &news, &mut shutdowns).await,
+            Ok(agent) => converse(agent, &known, &news, &mut asks).await,
             Err(error) => tracing::debug!(%error, "no connection to the guest's agent"),
         }
         sleep(PAUSE).await;
@@ -106,7 +113,7 @@ pub async fn watch(socket: PathBuf, known: Known, news: Arc<Notify>, mut shutdow
 }
 
 /// Until the socket closes.
-async fn converse(mut agent: GuestAgent, known: &Known, news: &Notify, shutdowns: &mut mpsc::Receiver<()>) {
+async fn converse(mut agent: GuestAgent, known: &Known, news: &Notify, asks: &mut mpsc::Receiver<Ask>) {
     let mut pause = FIRST_PAUSE;
     loop {
         match look(&mut agent, known, news).await {
@@ -115,10 +122,11 @@ async fn converse(mut agent: GuestAgent, known: &Known, news: &Notify, shutdowns
             Err(GuestAgentError::Closed { .. }) => return,
             Err(_) => {}
         }
-        if let Ok(Some(())) = timeout(pause, shutdowns.recv()).await
-            && let Err(error) = agent.shutdown(ShutdownMode::Powerdown).await
+        if let Ok(Some(ask)) = timeout(pause, asks.recv()).await
+            && ask.is_current()
+            && let Err(error) = agent.shutdown(ask.mode).await
         {
-            tracing::debug!(%error, "the guest's agent was not asked to shut down");
+            tracing::debug!(%error, mode = ?ask.mode, "the guest's agent was not asked to end its guest");
         }
     }
 }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use driver::types::QemuState;
 use qemu::command_line::{AGENT_SOCKET, CONSOLE_SOCKET, QMP_SECOND_SOCKET};
+use qemu::guest_agent::ShutdownMode;
 use qemu::qmp::{Events, Hint, Qmp, QmpError};
 use qemu::spawn::{self, QemuProcess};
 use serde::{Deserialize, Serialize};
@@ -69,9 +70,28 @@ pub struct Live {
     /// Where the last transfer went.
     sent_to: Mutex<Option<SocketAddr>>,
     guest: guest::Known,
-    shutdowns: mpsc::Sender<()>,
+    /// How often the guest was reset since it was attached to.
+    resets: Arc<AtomicU64>,
+    asks: mpsc::Sender<Ask>,
     /// They end with it.
     _tasks: JoinSet<()>,
+}
+
+/// What the guest's agent is asked for.
+#[derive(Debug)]
+pub struct Ask {
+    /// How the guest shall end.
+    pub mode: ShutdownMode,
+    /// How often the guest had been reset when it was asked: one that has begun anew since did what was asked.
+    at_resets: u64,
+    resets: Arc<AtomicU64>,
+}
+
+impl Ask {
+    /// Whether the guest is still the one that was meant.
+    pub fn is_current(&self) -> bool {
+        self.resets.load(Ordering::Relaxed) == self.at_resets
+    }
 }
 
 /// Where what is heard goes.
@@ -93,10 +113,11 @@ impl Live {
         let launch = Launch::read(&to.directory)?;
         prefer_host_work(&qmp).await;
         let process = Arc::new(process);
-        let stopped_at = Arc::default();
-        let (shutdowns, asked) = mpsc::channel(1);
+        let heard = Heard::default();
+        let (stopped_at, resets) = (Arc::clone(&heard.stopped_at), Arc::clone(&heard.resets));
+        let (asks, asked) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
-        tasks.spawn(hear(events, Arc::clone(&stopped_at), Arc::clone(&to.look)));
+        tasks.spawn(hear(events, heard, to.guest.clone(), Arc::clone(&to.look)));
         tasks.spawn(watch_process(Arc::clone(&process), Arc::clone(&to.look)));
         to.guest.recall(&to.directory);
         let agent = to.directory.join(AGENT_SOCKET);
@@ -114,7 +135,8 @@ impl Live {
             downtime_limit_ms: AtomicU64::new(0),
             sent_to: Mutex::default(),
             guest: to.guest,
-            shutdowns,
+            resets,
+            asks,
             _tasks: tasks,
         })
     }
@@ -127,6 +149,7 @@ impl Live {
             guest: self.guest.get(),
             is_incoming: self.launch.incoming,
             downtime_limit_ms: (limit_ms > 0).then_some(limit_ms),
+            resets: self.resets.load(Ordering::Relaxed),
         };
         Ok(observe::state(&status.status, migration, aside))
     }
@@ -152,9 +175,13 @@ impl Live {
         stopped_at.map(|at| at.elapsed())
     }
 
-    /// Has the guest's agent ask for a shutdown; a request that waits already is enough.
-    pub fn ask_shutdown(&self) {
-        let _ = self.shutdowns.try_send(());
+    /// Has the guest's agent ask for a shutdown or a reboot; a request that waits already is enough.
+    pub fn ask(&self, mode: ShutdownMode) {
+        let _ = self.asks.try_send(Ask {
+            mode,
+            at_resets: self.resets.load(Ordering::Relaxed),
+            resets: Arc::clone(&self.resets),
+        });
     }
 }
 
@@ -171,20 +198,30 @@ async fn prefer_host_work(qmp: &Qmp) {
     }
 }
 
+/// What events tell and no question does.
+#[derive(Debug, Default)]
+struct Heard {
+    stopped_at: Arc<Mutex<Option<Instant>>>,
+    resets: Arc<AtomicU64>,
+}
+
 /// Turns events into looks.
-async fn hear(mut events: Events, stopped_at: Arc<Mutex<Option<Instant>>>, look: Arc<Notify>) {
+async fn hear(mut events: Events, heard: Heard, guest: guest::Known, look: Arc<Notify>) {
     while let Some(hint) = events.next().await {
         let name = match &hint {
             Hint::Event(event) => event.name.as_str(),
             Hint::Lagged(_) => "",
         };
-        let mut stopped_at = stopped_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let stopped_at = || heard.stopped_at.lock().unwrap_or_else(PoisonError::into_inner);
         match name {
-            "STOP" => *stopped_at = Some(Instant::now()),
-            "RESUME" => *stopped_at = None,
+            "STOP" => *stopped_at() = Some(Instant::now()),
+            "RESUME" => *stopped_at() = None,
+            "RESET" => {
+                heard.resets.fetch_add(1, Ordering::Relaxed);
+                guest.begin_anew();
+            }
             _ => {}
         }
-        drop(stopped_at);
         tracing::trace!(name, "QEMU's event");
         look.notify_one();
     }

@@ -20,6 +20,8 @@ pub struct Aside {
     pub is_incoming: bool,
     /// The downtime limit that was set last.
     pub downtime_limit_ms: Option<u64>,
+    /// How often the guest was reset.
+    pub resets: u64,
 }
 
 /// QEMU's state from its two answers.
@@ -33,6 +35,7 @@ pub fn state(run: &RunState, migration: MigrationInfo, aside: Aside) -> QemuStat
         is_incoming: aside.is_incoming,
         guest: aside.guest,
         ended: ended(run),
+        resets: aside.resets,
     }
 }
 

@@ -7,27 +7,28 @@
 //! **Start here:** [`Vm::save`], [`Vm::load_saved`].
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use driver::types::{Failure, Outcome};
+use model::vm::SavedIn;
 use model::{Incarnation, Reason};
 use qemu::migration_settings::{file_capabilities, file_parameters};
 use qemu::qmp::Qmp;
 use qemu::qmp::migration::{MigrationChannel, MigrationInfo, MigrationStatus};
 use tokio::time::timeout;
 
-use super::exec::{Vm, qmp_failure};
+use super::exec::{Vm, qmp_failure, storage_failure};
 use super::retryable;
-use crate::storage;
+use crate::{config, storage};
 
 /// How long to wait for an event before QEMU is asked anyway.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 impl Vm {
     /// Asked again, it goes on where an earlier attempt was.
-    pub(super) async fn save(&self) -> Result<Outcome, Failure> {
-        let path = self.dir().saved_state(self.id.incarnation);
+    pub(super) async fn save(&self, saved_in: SavedIn) -> Result<Outcome, Failure> {
+        let path = self.saved_state(self.id.incarnation, saved_in)?;
         if let Ok(metadata) = fs::metadata(&path) {
             return Ok(Outcome::Saved {
                 bytes: metadata.len(),
@@ -54,8 +55,32 @@ impl Vm {
             .map_err(|error| retryable(error.code(), &error))
     }
 
-    pub(super) async fn load_saved(&self, incarnation: Incarnation) -> Result<(), Failure> {
-        let path = self.dir().saved_state(incarnation);
+    /// Where the state that an incarnation saved is.
+    fn saved_state(&self, incarnation: Incarnation, saved_in: SavedIn) -> Result<PathBuf, Failure> {
+        match saved_in {
+            SavedIn::Host => Ok(self.dir().saved_state(incarnation)),
+            SavedIn::Datastore => {
+                let disk = self.desired()?.machine.disk;
+                Ok(config::saved_state(
+                    Path::new(&disk.datastore),
+                    self.id.vm,
+                    incarnation,
+                ))
+            }
+        }
+    }
+
+    pub(super) fn remove_saved(&self, incarnation: Incarnation, saved_in: SavedIn) -> Result<(), Failure> {
+        let path = self.saved_state(incarnation, saved_in)?;
+        storage::remove(&path).map_err(storage_failure)
+    }
+
+    pub(super) async fn load_saved(
+        &self,
+        incarnation: Incarnation,
+        saved_in: SavedIn,
+    ) -> Result<(), Failure> {
+        let path = self.saved_state(incarnation, saved_in)?;
         let qmp = self.live().await?.qmp.clone();
         let before = qmp.query_migrate().await.map_err(qmp_failure)?;
         if before.status == MigrationStatus::None {

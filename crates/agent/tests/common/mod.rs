@@ -290,6 +290,7 @@ pub(crate) fn document(incarnation: u64, order: Order, machine: &Machine) -> VmD
         incarnation: Incarnation(incarnation),
         order,
         machine: machine.clone(),
+        reboot: None,
     }
 }
 

@@ -56,6 +56,7 @@ fn state(run: RunStatusWord, migration: MigrationWord, is_incoming: bool) -> Qem
         is_incoming,
         guest: Guest::default(),
         ended: None,
+        resets: 0,
     })
 }
 
@@ -197,7 +198,10 @@ fn run_knows_the_boot_the_save_and_the_migrations_before() {
 
 #[test]
 fn a_saved_state_boots_until_it_is_continued() {
-    let saved = run(StartFrom::Saved { incarnation: BEFORE });
+    let saved = run(StartFrom::Saved {
+        incarnation: BEFORE,
+        saved_in: model::vm::SavedIn::Host,
+    });
     let launched = Marks {
         launched: true,
         ..Marks::default()

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use model::document::{Order, Stop};
 use model::{Incarnation, Reason};
 
+use super::reboot::UnderWay;
 use super::run::not_loaded;
 use crate::passes::Passes;
 use crate::types::{Effect, Failure, Guest, Now, Outcome, QemuState, RunStatusWord};
@@ -18,6 +19,8 @@ pub(super) struct Memory {
     pub(super) announcement: Announcement,
     pub(super) release: Release,
     pub(super) volumes_are_removed: bool,
+    /// The state that it started from is deleted.
+    pub(super) saved_is_removed: bool,
     /// The guest's power was cut because its time was over.
     pub(super) is_forced: bool,
     pub(super) is_forgotten: bool,
@@ -35,6 +38,9 @@ pub(super) struct Memory {
     pub(super) disk_retry: DiskRetry,
     /// What the guest's agent said.
     pub(super) guest: Guest,
+    /// How often the guest was reset, as seen last.
+    resets: u64,
+    pub(super) reboot: Option<UnderWay>,
     pub(super) unnamed_since_us: Option<u64>,
     pub(super) steps_ms: BTreeMap<String, u64>,
     steps: Steps,
@@ -195,7 +201,7 @@ impl Memory {
                 self.is_stopped_by_save = false;
                 self.transfer = Some(Transfer::started(*to, now));
             }
-            Effect::Save => self.is_stopped_by_save = true,
+            Effect::Save { .. } => self.is_stopped_by_save = true,
             Effect::Continue => {
                 self.is_stopped_by_save = false;
                 // From here on the guest is not what was saved.
@@ -227,9 +233,15 @@ impl Memory {
             }
             (Effect::OpenPorts, _) => self.ports_are_open = true,
             (Effect::Announce, _) => self.announcement = Announcement::Made,
-            (Effect::Save, Outcome::Saved { bytes }) => self.save = Save::Whole { bytes },
+            (Effect::Save { .. }, Outcome::Saved { bytes }) => self.save = Save::Whole { bytes },
+            (Effect::Reset, _) => {
+                if let Some(reboot) = &mut self.reboot {
+                    reboot.is_reset = true;
+                }
+            }
             (Effect::Release, _) => self.release = Release::Done,
             (Effect::RemoveVolumes, _) => self.volumes_are_removed = true,
+            (Effect::RemoveSaved { .. }, _) => self.saved_is_removed = true,
             (Effect::SendGo { to, .. }, Outcome::TargetRuns { downtime_us }) => {
                 if let Some(transfer) = self.transfer.as_mut().filter(|transfer| transfer.to == *to) {
                     transfer.is_answered = true;
@@ -247,7 +259,7 @@ impl Memory {
             // Whether there is a process, the next look tells; if there is none, this is why.
             Effect::Spawn { .. } => self.fault = Some(failure.reason),
             Effect::LoadSaved { .. } => self.fault = Some(not_loaded(&failure.reason.message)),
-            Effect::Save => self.save = Save::Failed(suspend_failed(&failure.reason)),
+            Effect::Save { .. } => self.save = Save::Failed(suspend_failed(&failure.reason)),
             Effect::Release => self.release = Release::Failed,
             Effect::Migrate { .. } => {
                 if let Some(transfer) = &mut self.transfer {
@@ -272,6 +284,9 @@ impl Memory {
             let agent_us = self.steps.agent_us.take();
             self.step_took("agent", agent_us, now_us);
         }
+        // A guest that begins anew has an agent that begins anew.
+        self.guest.ready &= state.resets == self.resets;
+        self.resets = state.resets;
         self.guest.ready |= state.guest.ready;
         self.guest.addresses.clone_from(&state.guest.addresses);
         if let (Some(transfer), Some(progress)) = (&mut self.transfer, &state.progress) {

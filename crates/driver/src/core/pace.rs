@@ -90,11 +90,14 @@ pub(super) fn name(effect: &Effect) -> &'static str {
         Effect::Continue => "continue",
         Effect::Announce => "announce",
         Effect::Pause => "pause",
-        Effect::Save => "save",
+        Effect::Save { .. } => "save",
         Effect::AskShutdown => "ask-shutdown",
+        Effect::AskReboot => "ask-reboot",
+        Effect::Reset => "reset",
         Effect::Kill => "kill",
         Effect::Release => "release",
         Effect::RemoveVolumes => "remove-volumes",
+        Effect::RemoveSaved { .. } => "remove-saved",
         Effect::Migrate { .. } => "migrate",
         Effect::MigrateContinue { .. } => "migrate-continue",
         Effect::MigrateCancel => "migrate-cancel",
@@ -113,8 +116,10 @@ fn interval_us(effect: &Effect) -> u64 {
         // What succeeds here is not asked for again, or asks for itself.
         Effect::Journal(_) | Effect::Look => 0,
         Effect::AskShutdown => 1_000_000,
+        // A guest that goes down slowly is not asked again too soon: it would take that for a second reboot.
+        Effect::AskReboot => 15_000_000,
         Effect::Kill => 200_000,
-        Effect::Save => 1_000_000,
+        Effect::Save { .. } => 1_000_000,
         _ => 50_000,
     }
 }

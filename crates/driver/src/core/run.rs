@@ -2,6 +2,7 @@
 
 use model::Reason;
 use model::document::{Order, StartFrom};
+use model::vm::SavedIn;
 
 use super::memory::Announcement;
 use super::{Core, Plan, STEADY_MS};
@@ -31,6 +32,7 @@ pub(super) fn end(state: &QemuState) -> Plan {
     Plan::mark(Mark::Closed {
         reason: Some(reason),
         saved_bytes: None,
+        saved_in: SavedIn::Host,
     })
 }
 
@@ -48,11 +50,12 @@ impl Core {
     }
 
     /// From the process to the guest's first instruction.
-    pub(super) fn plan_booting(&self, state: &QemuState) -> Plan {
+    pub(super) fn plan_booting(&mut self, state: &QemuState) -> Plan {
         if let Some(fault) = self.memory.fault.clone() {
             return Plan::mark(Mark::Closed {
                 reason: Some(fault),
                 saved_bytes: None,
+                saved_in: SavedIn::Host,
             });
         }
         if state.is_incoming && !is_loaded(state) {
@@ -64,22 +67,32 @@ impl Core {
         if state.is_incoming && !self.marks.used_saved {
             return Plan::mark(Mark::UsedSaved);
         }
+        if state.is_incoming {
+            // The network may know it from where it was saved.
+            self.memory.arrive();
+        }
         self.continue_guest()
     }
 
     fn plan_load(&self, state: &QemuState) -> Plan {
-        let Some(StartFrom::Saved { incarnation }) = self.saved_start() else {
+        let Some(StartFrom::Saved {
+            incarnation,
+            saved_in,
+        }) = self.saved_start()
+        else {
             return Plan::wait_ms(STEADY_MS);
         };
         match state.migration {
             MigrationWord::None => Plan::act(Effect::LoadSaved {
                 incarnation: *incarnation,
+                saved_in: *saved_in,
             }),
             MigrationWord::Failed | MigrationWord::Cancelled => {
                 let cause = state.migration_error.as_deref().unwrap_or("QEMU gave no reason");
                 Plan::mark(Mark::Closed {
                     reason: Some(not_loaded(cause)),
                     saved_bytes: None,
+                    saved_in: SavedIn::Host,
                 })
             }
             _ => Plan::wait_ms(BOOT_MS),
@@ -117,10 +130,27 @@ impl Core {
             Plan::act(Effect::OpenPorts)
         } else if is_running && self.memory.announcement == Announcement::Due {
             Plan::act(Effect::Announce)
+        } else if let Some(effect) = self.remove_used(is_running) {
+            Plan::act(effect)
         } else if self.memory.guest.ready {
             Plan::wait_ms(STEADY_MS)
         } else {
             Plan::wait_ms(AGENT_MS)
+        }
+    }
+
+    /// A state that was used is of no more use, and is large.
+    fn remove_used(&self, is_running: bool) -> Option<Effect> {
+        let is_due = is_running && self.marks.used_saved && !self.memory.saved_is_removed;
+        match self.saved_start().filter(|_| is_due)? {
+            StartFrom::Saved {
+                incarnation,
+                saved_in,
+            } => Some(Effect::RemoveSaved {
+                incarnation: *incarnation,
+                saved_in: *saved_in,
+            }),
+            StartFrom::Disk | StartFrom::Never => None,
         }
     }
 

@@ -34,8 +34,10 @@ impl Core {
             stream: self.memory.stream.clone().filter(|_| is_target),
             outgoing: self.outgoing(row, qemu),
             saved_bytes: self.marks.saved_bytes,
+            saved_in: self.marks.saved_in,
             reason: self.reason(row, qemu, plan),
             steps_ms: self.memory.steps_ms.clone(),
+            rebooted: self.marks.rebooted,
         })
     }
 
@@ -45,6 +47,7 @@ impl Core {
         }
         match (row, qemu) {
             (Row::Nothing, _) => Some(RunState::Stopping),
+            (Row::Stop, Qemu::None) if self.is_only_prepared() => Some(RunState::Preparing),
             (Row::Stop, _) => Some(self.stopping_state(qemu)),
             (_, Qemu::Silent) => None,
             (_, Qemu::None) if self.marks.launched => None,
@@ -67,7 +70,7 @@ impl Core {
     }
 
     fn stopping_state(&self, qemu: &Qemu) -> RunState {
-        let is_suspend = matches!(self.order(), Some(Order::Stop(Stop::Suspend)));
+        let is_suspend = matches!(self.order(), Some(Order::Stop(Stop::Suspend | Stop::Store)));
         match (&self.memory.save, qemu) {
             (Save::Failed(_), Qemu::Answers(state)) if state.run == RunStatusWord::Running => {
                 RunState::Running

@@ -1,6 +1,7 @@
 //! *stop N* in its ways, and the end of what no document names.
 
 use model::document::{Order, Stop};
+use model::vm::SavedIn;
 use model::{Reason, Timestamp};
 
 use super::memory::{Release, Save};
@@ -43,6 +44,7 @@ impl Core {
             Plan::mark(Mark::Closed {
                 reason,
                 saved_bytes: None,
+                saved_in: SavedIn::Host,
             })
         } else if self.memory.release != Release::Done {
             Plan::act(Effect::Release)
@@ -56,13 +58,33 @@ impl Core {
             return Plan::rest();
         };
         match qemu {
+            Qemu::None if self.is_only_prepared() => self.plan_prepare(),
             Qemu::None => self.plan_stopped(&how),
             _ if self.marks.closed => Plan::act(Effect::Kill),
             _ => match how {
                 Stop::Shutdown { force_at } => self.plan_shutdown(now, qemu, force_at),
-                Stop::Suspend => self.plan_suspend(qemu),
-                Stop::Kill | Stop::Release | Stop::Remove => Plan::act(Effect::Kill),
+                Stop::Suspend => self.plan_suspend(qemu, SavedIn::Host),
+                Stop::Store => self.plan_suspend(qemu, SavedIn::Datastore),
+                Stop::Kill | Stop::Release | Stop::Remove | Stop::Prepare => Plan::act(Effect::Kill),
             },
+        }
+    }
+
+    /// It is to have its disk made and to end without ever being started, and has not ended yet.
+    pub(super) fn is_only_prepared(&self) -> bool {
+        let is_asked = matches!(self.order(), Some(Order::Stop(Stop::Prepare)));
+        is_asked && !self.marks.closed && !self.marks.launched
+    }
+
+    fn plan_prepare(&self) -> Plan {
+        if let Some(fault) = self.memory.fault.clone() {
+            self.wind_up(Some(fault))
+        } else if self.memory.is_prepared {
+            self.wind_up(None)
+        } else if self.lease.fresh && !self.is_outdated {
+            Plan::act(Effect::Prepare { as_target: false })
+        } else {
+            Plan::wait_ms(STEADY_MS)
         }
     }
 
@@ -82,7 +104,7 @@ impl Core {
 
     /// Why it ended, if not just as asked.
     fn stop_reason(&self, how: &Stop) -> Option<Reason> {
-        let was_lost = *how == Stop::Suspend && self.marks.ran;
+        let was_lost = matches!(how, Stop::Suspend | Stop::Store) && self.marks.ran;
         if self.memory.is_forced {
             Some(Reason::new(
                 "forced-off",
@@ -91,6 +113,8 @@ impl Core {
             ))
         } else if let Save::Failed(reason) = &self.memory.save {
             Some(reason.clone())
+        } else if *how == Stop::Prepare {
+            self.memory.fault.clone()
         } else if was_lost {
             Some(Reason::new(
                 "suspend-lost",
@@ -129,7 +153,7 @@ impl Core {
     }
 
     /// Close first, then kill: so the saved state is known to be whole, or the guest goes on.
-    fn plan_suspend(&mut self, qemu: &Qemu) -> Plan {
+    fn plan_suspend(&mut self, qemu: &Qemu, saved_in: SavedIn) -> Plan {
         let Qemu::Answers(state) = qemu else {
             return Plan::wait_ms(SHUTDOWN_MS);
         };
@@ -137,6 +161,7 @@ impl Core {
             Save::Whole { bytes } => Plan::mark(Mark::Closed {
                 reason: None,
                 saved_bytes: Some(bytes),
+                saved_in,
             }),
             _ if has_ended(state) => super::run::end(state),
             // Nothing of it can be saved: it has not come yet, or it is elsewhere.
@@ -149,7 +174,7 @@ impl Core {
             }
             Save::No => {
                 self.memory.stood_still = state.run == RunStatusWord::Paused;
-                Plan::act(Effect::Save)
+                Plan::act(Effect::Save { saved_in })
             }
         }
     }

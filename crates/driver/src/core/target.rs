@@ -5,6 +5,7 @@
 //! it yet, and the addresses are announced, again and again, once the port is open.
 
 use model::Reason;
+use model::vm::SavedIn;
 
 use super::memory::Announcement;
 use super::{Core, Plan, STEADY_MS};
@@ -34,6 +35,7 @@ impl Core {
             return Plan::mark(Mark::Closed {
                 reason: failure,
                 saved_bytes: None,
+                saved_in: SavedIn::Host,
             });
         }
         let is_idle = matches!(state.migration, MigrationWord::None | MigrationWord::Setup);

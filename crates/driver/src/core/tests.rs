@@ -82,6 +82,7 @@ fn document(incarnation: Incarnation, order: Order) -> Box<VmDocument> {
         incarnation,
         order,
         machine,
+        reboot: None,
     })
 }
 
@@ -144,6 +145,7 @@ fn qemu(run: RunStatusWord, migration: MigrationWord) -> Qemu {
         is_incoming: false,
         guest: Guest::default(),
         ended: None,
+        resets: 0,
     })
 }
 

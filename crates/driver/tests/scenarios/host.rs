@@ -38,6 +38,12 @@ impl World {
                 self.hosts[at].saved.clear();
                 Answer::Done(Outcome::Ok)
             }
+            Effect::RemoveSaved { incarnation, .. } => {
+                let host = &mut self.hosts[at];
+                assert!(host.marks.used_saved, "a state is deleted before it is used");
+                host.saved.remove(incarnation);
+                Answer::Done(Outcome::Ok)
+            }
             Effect::OpenPorts => {
                 assert!(self.hosts[at].marks.ran, "ports opened before ran");
                 Answer::Done(Outcome::Ok)
@@ -174,6 +180,12 @@ fn command_alone(host: &mut Host, effect: &Effect) -> Result<Outcome, Failure> {
                 process.run = RunStatusWord::Shutdown;
             }
         }
+        Effect::AskReboot => {
+            if host.listens && process.executes() {
+                process.resets += 1;
+            }
+        }
+        Effect::Reset => process.resets += 1,
         Effect::SetDowntimeLimit { ms } => process.limit_ms = *ms,
         Effect::Listen => {
             process.is_listening = true;
@@ -181,12 +193,12 @@ fn command_alone(host: &mut Host, effect: &Effect) -> Result<Outcome, Failure> {
                 stream: STREAM.to_owned(),
             });
         }
-        Effect::Save => {
+        Effect::Save { .. } => {
             process.complete();
             host.saved.insert(incarnation, 4096);
             return Ok(Outcome::Saved { bytes: 4096 });
         }
-        Effect::LoadSaved { incarnation } => {
+        Effect::LoadSaved { incarnation, .. } => {
             if !host.saved.contains_key(incarnation) {
                 return Err(failure("no-such-state", false));
             }
@@ -206,10 +218,15 @@ fn write_down(marks: &mut Marks, mark: &Mark) {
     match mark {
         Mark::Launched => marks.launched = true,
         Mark::Ran => marks.ran = true,
-        Mark::Closed { reason, saved_bytes } => {
+        Mark::Closed {
+            reason,
+            saved_bytes,
+            saved_in,
+        } => {
             marks.closed = true;
             marks.reason.clone_from(reason);
             marks.saved_bytes = *saved_bytes;
+            marks.saved_in = *saved_in;
         }
         Mark::Sent { to } => {
             marks.sent.insert(*to);
@@ -219,6 +236,7 @@ fn write_down(marks: &mut Marks, mark: &Mark) {
         }
         Mark::UsedSaved => marks.used_saved = true,
         Mark::Removed => marks.removed = true,
+        Mark::Rebooted(rebooted) => marks.rebooted = Some(*rebooted),
     }
 }
 
@@ -227,7 +245,7 @@ fn name(effect: &Effect) -> &'static str {
     match effect {
         Effect::Prepare { .. } => "prepare",
         Effect::Spawn { .. } => "spawn",
-        Effect::Save => "save",
+        Effect::Save { .. } => "save",
         Effect::LoadSaved { .. } => "load-saved",
         Effect::Listen => "listen",
         Effect::Release => "release",

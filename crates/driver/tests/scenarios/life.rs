@@ -3,7 +3,8 @@
 use driver::types::{Effect, Input, Mark, RunStatusWord};
 use model::Incarnation;
 use model::document::{Order, StartFrom, Stop};
-use model::report::RunState;
+use model::report::{Rebooted, RunState};
+use model::vm::{Reboot, SavedIn};
 
 use crate::world::{N, SOURCE, World};
 
@@ -18,6 +19,7 @@ pub(crate) fn run(paused: bool) -> Option<Order> {
 pub(crate) fn resume_from(incarnation: u64) -> Option<Order> {
     let start = StartFrom::Saved {
         incarnation: Incarnation(incarnation),
+        saved_in: SavedIn::Host,
     };
     Some(Order::Run {
         paused: false,
@@ -190,6 +192,7 @@ fn a_shutdown_is_asked_for_every_second_and_done_when_the_guest_is_off() {
     let mark = Mark::Closed {
         reason: None,
         saved_bytes: None,
+        saved_in: SavedIn::Host,
     };
     assert_eq!(rest, [Effect::Kill, Effect::Journal(mark), Effect::Release]);
     assert!(closed(None)(&world));
@@ -236,6 +239,7 @@ fn what_no_document_names_is_killed_and_closed_and_its_volumes_stay() {
     let mark = Mark::Closed {
         reason: None,
         saved_bytes: None,
+        saved_in: SavedIn::Host,
     };
     assert_eq!(
         log(&world),
@@ -276,10 +280,18 @@ fn suspend_saves_and_closes_with_the_size_and_the_next_one_resumes_from_it() {
     let mark = Mark::Closed {
         reason: None,
         saved_bytes: Some(4096),
+        saved_in: SavedIn::Host,
     };
     assert_eq!(
         log(&world),
-        [Effect::Save, Effect::Journal(mark), Effect::Kill, Effect::Release]
+        [
+            Effect::Save {
+                saved_in: SavedIn::Host
+            },
+            Effect::Journal(mark),
+            Effect::Kill,
+            Effect::Release
+        ]
     );
     assert_eq!(world.hosts[SOURCE].last().saved_bytes, Some(4096));
     assert!(closed(None)(&world));
@@ -294,11 +306,19 @@ fn suspend_saves_and_closes_with_the_size_and_the_next_one_resumes_from_it() {
             Effect::Prepare { as_target: false },
             Effect::Journal(Mark::Launched),
             Effect::Spawn { incoming: true },
-            Effect::LoadSaved { incarnation: N },
+            Effect::LoadSaved {
+                incarnation: N,
+                saved_in: SavedIn::Host,
+            },
             Effect::Journal(Mark::UsedSaved),
             Effect::Journal(Mark::Ran),
             Effect::OpenPorts,
             Effect::Continue,
+            Effect::Announce,
+            Effect::RemoveSaved {
+                incarnation: N,
+                saved_in: SavedIn::Host,
+            },
         ]
     );
     assert_eq!(next.hosts[SOURCE].state(), Some(RunState::Running));
@@ -325,7 +345,13 @@ fn a_save_that_fails_lets_the_guest_go_on_until_it_is_ordered_anew() {
         world.hosts[SOURCE].last().reason.as_ref().unwrap().code,
         "suspend-failed"
     );
-    assert_eq!(log(&world), [Effect::Save], "not tried again by itself");
+    assert_eq!(
+        log(&world),
+        [Effect::Save {
+            saved_in: SavedIn::Host
+        }],
+        "not tried again by itself"
+    );
     world.hosts[SOURCE].broken.clear();
     world.order(SOURCE, run(false));
     world.settle(1_000_000);
@@ -471,4 +497,79 @@ fn an_unreadable_document_changes_nothing_and_is_reported() {
     world.settle(5_000_000);
     assert_eq!(log(&world), []);
     assert_eq!(world.hosts[SOURCE].last().reason, Some(reason));
+}
+
+/// A reboot that is asked for beside the order to run.
+fn reboot(world: &mut World, request: u64, within_ms: u64) {
+    let force_at = world.wall_in_ms(within_ms);
+    world.hosts[SOURCE].reboot = Some(Reboot { request, force_at });
+    world.order(SOURCE, run(false));
+}
+
+#[test]
+fn a_guest_reboots_within_its_incarnation_when_it_is_asked() {
+    let mut world = running();
+    world.hosts[SOURCE].process.as_mut().unwrap().is_ready = true;
+    world.settle(1_000_000);
+    reboot(&mut world, 1, 60_000);
+    world.settle(5_000_000);
+    let rebooted = Rebooted {
+        request: 1,
+        forced: false,
+    };
+    assert_eq!(
+        log(&world),
+        [Effect::AskReboot, Effect::Journal(Mark::Rebooted(rebooted))]
+    );
+    assert_eq!(world.hosts[SOURCE].last().rebooted, Some(rebooted));
+    assert_eq!(
+        (world.hosts[SOURCE].spawns, world.hosts[SOURCE].state()),
+        (1, Some(RunState::Running))
+    );
+    // Once it is made it is not made again, also by an agent that was restarted.
+    world.restart_agent(SOURCE);
+    world.settle(70_000_000);
+    assert_eq!(world.hosts[SOURCE].process.as_ref().unwrap().resets, 1);
+}
+
+#[test]
+fn a_guest_that_does_not_reboot_by_itself_is_reset_at_the_deadline() {
+    for is_ready in [true, false] {
+        let mut world = running();
+        world.hosts[SOURCE].listens = false;
+        world.hosts[SOURCE].process.as_mut().unwrap().is_ready = is_ready;
+        world.settle(1_000_000);
+        reboot(&mut world, 7, 20_000);
+        world.settle(30_000_000);
+        let rebooted = Rebooted {
+            request: 7,
+            forced: true,
+        };
+        let asked = if is_ready { 2 } else { 0 };
+        let mut expected = vec![Effect::AskReboot; asked];
+        expected.extend([Effect::Reset, Effect::Journal(Mark::Rebooted(rebooted))]);
+        assert_eq!(log(&world), expected);
+        assert_eq!(world.hosts[SOURCE].last().rebooted, Some(rebooted));
+    }
+}
+
+#[test]
+fn a_vm_that_is_only_prepared_is_never_started() {
+    let mut world = World::new();
+    world.order(SOURCE, stop(Stop::Prepare));
+    world.settle(1_000_000);
+    let mark = Mark::Closed {
+        reason: None,
+        saved_bytes: None,
+        saved_in: SavedIn::Host,
+    };
+    let prepare = Effect::Prepare { as_target: false };
+    assert_eq!(log(&world), [prepare, Effect::Journal(mark), Effect::Release]);
+    assert!(closed(None)(&world));
+
+    let mut world = World::new();
+    world.hosts[SOURCE].broken.insert("prepare", false);
+    world.order(SOURCE, stop(Stop::Prepare));
+    world.settle(1_000_000);
+    assert!(closed(Some("broken"))(&world));
 }

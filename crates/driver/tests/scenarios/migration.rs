@@ -437,7 +437,9 @@ fn a_migration_after_a_suspend_that_failed_or_was_taken_back_is_not_mistaken_for
         world.order(SOURCE, life::stop(Stop::Suspend));
         world.run(
             &mut |world| {
-                let is_tried = world.hosts[SOURCE].log.contains(&Effect::Save);
+                let is_tried = world.hosts[SOURCE].log.contains(&Effect::Save {
+                    saved_in: model::vm::SavedIn::Host,
+                });
                 is_tried && world.order(SOURCE, life::run(false))
             },
             5_000_000,

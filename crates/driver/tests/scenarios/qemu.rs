@@ -13,6 +13,7 @@ pub(crate) struct Process {
     pub(crate) is_ready: bool,
     pub(crate) is_silent: bool,
     pub(crate) limit_ms: u64,
+    pub(crate) resets: u64,
     /// What the guest returns to when a migration ends badly.
     before: RunStatusWord,
 }
@@ -33,6 +34,7 @@ impl Process {
             is_ready: false,
             is_silent: false,
             limit_ms: 20,
+            resets: 0,
             before: run,
         }
     }
@@ -66,6 +68,7 @@ impl Process {
                 addresses: Vec::new(),
             },
             ended,
+            resets: self.resets,
         })
     }
 

@@ -13,6 +13,7 @@ use model::document::{Disk, Machine, Order, VmDocument};
 use model::image::ImageFormat;
 use model::report::{OutgoingState, RunState, RunStatus};
 use model::vm::GuestConfig;
+use model::vm::Reboot;
 use model::{HostId, Incarnation, Reason, Timestamp, VmId};
 
 use crate::qemu::Process;
@@ -81,6 +82,8 @@ pub(crate) struct Host {
     pub(crate) saved: BTreeMap<Incarnation, u64>,
     /// Whether the guest powers off when asked.
     pub(crate) listens: bool,
+    /// The reboot that its orders go with.
+    pub(crate) reboot: Option<Reboot>,
     /// Effects that fail, by name, with whether trying again may help.
     pub(crate) broken: BTreeMap<&'static str, bool>,
     pub(crate) spawns: u32,
@@ -115,6 +118,7 @@ impl Host {
             is_forgotten: false,
             saved: BTreeMap::new(),
             listens: true,
+            reboot: None,
             broken: BTreeMap::new(),
             spawns: 0,
             promised: BTreeSet::new(),
@@ -229,6 +233,7 @@ impl World {
             incarnation,
             order,
             machine: machine(),
+            reboot: self.hosts[at].reboot,
         });
         if self.hosts[at]
             .document

@@ -7,10 +7,12 @@ use model::host::Reserved;
 use model::key::{self, Part};
 use model::lifecycle::Phase;
 use model::migration::MigrationPhase as M;
+use model::operation::{Action, OperationPhase, OperationStatus};
 use model::vm::Start;
 use model::{HostId, Incarnation, Kind, MigrationId, Object, VmId, record};
 use planner::Plan;
 use planner::view::{Change, Host, View};
+use uuid::Uuid;
 
 use super::world::World;
 
@@ -21,6 +23,8 @@ pub(crate) struct Former {
     open: BTreeMap<VmId, Incarnation>,
     last: BTreeMap<VmId, Incarnation>,
     closed: Vec<(VmId, Incarnation)>,
+    /// How operations ended.
+    ended: BTreeMap<Uuid, OperationStatus>,
 }
 
 impl World {
@@ -52,7 +56,17 @@ impl World {
                 .map(|(id, intent)| (id, intent.last_incarnation))
                 .collect(),
             closed: vms.iter().flat_map(closed).collect(),
+            ended: self.ended_operations(),
         }
+    }
+
+    fn ended_operations(&self) -> BTreeMap<Uuid, OperationStatus> {
+        let statuses = self
+            .view
+            .operations
+            .iter()
+            .map(|(id, operation)| (*id, planner::operation::status(operation)));
+        statuses.filter(|(_, status)| status.ended_at.is_some()).collect()
     }
 
     /// A plan relies on every key that it writes over, and carries one audit record.
@@ -82,6 +96,16 @@ impl World {
         self.check_stages(former);
         self.check_grants(former);
         self.check_reservations();
+        let ended = self.ended_operations();
+        for (id, status) in &former.ended {
+            let now = ended.get(id);
+            let is_kept = now == Some(status) || !self.view.operations.contains_key(id);
+            assert!(
+                is_kept,
+                "{}: an ended operation changed: {status:?} → {now:?}",
+                plan.action
+            );
+        }
         for (vm, incarnation) in &former.closed {
             let now = self.view.vms.get(vm).and_then(|vm| vm.runs.get(incarnation));
             assert!(
@@ -164,6 +188,47 @@ impl World {
                 plan.action
             );
             assert!(to == Phase::Done || !to.next_commands().is_empty());
+        }
+    }
+
+    /// With nothing left to do: what is under way is what was asked for last, what has ended says so, and little is kept.
+    pub(crate) fn check_operations(&self) {
+        for (id, operation) in &self.view.operations {
+            let object = &operation.object.as_ref().unwrap().value;
+            let status = planner::operation::status(operation);
+            assert_eq!(status.ended_at.is_none(), status.phase == OperationPhase::Running);
+            assert!(status.phase != OperationPhase::Failed || status.reason.is_some());
+            let found = self
+                .view
+                .find(Kind::Operation, Some("default"), &object.meta.name);
+            assert_eq!(found, Some(*id), "two operations of one name");
+            let vm = self
+                .view
+                .vms
+                .get(&VmId(object.spec.object))
+                .and_then(|vm| vm.object.as_ref());
+            let Some(vm) = vm.map(|at| &at.value) else {
+                assert_eq!(
+                    (object.spec.action, status.phase),
+                    (Action::Delete, OperationPhase::Done)
+                );
+                continue;
+            };
+            let is_last = match vm.meta.deleted_at {
+                Some(_) => object.spec.action == Action::Delete,
+                None if object.spec.action == Action::Reboot => vm
+                    .spec
+                    .reboot
+                    .is_some_and(|asked| asked.request == object.spec.request),
+                None => object.spec.request == vm.spec.power_request,
+            };
+            assert!(
+                status.ended_at.is_some() || is_last,
+                "{object:?} is still under way"
+            );
+        }
+        for vm in self.view.vms.keys() {
+            assert!(self.view.operations_on(*vm).count() <= planner::operation::KEPT_PER_VM + 1);
         }
     }
 

@@ -5,5 +5,6 @@
 
 mod invariants;
 mod migration;
+mod operation;
 mod vm;
 mod world;

@@ -9,7 +9,7 @@ use model::image::{ImageContent, ImageFormat, ImageSpec, ImageStatus};
 use model::lifecycle::Phase;
 use model::migration::{MigrationIntent, MigrationPhase, MigrationSpec};
 use model::report::{Outgoing, OutgoingState, Report, RunState, RunStatus, Samples, VmRun};
-use model::vm::{GuestConfig, PlacementRule, Power, VmIntent, VmSpec};
+use model::vm::{GuestConfig, PlacementRule, Power, RebootRequest, SavedIn, VmIntent, VmSpec};
 use model::{
     DatastoreId, HostId, ImageId, Incarnation, Kind, Meta, MigrationId, Object, Reason, Timestamp, VmId, key,
 };
@@ -190,6 +190,7 @@ impl World {
             power,
             force: false,
             power_request: 1,
+            reboot: None,
         };
         let id = VmId(self.create(Kind::Vm, name, spec));
         self.settle();
@@ -240,6 +241,14 @@ impl World {
         self.change_vm(id, |object| {
             object.spec.power = power;
             object.spec.power_request += 1;
+        });
+    }
+
+    /// The user asks for a reboot.
+    pub(crate) fn reboot(&mut self, id: VmId, force: bool) {
+        self.change_vm(id, |object| {
+            let request = object.spec.reboot.map_or(0, |asked| asked.request) + 1;
+            object.spec.reboot = Some(RebootRequest { request, force });
         });
     }
 
@@ -377,8 +386,10 @@ impl World {
             stream: None,
             outgoing: None,
             saved_bytes: None,
+            saved_in: SavedIn::Host,
             reason: None,
             steps_ms: BTreeMap::new(),
+            rebooted: None,
         })
     }
 
@@ -464,7 +475,7 @@ impl World {
             now: self.now,
             next_id: &mut next_id,
         };
-        admission::admit(&mut plan, &before, &mut stamp);
+        admission::admit(&mut plan, &self.view, &before, &mut stamp);
         self.ids = ids;
         for (key, revision) in &plan.relies_on {
             if self.store.get(key).map_or(0, |(_, at)| *at) != *revision {
@@ -499,9 +510,8 @@ impl World {
     fn decisions(&self) -> Vec<Decision> {
         let vms = self
             .view
-            .vms
-            .keys()
-            .map(|id| planner::vm::plan(&self.view, *id, self.now));
+            .vms_and_former()
+            .map(|id| planner::vm::plan(&self.view, id, self.now));
         let migrations = self
             .view
             .all_active_migrations()
@@ -517,7 +527,9 @@ impl World {
     /// Commits what the planner wants until it wants nothing more.
     pub(crate) fn settle(&mut self) {
         for _ in 0..200 {
-            let Some(plan) = self.next_plan() else { return };
+            let Some(plan) = self.next_plan() else {
+                return self.check_operations();
+            };
             self.commit(plan).unwrap();
         }
         panic!(

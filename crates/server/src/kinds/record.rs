@@ -3,7 +3,6 @@
 use api::Problem;
 use api::kinds::{Event, EventSpec, NoStatus, Operation, OperationSpec, OperationStatus};
 use model::event::What;
-use model::operation::OperationPhase;
 use model::{Kind, Object};
 use planner::view::At;
 use planner::{Plan, View};
@@ -30,7 +29,11 @@ impl Served for Operation {
     }
 
     fn spec(view: &View, stored: &Self::Stored) -> OperationSpec {
-        let object = name_of(view, stored.object_kind, stored.object);
+        let object = if stored.object_name.is_empty() {
+            name_of(view, stored.object_kind, stored.object)
+        } else {
+            stored.object_name.clone()
+        };
         OperationSpec {
             action: stored.action,
             object_kind: stored.object_kind,
@@ -39,28 +42,14 @@ impl Served for Operation {
     }
 
     fn status(_: &Heard, view: &View, id: Uuid) -> Option<OperationStatus> {
-        let status = view
-            .operations
-            .get(&id)?
-            .status
-            .as_ref()
-            .map(|at| at.value.clone());
-        Some(status.map_or(
-            OperationStatus {
-                phase: OperationPhase::Running,
-                attempt: 1,
-                deadline: None,
-                ended_at: None,
-                reason: None,
-            },
-            |status| OperationStatus {
-                phase: status.phase,
-                attempt: status.attempt,
-                deadline: status.deadline,
-                ended_at: status.ended_at,
-                reason: status.reason,
-            },
-        ))
+        let status = planner::operation::status(view.operations.get(&id)?);
+        Some(OperationStatus {
+            phase: status.phase,
+            attempt: status.attempt,
+            deadline: status.deadline,
+            ended_at: status.ended_at,
+            reason: status.reason,
+        })
     }
 
     fn create(_: &Context<'_>, _: &str, _: OperationSpec, _: &mut Plan) -> Result<Self::Stored, Problem> {

@@ -8,7 +8,7 @@ use model::lifecycle::{self, Phase};
 use model::limits::{NICS_MAX, check_range};
 use model::network::{AddressHolder, NetworkSpec};
 use model::template::TemplateSpec;
-use model::vm::{GuestConfig, Nic, PlacementRule, Power};
+use model::vm::{GuestConfig, Nic, PlacementRule, Power, RebootRequest, VmIntent};
 use model::{DatastoreId, HostId, ImageId, Kind, NetworkId, Object, TemplateId, Timestamp, VmId, key};
 use planner::view::At;
 use planner::vm::QEMU_OVERHEAD_MIB;
@@ -84,6 +84,8 @@ impl Served for Vm {
                 }),
             steps_ms: run.map(|run| run.steps_ms.clone()).unwrap_or_default(),
             next_commands: next_commands(phase, name, host.as_deref(), migration.as_deref()),
+            at_next_start: at_next_start(facts.spec, intent),
+            operation: planner::operation::under_way(view, VmId(id)).map(|meta| meta.name.clone()),
             host,
             migration,
         })
@@ -142,6 +144,7 @@ impl Served for Vm {
             power: spec.power.unwrap_or(Power::Running),
             force: false,
             power_request: 1,
+            reboot: None,
         })
     }
 
@@ -173,6 +176,10 @@ impl Served for Vm {
         check_sizes(vcpus, memory_mib, None)?;
         check_largest_host(context.view, memory_mib)?;
         let power = spec.power.unwrap_or(old.spec.power);
+        if power == Power::Prepared && old.spec.power != power {
+            let detail = "only a new VM is prepared: create another one, or switch this one off";
+            return Err(Problem::invalid("immutable", detail));
+        }
         let asked = u64::from(power != old.spec.power);
         Ok(model::vm::VmSpec {
             vcpus,
@@ -211,6 +218,22 @@ impl Served for Vm {
             plan,
         ))
     }
+}
+
+/// The sizes that were changed after the guest got its own. A saved guest keeps them.
+fn at_next_start(spec: &model::vm::VmSpec, intent: Option<&VmIntent>) -> Vec<String> {
+    let open = intent.and_then(|intent| intent.open.as_ref());
+    let saved = intent.and_then(|intent| intent.saved.as_ref());
+    let present = open.map(|open| (open.memory_mib, open.vcpus));
+    let Some((memory_mib, vcpus)) = present.or(saved.map(|saved| (saved.memory_mib, saved.vcpus))) else {
+        return Vec::new();
+    };
+    let parts = [
+        ("memory_mib", spec.memory_mib != memory_mib),
+        ("vcpus", spec.vcpus != vcpus),
+    ];
+    let later = parts.into_iter().filter(|(_, differs)| *differs);
+    later.map(|(part, _)| part.to_owned()).collect()
 }
 
 /// Whole commands that lead on from a phase.
@@ -451,8 +474,12 @@ pub fn action(
         return refuse("it is being deleted");
     }
     let spec = &at.value.spec;
-    let power = match wanted_power(action, phase, spec.power) {
-        Wanted::Power(power) => power,
+    let (power, reboot) = match wanted_power(action, force, phase, spec.power) {
+        Wanted::Power(power) => (power, spec.reboot),
+        Wanted::Reboot => {
+            let request = spec.reboot.map_or(0, |asked| asked.request).saturating_add(1);
+            (spec.power, Some(RebootRequest { request, force }))
+        }
         Wanted::AsItIs => return Ok(meta.id),
         Wanted::Refuse(why) => return refuse(why),
         Wanted::Unknown => {
@@ -460,17 +487,27 @@ pub fn action(
             return Err(Problem::new(404, "no-such-action", detail));
         }
     };
-    let repeats =
-        spec.power == power && spec.force == force && matches!(phase, Phase::Shutdown | Phase::Hold);
+    let is_reboot = reboot != spec.reboot;
+    let repeats = spec.power == power
+        && spec.force == force
+        && !is_reboot
+        && matches!(phase, Phase::Shutdown | Phase::Hold);
     if repeats {
         return Ok(meta.id);
     }
     plan.action = format!("{action} vm {}", meta.name);
-    let next = model::vm::VmSpec {
-        power,
-        force,
-        power_request: spec.power_request.saturating_add(1),
-        ..spec.clone()
+    let next = if is_reboot {
+        model::vm::VmSpec {
+            reboot,
+            ..spec.clone()
+        }
+    } else {
+        model::vm::VmSpec {
+            power,
+            force,
+            power_request: spec.power_request.saturating_add(1),
+            ..spec.clone()
+        }
     };
     Ok(set::<Vm>(context, at, next, plan))
 }
@@ -478,14 +515,19 @@ pub fn action(
 /// What an action means in a phase.
 enum Wanted {
     Power(Power),
+    /// The guest is rebooted where it is.
+    Reboot,
     /// A repeat: nothing is to be done.
     AsItIs,
     Refuse(&'static str),
     Unknown,
 }
 
-fn wanted_power(action: &str, phase: Phase, present: Power) -> Wanted {
+fn wanted_power(action: &str, force: bool, phase: Phase, present: Power) -> Wanted {
     match (action, phase) {
+        ("start", Phase::Pending | Phase::Prolog) if !matches!(present, Power::Running | Power::Paused) => {
+            Wanted::Power(Power::Running)
+        }
         ("start", Phase::Off | Phase::Failed | Phase::Suspended | Phase::Stopped | Phase::Shutdown) => {
             Wanted::Power(Power::Running)
         }
@@ -501,9 +543,26 @@ fn wanted_power(action: &str, phase: Phase, present: Power) -> Wanted {
         ("suspend", Phase::Running | Phase::Paused) => Wanted::Power(Power::Suspended),
         ("suspend", Phase::Suspended) => Wanted::AsItIs,
         ("suspend", _) => Wanted::Refuse("only a running or paused VM is suspended"),
-        ("shutdown", Phase::Off | Phase::Failed | Phase::Hold) => Wanted::AsItIs,
-        ("shutdown", Phase::Suspended | Phase::Stopped) => {
-            Wanted::Refuse("it does not run: delete it, or resume it first")
+        ("reboot", Phase::Running) => Wanted::Reboot,
+        ("reboot", _) => Wanted::Refuse("only a running VM is rebooted"),
+        ("retry", Phase::Failed) => match present {
+            Power::Running | Power::Paused | Power::Prepared => Wanted::Power(present),
+            Power::Suspended | Power::Stopped => {
+                Wanted::Refuse("its guest ended before its state was saved: start it")
+            }
+            Power::Off | Power::Hold => {
+                Wanted::Refuse("it shall be off: start it, or give it up with `shutdown`")
+            }
+        },
+        // It is tried again by itself whenever something changes.
+        ("retry", Phase::Pending) => Wanted::AsItIs,
+        ("retry", _) => Wanted::Refuse("nothing of it has failed"),
+        ("stop", Phase::Running | Phase::Paused) => Wanted::Power(Power::Stopped),
+        ("stop", Phase::Stopped) => Wanted::AsItIs,
+        ("stop", _) => Wanted::Refuse("only a running or paused VM is stopped"),
+        ("shutdown", Phase::Off | Phase::Hold) => Wanted::AsItIs,
+        ("shutdown", Phase::Suspended | Phase::Stopped) if !force => {
+            Wanted::Refuse("it does not run: resume it first, or give its saved state up with `--force`")
         }
         ("shutdown", _) => Wanted::Power(Power::Off),
         ("hold", Phase::Pending | Phase::Off | Phase::Hold) => Wanted::Power(Power::Hold),

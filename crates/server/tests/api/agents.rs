@@ -6,7 +6,7 @@ use std::time::Duration;
 use api::agent::JoinResponse;
 use model::document::{HostDocument, Order};
 use model::host::{Accelerator, AcceleratorName, HostStatus};
-use model::report::{Report, RunState, RunStatus, Samples, VmRun};
+use model::report::{Rebooted, Report, RunState, RunStatus, Samples, VmRun};
 use model::{HostId, Incarnation, VmId};
 use serde_json::json;
 use uuid::Uuid;
@@ -75,6 +75,8 @@ impl Agent {
             stream: None,
             outgoing: None,
             saved_bytes: None,
+            saved_in: model::vm::SavedIn::Host,
+            rebooted: None,
             reason: None,
             steps_ms: BTreeMap::from([("boot".to_owned(), 12)]),
         };
@@ -307,4 +309,73 @@ async fn memory_that_no_host_can_give_is_refused_with_the_largest() {
     said.refused(422, "larger-than-any-host");
     let detail = said.body["detail"].as_str().unwrap();
     assert!(detail.contains("h1") && detail.contains("4096"), "{detail}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_actions_leave_records_and_a_reboot_is_one() {
+    let world = World::new().await;
+    let mut agent = Agent::join(&world, "h1").await;
+    agent.hello(&world, 4096).await;
+    let vm = world.vm("web").await;
+    assert_eq!(vm["status"]["operation"], "web-start-1");
+    let vm = id(&vm);
+    let act = async |word: &str| {
+        world
+            .post(&format!("/v1/vms/web/actions/{word}"), &json!({}))
+            .await
+    };
+    act("reboot").await.refused(409, "wrong-phase");
+    act("retry").await.refused(409, "wrong-phase");
+    agent
+        .document(&world, |document| document.vms.contains_key(&vm))
+        .await;
+    let mut run = agent.run(vm, RunState::Running);
+    let report = agent_report(&mut agent, &run);
+    agent.send(&world, &report).await.ok(204);
+    let is_done = |operation: &serde_json::Value| operation["status"]["phase"] == "Done";
+    let start = world.until("/v1/operations/web-start-1", is_done).await;
+    assert_eq!(
+        (
+            &start["owner"],
+            &start["spec"]["action"],
+            &start["spec"]["object"]
+        ),
+        (&json!("admin"), &json!("start"), &json!("web"))
+    );
+    let asked = act("reboot").await.ok(200);
+    assert_eq!(asked["status"]["operation"], "web-reboot-1");
+    let told = |document: &HostDocument| document.vms.get(&vm).is_some_and(|vm| vm.reboot.is_some());
+    agent.document(&world, told).await;
+    let waits = world.get("/v1/operations/web-reboot-1").await.ok(200);
+    assert!(waits["status"]["deadline"].is_string(), "{waits:#}");
+    run.run.rebooted = Some(Rebooted {
+        request: 1,
+        forced: true,
+    });
+    let report = agent_report(&mut agent, &run);
+    agent.send(&world, &report).await.ok(204);
+    let reboot = world.until("/v1/operations/web-reboot-1", is_done).await;
+    assert_eq!(reboot["status"]["reason"]["code"], "reset");
+    let is_idle = |vm: &serde_json::Value| vm["status"]["operation"].is_null();
+    world.until("/v1/vms/web", is_idle).await;
+    // A running guest keeps its size, and the answer says so.
+    let larger = json!({ "spec": { "memory_mib": 128 }, "labels": { "tier": "web" } });
+    let changed = world.patch("/v1/vms/web", &larger).await.ok(200);
+    assert_eq!(changed["status"]["at_next_start"], json!(["memory_mib"]));
+    // A request that is only tried leaves nothing.
+    world
+        .post("/v1/vms/web/actions/shutdown?dry_run=true", &json!({}))
+        .await
+        .ok(200);
+    let all = world.get("/v1/operations").await.ok(200);
+    assert_eq!(all["items"].as_array().unwrap().len(), 2);
+    let prepared = json!({ "spec": { "power": "prepared" } });
+    world
+        .patch("/v1/vms/web", &prepared)
+        .await
+        .refused(422, "immutable");
+}
+
+fn agent_report(agent: &mut Agent, run: &VmRun) -> Report {
+    agent.report(None, vec![run.clone()])
 }

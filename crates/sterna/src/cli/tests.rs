@@ -76,7 +76,7 @@ fn sizes_without_a_unit_are_wrong_usage() {
         ("sterna vm create web --image tiny", "--memory"),
         ("sterna vm create web --template small --count 0", "0 is not in"),
         ("sterna vm list --timeout 90", "needs a unit: give 90s"),
-        ("sterna vm lst", "similar subcommand exists: 'list'"),
+        ("sterna vm lst", "'list'"),
         ("sterna vm start web --wait=booted", "possible values"),
         ("sterna vm start", "NAME"),
     ] {

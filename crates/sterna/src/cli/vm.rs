@@ -17,9 +17,17 @@ pub(crate) enum VmCommand {
     Start(ActionArgs),
     /// Ask the guest to shut down; pull the plug if it does not
     Shutdown(ShutdownArgs),
+    /// Reboot the guest where it is: ask it, and reset it if it does not
+    Reboot(RebootArgs),
+    /// Try again what has failed
+    #[command(after_help = "Example: sterna vm retry web --wait")]
+    Retry(ActionArgs),
     /// Save the state to its host's disk and end
     #[command(after_help = "Example: sterna vm suspend web --wait")]
     Suspend(ActionArgs),
+    /// Save the state into the datastore and free the host: it resumes on any
+    #[command(after_help = "Example: sterna vm stop web --wait && sterna vm resume web --wait")]
+    Stop(ActionArgs),
     /// Go on after a pause, or from a saved state
     #[command(after_help = "Example: sterna vm resume web --wait")]
     Resume(ActionArgs),
@@ -51,6 +59,7 @@ pub(crate) enum VmCommand {
 #[command(
     after_help = "Examples:\n  sterna vm create web --template small --wait=ready\n  \
     sterna vm create worker --template small --count 3 --label tier=batch\n  \
+    sterna vm create spare --template small --off --wait\n  \
     sterna vm create db --image tiny --memory 1GiB --vcpus 2 --network front,address=10.1.0.7"
 )]
 pub(crate) struct VmArgs {
@@ -99,6 +108,9 @@ pub(crate) struct VmArgs {
     /// Do not place it until it is released
     #[arg(long)]
     pub(crate) hold: bool,
+    /// Place it and make its disk, and do not boot it
+    #[arg(long, conflicts_with = "hold")]
+    pub(crate) off: bool,
     /// Check it and show what it would be, and do nothing
     #[arg(long, conflicts_with = "wait")]
     pub(crate) dry_run: bool,
@@ -128,6 +140,30 @@ pub(crate) struct ShutdownArgs {
     /// Pull the plug at once
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+/// Which VMs, and how.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sterna vm reboot web --wait=ready\n  sterna vm reboot web --force")]
+pub(crate) struct RebootArgs {
+    /// Names or ids
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Reset the guest without asking it
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Wait until it was rebooted, or until its guest's agent has answered again
+    #[arg(long, value_name = "STATE", num_args = 0..=1, require_equals = true, ignore_case = true)]
+    pub(crate) wait: Option<Option<Rebooted>>,
+}
+
+/// How far a reboot is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rebooted {
+    /// The guest begins anew
+    Done,
+    /// Its agent has answered
+    Ready,
 }
 
 /// Which VMs, and where to.
@@ -172,8 +208,10 @@ pub(crate) enum WaitState {
     Ready,
     /// Its processors are stopped
     Paused,
-    /// Its state is saved
+    /// Its state is saved on its host
     Suspended,
+    /// Its state is saved in its datastore
+    Stopped,
     /// It is powered off
     Off,
     /// It is not placed until it is released
@@ -187,6 +225,7 @@ impl WaitState {
             Self::Running | Self::Ready => Phase::Running,
             Self::Paused => Phase::Paused,
             Self::Suspended => Phase::Suspended,
+            Self::Stopped => Phase::Stopped,
             Self::Off => Phase::Off,
             Self::Hold => Phase::Hold,
         }

@@ -41,7 +41,10 @@ pub(super) async fn edit<R: Resource>(context: &Context, name: &str) -> anyhow::
         anyhow::Ok(context.client.replace::<R>(&id, &body, Some(revision)).await?)
     };
     match sent.await {
-        Ok(object) => output::one::<R>(context, &object),
+        Ok(object) => {
+            note_later::<R>(context, &object);
+            output::one::<R>(context, &object)
+        }
         Err(error) => {
             let (_, path) = file.keep()?;
             Err(error.context(format!(
@@ -50,6 +53,23 @@ pub(super) async fn edit<R: Resource>(context: &Context, name: &str) -> anyhow::
                 path.display()
             )))
         }
+    }
+}
+
+/// Says which of the changes do not hold yet.
+fn note_later<R: Resource>(context: &Context, object: &ObjectOf<R>) {
+    let status = serde_json::to_value(&object.status).unwrap_or_default();
+    let later = status.get("at_next_start").and_then(serde_json::Value::as_array);
+    let later: Vec<&str> = later
+        .into_iter()
+        .flatten()
+        .filter_map(|part| part.as_str())
+        .collect();
+    if !later.is_empty() {
+        context.note(&format!(
+            "From the next start on: {}; the rest holds now.",
+            later.join(", ")
+        ));
     }
 }
 

@@ -153,7 +153,7 @@ mod tests {
                         { "count": 1, "hosts": ["h3"], "reason": { "code": "cordoned", "message": "it is cordoned" } },
                     ],
                 },
-                "steps_ms": {}, "next_commands": ["sterna vm hold web", "sterna vm delete web"],
+                "steps_ms": {}, "operation": null, "at_next_start": [], "next_commands": ["sterna vm hold web", "sterna vm delete web"],
             },
         }))
         .unwrap();

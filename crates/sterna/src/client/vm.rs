@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use api::Create;
 use api::client::ObjectOf;
-use api::kinds::{ActionBody, PlacementSpec, Vm, VmSpec};
+use api::kinds::{ActionBody, Operation, PlacementSpec, Vm, VmSpec};
 use model::vm::Power;
 
 use super::wait::until;
 use super::{Context, explain, migration, output, template};
-use crate::cli::{ActionArgs, VmArgs, VmCommand, WaitState};
+use crate::cli::{ActionArgs, RebootArgs, Rebooted, VmArgs, VmCommand, WaitState};
 
 pub(super) async fn run(context: &Context, command: VmCommand) -> anyhow::Result<ExitCode> {
     let gentle = ActionBody::default();
@@ -20,7 +20,10 @@ pub(super) async fn run(context: &Context, command: VmCommand) -> anyhow::Result
             let body = ActionBody { force: args.force };
             act(context, args.action, "shutdown", &body, WaitState::Off).await
         }
+        VmCommand::Reboot(args) => reboot(context, args).await,
+        VmCommand::Retry(args) => act(context, args, "retry", &gentle, WaitState::Running).await,
         VmCommand::Suspend(args) => act(context, args, "suspend", &gentle, WaitState::Suspended).await,
+        VmCommand::Stop(args) => act(context, args, "stop", &gentle, WaitState::Stopped).await,
         VmCommand::Resume(args) => act(context, args, "resume", &gentle, WaitState::Running).await,
         VmCommand::Pause(args) => act(context, args, "pause", &gentle, WaitState::Paused).await,
         VmCommand::Hold(args) => act(context, args, "hold", &gentle, WaitState::Hold).await,
@@ -32,10 +35,10 @@ pub(super) async fn run(context: &Context, command: VmCommand) -> anyhow::Result
 }
 
 async fn create(context: &Context, args: VmArgs) -> anyhow::Result<ExitCode> {
-    let goal = args.wait.goal(if args.hold {
-        WaitState::Hold
-    } else {
-        WaitState::Running
+    let goal = args.wait.goal(match (args.hold, args.off) {
+        (true, _) => WaitState::Hold,
+        (_, true) => WaitState::Off,
+        _ => WaitState::Running,
     });
     let dry_run = args.dry_run;
     let bodies = bodies(args)?;
@@ -54,6 +57,31 @@ async fn act(
     let ask = async |name: &String| context.client.action::<Vm, _>(name, word, body).await;
     let (vms, code) = context.each(&args.names, ask).await;
     finish(context, vms, args.wait.goal(usual), code).await
+}
+
+async fn reboot(context: &Context, args: RebootArgs) -> anyhow::Result<ExitCode> {
+    let body = ActionBody { force: args.force };
+    let ask = async |name: &String| context.client.action::<Vm, _>(name, "reboot", &body).await;
+    let (vms, code) = context.each(&args.names, ask).await;
+    let Some(goal) = args.wait else {
+        output::several::<Vm>(context, &vms.iter().collect::<Vec<_>>())?;
+        return Ok(code);
+    };
+    let operations: Vec<String> = vms.iter().filter_map(|vm| vm.status.operation.clone()).collect();
+    let ended = until::<Vm, _>(context, vms, &goal.unwrap_or(Rebooted::Done)).await;
+    for name in operations {
+        // How it went is on its operation. One that is not kept any more had nothing to say.
+        if let Ok(operation) = context.client.get::<Operation>(&name).await
+            && let Some(reason) = operation.status.reason
+        {
+            context.note(&format!(
+                "{name} {:?}: {}",
+                operation.status.phase, reason.message
+            ));
+        }
+    }
+    output::several::<Vm>(context, &ended.objects.iter().collect::<Vec<_>>())?;
+    Ok(ended.code_after(code))
 }
 
 /// Waits if that was asked for, and prints.
@@ -94,7 +122,11 @@ fn bodies(args: VmArgs) -> anyhow::Result<Vec<Create<VmSpec>>> {
             host: args.host,
             host_labels: args.host_labels.into_iter().collect(),
         },
-        power: args.hold.then_some(Power::Hold),
+        power: match (args.hold, args.off) {
+            (true, _) => Some(Power::Hold),
+            (_, true) => Some(Power::Prepared),
+            _ => None,
+        },
     };
     let body = |name| Create {
         name: Some(name),

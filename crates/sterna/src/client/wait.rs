@@ -22,7 +22,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{Context, report};
-use crate::cli::WaitState;
+use crate::cli::{Rebooted, WaitState};
 use crate::units;
 
 /// The first pause before a broken watch is taken up again; it doubles up to [`PAUSE_MAX`].
@@ -94,7 +94,9 @@ impl Goal<Vm> for WaitState {
                 Self::Running | Self::Ready | Self::Paused,
                 Phase::Off | Phase::Suspended | Phase::Stopped | Phase::Hold,
             )
-            | (Self::Suspended, Phase::Off | Phase::Hold)
+            | (Self::Suspended | Self::Stopped, Phase::Off | Phase::Hold)
+            | (Self::Suspended, Phase::Stopped)
+            | (Self::Stopped, Phase::Suspended)
             | (Self::Off, Phase::Suspended | Phase::Stopped | Phase::Hold) => {
                 Verdict::Impossible(because(&format!("it is {phase}"), why))
             }
@@ -116,11 +118,34 @@ impl Goal<Vm> for WaitState {
     }
 }
 
+impl Goal<Vm> for Rebooted {
+    fn judge(&self, vm: &ObjectOf<Vm>) -> Verdict {
+        let (phase, status) = (vm.status.phase, &vm.status);
+        if !matches!(phase, Phase::Running | Phase::Migrating | Phase::Unknown) {
+            return Verdict::Impossible(because(&format!("it is {phase}"), status.reason.as_ref()));
+        }
+        let is_there = status.operation.is_none() && (*self == Self::Done || status.ready);
+        if is_there {
+            Verdict::Reached
+        } else {
+            Verdict::NotYet
+        }
+    }
+
+    fn word(&self) -> String {
+        match self {
+            Self::Done => "rebooted".to_owned(),
+            Self::Ready => "rebooted and ready".to_owned(),
+        }
+    }
+}
+
 const fn power(state: WaitState) -> Power {
     match state {
         WaitState::Running | WaitState::Ready => Power::Running,
         WaitState::Paused => Power::Paused,
         WaitState::Suspended => Power::Suspended,
+        WaitState::Stopped => Power::Stopped,
         WaitState::Off => Power::Off,
         WaitState::Hold => Power::Hold,
     }
@@ -131,7 +156,9 @@ const fn shown(power: Power) -> &'static str {
         Power::Running => "Running",
         Power::Paused => "Paused",
         Power::Suspended => "Suspended",
+        Power::Stopped => "Stopped",
         Power::Off => "Off",
+        Power::Prepared => "Off, its disk made",
         Power::Hold => "Hold",
     }
 }

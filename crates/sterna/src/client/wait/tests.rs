@@ -12,7 +12,7 @@ fn vm(phase: &str, power: &str) -> Value {
         "spec": { "power": power },
         "status": {
             "phase": phase, "availability": "inactive", "host": null, "incarnation": null, "addresses": [],
-            "ready": false, "migration": null, "reason": null, "placement": null, "steps_ms": {}, "next_commands": [],
+            "ready": false, "migration": null, "operation": null, "at_next_start": [], "reason": null, "placement": null, "steps_ms": {}, "next_commands": [],
         },
     })
 }
@@ -34,6 +34,7 @@ fn a_goal_is_reached_in_its_phase() {
         (WaitState::Running, "Running", "running"),
         (WaitState::Paused, "Paused", "paused"),
         (WaitState::Suspended, "Suspended", "suspended"),
+        (WaitState::Stopped, "Stopped", "stopped"),
         (WaitState::Off, "Off", "off"),
         // Its guest switched itself off.
         (WaitState::Off, "Off", "running"),
@@ -121,6 +122,7 @@ fn every_phase_has_a_verdict_that_its_goal_agrees_with() {
             WaitState::Running,
             WaitState::Paused,
             WaitState::Suspended,
+            WaitState::Stopped,
             WaitState::Off,
             WaitState::Hold,
         ] {
@@ -188,4 +190,19 @@ fn a_migration_ends_done_or_aborted() {
     assert!(impossible(&done.judge(&migration("Aborted"))).contains("the link broke (link-lost)"));
     assert_eq!(aborted.judge(&migration("Aborted")), Verdict::Reached);
     assert!(impossible(&aborted.judge(&migration("Done"))).contains("too late"));
+}
+
+#[test]
+fn a_reboot_is_over_when_its_operation_is() {
+    let judge = |goal: Rebooted, vm: &Value| goal.judge(&serde_json::from_value(vm.clone()).unwrap());
+    let mut rebooting = vm("Running", "running");
+    rebooting["status"]["operation"] = json!("web-reboot-1");
+    rebooting["status"]["ready"] = json!(true);
+    assert_eq!(judge(Rebooted::Done, &rebooting), Verdict::NotYet);
+    rebooting["status"]["operation"] = Value::Null;
+    assert_eq!(judge(Rebooted::Ready, &rebooting), Verdict::Reached);
+    rebooting["status"]["ready"] = json!(false);
+    assert_eq!(judge(Rebooted::Done, &rebooting), Verdict::Reached);
+    assert_eq!(judge(Rebooted::Ready, &rebooting), Verdict::NotYet);
+    assert!(impossible(&judge(Rebooted::Done, &vm("Off", "off"))).contains("Off"));
 }
