@@ -6,6 +6,7 @@
 //!
 //! **Start here:** [`Command`], then [`ClientCommand`].
 
+mod files;
 mod kinds;
 mod vm;
 
@@ -14,9 +15,11 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+pub(crate) use files::{ApplyArgs, DESCRIBED, ExportArgs};
 pub(crate) use kinds::{
-    CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, GuestArgs, HostCommand, ImageCommand, ImportArgs,
-    ListArgs, MigrationCommand, NetworkArgs, ReadCommand, TemplateArgs, TokenArgs, WriteCommand,
+    CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, GuestArgs, HistoryArgs, HostCommand, ImageCommand,
+    ImportArgs, ListArgs, MigrationCommand, NetworkArgs, ReadCommand, Selection, TemplateArgs, TokenArgs,
+    WriteCommand,
 };
 pub(crate) use vm::{ActionArgs, MigrateArgs, VmArgs, VmCommand, WaitState};
 
@@ -171,6 +174,10 @@ pub(crate) enum ClientCommand {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Make what files describe so: create and change objects
+    Apply(ApplyArgs),
+    /// Write objects as documents for `apply`
+    Export(ExportArgs),
     /// Print the OpenAPI document of the server's interface
     #[command(after_help = "Example: sterna openapi > sterna.json")]
     Openapi,
@@ -191,7 +198,7 @@ fn command() -> clap::Command {
                 .get_subcommands()
                 .map(|sub| sub.get_name().to_owned())
                 .collect();
-            let common = ["list", "get", "delete", "watch", "edit"].into_iter();
+            let common = ["list", "get", "delete", "watch", "edit", "history"].into_iter();
             let common = common.filter(|name| present.iter().any(|present| present == name));
             common.fold(tree, |tree, name| {
                 tree.mut_subcommand(name, |sub| sub.after_help(example(kind, name)))

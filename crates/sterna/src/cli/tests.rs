@@ -91,7 +91,7 @@ fn waiting_has_a_usual_state_and_others() {
         let Command::Client(ClientCommand::Vm(VmCommand::Start(args))) = parsed(line).unwrap().command else {
             panic!("{line} is not a start");
         };
-        assert_eq!(args.names, ["web"], "{line}");
+        assert_eq!(args.which.names, ["web"], "{line}");
         args.wait.goal(WaitState::Running)
     };
     assert_eq!(goal("sterna vm start web"), None);

@@ -4,7 +4,7 @@ use api::kinds::NicSpec;
 use clap::{Args, Subcommand, ValueEnum};
 use model::lifecycle::Phase;
 
-use super::kinds::{GuestArgs, WaitArgs, WriteCommand};
+use super::kinds::{GuestArgs, Selection, WaitArgs, WriteCommand};
 use crate::units;
 
 /// What can be asked of VMs.
@@ -24,7 +24,7 @@ pub(crate) enum VmCommand {
     #[command(after_help = "Example: sterna vm resume web --wait")]
     Resume(ActionArgs),
     /// Stop the processors; the memory stays
-    #[command(after_help = "Example: sterna vm pause web")]
+    #[command(after_help = "Example: sterna vm pause -l app=web")]
     Pause(ActionArgs),
     /// Do not place it until it is released
     #[command(after_help = "Example: sterna vm hold web")]
@@ -110,9 +110,12 @@ pub(crate) struct VmArgs {
 /// Which VMs, and whether to wait.
 #[derive(Debug, Args)]
 pub(crate) struct ActionArgs {
-    /// Names or ids
-    #[arg(required = true, value_name = "NAME")]
-    pub(crate) names: Vec<String>,
+    /// Which ones.
+    #[command(flatten)]
+    pub(crate) which: Selection,
+    /// Check it and show what would be, and do nothing
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) dry_run: bool,
     /// Whether and for what to wait.
     #[command(flatten)]
     pub(crate) wait: WaitStateArgs,
@@ -120,7 +123,9 @@ pub(crate) struct ActionArgs {
 
 /// Which VMs, and how.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: sterna vm shutdown web --wait --timeout 90s")]
+#[command(
+    after_help = "Examples:\n  sterna vm shutdown web --wait --timeout 90s\n  sterna vm shutdown -l app=web --dry-run"
+)]
 pub(crate) struct ShutdownArgs {
     /// Which VMs, and whether to wait.
     #[command(flatten)]
@@ -134,9 +139,9 @@ pub(crate) struct ShutdownArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Example: sterna vm migrate web --to h2 --wait")]
 pub(crate) struct MigrateArgs {
-    /// Names or ids
-    #[arg(required = true, value_name = "NAME")]
-    pub(crate) names: Vec<String>,
+    /// Which ones.
+    #[command(flatten)]
+    pub(crate) which: Selection,
     /// The host to go to; chosen if left out
     #[arg(long, value_name = "HOST")]
     pub(crate) to: Option<String>,

@@ -10,11 +10,14 @@
 mod edit;
 mod events;
 mod explain;
+mod files;
+mod history;
 mod host;
 mod image;
 mod kinds;
 mod migration;
 mod output;
+mod select;
 mod status;
 mod template;
 mod vm;
@@ -61,6 +64,15 @@ impl Context {
             started: Instant::now(),
             timeout: global.timeout,
         })
+    }
+
+    /// Who writes: with `is_rehearsal` it only says what would be.
+    fn writer(&self, is_rehearsal: bool) -> Client {
+        if is_rehearsal {
+            self.note("This is a dry run: nothing is done.");
+            return self.client.rehearsal();
+        }
+        self.client.clone()
     }
 
     /// When waiting ends.
@@ -223,11 +235,13 @@ async fn dispatch(context: &Context, command: ClientCommand) -> anyhow::Result<E
         ClientCommand::Migration(MigrationCommand::Write(command)) => {
             kinds::write::<api::kinds::Migration>(context, command).await
         }
-        ClientCommand::Migration(MigrationCommand::Cancel { names, wait }) => {
-            migration::cancel(context, &names.names, wait.wait).await
+        ClientCommand::Migration(MigrationCommand::Cancel { which, wait }) => {
+            migration::cancel(context, &which, wait.wait).await
         }
         ClientCommand::Operation(command) => kinds::read::<Operation>(context, command).await,
         ClientCommand::Event(command) => kinds::read::<Event>(context, command).await,
+        ClientCommand::Apply(args) => files::apply::apply(context, args).await,
+        ClientCommand::Export(args) => files::export::export(context, args).await,
         ClientCommand::Events { follow } => events::events(context, follow).await,
         ClientCommand::Openapi => output::document(&api::openapi::document()),
     }

@@ -8,7 +8,7 @@ use api::kinds::{ActionBody, PlacementSpec, Vm, VmSpec};
 use model::vm::Power;
 
 use super::wait::until;
-use super::{Context, explain, migration, output, template};
+use super::{Context, explain, migration, output, select, template};
 use crate::cli::{ActionArgs, VmArgs, VmCommand, WaitState};
 
 pub(super) async fn run(context: &Context, command: VmCommand) -> anyhow::Result<ExitCode> {
@@ -51,8 +51,9 @@ async fn act(
     body: &ActionBody,
     usual: WaitState,
 ) -> anyhow::Result<ExitCode> {
-    let ask = async |name: &String| context.client.action::<Vm, _>(name, word, body).await;
-    let (vms, code) = context.each(&args.names, ask).await;
+    let client = context.writer(args.dry_run);
+    let ask = async |id: &str| client.action::<Vm, _>(id, word, body).await;
+    let (vms, code) = select::act::<Vm, _>(context, &args.which, ask).await?;
     finish(context, vms, args.wait.goal(usual), code).await
 }
 
