@@ -16,10 +16,12 @@ const ASKED_BY: &str = "STERNA_COMPLETE";
 
 /// For which shell.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  source <(sterna completion bash)     in ~/.bashrc\n  \
+#[command(
+    after_help = "Examples:\n  source <(sterna completion bash)     in ~/.bashrc\n  \
     source <(sterna completion zsh)      in ~/.zshrc, after compinit\n  \
     sterna completion fish | source      in ~/.config/fish/config.fish\n\n\
-    Names of objects are completed too: the script asks the server that the environment or the context names.")]
+    Names of objects are completed too: the script asks the server that the environment or the context names."
+)]
 pub(crate) struct CompletionArgs {
     /// The shell
     pub(crate) shell: Shell,
@@ -45,7 +47,13 @@ pub(crate) fn script(shell: Shell) -> io::Result<Vec<u8>> {
     };
     let program = std::env::current_exe()?;
     let mut script = Vec::new();
-    completer.write_registration(ASKED_BY, "sterna", "sterna", &program.to_string_lossy(), &mut script)?;
+    completer.write_registration(
+        ASKED_BY,
+        "sterna",
+        "sterna",
+        &program.to_string_lossy(),
+        &mut script,
+    )?;
     Ok(script)
 }
 
@@ -104,7 +112,10 @@ mod tests {
     fn each_shell_gets_a_script_that_asks_this_program() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let script = String::from_utf8(script(shell).unwrap()).unwrap();
-            assert!(script.contains(ASKED_BY) && script.contains("sterna"), "{shell:?}: {script}");
+            assert!(
+                script.contains(ASKED_BY) && script.contains("sterna"),
+                "{shell:?}: {script}"
+            );
         }
     }
 
@@ -112,7 +123,11 @@ mod tests {
     fn arguments_that_name_objects_say_of_which_kind() {
         let tree = with_names(super::super::command());
         let completes = |path: [&str; 2], id: &str| {
-            let leaf = tree.find_subcommand(path[0]).unwrap().find_subcommand(path[1]).unwrap();
+            let leaf = tree
+                .find_subcommand(path[0])
+                .unwrap()
+                .find_subcommand(path[1])
+                .unwrap();
             let arg = leaf.get_arguments().find(|arg| arg.get_id() == id).unwrap();
             arg.get::<ArgValueCompleter>().is_some()
         };

@@ -11,7 +11,14 @@ use crate::units;
 #[derive(Debug, Subcommand)]
 pub(crate) enum ReadCommand {
     /// List all, or those with given labels
-    List(ListArgs),
+    List {
+        /// Which ones.
+        #[command(flatten)]
+        which: ListArgs,
+        /// Stay, and show the list anew when something changes
+        #[arg(short, long)]
+        watch: bool,
+    },
     /// Show one
     Get {
         /// Name or id

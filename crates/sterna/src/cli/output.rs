@@ -3,7 +3,7 @@
 use serde_json_path::JsonPath;
 
 /// What `--output` takes.
-pub(crate) const FORMS: &str = "table, wide, json, yaml, name, or jsonpath=PATH";
+const FORMS: &str = "table, wide, json, yaml, name, or jsonpath=PATH";
 
 /// How to print, and how much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +52,15 @@ impl std::str::FromStr for Printing {
 
 /// A path, also as people write it elsewhere: in braces, without the `$`.
 fn path_of(text: &str) -> Result<JsonPath, String> {
-    let bare = text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or(text);
-    let path = if bare.starts_with('$') { bare.to_owned() } else { format!("${bare}") };
+    let bare = text
+        .strip_prefix('{')
+        .and_then(|text| text.strip_suffix('}'))
+        .unwrap_or(text);
+    let path = if bare.starts_with('$') {
+        bare.to_owned()
+    } else {
+        format!("${bare}")
+    };
     JsonPath::parse(&path).map_err(|error| format!("{error}: give a path like $.items[*].name"))
 }
 

@@ -18,7 +18,9 @@ pub(crate) fn names(kind: Kind) -> Vec<String> {
 
 fn found(kind: Kind) -> anyhow::Result<Vec<String>> {
     let client = super::client(&crate::cli::surroundings()?)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let asked = async { of_kind!(kind, listed(&client).await) };
     runtime.block_on(async { tokio::time::timeout(PATIENCE, asked).await })?
 }

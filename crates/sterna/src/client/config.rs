@@ -70,8 +70,8 @@ impl Connection {
         let Some(path) = self.token_file.as_ref().filter(|_| self.token.is_none()) else {
             return Ok(self.token.clone());
         };
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("reading the token from {}", path.display()))?;
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("reading the token from {}", path.display()))?;
         check_private(path)?;
         Ok(Some(text.trim().to_owned()))
     }
@@ -80,7 +80,11 @@ impl Connection {
 impl Config {
     /// Where the file is.
     pub(super) fn path() -> anyhow::Result<PathBuf> {
-        let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let absolute = |name: &str| {
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
         let base = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")));
         let base = base.context("finding the file with contexts: set HOME")?;
         Ok(base.join("sterna").join("config.yaml"))
@@ -94,7 +98,11 @@ impl Config {
         };
         let config: Self = yaml_serde::from_str(&text)
             .with_context(|| format!("understanding {}: mend it, or delete it", path.display()))?;
-        if config.contexts.values().any(|connection| connection.token.is_some()) {
+        if config
+            .contexts
+            .values()
+            .any(|connection| connection.token.is_some())
+        {
             check_private(path)?;
         }
         Ok(config)
@@ -178,7 +186,12 @@ mod tests {
         };
         let both = given.or(prod);
         assert_eq!(
-            (both.server.as_deref(), both.token.as_deref(), both.token_file, both.project.as_deref()),
+            (
+                both.server.as_deref(),
+                both.token.as_deref(),
+                both.token_file,
+                both.project.as_deref()
+            ),
             (Some("https://c"), Some("mine"), None, Some("blue"))
         );
         let missing = config().chosen(Some("prd"), path).unwrap_err();
@@ -191,7 +204,10 @@ mod tests {
         let path = dir.path().join("sterna/config.yaml");
         assert_eq!(Config::load(&path).unwrap(), Config::default());
         config().save(&path).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(Config::load(&path).unwrap(), config());
         let open = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         open(0o640);

@@ -75,9 +75,8 @@ fn list(form: Output, config: &Config) -> anyhow::Result<ExitCode> {
 
 fn set(global: &Global, args: SetContextArgs, config: &mut Config) -> anyhow::Result<String> {
     model::limits::check_name(&args.name).map_err(|reason| anyhow::anyhow!(reason.message))?;
-    let absolute = |path: &Path| {
-        std::path::absolute(path).with_context(|| format!("finding {}", path.display()))
-    };
+    let absolute =
+        |path: &Path| std::path::absolute(path).with_context(|| format!("finding {}", path.display()));
     let given = Connection {
         server: global.server.clone(),
         token: global.token.clone(),
@@ -87,7 +86,8 @@ fn set(global: &Global, args: SetContextArgs, config: &mut Config) -> anyhow::Re
     };
     let read = match &args.from {
         Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
             imported(&text)
         }
         None => Connection::default(),
@@ -99,23 +99,39 @@ fn set(global: &Global, args: SetContextArgs, config: &mut Config) -> anyhow::Re
         (next.token.is_none() && next.token_file.is_none(), "--token-file"),
         (next.cacert.is_none(), "--cacert"),
     ];
-    let missing: Vec<_> = missing.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect();
+    let missing: Vec<_> = missing
+        .into_iter()
+        .filter(|(is, _)| *is)
+        .map(|(_, name)| name)
+        .collect();
     if !missing.is_empty() {
-        bail!("context {} would lack {}: give that too, or --from DIR/env", args.name, missing.join(", "));
+        bail!(
+            "context {} would lack {}: give that too, or --from DIR/env",
+            args.name,
+            missing.join(", ")
+        );
     }
     config.contexts.insert(args.name.clone(), next);
     let current = config.current.get_or_insert_with(|| args.name.clone());
     Ok(if *current == args.name {
         format!("context {} is set and used from now on", args.name)
     } else {
-        format!("context {} is set: `sterna context use {}`, or --context {}", args.name, args.name, args.name)
+        format!(
+            "context {} is set: `sterna context use {}`, or --context {}",
+            args.name, args.name, args.name
+        )
     })
 }
 
 /// What the file `env` of a `sterna up` says: lines like `export NAME='value'`.
 fn imported(text: &str) -> Connection {
     let value = |name: &str| {
-        let line = text.lines().find_map(|line| line.trim().strip_prefix("export ")?.strip_prefix(name)?.strip_prefix('='));
+        let line = text.lines().find_map(|line| {
+            line.trim()
+                .strip_prefix("export ")?
+                .strip_prefix(name)?
+                .strip_prefix('=')
+        });
         line.map(|value| value.trim_matches('\'').replace(r"'\''", "'"))
     };
     Connection {

@@ -4,19 +4,22 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use api::client::{ClientError, ObjectOf};
-use api::{ChangeType, Create, Resource};
+use api::{Change, ChangeType, Create, Resource};
 use futures_util::StreamExt;
 
 use super::output::Printer;
 use super::select::{self, selector};
 use super::wait::{Gone, PAUSE_MAX, PAUSE_MIN, until};
-use super::{Context, edit, history, output};
+use super::{Context, edit, history, live, output};
 use crate::cli::{CreateArgs, DeleteArgs, ListArgs, Output, ReadCommand, WriteCommand};
 
 /// What can be asked of every kind.
 pub(super) async fn read<R: Resource>(context: &Context, command: ReadCommand) -> anyhow::Result<ExitCode> {
     match command {
-        ReadCommand::List(args) => list::<R>(context, &args).await,
+        ReadCommand::List { which, watch: true } => {
+            live::live::<R>(context, selector(&which.labels).as_deref()).await
+        }
+        ReadCommand::List { which, .. } => list::<R>(context, &which).await,
         ReadCommand::Get { name } => {
             let object = context.client.get::<R>(&name).await?;
             output::one::<R>(context, &object)
@@ -46,19 +49,32 @@ async fn list<R: Resource>(context: &Context, args: &ListArgs) -> anyhow::Result
 async fn watch<R: Resource>(context: &Context, args: &ListArgs) -> anyhow::Result<ExitCode> {
     follow::<R>(
         context,
-        Printer::changes::<R>(),
+        Printer::changes::<R>(context),
         None,
         selector(&args.labels).as_deref(),
     )
     .await
 }
 
-/// Prints changes for ever. A stream that breaks is taken up where it broke.
+/// Prints changes for ever.
 pub(super) async fn follow<R: Resource>(
     context: &Context,
     mut printer: Printer,
+    from: Option<u64>,
+    labels: Option<&str>,
+) -> anyhow::Result<ExitCode> {
+    each_change::<R>(context, from, labels, |change| {
+        printer.change::<R>(context, &change)
+    })
+    .await
+}
+
+/// Sees changes for ever. A stream that breaks is taken up where it broke.
+pub(super) async fn each_change<R: Resource>(
+    context: &Context,
     mut from: Option<u64>,
     labels: Option<&str>,
+    mut see: impl FnMut(Change<ObjectOf<R>>) -> anyhow::Result<()>,
 ) -> anyhow::Result<ExitCode> {
     let mut pause = PAUSE_MIN;
     let mut changes = context.client.watch_labelled::<R>(from, labels).await?;
@@ -66,7 +82,7 @@ pub(super) async fn follow<R: Resource>(
         match changes.next().await {
             Some(Ok(change)) => {
                 (from, pause) = (Some(change.revision), PAUSE_MIN);
-                printer.change::<R>(context, &change)?;
+                see(change)?;
                 continue;
             }
             None | Some(Err(ClientError::Unreachable { .. })) => {}

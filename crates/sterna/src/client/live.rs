@@ -90,7 +90,10 @@ impl<R: Resource> Screen<R> {
         }
         let (rows, columns) = (usize::from(size.0), usize::from(size.1));
         let objects: Vec<&ObjectOf<R>> = self.objects.values().collect();
-        let lines = shortened(output::table_of::<R>(context, &objects).lines(Some(columns)), rows);
+        let lines = shortened(
+            output::table_of::<R>(context, &objects).lines(Some(columns)),
+            rows,
+        );
         for line in &lines {
             self.term.write_line(line)?;
         }

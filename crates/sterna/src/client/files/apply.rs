@@ -95,13 +95,10 @@ fn refuse(wrong: &[Wrong]) -> anyhow::Result<()> {
     for wrong in wrong.iter().take(SHOWN_MAX) {
         eprintln!("error: {wrong}");
     }
-    let count = wrong.len();
-    let more = if count > SHOWN_MAX {
-        ", the first ones above"
-    } else {
-        ""
-    };
-    bail!("nothing was applied: {count} of the documents cannot be{more}")
+    bail!(
+        "nothing was applied: mend what is said above first ({} in all)",
+        wrong.len()
+    )
 }
 
 /// What the server says of each; refuses if it refuses one.

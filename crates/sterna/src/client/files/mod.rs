@@ -27,4 +27,4 @@ macro_rules! of_kind {
         }
     };
 }
-use of_kind;
+pub(super) use of_kind;
