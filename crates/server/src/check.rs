@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::answer::{Body, Refused};
 use crate::auth::{PROJECT, User};
-use crate::kinds::{Served, missing};
+use crate::kinds::Served;
 use crate::routes::{App, decide_change, decide_create, parse};
 use crate::service::Context;
 
@@ -204,12 +204,10 @@ fn lay_over(present: &mut Value, said: &Value) {
 fn image(document: &Document, view: &View) -> Result<Value, Problem> {
     let name = &document.name;
     let Some(id) = found(view, document) else {
-        let mut problem = missing(view, Kind::Image, project(Kind::Image), name);
-        problem.status = 409;
-        problem.detail = format!(
+        let detail = format!(
             "there is no image {name:?}, and a document does not carry its content: `sterna image import {name} --file PATH` first"
         );
-        return Err(problem);
+        return Err(Problem::conflict("image-not-there", detail));
     };
     let image = view.images.get(&id);
     let content = image.and_then(|image| image.status.as_ref()?.value.content.as_ref());

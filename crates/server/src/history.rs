@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use model::audit::{AuditRecord, Change};
 use model::key::{self, Part};
 use model::{Kind, Timestamp, record};
+use planner::View;
 use serde::Deserialize;
 use serde_json::Value;
 use store::{RangeRequest, Store};
@@ -62,7 +63,9 @@ pub async fn history<R: Served>(
         }
     })
     .await?;
-    Ok(axum::Json(last.history()).into_response())
+    let mut history = last.history();
+    show_names(&app.cache.view(), &mut history);
+    Ok(axum::Json(history).into_response())
 }
 
 fn project(kind: Kind) -> Option<&'static str> {
@@ -162,6 +165,29 @@ impl Last {
             items: self.entries.into(),
             has_older: self.has_older,
         }
+    }
+}
+
+/// References are stored as ids and shown as names, as everywhere. What is gone keeps its id.
+fn show_names(view: &View, history: &mut History) {
+    let changes = history.items.iter_mut().flat_map(|entry| &mut entry.changes);
+    for change in changes {
+        show_name(view, &mut change.before);
+        show_name(view, &mut change.after);
+    }
+}
+
+fn show_name(view: &View, value: &mut Value) {
+    match value {
+        Value::Array(all) => all.iter_mut().for_each(|value| show_name(view, value)),
+        Value::String(text) => {
+            let id = text.parse::<Uuid>().ok();
+            let meta = id.and_then(|id| Kind::ALL.into_iter().find_map(|kind| view.meta(kind, id)));
+            if let Some(meta) = meta {
+                text.clone_from(&meta.name);
+            }
+        }
+        _ => {}
     }
 }
 

@@ -116,7 +116,7 @@ async fn images_are_there_already_or_refused() {
         .collect();
     assert_eq!(
         codes,
-        ["image-differs", "not-found", "not-a-document", "hosts-join"]
+        ["image-differs", "image-not-there", "not-a-document", "hosts-join"]
     );
 }
 
@@ -147,6 +147,17 @@ async fn history_names_who_changed_what_of_the_living_and_the_gone() {
     assert_eq!(
         (one["items"].as_array().unwrap().len(), &one["has_older"]),
         (1, &json!(true))
+    );
+
+    let front = json!({ "name": "front", "spec": { "cidr": "10.1.0.0/24" } });
+    world.post("/v1/networks", &front).await.ok(201);
+    let patch = json!({ "spec": { "networks": ["front"] } });
+    world.patch("/v1/templates/small", &patch).await.ok(200);
+    let history = world.get("/v1/templates/small/history?limit=1").await.ok(200);
+    let change = &history["items"][0]["changes"][0];
+    assert_eq!(
+        (&change["before"], &change["after"]),
+        (&json!(["default"]), &json!(["front"]))
     );
 
     let template = json!({ "name": "gone", "spec": { "image": "disk", "memory_mib": 64 } });

@@ -34,11 +34,7 @@ pub(crate) enum VmCommand {
     Release(ActionArgs),
     /// Say why it is where it is, what is wrong, and what leads on
     #[command(after_help = "Example: sterna vm explain web")]
-    Explain {
-        /// Names or ids
-        #[arg(required = true, value_name = "NAME")]
-        names: Vec<String>,
-    },
+    Explain(Selection),
     /// Move it to another host while it runs
     Migrate(MigrateArgs),
     /// What can be asked of the kinds that users change.

@@ -1,4 +1,4 @@
-//! Which objects a command acts on, by their names or by their labels, and acting on each of them.
+//! Which objects a command is about, by their names or by their labels, and asking for each of them.
 //!
 //! All are tried; what fails is reported with the object that it failed for, and the others go on.
 

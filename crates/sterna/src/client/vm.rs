@@ -25,7 +25,7 @@ pub(super) async fn run(context: &Context, command: VmCommand) -> anyhow::Result
         VmCommand::Pause(args) => act(context, args, "pause", &gentle, WaitState::Paused).await,
         VmCommand::Hold(args) => act(context, args, "hold", &gentle, WaitState::Hold).await,
         VmCommand::Release(args) => act(context, args, "release", &gentle, WaitState::Running).await,
-        VmCommand::Explain { names } => explain::explain(context, &names).await,
+        VmCommand::Explain(which) => explain::explain(context, &which).await,
         VmCommand::Migrate(args) => migration::migrate(context, args).await,
         VmCommand::Write(command) => super::kinds::write::<Vm>(context, command).await,
     }
