@@ -7,9 +7,11 @@ use std::io;
 use clap::builder::Command;
 use clap::{Arg, Args, ValueEnum};
 use clap_complete::CompleteEnv;
-use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter, CompletionCandidate};
 use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
 use model::Kind;
+
+use super::output::FORMS;
 
 /// The variable by which a shell's script says that it asks for completions.
 const ASKED_BY: &str = "STERNA_COMPLETE";
@@ -69,6 +71,16 @@ pub(crate) fn answered() -> bool {
 
 /// The tree, in which arguments that name objects know which.
 fn with_names(tree: Command) -> Command {
+    let forms = || FORMS.into_iter().map(CompletionCandidate::new).collect();
+    let contexts = || {
+        crate::client::contexts()
+            .into_iter()
+            .map(CompletionCandidate::new)
+            .collect()
+    };
+    let tree = tree
+        .mut_arg("output", |arg| arg.add(ArgValueCandidates::new(forms)))
+        .mut_arg("context", |arg| arg.add(ArgValueCandidates::new(contexts)));
     Kind::ALL.into_iter().fold(tree, |tree, kind| {
         tree.mut_subcommand(kind.name(), |group| {
             group.mut_subcommands(|leaf| {

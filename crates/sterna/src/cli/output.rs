@@ -3,7 +3,7 @@
 use serde_json_path::JsonPath;
 
 /// What `--output` takes.
-const FORMS: &str = "table, wide, json, yaml, name, or jsonpath=PATH";
+pub(super) const FORMS: [&str; 6] = ["table", "wide", "json", "yaml", "name", "jsonpath="];
 
 /// How to print, and how much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl std::str::FromStr for Printing {
             "name" => Output::Name,
             _ => match text.strip_prefix("jsonpath=") {
                 Some(path) => Output::Path(Box::leak(Box::new(path_of(path)?))),
-                None => return Err(format!("give one of {FORMS}")),
+                None => return Err(format!("give one of {}PATH", FORMS.join(", "))),
             },
         };
         Ok(Self {

@@ -16,9 +16,7 @@ use crate::cli::{CreateArgs, DeleteArgs, ListArgs, Output, ReadCommand, WriteCom
 /// What can be asked of every kind.
 pub(super) async fn read<R: Resource>(context: &Context, command: ReadCommand) -> anyhow::Result<ExitCode> {
     match command {
-        ReadCommand::List { which, watch: true } => {
-            live::live::<R>(context, selector(&which.labels).as_deref()).await
-        }
+        ReadCommand::List { which, watch: true } => live::live::<R>(context, &which.labels).await,
         ReadCommand::List { which, .. } => list::<R>(context, &which).await,
         ReadCommand::Get { name } => {
             let object = context.client.get::<R>(&name).await?;

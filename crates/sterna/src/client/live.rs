@@ -11,6 +11,7 @@ use console::Term;
 use uuid::Uuid;
 
 use super::output::{self, Printer};
+use super::select::selector;
 use super::{Context, kinds};
 use crate::cli::Output;
 
@@ -20,15 +21,20 @@ const TICK: Duration = Duration::from_millis(200);
 const AGEING_TICKS: u32 = 5;
 
 /// Shows the list and keeps it up to date. Where nobody looks at a terminal, changes are printed as they come.
-pub(super) async fn live<R: Resource>(context: &Context, labels: Option<&str>) -> anyhow::Result<ExitCode> {
+pub(super) async fn live<R: Resource>(
+    context: &Context,
+    labels: &[(String, String)],
+) -> anyhow::Result<ExitCode> {
+    let wanted = selector(labels);
     let term = Term::buffered_stdout();
     if context.output != Output::Table || !term.features().is_attended() {
-        return kinds::follow::<R>(context, Printer::changes::<R>(context), None, labels).await;
+        return kinds::follow::<R>(context, Printer::changes::<R>(context), None, wanted.as_deref()).await;
     }
-    let (objects, revision) = context.client.list_labelled::<R>(labels).await?;
+    let (objects, revision) = context.client.list_labelled::<R>(wanted.as_deref()).await?;
     let screen = RefCell::new(Screen::<R>::new(term, objects));
-    let following = kinds::each_change::<R>(context, Some(revision), labels, |change| {
-        screen.borrow_mut().take(change);
+    // All changes are followed: one by which an object loses a label takes it off the list.
+    let following = kinds::each_change::<R>(context, Some(revision), None, |change| {
+        screen.borrow_mut().take(change, labels);
         Ok(())
     });
     let drawing = async {
@@ -66,12 +72,19 @@ impl<R: Resource> Screen<R> {
         }
     }
 
-    fn take(&mut self, change: Change<ObjectOf<R>>) {
+    fn take(&mut self, change: Change<ObjectOf<R>>, labels: &[(String, String)]) {
         self.is_stale = true;
-        match change.change_type {
-            ChangeType::Deleted => self.objects.remove(&change.object.id),
-            ChangeType::Added | ChangeType::Modified => self.objects.insert(change.object.id, change.object),
-        };
+        let object = change.object;
+        let is_there = change.change_type != ChangeType::Deleted;
+        if is_there
+            && labels
+                .iter()
+                .all(|(key, value)| object.labels.get(key) == Some(value))
+        {
+            self.objects.insert(object.id, object);
+        } else {
+            self.objects.remove(&object.id);
+        }
     }
 
     fn draw(&mut self, context: &Context) -> anyhow::Result<()> {
@@ -122,5 +135,31 @@ mod tests {
         let lines = |n: usize| (0..n).map(|n| n.to_string()).collect::<Vec<_>>();
         assert_eq!(shortened(lines(3), 4), ["0", "1", "2"]);
         assert_eq!(shortened(lines(5), 4), ["0", "1", "… and 3 more"]);
+    }
+
+    #[test]
+    fn what_loses_the_label_leaves_the_list() {
+        use api::kinds::Network;
+        let change = |kind: &str, labels: serde_json::Value| -> Change<ObjectOf<Network>> {
+            serde_json::from_value(serde_json::json!({ "type": kind, "revision": 7, "object": {
+                "kind": "network", "id": "01890000-0000-7000-8000-000000000001", "name": "front", "project": null,
+                "owner": "admin", "labels": labels, "revision": 7, "created_at": "2026-01-01T00:00:00Z",
+                "updated_at": "2026-01-01T00:00:00Z", "deleted_at": null,
+                "spec": { "cidr": "10.1.0.0/24" }, "status": {},
+            } }))
+            .unwrap()
+        };
+        let labels = [("app".to_owned(), "web".to_owned())];
+        let mut screen = Screen::<Network>::new(Term::buffered_stdout(), Vec::new());
+        for (kind, carried, there) in [
+            ("added", serde_json::json!({ "app": "db" }), 0),
+            ("added", serde_json::json!({ "app": "web", "x": "y" }), 1),
+            ("modified", serde_json::json!({}), 0),
+            ("modified", serde_json::json!({ "app": "web" }), 1),
+            ("deleted", serde_json::json!({ "app": "web" }), 0),
+        ] {
+            screen.take(change(kind, carried), &labels);
+            assert_eq!(screen.objects.len(), there, "{kind}");
+        }
     }
 }

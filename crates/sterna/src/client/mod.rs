@@ -44,7 +44,7 @@ use crate::cli::{
 };
 use crate::units;
 
-pub(crate) use complete::names;
+pub(crate) use complete::{contexts, names};
 
 /// How long to wait if nobody says.
 const TIMEOUT: Duration = Duration::from_secs(300);

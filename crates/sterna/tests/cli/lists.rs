@@ -144,6 +144,7 @@ async fn a_shell_is_offered_commands_and_names() {
         complete(&["sterna", "vm", "create", "x", "--template", ""]).await,
         "small"
     );
+    assert_eq!(complete(&["sterna", "vm", "list", "-o", "na"]).await, "name");
     assert!(complete(&["sterna", "vm", "sus"]).await.contains("suspend"));
     let script = world.run("completion bash").await.ok();
     assert!(script.contains("STERNA_COMPLETE"), "{script}");
