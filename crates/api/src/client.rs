@@ -8,6 +8,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::document::{CheckAnswer, CheckBody};
+use crate::history::History;
 use crate::problem::Problem;
 use crate::resource::{Change, Create, List, Object, Resource};
 use crate::tls;
@@ -58,6 +60,7 @@ pub struct Client {
     http: reqwest::Client,
     server: String,
     token: String,
+    is_rehearsal: bool,
 }
 
 impl Client {
@@ -74,7 +77,27 @@ impl Client {
             http,
             server: server.trim_end_matches('/').to_owned(),
             token: token.to_owned(),
+            is_rehearsal: false,
         })
+    }
+
+    /// The same client, but its writes to objects only say what they would lead to.
+    #[must_use]
+    pub fn rehearsal(&self) -> Self {
+        Self {
+            is_rehearsal: true,
+            ..self.clone()
+        }
+    }
+
+    /// A request that changes an object, or only says how.
+    fn write(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.request(method, path);
+        if self.is_rehearsal {
+            request.query(&[("dry_run", "true")])
+        } else {
+            request
+        }
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -156,12 +179,12 @@ impl Client {
         request_id: Option<&str>,
         dry_run: bool,
     ) -> Result<ObjectOf<R>, ClientError> {
-        let mut request = self.request(Method::POST, &path::<R>(None)).json(body);
+        let mut request = self.write(Method::POST, &path::<R>(None)).json(body);
+        if dry_run && !self.is_rehearsal {
+            request = request.query(&[("dry_run", "true")]);
+        }
         if let Some(id) = request_id {
             request = request.query(&[("request_id", id)]);
-        }
-        if dry_run {
-            request = request.query(&[("dry_run", "true")]);
         }
         self.json(request).await
     }
@@ -173,7 +196,7 @@ impl Client {
         patch: &Value,
         expected_revision: Option<u64>,
     ) -> Result<ObjectOf<R>, ClientError> {
-        let mut request = self.request(Method::PATCH, &path::<R>(Some(name))).json(patch);
+        let mut request = self.write(Method::PATCH, &path::<R>(Some(name))).json(patch);
         if let Some(revision) = expected_revision {
             request = request.query(&[("expected_revision", revision)]);
         }
@@ -187,7 +210,7 @@ impl Client {
         body: &Create<R::Spec>,
         expected_revision: Option<u64>,
     ) -> Result<ObjectOf<R>, ClientError> {
-        let mut request = self.request(Method::PUT, &path::<R>(Some(name))).json(body);
+        let mut request = self.write(Method::PUT, &path::<R>(Some(name))).json(body);
         if let Some(revision) = expected_revision {
             request = request.query(&[("expected_revision", revision)]);
         }
@@ -196,7 +219,7 @@ impl Client {
 
     /// Asks for an object's deletion; answers the object as it is then.
     pub async fn delete<R: Resource>(&self, name: &str) -> Result<ObjectOf<R>, ClientError> {
-        self.json(self.request(Method::DELETE, &path::<R>(Some(name))))
+        self.json(self.write(Method::DELETE, &path::<R>(Some(name))))
             .await
     }
 
@@ -208,7 +231,24 @@ impl Client {
         body: &B,
     ) -> Result<ObjectOf<R>, ClientError> {
         let path = format!("{}/actions/{action}", path::<R>(Some(name)));
-        self.json(self.request(Method::POST, &path).json(body)).await
+        self.json(self.write(Method::POST, &path).json(body)).await
+    }
+
+    /// What writing documents would lead to, one after the other.
+    pub async fn check(&self, documents: &CheckBody) -> Result<CheckAnswer, ClientError> {
+        self.post("/v1/check", documents).await
+    }
+
+    /// Who changed what of an object, oldest first: the last so many writes.
+    pub async fn history<R: Resource>(
+        &self,
+        name: &str,
+        limit: usize,
+        with_reports: bool,
+    ) -> Result<History, ClientError> {
+        let path = format!("{}/history", path::<R>(Some(name)));
+        let request = self.request(Method::GET, &path).query(&[("limit", limit)]);
+        self.json(request.query(&[("reports", with_reports)])).await
     }
 
     /// Posts to any path.

@@ -1,6 +1,7 @@
 //! The public wire types, the document that describes them, and the client.
 //!
-//! **Owns:** the shape of every request and answer ([`resource`], [`kinds`], [`problem`]), the OpenAPI document
+//! **Owns:** the shape of every request and answer ([`resource`], [`kinds`], [`document`],
+//! [`history`], [`problem`]), the OpenAPI document
 //! ([`openapi`]), the typed client ([`client`]).
 //!
 //! **Does not know:** how anything is stored or decided.
@@ -9,6 +10,8 @@
 
 pub mod agent;
 pub mod client;
+pub mod document;
+pub mod history;
 pub mod kinds;
 pub mod openapi;
 pub mod problem;

@@ -4,6 +4,8 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
+use crate::document::{CheckAnswer, CheckBody};
+use crate::history::History;
 use crate::kinds::{
     ActionBody, Datastore, Event, Host, Image, JoinToken, JoinTokenBody, Migration, Network, Operation,
     Template, Vm,
@@ -112,6 +114,17 @@ fn kind<R: Resource>(generator: &mut SchemaGenerator, paths: &mut Map<String, Va
     single["parameters"] = json!([name_parameter()]);
     paths.insert(format!("/v1/{plural}"), all);
     paths.insert(format!("/v1/{plural}/{{name}}"), single);
+    let history = generator.subschema_for::<History>().to_value();
+    let parameters = vec![
+        query("limit", "integer", "The most writes, at most 1000."),
+        query("reports", "boolean", "Also what agents and servers reported."),
+    ];
+    let answers = json!({ "200": answer(&history, "The writes, oldest first.") });
+    let history = operation(&format!("history of a {name}"), parameters, None, answers);
+    paths.insert(
+        format!("/v1/{plural}/{{name}}/history"),
+        json!({ "parameters": [name_parameter()], "get": history }),
+    );
 }
 
 fn extras(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
@@ -167,6 +180,11 @@ fn extras(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
         json!({ "201": answer(&token, "The token.") }),
     );
     paths.insert("/v1/join-tokens".to_owned(), json!({ "post": post }));
+    let body = generator.subschema_for::<CheckBody>().to_value();
+    let checked = generator.subschema_for::<CheckAnswer>().to_value();
+    let answers = json!({ "200": answer(&checked, "What writing each would lead to.") });
+    let post = operation("check documents", Vec::new(), Some(body), answers);
+    paths.insert("/v1/check".to_owned(), json!({ "post": post }));
 }
 
 fn operation(summary: &str, parameters: Vec<Value>, body: Option<Value>, mut responses: Value) -> Value {

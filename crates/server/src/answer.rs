@@ -53,7 +53,7 @@ impl<S: Send + Sync> FromRequest<S> for Body {
                     StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
                         413,
                         "too-large",
-                        "the request's body is larger than 1 MiB: send less at once",
+                        "the request's body is larger than is taken here: send less at once",
                     ),
                     _ => Problem::new(
                         400,

@@ -11,7 +11,9 @@
 pub mod agents;
 pub mod answer;
 pub mod auth;
+pub mod check;
 pub mod contact;
+pub mod history;
 pub mod images;
 pub mod kinds;
 pub mod pki;

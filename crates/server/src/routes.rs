@@ -21,10 +21,10 @@ use uuid::Uuid;
 
 use crate::answer::{Body, Path, Refused};
 use crate::auth::{PROJECT, User, sha256_hex};
-use crate::kinds::{Served, host_action, render, vm_action};
+use crate::kinds::{Served, host_action, missing, render, vm_action};
 use crate::service::{self, Answer, Context, RequestId, check_revision, create_object, replace_object};
 use crate::shared::Shared;
-use crate::{agents, images, progress, watch};
+use crate::{agents, check, history, images, progress, watch};
 
 /// What handlers share.
 pub type App = Arc<Shared>;
@@ -51,6 +51,10 @@ pub fn router(app: App) -> Router {
         .route("/v1/hosts/{name}/actions/{action}", post(act_on_host))
         .route("/v1/migrations/{name}/progress", get(progress::follow))
         .route("/v1/join-tokens", post(join_token))
+        .route(
+            "/v1/check",
+            post(check::check).layer(DefaultBodyLimit::max(check::BODY_MAX_BYTES)),
+        )
         .route(
             "/v1/images/{name}/content",
             put(images::upload).layer(DefaultBodyLimit::disable()),
@@ -80,6 +84,10 @@ fn kind<R: Served>() -> Router<App> {
     Router::new()
         .route(&format!("/v1/{plural}"), all)
         .route(&format!("/v1/{plural}/{{name}}"), one)
+        .route(
+            &format!("/v1/{plural}/{{name}}/history"),
+            get(history::history::<R>),
+        )
 }
 
 async fn openapi() -> Response {
@@ -126,7 +134,8 @@ pub struct ListQuery {
     from: Option<u64>,
 }
 
-fn query<T: DeserializeOwned>(
+/// What stands behind the `?`, or a problem that says what of it is not understood.
+pub fn query<T: DeserializeOwned>(
     found: Result<Query<T>, axum::extract::rejection::QueryRejection>,
 ) -> Result<T, Refused> {
     found.map(|Query(query)| query).map_err(|error| {
@@ -136,7 +145,7 @@ fn query<T: DeserializeOwned>(
 }
 
 /// A body that is JSON, or a problem that names the place.
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| {
         let detail = format!("the request's body is not understood: {error}; /openapi.json describes it");
         if error.is_data() {
@@ -176,10 +185,11 @@ fn respond(answer: Answer) -> Response {
 fn find<R: Served>(view: &planner::View, name: &str) -> Result<Uuid, Problem> {
     let project = (!R::KIND.is_cloud_wide()).then_some(PROJECT);
     view.find(R::KIND, project, name)
-        .ok_or_else(|| Problem::not_found(R::KIND, name))
+        .ok_or_else(|| missing(view, R::KIND, project, name))
 }
 
-type QueryOf<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
+/// What may stand behind the `?`.
+pub type QueryOf<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
 
 async fn get_one<R: Served>(
     State(app): State<App>,
@@ -260,19 +270,27 @@ async fn create<R: Served>(
     let query = query(found)?;
     let request: Create<Value> = parse(&body)?;
     let request_id = request_id(&query, "POST", uri.path(), &body)?;
-    let decide = |context: &Context<'_>, plan: &mut planner::Plan| {
-        let spec: R::Spec = spec::<R>(request.spec.clone())?;
-        let name = R::name(context, request.name.as_deref(), &spec)?;
-        model::limits::check_name(&name)?;
-        model::limits::check_labels(&request.labels)?;
-        let stored = R::create(context, &name, spec, plan)?;
-        let object = model::Object {
-            meta: context.meta(R::KIND, &name, request.labels.clone()),
-            spec: stored,
-        };
-        create_object(context, R::KIND, &object, plan)
-    };
+    let decide =
+        |context: &Context<'_>, plan: &mut planner::Plan| decide_create::<R>(context, plan, request.clone());
     write::<R>(&app, &user, &query, 201, request_id, decide).await
+}
+
+/// Puts a new object into a plan.
+pub fn decide_create<R: Served>(
+    context: &Context<'_>,
+    plan: &mut planner::Plan,
+    request: Create<Value>,
+) -> Result<Uuid, Problem> {
+    let spec: R::Spec = spec::<R>(request.spec)?;
+    let name = R::name(context, request.name.as_deref(), &spec)?;
+    model::limits::check_name(&name)?;
+    model::limits::check_labels(&request.labels)?;
+    let stored = R::create(context, &name, spec, plan)?;
+    let object = model::Object {
+        meta: context.meta(R::KIND, &name, request.labels),
+        spec: stored,
+    };
+    create_object(context, R::KIND, &object, plan)
 }
 
 fn spec<R: Served>(value: Value) -> Result<R::Spec, Problem> {
@@ -351,31 +369,43 @@ async fn change<R: Served>(
     request: Option<RequestId>,
     wanted: impl Fn(Value) -> Result<Create<Value>, Problem> + Send + Sync,
 ) -> Result<Response, Refused> {
+    let expected = query.expected_revision;
     let decide = |context: &Context<'_>, plan: &mut planner::Plan| {
-        let id = find::<R>(context.view, name)?;
-        let at = R::stored(context.view, id).ok_or_else(|| Problem::not_found(R::KIND, name))?;
-        check_revision(R::KIND, name, at.revision, query.expected_revision)?;
-        let meta = &at.value.meta;
-        let shown = R::spec(context.view, &at.value.spec);
-        let shown = serde_json::to_value(&shown)
-            .map_err(|error| Problem::new(500, "not-shown", error.to_string()))?;
-        let present = serde_json::json!({ "name": meta.name, "labels": meta.labels, "spec": shown });
-        let wanted = wanted(present)?;
-        if wanted.name.as_ref().is_some_and(|name| *name != meta.name) {
-            return Err(Problem::invalid(
-                "immutable",
-                format!("the name of a {} cannot be changed", R::KIND),
-            ));
-        }
-        model::limits::check_labels(&wanted.labels)?;
-        let stored = R::change(context, &at.value, spec::<R>(wanted.spec)?)?;
-        let change = |object: &mut model::Object<R::Stored>| {
-            object.spec = stored;
-            object.meta.labels = wanted.labels;
-        };
-        Ok(replace_object(context, R::KIND, at, change, plan))
+        decide_change::<R>(context, plan, name, expected, &wanted)
     };
     write::<R>(app, user, query, 200, request, decide).await
+}
+
+/// Puts a changed object into a plan: `wanted` makes it of what is there.
+pub fn decide_change<R: Served>(
+    context: &Context<'_>,
+    plan: &mut planner::Plan,
+    name: &str,
+    expected_revision: Option<u64>,
+    wanted: impl Fn(Value) -> Result<Create<Value>, Problem>,
+) -> Result<Uuid, Problem> {
+    let id = find::<R>(context.view, name)?;
+    let at = R::stored(context.view, id).ok_or_else(|| Problem::not_found(R::KIND, name))?;
+    check_revision(R::KIND, name, at.revision, expected_revision)?;
+    let meta = &at.value.meta;
+    let shown = R::spec(context.view, &at.value.spec);
+    let shown =
+        serde_json::to_value(&shown).map_err(|error| Problem::new(500, "not-shown", error.to_string()))?;
+    let present = serde_json::json!({ "name": meta.name, "labels": meta.labels, "spec": shown });
+    let wanted = wanted(present)?;
+    if wanted.name.as_ref().is_some_and(|name| *name != meta.name) {
+        return Err(Problem::invalid(
+            "immutable",
+            format!("the name of a {} cannot be changed", R::KIND),
+        ));
+    }
+    model::limits::check_labels(&wanted.labels)?;
+    let stored = R::change(context, &at.value, spec::<R>(wanted.spec)?)?;
+    let change = |object: &mut model::Object<R::Stored>| {
+        object.spec = stored;
+        object.meta.labels = wanted.labels;
+    };
+    Ok(replace_object(context, R::KIND, at, change, plan))
 }
 
 async fn delete<R: Served>(

@@ -6,18 +6,28 @@
 //!
 //! **Start here:** [`Command`], then [`ClientCommand`].
 
+mod completion;
+mod contexts;
+mod files;
 mod kinds;
+mod output;
 mod vm;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub(crate) use completion::{CompletionArgs, Shell, answered, script};
+pub(crate) use contexts::{ContextCommand, SetContextArgs};
+pub(crate) use files::{ApplyArgs, DESCRIBED, ExportArgs};
 pub(crate) use kinds::{
-    CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, GuestArgs, HostCommand, ImageCommand, ImportArgs,
-    ListArgs, MigrationCommand, NetworkArgs, ReadCommand, TemplateArgs, TokenArgs, WriteCommand,
+    CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, GuestArgs, HistoryArgs, HostCommand, ImageCommand,
+    ImportArgs, ListArgs, MigrationCommand, NetworkArgs, ReadCommand, Selection, TemplateArgs, TokenArgs,
+    WriteCommand,
 };
+pub(crate) use output::{Output, Printing};
 pub(crate) use vm::{ActionArgs, MigrateArgs, RebootArgs, Rebooted, VmArgs, VmCommand, WaitState};
 
 use crate::daemon::args::{AgentArgs, ServerArgs, UpArgs};
@@ -79,42 +89,33 @@ pub(crate) struct Global {
     )]
     #[arg(help_heading = "Global options")]
     pub(crate) cacert: Option<PathBuf>,
-    /// The project to work in
+    /// The context to use, instead of the current one and of the environment
     #[arg(
         long,
         global = true,
-        value_name = "NAME",
-        default_value = "default",
-        help_heading = "Global options"
+        env = "STERNA_CONTEXT",
+        hide_env_values = true,
+        value_name = "NAME"
     )]
-    pub(crate) project: String,
-    /// How to print
+    #[arg(help_heading = "Global options")]
+    pub(crate) context: Option<String>,
+    /// The project to work in [default: the context's, or `default`]
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
+    pub(crate) project: Option<String>,
+    /// How to print: table, wide, json, yaml, name, or jsonpath=PATH as in jsonpath=$.status.phase
     #[arg(
         short,
         long,
         global = true,
-        value_enum,
+        value_name = "FORM",
         default_value = "table",
         help_heading = "Global options"
     )]
-    pub(crate) output: Output,
+    pub(crate) output: Printing,
     /// Give up after this long, as in 90s or 5m [default: 5m with --wait]
     #[arg(long, global = true, value_name = "DURATION", value_parser = units::duration, allow_hyphen_values = true)]
     #[arg(help_heading = "Global options")]
     pub(crate) timeout: Option<Duration>,
-}
-
-/// How to print.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
-    /// Columns, for people
-    Table,
-    /// For programs: an object as it is; a list as {items, revision, next}; a change as a line
-    Json,
-    /// As json, easier to read
-    Yaml,
-    /// kind/name, one a line
-    Name,
 }
 
 /// The commands: those that stay, and those that ask a server.
@@ -171,6 +172,15 @@ pub(crate) enum ClientCommand {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Make what files describe so: create and change objects
+    Apply(ApplyArgs),
+    /// Write objects as documents for `apply`
+    Export(ExportArgs),
+    /// Choose between servers: named contexts in a file
+    #[command(subcommand)]
+    Context(ContextCommand),
+    /// Print the script with which a shell completes commands and names
+    Completion(CompletionArgs),
     /// Print the OpenAPI document of the server's interface
     #[command(after_help = "Example: sterna openapi > sterna.json")]
     Openapi,
@@ -179,7 +189,28 @@ pub(crate) enum ClientCommand {
 /// What the command line says. Ends the process on wrong usage, and for `--help`.
 pub(crate) fn parse() -> Cli {
     let matches = command().get_matches();
-    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let says = |id: &str, source| matches.value_source(id) == Some(source);
+    let edits = matches!(cli.command, Command::Client(ClientCommand::Context(_)));
+    if edits || says("context", ValueSource::CommandLine) {
+        cli.global.forget(|id| says(id, ValueSource::EnvVariable));
+    }
+    cli
+}
+
+impl Global {
+    /// Forgets how the server is reached where that came from elsewhere: a context that is named on the command line must
+    /// not be mixed with the environment's token.
+    fn forget(&mut self, is_from_elsewhere: impl Fn(&str) -> bool) {
+        self.server.take_if(|_| is_from_elsewhere("server"));
+        self.token.take_if(|_| is_from_elsewhere("token"));
+        self.cacert.take_if(|_| is_from_elsewhere("cacert"));
+    }
+}
+
+/// What the surroundings say, for a command line that is not finished yet.
+pub(crate) fn surroundings() -> anyhow::Result<Global> {
+    Ok(Cli::try_parse_from(["sterna", "status"])?.global)
 }
 
 /// The tree, with an example of its own for every kind's common commands.
@@ -191,7 +222,7 @@ fn command() -> clap::Command {
                 .get_subcommands()
                 .map(|sub| sub.get_name().to_owned())
                 .collect();
-            let common = ["list", "get", "delete", "watch", "edit"].into_iter();
+            let common = ["list", "get", "delete", "watch", "edit", "history"].into_iter();
             let common = common.filter(|name| present.iter().any(|present| present == name));
             common.fold(tree, |tree, name| {
                 tree.mut_subcommand(name, |sub| sub.after_help(example(kind, name)))

@@ -18,6 +18,9 @@ use cli::Command;
 
 /// Daemons run before any runtime or thread exists: they fork, change namespaces, and choose their own runtime.
 fn main() -> ExitCode {
+    if cli::answered() {
+        return ExitCode::SUCCESS;
+    }
     let cli = cli::parse();
     let answer = match cli.command {
         Command::Up(args) => daemon::up(args),

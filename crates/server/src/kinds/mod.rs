@@ -193,11 +193,36 @@ fn revision(view: &View, kind: Kind, id: Uuid) -> u64 {
 fn find(context: &Context<'_>, kind: Kind, name: &str) -> Result<Uuid, Problem> {
     let project = (!kind.is_cloud_wide()).then(|| context.project());
     context.view.find(kind, project, name).ok_or_else(|| {
-        let mut problem = Problem::not_found(kind, name);
+        let mut problem = missing(context.view, kind, project, name);
         problem.status = 422;
         problem.title = "Invalid".to_owned();
         problem
     })
+}
+
+/// How alike names are, from 0 to 1, for one to be offered for another.
+const ALIKE: f64 = 0.8;
+
+/// What is named is not there; perhaps another is meant.
+pub fn missing(view: &View, kind: Kind, project: Option<&str>, name: &str) -> Problem {
+    let mut problem = Problem::not_found(kind, name);
+    let first = (kind, project.map(str::to_owned), String::new());
+    let same = |(of, at, _): &&(Kind, Option<String>, String)| *of == kind && at.as_deref() == project;
+    let names = view
+        .names
+        .range(first..)
+        .map(|(key, _)| key)
+        .take_while(same)
+        .map(|(.., name)| name);
+    let alike = names.map(|other| (strsim::jaro_winkler(name, other), other));
+    let best = alike
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    if let Some((_, other)) = best {
+        problem.detail =
+            format!("there is no {kind} {name:?}: did you mean {other:?}? `sterna {kind} list` shows all");
+    }
+    problem
 }
 
 /// The name of an object, or its id if it is gone.

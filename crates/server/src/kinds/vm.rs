@@ -163,7 +163,9 @@ impl Served for Vm {
                 "the datastore",
             ),
             (
-                spec.nics.is_some() && spec.nics != shown.nics,
+                spec.nics
+                    .as_ref()
+                    .is_some_and(|nics| !are_same(nics, shown.nics.as_deref())),
                 "the network interfaces",
             ),
         ] {
@@ -234,6 +236,18 @@ fn at_next_start(spec: &model::vm::VmSpec, intent: Option<&VmIntent>) -> Vec<Str
     ];
     let later = parts.into_iter().filter(|(_, differs)| *differs);
     later.map(|(part, _)| part.to_owned()).collect()
+}
+
+/// Whether these are the interfaces that are there. What is left out of one was calculated, and stays.
+fn are_same(given: &[NicSpec], present: Option<&[NicSpec]>) -> bool {
+    let present = present.unwrap_or_default();
+    let is_same = |(given, present): (&NicSpec, &NicSpec)| {
+        let mac = given.mac.as_ref().map(|mac| mac.to_ascii_lowercase());
+        given.network == present.network
+            && (mac.is_none() || mac == present.mac)
+            && (given.address.is_none() || given.address == present.address)
+    };
+    given.len() == present.len() && given.iter().zip(present).all(is_same)
 }
 
 /// Whole commands that lead on from a phase.

@@ -11,7 +11,14 @@ use crate::units;
 #[derive(Debug, Subcommand)]
 pub(crate) enum ReadCommand {
     /// List all, or those with given labels
-    List(ListArgs),
+    List {
+        /// Which ones.
+        #[command(flatten)]
+        which: ListArgs,
+        /// Stay, and show the list anew when something changes
+        #[arg(short, long)]
+        watch: bool,
+    },
     /// Show one
     Get {
         /// Name or id
@@ -19,6 +26,21 @@ pub(crate) enum ReadCommand {
     },
     /// Show changes as they happen
     Watch(ListArgs),
+    /// Show who changed what, and when
+    History(HistoryArgs),
+}
+
+/// Whose history, and how much of it.
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgs {
+    /// Name or id; one that is gone can be named too
+    pub(crate) name: String,
+    /// The last so many writes
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) limit: u16,
+    /// Also what agents and servers reported
+    #[arg(long)]
+    pub(crate) reports: bool,
 }
 
 /// Which objects.
@@ -51,12 +73,27 @@ pub(crate) struct EditArgs {
 /// What to delete.
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
-    /// Names or ids
-    #[arg(required = true, value_name = "NAME")]
-    pub(crate) names: Vec<String>,
+    /// Which ones.
+    #[command(flatten)]
+    pub(crate) which: Selection,
+    /// Check it and show what would be, and do nothing
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) dry_run: bool,
     /// Wait until it is gone
     #[arg(long)]
     pub(crate) wait: bool,
+}
+
+/// Objects by their names, or by what they are labelled with.
+#[derive(Debug, Args)]
+pub(crate) struct Selection {
+    /// Names or ids
+    #[arg(value_name = "NAME", required_unless_present = "labels")]
+    pub(crate) names: Vec<String>,
+    /// All with this label, instead of NAME; may be given several times
+    #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = units::label)]
+    #[arg(conflicts_with = "names")]
+    pub(crate) labels: Vec<(String, String)>,
 }
 
 /// Whether to wait for the end.
@@ -191,25 +228,17 @@ pub(crate) enum HostCommand {
     Token(TokenArgs),
     /// Place no new VM on it
     #[command(after_help = "Example: sterna host cordon h1")]
-    Cordon(NamesArgs),
+    Cordon(Selection),
     /// Place new VMs on it again
     #[command(after_help = "Example: sterna host uncordon h1")]
-    Uncordon(NamesArgs),
+    Uncordon(Selection),
     /// Say that a silent host is off, so that its VMs can start elsewhere
     #[command(after_help = "Example: sterna host confirm-dead h1\n\n\
         Switch the machine off first: a VM that still runs there would run twice.")]
-    ConfirmDead(NamesArgs),
+    ConfirmDead(Selection),
     /// What can be asked of the kinds that users change.
     #[command(flatten)]
     Write(WriteCommand),
-}
-
-/// Which objects.
-#[derive(Debug, Args)]
-pub(crate) struct NamesArgs {
-    /// Names or ids
-    #[arg(required = true, value_name = "NAME")]
-    pub(crate) names: Vec<String>,
 }
 
 /// For whom the token is.
@@ -235,7 +264,7 @@ pub(crate) enum MigrationCommand {
     Cancel {
         /// Which ones.
         #[command(flatten)]
-        names: NamesArgs,
+        which: Selection,
         /// Whether to wait.
         #[command(flatten)]
         wait: WaitArgs,

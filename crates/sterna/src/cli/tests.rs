@@ -57,6 +57,38 @@ fn every_command_of_a_kind_has_an_example() {
     }
 }
 
+/// Every command that does something, with its path.
+fn leaves(path: &str, tree: &clap::Command, found: &mut Vec<(String, clap::Command)>) {
+    if !tree.has_subcommands() {
+        found.push((path.to_owned(), tree.clone()));
+    }
+    for sub in tree.get_subcommands().filter(|sub| sub.get_name() != "help") {
+        leaves(&format!("{path} {}", sub.get_name()), sub, found);
+    }
+}
+
+#[test]
+fn every_command_has_an_example_that_is_understood() {
+    let mut found = Vec::new();
+    leaves("sterna", &command(), &mut found);
+    assert!(found.len() > 60, "{}", found.len());
+    for (path, leaf) in found {
+        let after = leaf.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let examples: Vec<&str> = after
+            .lines()
+            .filter_map(|line| line.find(&path).map(|at| &line[at..]))
+            .collect();
+        assert!(!examples.is_empty(), "{path} has no example");
+        for example in examples {
+            // What a shell makes of the line is not the program's.
+            let line = example.split(['|', '>', ')', '#', '&']).next().unwrap_or_default();
+            let line = line.split("  ").next().unwrap_or_default().replace("DIR", "/tmp");
+            let parsed = parsed(&line);
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+        }
+    }
+}
+
 #[test]
 fn sizes_without_a_unit_are_wrong_usage() {
     for (line, why) in [
@@ -91,7 +123,7 @@ fn waiting_has_a_usual_state_and_others() {
         let Command::Client(ClientCommand::Vm(VmCommand::Start(args))) = parsed(line).unwrap().command else {
             panic!("{line} is not a start");
         };
-        assert_eq!(args.names, ["web"], "{line}");
+        assert_eq!(args.which.names, ["web"], "{line}");
         args.wait.goal(WaitState::Running)
     };
     assert_eq!(goal("sterna vm start web"), None);
@@ -111,7 +143,7 @@ fn global_options_may_stand_anywhere() {
         "sterna vm -o json list",
     ] {
         let cli = parsed(line).unwrap();
-        assert_eq!(cli.global.output, Output::Json, "{line}");
-        assert_eq!(cli.global.project, "default", "{line}");
+        assert_eq!(cli.global.output.form, Output::Json, "{line}");
+        assert_eq!(cli.global.project, None, "{line}");
     }
 }

@@ -4,7 +4,7 @@ use api::kinds::NicSpec;
 use clap::{Args, Subcommand, ValueEnum};
 use model::lifecycle::Phase;
 
-use super::kinds::{GuestArgs, WaitArgs, WriteCommand};
+use super::kinds::{GuestArgs, Selection, WaitArgs, WriteCommand};
 use crate::units;
 
 /// What can be asked of VMs.
@@ -32,7 +32,7 @@ pub(crate) enum VmCommand {
     #[command(after_help = "Example: sterna vm resume web --wait")]
     Resume(ActionArgs),
     /// Stop the processors; the memory stays
-    #[command(after_help = "Example: sterna vm pause web")]
+    #[command(after_help = "Example: sterna vm pause -l app=web")]
     Pause(ActionArgs),
     /// Do not place it until it is released
     #[command(after_help = "Example: sterna vm hold web")]
@@ -42,11 +42,7 @@ pub(crate) enum VmCommand {
     Release(ActionArgs),
     /// Say why it is where it is, what is wrong, and what leads on
     #[command(after_help = "Example: sterna vm explain web")]
-    Explain {
-        /// Names or ids
-        #[arg(required = true, value_name = "NAME")]
-        names: Vec<String>,
-    },
+    Explain(Selection),
     /// Move it to another host while it runs
     Migrate(MigrateArgs),
     /// What can be asked of the kinds that users change.
@@ -122,9 +118,12 @@ pub(crate) struct VmArgs {
 /// Which VMs, and whether to wait.
 #[derive(Debug, Args)]
 pub(crate) struct ActionArgs {
-    /// Names or ids
-    #[arg(required = true, value_name = "NAME")]
-    pub(crate) names: Vec<String>,
+    /// Which ones.
+    #[command(flatten)]
+    pub(crate) which: Selection,
+    /// Check it and show what would be, and do nothing
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) dry_run: bool,
     /// Whether and for what to wait.
     #[command(flatten)]
     pub(crate) wait: WaitStateArgs,
@@ -132,7 +131,9 @@ pub(crate) struct ActionArgs {
 
 /// Which VMs, and how.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: sterna vm shutdown web --wait --timeout 90s")]
+#[command(
+    after_help = "Examples:\n  sterna vm shutdown web --wait --timeout 90s\n  sterna vm shutdown -l app=web --dry-run"
+)]
 pub(crate) struct ShutdownArgs {
     /// Which VMs, and whether to wait.
     #[command(flatten)]
@@ -146,15 +147,19 @@ pub(crate) struct ShutdownArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sterna vm reboot web --wait=ready\n  sterna vm reboot web --force")]
 pub(crate) struct RebootArgs {
-    /// Names or ids
-    #[arg(required = true, value_name = "NAME")]
-    pub(crate) names: Vec<String>,
+    /// Which ones.
+    #[command(flatten)]
+    pub(crate) which: Selection,
     /// Reset the guest without asking it
     #[arg(long)]
     pub(crate) force: bool,
     /// Wait until it was rebooted, or until its guest's agent has answered again
     #[arg(long, value_name = "STATE", num_args = 0..=1, require_equals = true, ignore_case = true)]
+    #[arg(conflicts_with = "dry_run")]
     pub(crate) wait: Option<Option<Rebooted>>,
+    /// Check it and show what would be, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// How far a reboot is waited for.
@@ -170,9 +175,9 @@ pub(crate) enum Rebooted {
 #[derive(Debug, Args)]
 #[command(after_help = "Example: sterna vm migrate web --to h2 --wait")]
 pub(crate) struct MigrateArgs {
-    /// Names or ids
-    #[arg(required = true, value_name = "NAME")]
-    pub(crate) names: Vec<String>,
+    /// Which ones.
+    #[command(flatten)]
+    pub(crate) which: Selection,
     /// The host to go to; chosen if left out
     #[arg(long, value_name = "HOST")]
     pub(crate) to: Option<String>,

@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, bail};
 use api::client::ObjectOf;
 use api::{Create, Resource};
+use console::Term;
 use serde::{Deserialize, Serialize};
 
 use super::{Context, output};
@@ -26,32 +27,30 @@ pub(super) async fn edit<R: Resource>(context: &Context, name: &str) -> anyhow::
     let object = context.client.get::<R>(name).await?;
     let (id, revision) = (object.id.to_string(), object.revision);
     let before = text::<R>(object)?;
-    let (file, after) = edited(&before)?;
-    if after == before {
-        context.note("Nothing was changed.");
-        return Ok(ExitCode::SUCCESS);
-    }
-    let sent = async {
-        let draft: Draft<R::Spec> = yaml_serde::from_str(&after)?;
-        let body = Create {
-            name: None,
-            labels: draft.labels,
-            spec: draft.spec,
-        };
-        anyhow::Ok(context.client.replace::<R>(&id, &body, Some(revision)).await?)
-    };
-    match sent.await {
-        Ok(object) => {
-            note_later::<R>(context, &object);
-            output::one::<R>(context, &object)
+    let mut shown = before.clone();
+    loop {
+        let (file, after) = edited(&shown)?;
+        if after == before {
+            context.note("Nothing was changed.");
+            return Ok(ExitCode::SUCCESS);
         }
-        Err(error) => {
-            let (_, path) = file.keep()?;
-            Err(error.context(format!(
-                "the {} was not changed; what you wrote is in {}",
-                R::KIND,
-                path.display()
-            )))
+        match send::<R>(context, &id, revision, &after).await {
+            Ok(object) => {
+                note_later::<R>(context, &object);
+                return output::one::<R>(context, &object);
+            }
+            // Whoever sits at a terminal can mend it at once; closing it as it is gives up.
+            Err(error) if after != shown && Term::stdout().features().is_attended() => {
+                shown = with_error(&error, &after);
+            }
+            Err(error) => {
+                let (_, path) = file.keep()?;
+                return Err(error.context(format!(
+                    "the {} was not changed; what you wrote is in {}",
+                    R::KIND,
+                    path.display()
+                )));
+            }
         }
     }
 }
@@ -71,6 +70,31 @@ fn note_later<R: Resource>(context: &Context, object: &ObjectOf<R>) {
             later.join(", ")
         ));
     }
+}
+
+/// Sends what was written. The server checks it first: a refusal changes nothing.
+async fn send<R: Resource>(
+    context: &Context,
+    id: &str,
+    revision: u64,
+    text: &str,
+) -> anyhow::Result<ObjectOf<R>> {
+    let draft: Draft<R::Spec> = yaml_serde::from_str(text)?;
+    let body = Create {
+        name: None,
+        labels: draft.labels,
+        spec: draft.spec,
+    };
+    Ok(context.client.replace::<R>(id, &body, Some(revision)).await?)
+}
+
+/// The text under what is wrong with it, in the place of what was wrong before.
+fn with_error(error: &anyhow::Error, text: &str) -> String {
+    let mark = "# It was refused: ";
+    let rest = text.lines().filter(|line| !line.starts_with(mark));
+    let error = format!("{error:#}").replace(char::is_control, " ");
+    let lines = std::iter::once(format!("{mark}{error}")).chain(rest.map(str::to_owned));
+    lines.map(|line| line + "\n").collect()
 }
 
 fn text<R: Resource>(object: ObjectOf<R>) -> anyhow::Result<String> {
@@ -108,4 +132,17 @@ fn edited(text: &str) -> anyhow::Result<(tempfile::NamedTempFile, String)> {
     }
     let after = std::fs::read_to_string(file.path()).context("reading what was edited")?;
     Ok((file, after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_error_stands_above_the_text() {
+        let once = with_error(&anyhow::anyhow!("too\nsmall"), "# vm web\nspec: {}\n");
+        assert_eq!(once, "# It was refused: too small\n# vm web\nspec: {}\n");
+        let twice = with_error(&anyhow::anyhow!("too large"), &once);
+        assert_eq!(twice, "# It was refused: too large\n# vm web\nspec: {}\n");
+    }
 }

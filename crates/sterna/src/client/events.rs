@@ -11,14 +11,14 @@ use crate::cli::Output;
 /// Prints events; with `follow`, goes on with those to come.
 pub(super) async fn events(context: &Context, follow: bool) -> anyhow::Result<ExitCode> {
     if follow && context.output != Output::Table {
-        return kinds::follow::<Event>(context, Printer::added::<Event>(), None, None).await;
+        return kinds::follow::<Event>(context, Printer::added::<Event>(context), None, None).await;
     }
     let (mut events, revision) = context.client.list::<Event>().await?;
     events.sort_by_key(|event| (event.spec.at, event.id));
     if !follow {
         return output::list::<Event>(context, &events, revision);
     }
-    let mut printer = Printer::added::<Event>();
+    let mut printer = Printer::added::<Event>(context);
     printer.rows::<Event>(context, &events)?;
     kinds::follow::<Event>(context, printer, Some(revision), None).await
 }

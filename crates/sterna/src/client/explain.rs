@@ -7,14 +7,13 @@ use api::kinds::{Placement, Vm};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Context, now, output};
-use crate::cli::Output;
+use super::{Context, now, output, select};
+use crate::cli::{Output, Selection};
 use crate::units;
 
-pub(super) async fn explain(context: &Context, names: &[String]) -> anyhow::Result<ExitCode> {
-    let (vms, code) = context
-        .each(names, async |name: &String| context.client.get::<Vm>(name).await)
-        .await;
+pub(super) async fn explain(context: &Context, which: &Selection) -> anyhow::Result<ExitCode> {
+    let ask = async |id: &str| context.client.get::<Vm>(id).await;
+    let (vms, code) = select::act::<Vm, _>(context, which, ask).await?;
     match context.output {
         Output::Table => output::lines(vms.iter().flat_map(|vm| text(vm, now())))?,
         Output::Name => output::lines(vms.iter().map(output::name::<Vm>))?,

@@ -5,27 +5,23 @@ use std::process::ExitCode;
 use api::client::ObjectOf;
 use api::kinds::{ActionBody, Host, JoinToken, JoinTokenBody};
 
-use super::{Context, output};
-use crate::cli::{HostCommand, Output, TokenArgs};
+use super::{Context, output, select};
+use crate::cli::{HostCommand, Output, Selection, TokenArgs};
 
 pub(super) async fn run(context: &Context, command: HostCommand) -> anyhow::Result<ExitCode> {
     match command {
         HostCommand::Token(args) => token(context, args).await,
-        HostCommand::Cordon(args) => act(context, &args.names, "cordon").await,
-        HostCommand::Uncordon(args) => act(context, &args.names, "uncordon").await,
-        HostCommand::ConfirmDead(args) => act(context, &args.names, "confirm-dead").await,
+        HostCommand::Cordon(args) => act(context, &args, "cordon").await,
+        HostCommand::Uncordon(args) => act(context, &args, "uncordon").await,
+        HostCommand::ConfirmDead(args) => act(context, &args, "confirm-dead").await,
         HostCommand::Write(command) => super::kinds::write::<Host>(context, command).await,
     }
 }
 
-async fn act(context: &Context, names: &[String], word: &str) -> anyhow::Result<ExitCode> {
-    let ask = async |name: &String| {
-        context
-            .client
-            .action::<Host, _>(name, word, &ActionBody::default())
-            .await
-    };
-    let (hosts, code) = context.each(names, ask).await;
+async fn act(context: &Context, which: &Selection, word: &str) -> anyhow::Result<ExitCode> {
+    let body = ActionBody::default();
+    let ask = async |id: &str| context.client.action::<Host, _>(id, word, &body).await;
+    let (hosts, code) = select::act::<Host, _>(context, which, ask).await?;
     let hosts: Vec<&ObjectOf<Host>> = hosts.iter().collect();
     output::several::<Host>(context, &hosts)?;
     Ok(code)

@@ -4,23 +4,26 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use api::client::{ClientError, ObjectOf};
-use api::{ChangeType, Create, Resource};
+use api::{Change, ChangeType, Create, Resource};
 use futures_util::StreamExt;
 
 use super::output::Printer;
+use super::select::{self, selector};
 use super::wait::{Gone, PAUSE_MAX, PAUSE_MIN, until};
-use super::{Context, edit, output};
+use super::{Context, edit, history, live, output};
 use crate::cli::{CreateArgs, DeleteArgs, ListArgs, Output, ReadCommand, WriteCommand};
 
 /// What can be asked of every kind.
 pub(super) async fn read<R: Resource>(context: &Context, command: ReadCommand) -> anyhow::Result<ExitCode> {
     match command {
-        ReadCommand::List(args) => list::<R>(context, &args).await,
+        ReadCommand::List { which, watch: true } => live::live::<R>(context, &which.labels).await,
+        ReadCommand::List { which, .. } => list::<R>(context, &which).await,
         ReadCommand::Get { name } => {
             let object = context.client.get::<R>(&name).await?;
             output::one::<R>(context, &object)
         }
         ReadCommand::Watch(args) => watch::<R>(context, &args).await,
+        ReadCommand::History(args) => history::history::<R>(context, args).await,
     }
 }
 
@@ -36,31 +39,40 @@ pub(super) async fn write<R: Resource>(context: &Context, command: WriteCommand)
 async fn list<R: Resource>(context: &Context, args: &ListArgs) -> anyhow::Result<ExitCode> {
     let (items, revision) = context
         .client
-        .list_labelled::<R>(selector(args).as_deref())
+        .list_labelled::<R>(selector(&args.labels).as_deref())
         .await?;
     output::list::<R>(context, &items, revision)
 }
 
-/// Labels as the server takes them.
-fn selector(args: &ListArgs) -> Option<String> {
-    let pairs: Vec<String> = args
-        .labels
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
-    (!pairs.is_empty()).then(|| pairs.join(","))
-}
-
 async fn watch<R: Resource>(context: &Context, args: &ListArgs) -> anyhow::Result<ExitCode> {
-    follow::<R>(context, Printer::changes::<R>(), None, selector(args).as_deref()).await
+    follow::<R>(
+        context,
+        Printer::changes::<R>(context),
+        None,
+        selector(&args.labels).as_deref(),
+    )
+    .await
 }
 
-/// Prints changes for ever. A stream that breaks is taken up where it broke.
+/// Prints changes for ever.
 pub(super) async fn follow<R: Resource>(
     context: &Context,
     mut printer: Printer,
+    from: Option<u64>,
+    labels: Option<&str>,
+) -> anyhow::Result<ExitCode> {
+    each_change::<R>(context, from, labels, |change| {
+        printer.change::<R>(context, &change)
+    })
+    .await
+}
+
+/// Sees changes for ever. A stream that breaks is taken up where it broke.
+pub(super) async fn each_change<R: Resource>(
+    context: &Context,
     mut from: Option<u64>,
     labels: Option<&str>,
+    mut see: impl FnMut(Change<ObjectOf<R>>) -> anyhow::Result<()>,
 ) -> anyhow::Result<ExitCode> {
     let mut pause = PAUSE_MIN;
     let mut changes = context.client.watch_labelled::<R>(from, labels).await?;
@@ -68,7 +80,7 @@ pub(super) async fn follow<R: Resource>(
         match changes.next().await {
             Some(Ok(change)) => {
                 (from, pause) = (Some(change.revision), PAUSE_MIN);
-                printer.change::<R>(context, &change)?;
+                see(change)?;
                 continue;
             }
             None | Some(Err(ClientError::Unreachable { .. })) => {}
@@ -104,18 +116,16 @@ pub(super) async fn create<R: Resource>(
 }
 
 async fn delete<R: Resource>(context: &Context, args: DeleteArgs) -> anyhow::Result<ExitCode> {
-    let (asked, code) = context
-        .each(&args.names, async |name: &String| {
-            context.client.delete::<R>(name).await
-        })
-        .await;
+    let client = context.writer(args.dry_run);
+    let ask = async |id: &str| client.delete::<R>(id).await;
+    let (asked, code) = select::act::<R, _>(context, &args.which, ask).await?;
     if !args.wait {
         let lines = asked.iter().map(|object| {
-            // What owns nothing is gone at once, and is answered as it was.
-            let ended = if object.deleted_at.is_some() {
-                "is being deleted"
-            } else {
-                "deleted"
+            let ended = match object.deleted_at {
+                _ if args.dry_run => "would be deleted",
+                Some(_) => "is being deleted",
+                // What owns nothing is gone at once, and is answered as it was.
+                None => "deleted",
             };
             (object, ended)
         });

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use api::Create;
 use api::client::ObjectOf;
-use api::kinds::{Migration, MigrationSpec};
+use api::kinds::{Migration, MigrationSpec, Vm};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -15,8 +15,8 @@ use model::migration::Progress;
 use serde_json::json;
 
 use super::wait::{Ended, MigrationGoal, until};
-use super::{Context, output};
-use crate::cli::MigrateArgs;
+use super::{Context, output, select};
+use crate::cli::{MigrateArgs, Selection};
 use crate::units;
 
 /// How soon after a progress stream ended it is asked for again.
@@ -24,9 +24,9 @@ const AGAIN: Duration = Duration::from_millis(200);
 
 /// Asks for a migration of each VM.
 pub(super) async fn migrate(context: &Context, args: MigrateArgs) -> anyhow::Result<ExitCode> {
-    let ask = async |vm: &String| {
+    let ask = async |vm: &str| {
         let spec = MigrationSpec {
-            vm: vm.clone(),
+            vm: vm.to_owned(),
             to: args.to.clone(),
             cancel: false,
         };
@@ -40,7 +40,7 @@ pub(super) async fn migrate(context: &Context, args: MigrateArgs) -> anyhow::Res
             .create::<Migration>(&body, None, args.dry_run)
             .await
     };
-    let (migrations, code) = context.each(&args.names, ask).await;
+    let (migrations, code) = select::act::<Vm, _>(context, &args.which, ask).await?;
     finish(
         context,
         migrations,
@@ -51,10 +51,10 @@ pub(super) async fn migrate(context: &Context, args: MigrateArgs) -> anyhow::Res
 }
 
 /// Asks each migration to stop.
-pub(super) async fn cancel(context: &Context, names: &[String], waits: bool) -> anyhow::Result<ExitCode> {
+pub(super) async fn cancel(context: &Context, which: &Selection, waits: bool) -> anyhow::Result<ExitCode> {
     let patch = json!({ "spec": { "cancel": true } });
-    let ask = async |name: &String| context.client.patch::<Migration>(name, &patch, None).await;
-    let (migrations, code) = context.each(names, ask).await;
+    let ask = async |id: &str| context.client.patch::<Migration>(id, &patch, None).await;
+    let (migrations, code) = select::act::<Migration, _>(context, which, ask).await?;
     finish(context, migrations, waits.then_some(MigrationGoal::Aborted), code).await
 }
 

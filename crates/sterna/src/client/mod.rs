@@ -7,20 +7,27 @@
 //!
 //! **Start here:** [`run`], then [`kinds`].
 
+mod complete;
+mod config;
+mod contexts;
 mod edit;
 mod events;
 mod explain;
+mod files;
+mod history;
 mod host;
 mod image;
 mod kinds;
+mod live;
 mod migration;
 mod output;
+mod select;
 mod status;
 mod template;
 mod vm;
 mod wait;
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -37,6 +44,8 @@ use crate::cli::{
 };
 use crate::units;
 
+pub(crate) use complete::{contexts, names};
+
 /// How long to wait if nobody says.
 const TIMEOUT: Duration = Duration::from_secs(300);
 /// How many requests are under way at a time when a command names several objects.
@@ -46,6 +55,8 @@ const PARALLEL: usize = 8;
 pub(crate) struct Context {
     client: Client,
     output: Output,
+    /// Whether tables have the columns that few people need.
+    is_wide: bool,
     /// Draws on a terminal's standard error, and nowhere else.
     progress: MultiProgress,
     started: Instant,
@@ -56,11 +67,21 @@ impl Context {
     fn new(global: &Global) -> anyhow::Result<Self> {
         Ok(Self {
             client: client(global)?,
-            output: global.output,
+            output: global.output.form,
+            is_wide: global.output.is_wide,
             progress: MultiProgress::new(),
             started: Instant::now(),
             timeout: global.timeout,
         })
+    }
+
+    /// Who writes: with `is_rehearsal` it only says what would be.
+    fn writer(&self, is_rehearsal: bool) -> Client {
+        if is_rehearsal {
+            self.note("This is a dry run: nothing is done.");
+            return self.client.rehearsal();
+        }
+        self.client.clone()
     }
 
     /// When waiting ends.
@@ -105,11 +126,17 @@ fn now() -> Timestamp {
 }
 
 fn client(global: &Global) -> anyhow::Result<Client> {
-    let (Some(server), Some(token), Some(cacert)) = (&global.server, &global.token, &global.cacert) else {
+    let connection = config::connection(global)?;
+    let (server, token, cacert) = (
+        connection.server.as_ref(),
+        connection.token()?,
+        connection.cacert.as_ref(),
+    );
+    let (Some(server), Some(token), Some(cacert)) = (server, &token, cacert) else {
         let missing = [
-            (global.server.is_none(), "STERNA_SERVER (--server)"),
-            (global.token.is_none(), "STERNA_TOKEN (--token)"),
-            (global.cacert.is_none(), "STERNA_CACERT (--cacert)"),
+            (server.is_none(), "STERNA_SERVER (--server)"),
+            (token.is_none(), "STERNA_TOKEN (--token)"),
+            (cacert.is_none(), "STERNA_CACERT (--cacert)"),
         ];
         let missing: Vec<_> = missing
             .into_iter()
@@ -117,19 +144,21 @@ fn client(global: &Global) -> anyhow::Result<Client> {
             .map(|(_, name)| name)
             .collect();
         bail!(
-            "{} not set: `. DIR/env`, where DIR is the --data-dir of `sterna up`, sets all",
+            "{} not set: `. DIR/env`, where DIR is the --data-dir of `sterna up`, sets all for this shell; \
+             `sterna context set local --from DIR/env` keeps it",
             missing.join(", ")
         );
     };
-    if global.project != "default" {
-        bail!(
-            "there is no project {:?}: the only one is `default`",
-            global.project
-        );
+    if let Some(project) = connection
+        .project
+        .as_ref()
+        .filter(|project| *project != "default")
+    {
+        bail!("there is no project {project:?}: the only one is `default`");
     }
     let read = || {
         format!(
-            "reading the CA certificate {}: check --cacert or STERNA_CACERT",
+            "reading the CA certificate {}: check --cacert, STERNA_CACERT or the context",
             cacert.display()
         )
     };
@@ -145,6 +174,8 @@ fn report(error: &anyhow::Error) {
 pub(crate) fn run(global: Global, command: ClientCommand) -> anyhow::Result<ExitCode> {
     let answer = match command {
         ClientCommand::Openapi => output::document(&api::openapi::document()),
+        ClientCommand::Context(command) => contexts::run(&global, command),
+        ClientCommand::Completion(args) => completion(args.shell),
         command => {
             let context = Context::new(&global)?;
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -157,6 +188,12 @@ pub(crate) fn run(global: Global, command: ClientCommand) -> anyhow::Result<Exit
         Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
         answer => answer,
     }
+}
+
+/// Prints the script that a shell loads.
+fn completion(shell: crate::cli::Shell) -> anyhow::Result<ExitCode> {
+    io::stdout().write_all(&crate::cli::script(shell)?)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Whoever reads our output has seen enough.
@@ -223,12 +260,16 @@ async fn dispatch(context: &Context, command: ClientCommand) -> anyhow::Result<E
         ClientCommand::Migration(MigrationCommand::Write(command)) => {
             kinds::write::<api::kinds::Migration>(context, command).await
         }
-        ClientCommand::Migration(MigrationCommand::Cancel { names, wait }) => {
-            migration::cancel(context, &names.names, wait.wait).await
+        ClientCommand::Migration(MigrationCommand::Cancel { which, wait }) => {
+            migration::cancel(context, &which, wait.wait).await
         }
         ClientCommand::Operation(command) => kinds::read::<Operation>(context, command).await,
         ClientCommand::Event(command) => kinds::read::<Event>(context, command).await,
+        ClientCommand::Apply(args) => files::apply::apply(context, args).await,
+        ClientCommand::Export(args) => files::export::export(context, args).await,
         ClientCommand::Events { follow } => events::events(context, follow).await,
-        ClientCommand::Openapi => output::document(&api::openapi::document()),
+        ClientCommand::Openapi | ClientCommand::Context(_) | ClientCommand::Completion(_) => {
+            bail!("this command asks no server")
+        }
     }
 }

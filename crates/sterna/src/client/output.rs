@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use api::client::ObjectOf;
 use api::{Change, List, Resource};
-use console::Term;
+use console::{Style, Term};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -16,6 +16,9 @@ use crate::units;
 
 /// Between columns.
 const GAP: &str = "  ";
+
+/// No column is made narrower than this for others.
+const NARROWEST: usize = 6;
 
 /// The least width of a column whose cells come one by one.
 const ROOM: usize = 9;
@@ -53,6 +56,7 @@ impl Table {
 
     /// Adds a row.
     pub(super) fn push(&mut self, row: Vec<String>) {
+        let row = clean(row);
         self.widen(&row);
         self.rows.push(row);
     }
@@ -63,23 +67,55 @@ impl Table {
         }
     }
 
-    fn line(&self, cells: &[String]) -> String {
-        let padded = self.widths.iter().zip(cells).map(|(width, cell)| {
-            // Whatever a name or a message carries, it stays one cell of one line.
-            let cell: String = cell
-                .chars()
-                .map(|c| if c.is_control() { ' ' } else { c })
-                .collect();
+    /// The columns' widths on so wide a terminal: the widest give way first.
+    fn fitting(&self, width: Option<usize>) -> Vec<usize> {
+        let mut widths = self.widths.clone();
+        let gaps = GAP.len() * widths.len().saturating_sub(1);
+        let room = width.unwrap_or(usize::MAX).saturating_sub(gaps);
+        while widths.iter().sum::<usize>() > room {
+            match widths.iter_mut().max() {
+                Some(widest) if *widest > NARROWEST => *widest -= 1,
+                _ => break,
+            }
+        }
+        widths
+    }
+
+    fn line(&self, cells: &[String], widths: &[usize]) -> String {
+        let columns = self.titles.iter().zip(widths);
+        let padded = columns.zip(cells).map(|((title, width), cell)| {
+            let cell = console::truncate_str(cell, *width, "…");
             let fill = width.saturating_sub(console::measure_text_width(&cell));
-            format!("{cell}{}", " ".repeat(fill))
+            format!("{}{}", style(title, &cell).apply_to(&cell), " ".repeat(fill))
         });
         padded.collect::<Vec<_>>().join(GAP).trim_end().to_owned()
     }
 
     /// All lines, no longer than `width` if there is one.
     pub(super) fn lines(&self, width: Option<usize>) -> Vec<String> {
+        let widths = self.fitting(width);
         let all = std::iter::once(&self.titles).chain(&self.rows);
-        all.map(|cells| cut(self.line(cells), width)).collect()
+        all.map(|cells| cut(self.line(cells, &widths), width)).collect()
+    }
+}
+
+/// Whatever a name or a message carries, it stays one cell of one line.
+fn clean(row: Vec<String>) -> Vec<String> {
+    let plain = |cell: String| cell.replace(|c: char| c.is_control(), " ");
+    row.into_iter().map(plain).collect()
+}
+
+/// How a state looks: green is well, red is wrong, yellow wants a look. Only terminals show it, unless NO_COLOR is set.
+fn style(title: &str, cell: &str) -> Style {
+    let plain = Style::new();
+    if !matches!(title, "PHASE" | "STATE") {
+        return plain;
+    }
+    match cell.to_ascii_lowercase().as_str() {
+        "running" | "up" | "ready" => plain.green(),
+        "failed" | "dead" | "aborted" => plain.red(),
+        "unknown" | "silent" => plain.yellow(),
+        _ => plain,
     }
 }
 
@@ -125,8 +161,17 @@ pub(super) fn value(output: Output, value: &impl Serialize) -> anyhow::Result<()
             out.write_all(text.as_bytes())?;
             Ok(out.flush()?)
         }
+        Output::Path(path) => {
+            let value = serde_json::to_value(value)?;
+            lines(path.query(&value).all().into_iter().map(found))
+        }
         _ => lines([serde_json::to_string_pretty(value)?]),
     }
+}
+
+/// A value that a path found: a text as it is, all else as JSON.
+fn found(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// Prints a document as JSON.
@@ -191,20 +236,45 @@ fn plain<R: Resource>(context: &Context, objects: &[&ObjectOf<R>]) -> anyhow::Re
     if context.output == Output::Name {
         return lines(objects.iter().map(|object| name::<R>(object)));
     }
-    let mut all = Table::new(titles::<R>());
-    for object in objects {
-        all.push(cells::<R>(object, now()));
-    }
-    table(&all)
+    // Whoever asks for everything gets lines that are broken by the terminal, not columns that are cut.
+    let width = terminal_width().filter(|_| !context.is_wide);
+    lines(table_of::<R>(context, objects).lines(width))
 }
 
-fn titles<R: Resource>() -> impl Iterator<Item = &'static str> {
+/// Objects as a table.
+pub(super) fn table_of<R: Resource>(context: &Context, objects: &[&ObjectOf<R>]) -> Table {
+    let mut all = Table::new(titles::<R>(context.is_wide));
+    for object in objects {
+        all.push(cells::<R>(object, now(), context.is_wide));
+    }
+    all
+}
+
+/// The columns of every kind that few people need.
+const WIDE: [&str; 4] = ["LABELS", "OWNER", "REVISION", "ID"];
+
+fn titles<R: Resource>(is_wide: bool) -> impl Iterator<Item = &'static str> {
     let named = (R::KIND != model::Kind::Event).then_some("NAME");
-    named.into_iter().chain(R::COLUMNS.iter().copied())
+    let wide = WIDE.into_iter().filter(move |_| is_wide);
+    named.into_iter().chain(R::COLUMNS.iter().copied()).chain(wide)
+}
+
+fn wide<R: Resource>(object: &ObjectOf<R>) -> [String; 4] {
+    let labels: Vec<String> = object
+        .labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    [
+        labels.join(","),
+        object.owner.clone(),
+        object.revision.to_string(),
+        object.id.to_string(),
+    ]
 }
 
 /// An object's row: times as people read them. Events are told apart by what they say, not by their names.
-fn cells<R: Resource>(object: &ObjectOf<R>, now: Timestamp) -> Vec<String> {
+fn cells<R: Resource>(object: &ObjectOf<R>, now: Timestamp, is_wide: bool) -> Vec<String> {
     let named = (R::KIND != model::Kind::Event).then(|| object.name.clone());
     let rest = R::COLUMNS.iter().zip(R::row(object)).map(|(title, cell)| {
         match (*title, cell.parse::<Timestamp>()) {
@@ -213,7 +283,8 @@ fn cells<R: Resource>(object: &ObjectOf<R>, now: Timestamp) -> Vec<String> {
             _ => cell,
         }
     });
-    named.into_iter().chain(rest).collect()
+    let wide = wide::<R>(object).into_iter().filter(|_| is_wide);
+    named.into_iter().chain(rest).chain(wide).collect()
 }
 
 /// Prints changes as they come.
@@ -226,8 +297,8 @@ pub(super) struct Printer {
 
 impl Printer {
     /// A row per change begins with what happened.
-    pub(super) fn changes<R: Resource>() -> Self {
-        let table = Table::new(std::iter::once("CHANGE").chain(titles::<R>())).roomy();
+    pub(super) fn changes<R: Resource>(context: &Context) -> Self {
+        let table = Table::new(std::iter::once("CHANGE").chain(titles::<R>(context.is_wide))).roomy();
         Self {
             table,
             has_titles: false,
@@ -236,9 +307,9 @@ impl Printer {
     }
 
     /// A row per object that was added; other changes are left out of the table.
-    pub(super) fn added<R: Resource>() -> Self {
+    pub(super) fn added<R: Resource>(context: &Context) -> Self {
         Self {
-            table: Table::new(titles::<R>()).roomy(),
+            table: Table::new(titles::<R>(context.is_wide)).roomy(),
             has_titles: false,
             with_change: false,
         }
@@ -254,7 +325,7 @@ impl Printer {
             return Ok(());
         }
         for object in objects {
-            self.table.push(cells::<R>(object, now()));
+            self.table.push(cells::<R>(object, now(), context.is_wide));
         }
         let width = terminal_width();
         lines(self.table.lines(width))?;
@@ -271,27 +342,32 @@ impl Printer {
     ) -> anyhow::Result<()> {
         match context.output {
             Output::Json => lines([serde_json::to_string(change)?]),
+            Output::Path(_) => value(context.output, change),
             Output::Yaml => lines([
                 "---".to_owned(),
                 yaml_serde::to_string(change)?.trim_end().to_owned(),
             ]),
             Output::Name => lines([name::<R>(&change.object)]),
-            Output::Table => self.row::<R>(change),
+            Output::Table => self.row::<R>(context, change),
         }
     }
 
-    fn row<R: Resource>(&mut self, change: &Change<ObjectOf<R>>) -> anyhow::Result<()> {
-        let mut row = cells::<R>(&change.object, now());
+    fn row<R: Resource>(&mut self, context: &Context, change: &Change<ObjectOf<R>>) -> anyhow::Result<()> {
+        let mut row = cells::<R>(&change.object, now(), context.is_wide);
         if self.with_change {
             row.insert(0, kinds::word(change.change_type).to_owned());
         }
+        let row = clean(row);
         self.table.widen(&row);
         let width = terminal_width();
+        let widths = self.table.fitting(width);
+        let line = |cells: &[String]| cut(self.table.line(cells, &widths), width);
         if !self.has_titles {
-            self.has_titles = true;
-            lines([cut(self.table.line(&self.table.titles), width)])?;
+            lines([line(&self.table.titles)])?;
         }
-        lines([cut(self.table.line(&row), width)])
+        lines([line(&row)])?;
+        self.has_titles = true;
+        Ok(())
     }
 }
 
@@ -317,8 +393,14 @@ mod tests {
             ]
         );
         assert_eq!(
-            table.lines(Some(16)),
-            ["NAME         PH…", "a-long-name  Off", "b            Pe…"]
+            table.lines(Some(26)),
+            [
+                "NAME      PHASE    REASON",
+                "a-long-…  Off",
+                "b         Pending  no-hos…",
+            ]
         );
+        // Where there is no room at all, the line is cut.
+        assert_eq!(table.lines(Some(16))[0], "NAME    PHASE  …");
     }
 }

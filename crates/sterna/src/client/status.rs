@@ -12,13 +12,16 @@ use serde::Serialize;
 use super::{Context, output};
 use crate::cli::Output;
 
+/// How many names are shown where there may be thousands.
+const SHOWN_MAX: usize = 5;
+
 /// The whole summary.
 #[derive(Debug, Default, Serialize)]
 struct Summary {
     /// Hosts by state.
     hosts: BTreeMap<String, usize>,
-    /// How many hosts take no new VMs.
-    cordoned: usize,
+    /// The hosts that take no new VMs.
+    cordoned: Vec<String>,
     /// What guests may use on hosts that are heard, and what of it is reserved.
     memory_mib: u64,
     /// See `memory_mib`.
@@ -43,8 +46,9 @@ struct Attention {
 
 pub(super) async fn status(context: &Context) -> anyhow::Result<ExitCode> {
     let client = &context.client;
-    let (hosts, vms, images, migrations) = futures_util::try_join!(
-        client.list::<Host>(),
+    // The first request makes the connection that the others share.
+    let hosts = client.list::<Host>().await?;
+    let (vms, images, migrations) = futures_util::try_join!(
         client.list::<Vm>(),
         client.list::<Image>(),
         client.list::<Migration>(),
@@ -53,11 +57,7 @@ pub(super) async fn status(context: &Context) -> anyhow::Result<ExitCode> {
     summary.add_hosts(&hosts.0);
     summary.add_vms(&vms.0);
     summary.add_images(&images.0);
-    let moving = migrations
-        .0
-        .iter()
-        .filter(|migration| !migration.status.phase.is_final());
-    summary.migrations = moving.map(|migration| migration.name.clone()).collect();
+    summary.add_migrations(&migrations.0);
     match context.output {
         Output::Table => output::lines(summary.text())?,
         Output::Name => output::lines(
@@ -81,7 +81,9 @@ impl Summary {
         for host in hosts {
             let state = state::<Host>(host);
             *self.hosts.entry(state.clone()).or_default() += 1;
-            self.cordoned += usize::from(host.spec.cordoned);
+            if host.spec.cordoned {
+                self.cordoned.push(host.name.clone());
+            }
             if host.status.state == api::kinds::HostState::Up {
                 self.memory_mib += host.status.memory_mib.unwrap_or(0);
                 self.reserved_mib += host.status.reserved_mib;
@@ -104,13 +106,22 @@ impl Summary {
     }
 
     fn add_images(&mut self, images: &[ObjectOf<Image>]) {
-        for image in images
+        let unusable = images
             .iter()
-            .filter(|image| image.status.state == ImageState::Failed)
-        {
+            .filter(|image| image.status.state != ImageState::Ready);
+        for image in unusable {
             let next = [format!("sterna image import {} --file PATH", image.name)];
-            self.attend(image, state::<Image>(image), image.status.reason.as_ref(), &next);
+            let empty = Reason::new("image-empty", "its content has not come yet");
+            let reason = image.status.reason.as_ref().unwrap_or(&empty);
+            self.attend(image, state::<Image>(image), Some(reason), &next);
         }
+    }
+
+    fn add_migrations(&mut self, migrations: &[ObjectOf<Migration>]) {
+        let moving = migrations
+            .iter()
+            .filter(|migration| !migration.status.phase.is_final());
+        self.migrations = moving.map(|migration| migration.name.clone()).collect();
     }
 
     fn attend<S, T>(
@@ -132,10 +143,10 @@ impl Summary {
 
     /// Lines for people.
     fn text(&self) -> Vec<String> {
-        let cordoned = if self.cordoned > 0 {
-            format!("; {} cordoned", self.cordoned)
-        } else {
+        let cordoned = if self.cordoned.is_empty() {
             String::new()
+        } else {
+            format!("; cordoned: {}", some(self.cordoned.iter().map(String::as_str)))
         };
         let mut lines = vec![
             format!("Hosts   {}{cordoned}", counts(&self.hosts)),
@@ -146,18 +157,62 @@ impl Summary {
             format!("VMs     {}", counts(&self.vms)),
         ];
         if !self.migrations.is_empty() {
-            lines.push(format!("Moving  {}", self.migrations.join(", ")));
-        }
-        for it in &self.attention {
-            lines.push(String::new());
             lines.push(format!(
-                "{} {} is {}: {} ({})",
-                it.kind, it.name, it.state, it.reason.message, it.reason.code
+                "Moving  {}",
+                some(self.migrations.iter().map(String::as_str))
             ));
-            lines.extend(it.next_commands.iter().map(|command| format!("  {command}")));
         }
+        lines.push(String::new());
+        if self.hosts.is_empty() {
+            lines.push("No host has joined: `sterna host token` makes a token for one.".to_owned());
+        } else if self.attention.is_empty() {
+            lines.push("Nothing needs attention.".to_owned());
+        }
+        lines.extend(self.groups().iter().flat_map(|group| group_text(group)));
         lines
     }
+
+    /// What is wrong in the same way stands together: a silent host does not hide what else there is.
+    fn groups(&self) -> Vec<Vec<&Attention>> {
+        let mut groups: Vec<Vec<&Attention>> = Vec::new();
+        let key = |it: &Attention| (it.kind, it.state.clone(), it.reason.code.clone());
+        for it in &self.attention {
+            let same =
+                |group: &&mut Vec<&Attention>| group.first().is_some_and(|first| key(first) == key(it));
+            match groups.iter_mut().find(same) {
+                Some(group) => group.push(it),
+                None => groups.push(vec![it]),
+            }
+        }
+        groups
+    }
+}
+
+/// What is wrong, once, and with whom; then what to do about the first.
+fn group_text(group: &[&Attention]) -> Vec<String> {
+    let Some((first, others)) = group.split_first() else {
+        return Vec::new();
+    };
+    let mut lines = vec![format!(
+        "{} {} is {}: {} ({})",
+        first.kind, first.name, first.state, first.reason.message, first.reason.code
+    )];
+    if !others.is_empty() {
+        let names = others.iter().map(|it| it.name.as_str());
+        lines.push(format!("  and so are {} others: {}", others.len(), some(names)));
+    }
+    lines.extend(first.next_commands.iter().map(|command| format!("  {command}")));
+    lines
+}
+
+/// The first few of many names.
+fn some<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut names = names.peekable();
+    let mut shown: Vec<&str> = names.by_ref().take(SHOWN_MAX).collect();
+    if names.peek().is_some() {
+        shown.push("…");
+    }
+    shown.join(", ")
 }
 
 /// As in `3: 2 Running, 1 Off`.
@@ -178,31 +233,57 @@ fn counts(by_state: &BTreeMap<String, usize>) -> String {
 mod tests {
     use super::*;
 
+    fn attention(kind: model::Kind, name: &str, state: &str, code: &str, next: &str) -> Attention {
+        Attention {
+            kind,
+            name: name.to_owned(),
+            state: state.to_owned(),
+            reason: Reason::new(code, "nothing is heard"),
+            next_commands: vec![format!("{next} {name}")],
+        }
+    }
+
     #[test]
     fn what_needs_attention_comes_with_what_to_do() {
+        let unknown = |name| attention(model::Kind::Vm, name, "Unknown", "host-silent", "sterna host get");
+        let host = attention(
+            model::Kind::Host,
+            "h3",
+            "silent",
+            "host-silent",
+            "sterna host confirm-dead",
+        );
         let summary = Summary {
             hosts: [("silent".to_owned(), 1), ("up".to_owned(), 2)].into(),
-            cordoned: 1,
+            cordoned: vec!["h2".to_owned()],
             memory_mib: 4096,
             reserved_mib: 512,
             vms: BTreeMap::new(),
             migrations: vec!["web-m2".to_owned()],
-            attention: vec![Attention {
-                kind: model::Kind::Host,
-                name: "h3".to_owned(),
-                state: "silent".to_owned(),
-                reason: Reason::new("host-silent", "nothing is heard from its agent"),
-                next_commands: vec!["sterna host confirm-dead h3".to_owned()],
-            }],
+            attention: [host]
+                .into_iter()
+                .chain(["a", "b", "c", "d", "e", "f", "g"].map(unknown))
+                .collect(),
         };
         insta::assert_snapshot!(summary.text().join("\n"), @r"
-        Hosts   3: 1 silent, 2 up; 1 cordoned
+        Hosts   3: 1 silent, 2 up; cordoned: h2
         Memory  512 MiB of 4096 MiB reserved
         VMs     none
         Moving  web-m2
 
-        host h3 is silent: nothing is heard from its agent (host-silent)
+        host h3 is silent: nothing is heard (host-silent)
           sterna host confirm-dead h3
+        vm a is Unknown: nothing is heard (host-silent)
+          and so are 6 others: b, c, d, e, f, …
+          sterna host get a
         ");
+    }
+
+    #[test]
+    fn nothing_wrong_is_said_too() {
+        let mut summary = Summary::default();
+        assert!(summary.text().join("\n").contains("No host has joined"));
+        summary.hosts.insert("up".to_owned(), 1);
+        assert!(summary.text().join("\n").contains("Nothing needs attention"));
     }
 }

@@ -8,7 +8,7 @@ use api::kinds::{ActionBody, Operation, PlacementSpec, Vm, VmSpec};
 use model::vm::Power;
 
 use super::wait::until;
-use super::{Context, explain, migration, output, template};
+use super::{Context, explain, migration, output, select, template};
 use crate::cli::{ActionArgs, RebootArgs, Rebooted, VmArgs, VmCommand, WaitState};
 
 pub(super) async fn run(context: &Context, command: VmCommand) -> anyhow::Result<ExitCode> {
@@ -28,7 +28,7 @@ pub(super) async fn run(context: &Context, command: VmCommand) -> anyhow::Result
         VmCommand::Pause(args) => act(context, args, "pause", &gentle, WaitState::Paused).await,
         VmCommand::Hold(args) => act(context, args, "hold", &gentle, WaitState::Hold).await,
         VmCommand::Release(args) => act(context, args, "release", &gentle, WaitState::Running).await,
-        VmCommand::Explain { names } => explain::explain(context, &names).await,
+        VmCommand::Explain(which) => explain::explain(context, &which).await,
         VmCommand::Migrate(args) => migration::migrate(context, args).await,
         VmCommand::Write(command) => super::kinds::write::<Vm>(context, command).await,
     }
@@ -54,15 +54,17 @@ async fn act(
     body: &ActionBody,
     usual: WaitState,
 ) -> anyhow::Result<ExitCode> {
-    let ask = async |name: &String| context.client.action::<Vm, _>(name, word, body).await;
-    let (vms, code) = context.each(&args.names, ask).await;
+    let client = context.writer(args.dry_run);
+    let ask = async |id: &str| client.action::<Vm, _>(id, word, body).await;
+    let (vms, code) = select::act::<Vm, _>(context, &args.which, ask).await?;
     finish(context, vms, args.wait.goal(usual), code).await
 }
 
 async fn reboot(context: &Context, args: RebootArgs) -> anyhow::Result<ExitCode> {
     let body = ActionBody { force: args.force };
-    let ask = async |name: &String| context.client.action::<Vm, _>(name, "reboot", &body).await;
-    let (vms, code) = context.each(&args.names, ask).await;
+    let client = context.writer(args.dry_run);
+    let ask = async |id: &str| client.action::<Vm, _>(id, "reboot", &body).await;
+    let (vms, code) = select::act::<Vm, _>(context, &args.which, ask).await?;
     let Some(goal) = args.wait else {
         output::several::<Vm>(context, &vms.iter().collect::<Vec<_>>())?;
         return Ok(code);

@@ -7,6 +7,7 @@ use clap::Args;
 
 /// Options of `sterna up`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example: sterna up --hosts 3 --data-dir /tmp/cloud")]
 pub(crate) struct UpArgs {
     /// How many hosts: h1, h2, …
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=64))]
@@ -21,6 +22,9 @@ pub(crate) struct UpArgs {
 
 /// Options of `sterna server`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example: sterna server --data-dir /var/lib/sterna/server --listen 0.0.0.0:8443 --name cloud.example"
+)]
 pub(crate) struct ServerArgs {
     /// Where the store, the keys and the images are kept
     #[arg(long, value_name = "DIR")]
@@ -41,6 +45,10 @@ pub(crate) struct ServerArgs {
 
 /// Options of `sterna agent`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example: sterna agent --data-dir /var/lib/sterna/agent --server https://cloud.example:8443 \
+    --cacert ca.pem --join-token-file join.token --address 10.0.0.11"
+)]
 pub(crate) struct AgentArgs {
     /// Where the agent keeps its journal, its keys and its VMs
     #[arg(long, value_name = "DIR")]

@@ -132,6 +132,7 @@ pub(crate) fn welcome(hosts: u8, dir: &Dir, server: SocketAddr) -> String {
          sterna template create small --image tiny --memory 256MiB --vcpus 1\n  \
          sterna vm create web --template small --wait=ready\n  \
          sterna vm migrate web --wait\n\n\
+         `sterna context set local --from '{env}'` keeps the way here for all terminals.\n\
          Ctrl-C takes everything down."
     )
 }

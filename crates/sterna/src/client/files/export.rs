@@ -1,0 +1,67 @@
+//! Writing what there is as documents that can be applied, here or elsewhere.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use api::Resource;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::of_kind;
+use crate::cli::{DESCRIBED, ExportArgs, Output};
+use crate::client::select::selector;
+use crate::client::{Context, output};
+
+/// A document as it is written; its keys stand in this order.
+#[derive(Serialize)]
+struct Written {
+    kind: model::Kind,
+    name: String,
+    labels: BTreeMap<String, String>,
+    spec: Value,
+}
+
+pub(in crate::client) async fn export(context: &Context, args: ExportArgs) -> anyhow::Result<ExitCode> {
+    let is_asked = |kind: &model::Kind| match &args.kinds[..] {
+        // Hosts join by themselves: a file makes none.
+        [] => *kind != model::Kind::Host,
+        kinds => kinds.contains(kind),
+    };
+    let labels = selector(&args.which.labels);
+    let mut all = Vec::new();
+    for kind in DESCRIBED.into_iter().filter(is_asked) {
+        all.extend(of_kind!(kind, written(context, labels.as_deref()).await)?);
+    }
+    match context.output {
+        Output::Table | Output::Yaml => {
+            for document in &all {
+                let text = yaml_serde::to_string(document)?;
+                output::lines(["---".to_owned(), text.trim_end().to_owned()])?;
+            }
+        }
+        Output::Name => output::lines(all.iter().map(|it| format!("{}/{}", it.kind, it.name)))?,
+        form => output::value(form, &json!({ "items": all }))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The documents of a kind. What is being deleted is left out.
+async fn written<R: Resource>(context: &Context, labels: Option<&str>) -> anyhow::Result<Vec<Written>> {
+    let (objects, _) = context.client.list_labelled::<R>(labels).await?;
+    let present = objects.into_iter().filter(|object| object.deleted_at.is_none());
+    let one = |object: api::client::ObjectOf<R>| {
+        let mut spec = serde_json::to_value(&object.spec)?;
+        if R::KIND == model::Kind::Image {
+            // The content stands for itself, wherever it comes from.
+            let status = serde_json::to_value(&object.status)?;
+            spec["expected_sha256"] = status["sha256"].clone();
+        }
+        Ok(Written {
+            kind: R::KIND,
+            name: object.name,
+            labels: object.labels,
+            spec,
+        })
+    };
+    present.map(one).collect()
+}
