@@ -61,13 +61,13 @@ async fn reboots(world: &World, before: &VmObject) -> anyhow::Result<VmObject> {
             asked.status.operation == Some(format!("web-reboot-{n}")),
             "{asked:?}"
         );
+        let begins = |line: &str| line.contains("SeaBIOS").then_some(());
         console
-            .until("the end of another boot", PATIENCE, |line| {
-                line.contains("ready: web").then_some(())
-            })
+            .until("the beginning of another boot", vms::BOOT_PATIENCE, begins)
             .await?;
-        let is_over = |vm: &VmObject| Verdict::from(vm.status.ready && vm.status.operation.is_none());
-        let vm = world.until_vm(NAME, "rebooted and ready", is_over).await?;
+        let is_over = |vm: &VmObject| Verdict::from(vm.status.operation.is_none());
+        world.until_vm(NAME, "rebooted", is_over).await?;
+        let vm = world.until_ready(NAME).await?;
         ensure!(
             vm.status.incarnation == before.status.incarnation,
             "a reboot ended the incarnation"
