@@ -282,4 +282,32 @@ mod tests {
             ]
         );
     }
+
+    #[tokio::test]
+    async fn every_page_is_read_from_the_objects_creation_on() {
+        let store = store::MemoryStore::new(store::system_clock());
+        let minute = |n: i64| Timestamp::from_second(1_800_000_000 + 60 * n).unwrap();
+        let total = i64::try_from(PAGE).unwrap() * 2 + 1;
+        for n in 0..total {
+            let at = minute(n);
+            let record = AuditRecord {
+                actor: model::audit::Actor::controller(),
+                at,
+                action: if n % 2 == 0 { "start web" } else { "start db" }.to_owned(),
+                changes: Vec::new(),
+            };
+            let id = Uuid::from_u128(u128::from(at.as_millisecond().unsigned_abs()) << 80);
+            let put = store::Op::put(key::audit(id), record::encode(&record));
+            store.txn(store::Txn::new().then(put)).await.unwrap();
+        }
+        let count = async |since, word| {
+            let mut count = 0;
+            each_record(&store, since, word, |_| count += 1).await.unwrap();
+            count
+        };
+        assert_eq!(count(None, "start").await, total);
+        assert_eq!(count(None, "start web").await, total / 2 + 1);
+        // The five minutes before are for servers whose clocks differ; the key at their very beginning is passed over.
+        assert_eq!(count(Some(minute(total - 1)), "start").await, 5);
+    }
 }

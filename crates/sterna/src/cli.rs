@@ -89,7 +89,7 @@ pub(crate) struct Global {
     )]
     #[arg(help_heading = "Global options")]
     pub(crate) cacert: Option<PathBuf>,
-    /// The context to use, instead of the current one and of the environment
+    /// The context to use; as an option it replaces the environment too
     #[arg(
         long,
         global = true,

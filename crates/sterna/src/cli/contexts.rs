@@ -7,8 +7,8 @@ use clap::{Args, Subcommand};
 /// What can be asked of the file with contexts.
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Example: sterna context set local --from /tmp/cloud/env\n\n\
-    Contexts are kept in $XDG_CONFIG_HOME/sterna/config.yaml (~/.config/sterna/config.yaml). An option wins over the\n\
-    environment (STERNA_SERVER, STERNA_TOKEN, STERNA_CACERT), and that over the context. A context that is named by\n\
+    Contexts are kept in $XDG_CONFIG_HOME/sterna/config.yaml (~/.config/sterna/config.yaml). An option wins over the \
+    environment (STERNA_SERVER, STERNA_TOKEN, STERNA_CACERT), and that over the context. A context that is named by \
     --context is used without the environment.")]
 pub(crate) enum ContextCommand {
     /// List the contexts; the one that is used is marked

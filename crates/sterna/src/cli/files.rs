@@ -10,7 +10,7 @@ use super::kinds::ListArgs;
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  sterna apply -f cloud.yaml --dry-run\n  sterna export | sterna apply -f -\n\n\
-    A document has kind, name, labels and spec, as `sterna export` writes them. All are checked before the first is\n\
+    A document has kind, name, labels and spec, as `sterna export` writes them. All are checked before the first is \
     written. What a document of an object leaves out stays as it is; nothing is deleted."
 )]
 pub(crate) struct ApplyArgs {

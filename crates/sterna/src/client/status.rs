@@ -46,9 +46,8 @@ struct Attention {
 
 pub(super) async fn status(context: &Context) -> anyhow::Result<ExitCode> {
     let client = &context.client;
-    // The first request makes the connection that the others share.
-    let hosts = client.list::<Host>().await?;
-    let (vms, images, migrations) = futures_util::try_join!(
+    let (hosts, vms, images, migrations) = futures_util::try_join!(
+        client.list::<Host>(),
         client.list::<Vm>(),
         client.list::<Image>(),
         client.list::<Migration>(),
