@@ -8,7 +8,6 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -66,8 +65,6 @@ pub struct Live {
     stopped_at: Arc<Mutex<Option<Instant>>>,
     /// In milliseconds; 0 if none was set by this agent.
     downtime_limit_ms: AtomicU64,
-    /// Where the last transfer went.
-    sent_to: Mutex<Option<SocketAddr>>,
     guest: guest::Known,
     shutdowns: mpsc::Sender<()>,
     /// They end with it.
@@ -111,7 +108,6 @@ impl Live {
             launch,
             stopped_at,
             downtime_limit_ms: AtomicU64::new(0),
-            sent_to: Mutex::default(),
             guest: to.guest,
             shutdowns,
             _tasks: tasks,
@@ -133,16 +129,6 @@ impl Live {
     /// The downtime limit was set.
     pub fn note_downtime_limit(&self, ms: u64) {
         self.downtime_limit_ms.store(ms, Ordering::Relaxed);
-    }
-
-    /// A transfer to this address begins.
-    pub fn note_sent_to(&self, address: SocketAddr) {
-        *self.sent_to.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
-    }
-
-    /// Where the last transfer went, if this agent began it.
-    pub fn sent_to(&self) -> Option<SocketAddr> {
-        *self.sent_to.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long the guest has stood still, if its stop was seen.
