@@ -11,7 +11,8 @@ use futures_util::StreamExt;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
 use netlink_packet_sock_diag::{AF_INET, AF_INET6, IPPROTO_TCP, SockDiagDestroy, SockDiagMessage};
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
 };
 use rtnetlink::proto;
 use rtnetlink::sys::SocketAddr;
@@ -29,8 +30,13 @@ const DEADLINE: Duration = Duration::from_secs(5);
 pub async fn end_connections(pid: u32) -> Result<usize, NetError> {
     let ended = end_all(pid);
     match tokio::time::timeout(DEADLINE, ended).await {
-        Ok(ended) => ended.map_err(|error| NetError::new("end", format!("the connections of process {pid}"), error)),
-        Err(_) => Err(NetError::timed_out("end", format!("the connections of process {pid}"))),
+        Ok(ended) => {
+            ended.map_err(|error| NetError::new("end", format!("the connections of process {pid}"), error))
+        }
+        Err(_) => Err(NetError::timed_out(
+            "end",
+            format!("the connections of process {pid}"),
+        )),
     }
 }
 
@@ -59,7 +65,11 @@ fn sockets(pid: u32) -> io::Result<BTreeSet<u32>> {
 
 /// All TCP connections of a family.
 async fn connections(family: u8) -> io::Result<Vec<InetResponse>> {
-    let every = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
+    let every = if family == AF_INET {
+        SocketId::new_v4()
+    } else {
+        SocketId::new_v6()
+    };
     let states = StateFlags::all() - StateFlags::LISTEN - StateFlags::TIME_WAIT;
     let request = SockDiagMessage::InetRequest(request(family, every, states));
     let answers = exchange(request, NLM_F_DUMP).await?;

@@ -131,7 +131,9 @@ impl Netlink {
 async fn try_end(netlink: &Netlink) -> Result<(), NetError> {
     let failed = |error| NetError::new("try", "a connection", error);
     netlink.set_up(&LinkName::known("lo")).await?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(failed)?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let _connection = TcpStream::connect(address).await.map_err(failed)?;
     // Those that this process has elsewhere are not seen: this namespace has one only.
