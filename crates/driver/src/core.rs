@@ -496,7 +496,7 @@ impl Core {
             Row::Keep => self.keep(state),
             Row::Paused => self.plan_paused(now, state),
             Row::RunUnderWay | Row::Stray | Row::CancelAgain => Plan::act(Effect::MigrateCancel),
-            Row::RunDevice | Row::Device => Plan::wait_ms(10),
+            Row::RunDevice | Row::Device => self.plan_device(now, row),
             Row::RunFailed | Row::Resume => self.continue_as_specified(),
             Row::Start => self.plan_start(state),
             Row::PreCopy => self.plan_pre_copy(now, state),
