@@ -1,7 +1,7 @@
 //! The public wire types, the document that describes them, and the client.
 //!
 //! **Owns:** the shape of every request and answer ([`resource`], [`kinds`], [`problem`]), the OpenAPI document
-//! ([`openapi`]), the typed client ([`client`]).
+//! ([`openapi`]), the typed client ([`client`]), a console as a stream ([`console`]).
 //!
 //! **Does not know:** how anything is stored or decided.
 //!
@@ -9,6 +9,7 @@
 
 pub mod agent;
 pub mod client;
+pub mod console;
 pub mod kinds;
 pub mod openapi;
 pub mod problem;

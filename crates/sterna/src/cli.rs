@@ -18,7 +18,7 @@ pub(crate) use kinds::{
     CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, GuestArgs, HostCommand, ImageCommand, ImportArgs,
     ListArgs, MigrationCommand, NetworkArgs, ReadCommand, TemplateArgs, TokenArgs, WriteCommand,
 };
-pub(crate) use vm::{ActionArgs, MigrateArgs, VmArgs, VmCommand, WaitState};
+pub(crate) use vm::{ActionArgs, ConsoleArgs, MigrateArgs, VmArgs, VmCommand, WaitState};
 
 use crate::daemon::args::{AgentArgs, ServerArgs, UpArgs};
 use crate::units;

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use driver::types::QemuState;
+use model::VmId;
 use qemu::command_line::{AGENT_SOCKET, CONSOLE_SOCKET, QMP_SECOND_SOCKET};
 use qemu::qmp::{Events, Hint, Qmp, QmpError};
 use qemu::spawn::QemuProcess;
@@ -74,6 +75,10 @@ pub struct Live {
 /// Where what is heard goes.
 #[derive(Debug, Clone)]
 pub struct Listeners {
+    /// Which VM it is.
+    pub vm: VmId,
+    /// Where its console is found.
+    pub consoles: console::Consoles,
     /// The run directory.
     pub directory: PathBuf,
     /// The console's log.
@@ -98,7 +103,7 @@ impl Live {
         let agent = to.directory.join(AGENT_SOCKET);
         tasks.spawn(guest::watch(agent, to.guest.clone(), Arc::clone(&to.look), asked));
         match connect(&to.directory, CONSOLE_SOCKET).await {
-            Ok(console) => drop(tasks.spawn(console::drain(console, to.console_log))),
+            Ok(console) => drop(tasks.spawn(console::serve(to.vm, console, to.console_log, to.consoles))),
             Err(error) => tracing::warn!(%error, "the guest's console is not logged"),
         }
         tasks.spawn(hold_second_monitor(to.directory.join(QMP_SECOND_SOCKET)));

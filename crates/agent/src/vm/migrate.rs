@@ -201,7 +201,11 @@ async fn cut(qemu: i32) -> Result<(), Failure> {
     let connections = hostnet::end_connections(pid)
         .await
         .map_err(|error| hangs(crate::link::chain(&error)))?;
-    tracing::warn!(qemu, connections, "QEMU hung in a cancel, so its connections were cut");
+    tracing::warn!(
+        qemu,
+        connections,
+        "QEMU hung in a cancel, so its connections were cut"
+    );
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 //!
 //! **Start here:** [`run`], then [`kinds`].
 
+mod console;
 mod edit;
 mod events;
 mod explain;
