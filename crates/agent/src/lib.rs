@@ -8,6 +8,7 @@
 //! **Start here:** [`run`], then [`reconcile`] for the way of a document to its tasks and [`vm`] for one incarnation. A
 //! restart of the agent disturbs no guest: QEMU lives on, and the next agent finds it again.
 
+pub mod calls;
 pub mod chance;
 pub mod config;
 pub mod host;
@@ -44,6 +45,7 @@ use peer::Peers;
 use pki::{HostIdentity, PkiError, Tls};
 use reconcile::Fleet;
 use storage::Storage;
+use vm::console::Consoles;
 use vm::{Clock, Host};
 
 /// QEMU's program, found in `PATH`.
@@ -152,22 +154,22 @@ impl Joined {
         };
         let board = Arc::new(Board::new(self.status.clone()));
         let from_peers = Arc::clone(&self.tls.from_peers);
-        let fleet = Arc::new(Fleet::open(
-            Arc::new(self.host(journal, Arc::clone(&board))?),
-            state,
-        ));
+        let host = Arc::new(self.host(journal, Arc::clone(&board))?);
+        let fleet = Arc::new(Fleet::open(Arc::clone(&host), state));
         let (events, link) = mpsc::channel(MAX_WAITING_EVENTS);
         tokio::join!(
             fleet.hear(link),
             link::documents(client.clone(), server.clone(), events),
-            link::reports(client, server, &board, session),
+            link::reports(client.clone(), server.clone(), &board, session),
             peer::serve(listener, from_peers, Arc::clone(&fleet)),
+            calls::answer_all(client.clone(), server.clone(), &host),
         );
         Ok(())
     }
 
     fn host(self, journal: Journal, board: Arc<Board>) -> Result<Host, AgentError> {
         Ok(Host {
+            consoles: Consoles::default(),
             network: Network::open(&self.config.data_dir, self.config.underlay_address)?,
             storage: Storage::new(self.client, self.config.server),
             peers: Peers::new(self.tls.to_peers),

@@ -46,7 +46,7 @@ pub enum LinkEvent {
 
 /// Why the stream of documents ended.
 #[derive(Debug, thiserror::Error)]
-enum StreamError {
+pub(crate) enum StreamError {
     #[error("the connection failed")]
     Http(#[from] reqwest::Error),
     #[error("the server refused: {0}")]
@@ -62,14 +62,14 @@ enum StreamError {
 }
 
 /// Waits longer from failure to failure.
-struct Backoff(Duration);
+pub(crate) struct Backoff(Duration);
 
 impl Backoff {
-    const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(BACKOFF_FIRST)
     }
 
-    async fn wait(&mut self) {
+    pub(crate) async fn wait(&mut self) {
         let jitter = chance::jitter();
         sleep(self.0.mul_f64(jitter)).await;
         self.0 = (self.0 * 2).min(BACKOFF_LAST);
@@ -100,17 +100,11 @@ async fn stream(
     events: &mpsc::Sender<LinkEvent>,
     was_connected: &mut bool,
 ) -> Result<(), StreamError> {
-    let answer = timeout(ANSWER_DEADLINE, client.get(url).send())
-        .await
-        .map_err(|_| StreamError::Silent)??;
-    if !answer.status().is_success() {
-        return Err(StreamError::Refused(refusal(answer).await));
-    }
+    let mut lines = open(client, url).await?;
     *was_connected = true;
     if events.send(LinkEvent::Connected).await.is_err() {
         return Ok(());
     }
-    let mut lines = Lines::new(answer.bytes_stream());
     loop {
         let line = lines.next().await?;
         if line.iter().all(u8::is_ascii_whitespace) {
@@ -123,15 +117,30 @@ async fn stream(
     }
 }
 
+/// A stream of lines that a server keeps open.
+pub(crate) async fn open(
+    client: &reqwest::Client,
+    url: &str,
+) -> Result<Lines<impl Stream<Item = reqwest::Result<Bytes>> + Unpin + use<>>, StreamError> {
+    let answer = timeout(ANSWER_DEADLINE, client.get(url).send())
+        .await
+        .map_err(|_| StreamError::Silent)??;
+    if answer.status().is_success() {
+        Ok(Lines::new(answer.bytes_stream()))
+    } else {
+        Err(StreamError::Refused(refusal(answer).await))
+    }
+}
+
 /// Cuts a body into lines; anything that arrives, also a keep-alive, is a sign of life.
-struct Lines<S> {
+pub(crate) struct Lines<S> {
     body: S,
     buffer: BytesMut,
     searched: usize,
 }
 
 impl<S: Stream<Item = reqwest::Result<Bytes>> + Unpin> Lines<S> {
-    fn new(body: S) -> Self {
+    pub(crate) fn new(body: S) -> Self {
         Self {
             body,
             buffer: BytesMut::new(),
@@ -139,7 +148,8 @@ impl<S: Stream<Item = reqwest::Result<Bytes>> + Unpin> Lines<S> {
         }
     }
 
-    async fn next(&mut self) -> Result<Bytes, StreamError> {
+    /// The next line, which is empty for a keep-alive.
+    pub(crate) async fn next(&mut self) -> Result<Bytes, StreamError> {
         loop {
             if let Some(end) = self.buffer[self.searched..]
                 .iter()

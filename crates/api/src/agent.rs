@@ -40,6 +40,32 @@ pub struct JoinResponse {
     pub migration_ca_pem: String,
 }
 
+/// A server asks an agent to dial back, for a stream of bytes that has a connection of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// What the agent names when it dials: nobody guesses it.
+    pub id: String,
+    /// The VM.
+    pub vm: VmId,
+    /// What is to be streamed.
+    pub what: CallFor,
+}
+
+/// What is to be streamed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum CallFor {
+    /// The console, in both directions.
+    Console {
+        /// Who asks, for the others at it.
+        who: String,
+        /// Whether to begin with what the guest wrote since it came to this host: for somebody who was at it elsewhere.
+        from_start: bool,
+    },
+    /// The last part of the console's log.
+    ConsoleLog,
+}
+
 /// From the source's agent to the target's: my QEMU completed, run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GoRequest {

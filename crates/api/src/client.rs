@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::console::{Console, DialError};
 use crate::document::{CheckAnswer, CheckBody};
 use crate::history::History;
 use crate::problem::Problem;
@@ -324,6 +325,22 @@ impl Client {
             let line = line?;
             serde_json::from_slice(&line).map_err(|error| ClientError::NotUnderstood(error.to_string()))
         })))
+    }
+
+    /// A VM's console; or the last part of its log, after which the stream ends.
+    pub async fn console(&self, name: &str, log: bool) -> Result<Console, ClientError> {
+        let path = format!("{}/console", path::<crate::kinds::Vm>(Some(name)));
+        let request = self.request(Method::GET, &path).query(&[("log", log)]);
+        match Console::dial(request).await {
+            Ok(console) => Ok(console),
+            Err(DialError::Http(error)) => Err(self.unreachable(&error)),
+            Err(DialError::Refused(answer)) => {
+                let status = answer.status();
+                let body = answer.bytes().await.map_err(|error| self.unreachable(&error))?;
+                Err(ClientError::Problem(Box::new(problem(status, &body))))
+            }
+            Err(error @ DialError::NotUnderstood) => Err(ClientError::NotUnderstood(error.to_string())),
+        }
     }
 
     /// Any path, as text.

@@ -2,7 +2,7 @@
 //!
 //! **Owns:** the shape of every request and answer ([`resource`], [`kinds`], [`document`],
 //! [`history`], [`problem`]), the OpenAPI document
-//! ([`openapi`]), the typed client ([`client`]).
+//! ([`openapi`]), the typed client ([`client`]), a console as a stream ([`console`]).
 //!
 //! **Does not know:** how anything is stored or decided.
 //!
@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod client;
+pub mod console;
 pub mod document;
 pub mod history;
 pub mod kinds;

@@ -161,6 +161,17 @@ fn extras(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
         "/v1/images/{name}/content".to_owned(),
         json!({ "parameters": [name_parameter()], "put": upload }),
     );
+    let messages = json!({ "101": { "description": "A WebSocket. Binary messages are the console's bytes, in either \
+        direction; text messages are words for the person at it; the reason of the close says why it ended." } });
+    let log = query(
+        "log",
+        "boolean",
+        "Send the last part of the console's log, and end.",
+    );
+    paths.insert(
+        "/v1/vms/{name}/console".to_owned(),
+        json!({ "parameters": [name_parameter()], "get": operation("attach to a vm's console", vec![log], None, messages) }),
+    );
     let progress = generator.subschema_for::<Progress>().to_value();
     let lines = json!({ "200": {
         "description": "A line per sample, until the transfer ends.",

@@ -526,7 +526,7 @@ impl Core {
             Row::Keep => self.plan_reboot(now, state).unwrap_or_else(|| self.keep(state)),
             Row::Paused => self.plan_paused(now, state),
             Row::RunUnderWay | Row::Stray | Row::CancelAgain => Plan::act(Effect::MigrateCancel),
-            Row::RunDevice | Row::Device => Plan::wait_ms(source::DEVICE_MS),
+            Row::RunDevice | Row::Device => self.plan_device(now, row),
             Row::RunFailed | Row::Resume => self.continue_as_specified(),
             Row::Start => self.plan_start(state),
             Row::PreCopy => self.plan_pre_copy(now, state),

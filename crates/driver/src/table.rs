@@ -202,7 +202,7 @@ pub enum Row {
     PausedOffline,
     /// *run N; pre-copy, pre-switchover*: `migrate_cancel`.
     RunUnderWay,
-    /// *run N; device*: wait.
+    /// *run N; device*: wait; at its own deadline `migrate_cancel`.
     RunDevice,
     /// *run N; failed and paused; fresh*: `cont` as the spec says.
     RunFailed,
@@ -225,7 +225,7 @@ pub enum Row {
     SwitchOffline,
     /// *migrate to M, granted or cancel; pre-copy or pre-switchover, no-switch(M)*: `migrate_cancel` again.
     CancelAgain,
-    /// *migrate to M, granted or cancel; device*: wait.
+    /// *migrate to M, granted or cancel; device*: wait; at its own deadline write no-switch(M), `migrate_cancel`.
     Device,
     /// *migrate to M, granted or cancel; completed*: send `go(M)`, repeat it, report completed; never `cont`.
     Completed,

@@ -1,7 +1,8 @@
 //! The HTTP server: authentication, requests in, objects and streams out.
 //!
 //! **Owns:** the routes that every kind has ([`routes`]), what a request means for each kind ([`kinds`]), the
-//! connections of agents ([`agents`]), the cloud's CAs ([`pki`]), images' content ([`images`]).
+//! connections of agents ([`agents`], [`calls`]), people at consoles ([`console`]), the cloud's CAs ([`pki`]), images'
+//! content ([`images`]).
 //!
 //! **Does not know:** which store it runs on, and what happens on hosts. It writes what people want and what agents
 //! report, each through the controller's commit; it decides nothing about VMs.
@@ -11,7 +12,9 @@
 pub mod agents;
 pub mod answer;
 pub mod auth;
+pub mod calls;
 pub mod check;
+pub mod console;
 pub mod contact;
 pub mod history;
 pub mod images;

@@ -24,7 +24,7 @@ use crate::auth::{PROJECT, User, sha256_hex};
 use crate::kinds::{Served, host_action, missing, render, vm_action};
 use crate::service::{self, Answer, Context, RequestId, check_revision, create_object, replace_object};
 use crate::shared::Shared;
-use crate::{agents, check, history, images, progress, watch};
+use crate::{agents, calls, check, console, history, images, progress, watch};
 
 /// What handlers share.
 pub type App = Arc<Shared>;
@@ -48,6 +48,7 @@ pub fn router(app: App) -> Router {
         .merge(kind::<Event>());
     kinds
         .route("/v1/vms/{name}/actions/{action}", post(act_on_vm))
+        .route("/v1/vms/{name}/console", get(console::attach))
         .route("/v1/hosts/{name}/actions/{action}", post(act_on_host))
         .route("/v1/migrations/{name}/progress", get(progress::follow))
         .route("/v1/join-tokens", post(join_token))
@@ -62,6 +63,8 @@ pub fn router(app: App) -> Router {
         .route("/agent/v1/join", post(agents::join))
         .route("/agent/v1/document", get(agents::document))
         .route("/agent/v1/report", post(agents::report))
+        .route("/agent/v1/calls", get(calls::listen))
+        .route("/agent/v1/calls/{id}", get(calls::answer))
         .route("/agent/v1/images/{sha256}", get(images::download))
         .route("/openapi.json", get(openapi))
         .route("/healthz", get(|| async { "ok\n" }))

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 
 use crate::agents::secret;
 use crate::auth::sha256_hex;
+use crate::calls::Calls;
 use crate::pki::{Pki, write_private};
 use crate::shared::{Heard, Shared};
 use crate::{contact, routes, tls};
@@ -55,6 +56,7 @@ pub async fn run(
         pki,
         images,
         heard: Heard::default(),
+        calls: Calls::default(),
     });
     tokio::fs::write(config.data_dir.join("ca.pem"), ca).await?;
     first_token(&app, &config.data_dir.join("admin.token")).await?;

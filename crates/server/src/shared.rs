@@ -15,6 +15,7 @@ use planner::reports::ReportOrder;
 use store::Store;
 use tokio::sync::watch;
 
+use crate::calls::Calls;
 use crate::pki::Pki;
 
 /// One server's state. Everything that matters is in the store; the rest is what was heard lately.
@@ -31,6 +32,8 @@ pub struct Shared {
     pub images: PathBuf,
     /// What hosts said lately.
     pub heard: Heard,
+    /// The agents that listen for calls.
+    pub calls: Calls,
 }
 
 impl Shared {

@@ -28,7 +28,9 @@ pub(crate) use kinds::{
     WriteCommand,
 };
 pub(crate) use output::{Output, Printing};
-pub(crate) use vm::{ActionArgs, MigrateArgs, RebootArgs, Rebooted, VmArgs, VmCommand, WaitState};
+pub(crate) use vm::{
+    ActionArgs, ConsoleArgs, MigrateArgs, RebootArgs, Rebooted, VmArgs, VmCommand, WaitState,
+};
 
 use crate::daemon::args::{AgentArgs, ServerArgs, UpArgs};
 use crate::units;

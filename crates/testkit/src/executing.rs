@@ -16,7 +16,7 @@ use anyhow::ensure;
 use model::VmId;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::world::World;
 
@@ -57,6 +57,22 @@ impl RunsOnce {
         );
         Ok(())
     }
+}
+
+/// Waits until the guest of a QEMU stands still; whether it did in time.
+pub async fn until_it_stands_still(qemu: i32, patience: Duration) -> bool {
+    let still = async {
+        let mut before = processors_us(qemu);
+        loop {
+            sleep(WINDOW).await;
+            let now = processors_us(qemu);
+            if now - before < EXECUTING_US {
+                return;
+            }
+            before = now;
+        }
+    };
+    timeout(patience, still).await.is_ok()
 }
 
 /// The most windows in a row in which two copies executed.

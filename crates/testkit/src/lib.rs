@@ -16,6 +16,7 @@
 pub mod clean;
 pub mod console;
 pub mod executing;
+pub mod link;
 pub mod pair;
 pub mod process;
 pub mod vms;

@@ -107,6 +107,25 @@ pub fn descendants(ancestor: i32) -> Vec<Process> {
     }
 }
 
+/// A process that stands still until this is dropped.
+#[derive(Debug)]
+pub struct Frozen(Pid);
+
+impl Frozen {
+    /// Stops it, as a debugger or a machine without room for it would.
+    pub fn stop(pid: i32) -> anyhow::Result<Self> {
+        let pid = Pid::from_raw(pid).context("no process has the number 0")?;
+        kill_process(pid, Signal::STOP).with_context(|| format!("stopping process {pid:?}"))?;
+        Ok(Self(pid))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::CONT);
+    }
+}
+
 /// Kills a process and waits until it has ended.
 pub async fn kill(pid: i32) -> anyhow::Result<()> {
     let process = QemuProcess::open(pid).with_context(|| format!("opening process {pid}"))?;
@@ -127,7 +146,7 @@ pub(crate) fn kill_seen(process: &Process) {
 }
 
 /// Asks a process to end, and waits for it on this thread; whether it ended in time.
-pub(crate) fn terminate(pid: i32, patience: Duration) -> bool {
+pub fn terminate(pid: i32, patience: Duration) -> bool {
     let Some(pid) = Pid::from_raw(pid) else {
         return true;
     };

@@ -10,6 +10,7 @@
 //! **Start here:** [`World::up`].
 
 use std::fs::{self, File};
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -114,27 +115,39 @@ impl World {
 
     /// The server's process now.
     pub fn server_pid(&self) -> anyhow::Result<i32> {
-        self.child("the server", |words| {
+        let server = self.child("the server", |words| {
             words.get(1).is_some_and(|word| word == "server")
-        })
+        });
+        server.map(|process| process.id.pid)
     }
 
     /// The process of a host's agent now.
     pub fn agent_pid(&self, host: &str) -> anyhow::Result<i32> {
+        self.agent(host).map(|process| process.id.pid)
+    }
+
+    /// A host's address in the underlay.
+    pub fn address(&self, host: &str) -> anyhow::Result<Ipv4Addr> {
+        let agent = self.agent(host)?;
+        let pairs = agent.command_line.windows(2);
+        let mut values = pairs.filter(|pair| pair[0] == "--address").map(|pair| &pair[1]);
+        let value = values.next().context("an agent was not told its address")?;
+        value.parse().with_context(|| format!("{value} is no address"))
+    }
+
+    fn agent(&self, host: &str) -> anyhow::Result<Process> {
         let names_it = |pair: &[String]| pair[0] == "--name" && pair[1] == host;
         self.child(host, |words| {
             words.get(1).is_some_and(|word| word == "agent") && words.windows(2).any(names_it)
         })
     }
 
-    fn child(&self, what: &str, is_it: impl Fn(&[String]) -> bool) -> anyhow::Result<i32> {
+    fn child(&self, what: &str, is_it: impl Fn(&[String]) -> bool) -> anyhow::Result<Process> {
         let children = process::all()
             .into_iter()
             .filter(|process| process.parent == self.up_pid());
-        let found = children.into_iter().find(|process| is_it(&process.command_line));
-        found
-            .map(|process| process.id.pid)
-            .with_context(|| format!("{what} has no process now"))
+        let mut found = children.filter(|process| is_it(&process.command_line));
+        found.next().with_context(|| format!("{what} has no process now"))
     }
 
     /// Kills the server and waits until another one has been started.

@@ -237,6 +237,8 @@ impl Vm {
 
     fn listeners(&self) -> Listeners {
         Listeners {
+            vm: self.id.vm,
+            consoles: self.host.consoles.clone(),
             directory: self.run_dir(),
             console_log: self.dir().console_log(),
             look: Arc::clone(&self.look),

@@ -8,7 +8,6 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use driver::types::QemuState;
+use model::VmId;
 use qemu::command_line::{AGENT_SOCKET, CONSOLE_SOCKET, QMP_SECOND_SOCKET};
 use qemu::guest_agent::ShutdownMode;
 use qemu::qmp::{Events, Hint, Qmp, QmpError};
@@ -67,8 +67,6 @@ pub struct Live {
     stopped_at: Arc<Mutex<Option<Instant>>>,
     /// In milliseconds; 0 if none was set by this agent.
     downtime_limit_ms: AtomicU64,
-    /// Where the last transfer went.
-    sent_to: Mutex<Option<SocketAddr>>,
     guest: guest::Known,
     /// How often the guest was reset since it was attached to.
     resets: Arc<AtomicU64>,
@@ -97,6 +95,10 @@ impl Ask {
 /// Where what is heard goes.
 #[derive(Debug, Clone)]
 pub struct Listeners {
+    /// Which VM it is.
+    pub vm: VmId,
+    /// Where its console is found.
+    pub consoles: console::Consoles,
     /// The run directory.
     pub directory: PathBuf,
     /// The console's log.
@@ -123,7 +125,7 @@ impl Live {
         let agent = to.directory.join(AGENT_SOCKET);
         tasks.spawn(guest::watch(agent, to.guest.clone(), Arc::clone(&to.look), asked));
         match connect(&to.directory, CONSOLE_SOCKET).await {
-            Ok(console) => drop(tasks.spawn(console::drain(console, to.console_log))),
+            Ok(console) => drop(tasks.spawn(console::serve(to.vm, console, to.console_log, to.consoles))),
             Err(error) => tracing::warn!(%error, "the guest's console is not logged"),
         }
         tasks.spawn(hold_second_monitor(to.directory.join(QMP_SECOND_SOCKET)));
@@ -133,7 +135,6 @@ impl Live {
             launch,
             stopped_at,
             downtime_limit_ms: AtomicU64::new(0),
-            sent_to: Mutex::default(),
             guest: to.guest,
             resets,
             asks,
@@ -157,16 +158,6 @@ impl Live {
     /// The downtime limit was set.
     pub fn note_downtime_limit(&self, ms: u64) {
         self.downtime_limit_ms.store(ms, Ordering::Relaxed);
-    }
-
-    /// A transfer to this address begins.
-    pub fn note_sent_to(&self, address: SocketAddr) {
-        *self.sent_to.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
-    }
-
-    /// Where the last transfer went, if this agent began it.
-    pub fn sent_to(&self) -> Option<SocketAddr> {
-        *self.sent_to.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long the guest has stood still, if its stop was seen.

@@ -7,7 +7,6 @@
 //! **Start here:** [`Vm::listen`] for the target, [`Vm::migrate`] for the source.
 
 use std::net::SocketAddr;
-use std::process::Stdio;
 use std::time::Duration;
 
 use api::agent::GoRequest;
@@ -20,7 +19,6 @@ use qemu::migration_tls::{self as tls, OBJECT_IDS, TlsParameters};
 use qemu::qmp::Qmp;
 use qemu::qmp::migration::{MigrationChannel, MigrationStatus};
 use serde_json::Value;
-use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
 use super::exec::{Vm, qmp_failure};
@@ -98,7 +96,6 @@ impl Vm {
         let address: SocketAddr = channel.filter(|_| order.to == to).ok_or_else(overtaken)?;
         let channel = MigrationChannel::Tcp(address);
         let live = self.live().await?;
-        live.note_sent_to(address);
         self.warm_up(&order);
         let objects = tls::source_objects(&self.credentials());
         prepare(
@@ -125,7 +122,7 @@ impl Vm {
         };
         match timeout(CANCEL_PATIENCE, ended).await {
             Ok(ended) => ended.map_err(qmp_failure),
-            Err(_) => cut(live.sent_to()).await,
+            Err(_) => cut(live.process.id().pid).await,
         }
     }
 
@@ -190,38 +187,25 @@ async fn prepare(qmp: &Qmp, objects: Vec<Value>, side: Side, tls: &TlsParameters
         .map_err(qmp_failure)
 }
 
-/// Ends the connections of a transfer in this host's namespace; QEMU sees them reset.
-async fn cut(to: Option<SocketAddr>) -> Result<(), Failure> {
-    let failed = |why: String| Failure {
+/// Ends the connections of a QEMU, which sees them reset. It has none but those of its transfer.
+async fn cut(qemu: i32) -> Result<(), Failure> {
+    let hangs = |why: String| Failure {
         reason: Reason::new(
             "cancel-hangs",
             format!("QEMU does not come out of a cancelled transfer: {why}"),
         ),
         is_retryable: true,
     };
-    let to =
-        to.ok_or_else(|| failed("an earlier agent began it, so its connections are not known".to_owned()))?;
-    tracing::warn!(%to, "QEMU hangs in a cancel; its connections are cut");
-    let ended = Command::new("ss")
-        .args([
-            "-tnK",
-            "dst",
-            &to.ip().to_string(),
-            "dport",
-            "=",
-            &to.port().to_string(),
-        ])
-        .stdin(Stdio::null())
-        .output()
+    let pid = u32::try_from(qemu).map_err(|_| hangs("its process is not known".to_owned()))?;
+    let connections = hostnet::end_connections(pid)
         .await
-        .map_err(|error| failed(format!("ss cannot be started: {error}")))?;
-    if ended.status.success() {
-        return Ok(());
-    }
-    Err(failed(format!(
-        "ss -K: {}",
-        String::from_utf8_lossy(&ended.stderr).trim()
-    )))
+        .map_err(|error| hangs(crate::link::chain(&error)))?;
+    tracing::warn!(
+        qemu,
+        connections,
+        "QEMU hung in a cancel, so its connections were cut"
+    );
+    Ok(())
 }
 
 fn overtaken() -> Failure {

@@ -55,6 +55,8 @@ pub struct Host {
     pub network: Network,
     /// Other agents.
     pub peers: Peers,
+    /// The guests' consoles.
+    pub consoles: console::Consoles,
     /// How guests are run.
     pub accelerator: Accelerator,
     /// The processor that guests see.

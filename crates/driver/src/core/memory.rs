@@ -35,6 +35,8 @@ pub(super) struct Memory {
     pub(super) stream: Option<String>,
     pub(super) incoming_since_us: Option<u64>,
     pub(super) transfer: Option<Transfer>,
+    /// Since when the last part of a transfer is sent, and the guest stands still.
+    pub(super) device_since_us: Option<u64>,
     pub(super) disk_retry: DiskRetry,
     /// What the guest's agent said.
     pub(super) guest: Guest,
@@ -274,6 +276,9 @@ impl Memory {
         let now_us = now.monotonic_us;
         // Also after a save that failed, without our doing.
         self.is_stopped_by_save &= state.run != RunStatusWord::Running;
+        if state.run != RunStatusWord::FinishMigrate {
+            self.device_since_us = None;
+        }
         if state.run == RunStatusWord::Running
             && let Some(boot_us) = self.steps.boot_us.take()
         {

@@ -9,8 +9,12 @@ use crate::types::{Effect, Mark, Now, QemuState, RunStatusWord};
 /// How long a transfer goes without a look at its progress.
 const PROGRESS_MS: u64 = 200;
 
-/// How long the sending of the devices goes without a look. Its end is an event; a look costs QEMU time just then.
-pub(super) const DEVICE_MS: u64 = 50;
+/// How long the last part, which takes milliseconds, may take until the target has acknowledged it. The guest stands still
+/// meanwhile, and on a link that was cut QEMU would wait for ever: it has nothing to send that TCP could fail to deliver.
+const DEVICE_MS: u64 = 5_000;
+/// How long it goes without a look at first; it waits longer the longer it lasts. Its end is an event, and a look costs
+/// QEMU time just then.
+const DEVICE_LOOK_MS: u64 = 50;
 
 impl Core {
     /// Everything is there for the transfer: mark it sent, start it.
@@ -54,6 +58,20 @@ impl Core {
         })
     }
 
+    /// Wait; then give the transfer up. QEMU may complete all the same: what it says after the cancel decides.
+    pub(super) fn plan_device(&mut self, now: Now, row: Row) -> Plan {
+        let since_us = *self.memory.device_since_us.get_or_insert(now.monotonic_us);
+        let spent_ms = now.monotonic_us.saturating_sub(since_us) / 1000;
+        let left_ms = DEVICE_MS.saturating_sub(spent_ms);
+        if left_ms > 0 {
+            Plan::wait_ms(DEVICE_LOOK_MS.max(spent_ms / 2).min(left_ms))
+        } else if row == Row::Device && !self.has_promised() {
+            self.plan_no_switch(now, row)
+        } else {
+            Plan::act(Effect::MigrateCancel)
+        }
+    }
+
     /// Write no-switch(M), for a cause that is reported with the promise.
     pub(super) fn plan_no_switch(&mut self, now: Now, row: Row) -> Plan {
         let Some((to, timeout_ms)) = self.migration().map(|order| (order.to, order.timeout_ms)) else {
@@ -62,6 +80,9 @@ impl Core {
         if let Some(transfer) = self.transfer(now) {
             transfer.error.get_or_insert(match row {
                 Row::PreCopy => format!("the transfer did not end within {timeout_ms} ms"),
+                Row::Device => format!(
+                    "the target did not acknowledge the last part within {DEVICE_MS} ms: the link between the hosts may be cut"
+                ),
                 Row::SwitchOffline => {
                     "the source's host had no connection to a server when it had to switch".to_owned()
                 }

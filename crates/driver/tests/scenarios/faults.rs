@@ -154,7 +154,13 @@ fn migrate(link: Link, cancel_at: Option<usize>, seed: u64, faults: &[(usize, us
     effects
 }
 
-const LINKS: [Link; 4] = [Link::Good, Link::Stalls, Link::AckLostRunsOn, Link::AckLostStands];
+const LINKS: [Link; 5] = [
+    Link::Good,
+    Link::Stalls,
+    Link::AckLostRunsOn,
+    Link::AckLostStands,
+    Link::AckSwallowed,
+];
 
 #[test]
 fn every_fault_at_every_effect_of_a_migration() {

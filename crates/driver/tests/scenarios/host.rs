@@ -128,10 +128,9 @@ impl World {
         };
         match effect {
             Effect::MigrateCancel => {
-                assert_ne!(
-                    process.migration,
-                    MigrationWord::Device,
-                    "cancelled in the device phase"
+                assert!(
+                    process.migration != MigrationWord::Device || is_promised,
+                    "cancelled in the device phase without the mark"
                 );
                 if process.is_transferring() {
                     process.fail(MigrationWord::Cancelled, true);

@@ -2,7 +2,7 @@
 
 use driver::types::{Effect, Input, Mark, MigrationWord};
 use model::document::{Order, Stop};
-use model::report::{OutgoingState, RunState};
+use model::report::{OutgoingState, RunState, RunStatus};
 
 use crate::controller::{Controller, Phase};
 use crate::life;
@@ -225,6 +225,40 @@ fn a_lost_acknowledgement_never_lets_the_target_run() {
 }
 
 #[test]
+fn a_source_that_never_hears_of_the_last_part_takes_the_guest_back() {
+    for seed in 0..20 {
+        let mut world = life::running();
+        world.seed = seed;
+        world.link = Link::AckSwallowed;
+        let mut controller = Controller::new();
+        run(&mut world, &mut controller, None, |_, _| {}, 30_000_000);
+        assert_eq!(controller.phase, Phase::Aborted, "seed {seed}");
+        assert_eq!(where_it_runs(&world), (true, false));
+        assert!(!world.hosts[TARGET].marks.ran);
+        assert!(carried_out(
+            &world,
+            SOURCE,
+            &Effect::Journal(Mark::NoSwitch { to: M })
+        ));
+        let error = world.hosts[SOURCE].reports.iter().find_map(promise);
+        assert!(
+            error
+                .unwrap()
+                .starts_with("the target did not acknowledge the last part")
+        );
+    }
+}
+
+/// The cause that a promise is reported with.
+fn promise(status: &RunStatus) -> Option<String> {
+    let outgoing = status.outgoing.as_ref()?;
+    outgoing
+        .error
+        .clone()
+        .filter(|_| outgoing.state == OutgoingState::Promised)
+}
+
+#[test]
 fn a_transfer_that_stalls_is_given_up_at_its_deadline() {
     let mut world = life::running();
     world.link = Link::Stalls;
@@ -232,13 +266,7 @@ fn a_transfer_that_stalls_is_given_up_at_its_deadline() {
     run(&mut world, &mut controller, None, |_, _| {}, 90_000_000);
     assert_eq!(controller.phase, Phase::Aborted);
     assert_eq!(where_it_runs(&world), (true, false));
-    let promised = world.hosts[SOURCE]
-        .reports
-        .iter()
-        .filter_map(|status| status.outgoing.clone());
-    let error = promised
-        .filter(|outgoing| outgoing.state == OutgoingState::Promised)
-        .find_map(|o| o.error);
+    let error = world.hosts[SOURCE].reports.iter().find_map(promise);
     assert_eq!(error.unwrap(), "the transfer did not end within 5000 ms");
 }
 

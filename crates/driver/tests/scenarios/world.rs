@@ -54,6 +54,8 @@ pub(crate) enum Link {
     AckLostRunsOn,
     /// The target loads, its acknowledgement is lost, the source stands still.
     AckLostStands,
+    /// The target loads, its acknowledgement is lost and nothing comes after it: the source waits.
+    AckSwallowed,
 }
 
 /// One host: what its agent has, what is durable, what the servers know of it.
@@ -494,9 +496,14 @@ impl World {
             .filter(|process| process.is_transferring());
         match word.map(|process| process.migration) {
             Some(MigrationWord::Active) => self.link != Link::Stalls,
-            Some(MigrationWord::Device) => true,
+            Some(MigrationWord::Device) => !(self.link == Link::AckSwallowed && self.target_has_loaded()),
             _ => false,
         }
+    }
+
+    fn target_has_loaded(&self) -> bool {
+        let target = self.hosts[TARGET].process.as_ref();
+        target.is_some_and(|target| target.run != RunStatusWord::InMigrate)
     }
 
     fn move_link(&mut self) {
@@ -515,6 +522,7 @@ impl World {
             .filter(|listener| listener.run == RunStatusWord::InMigrate);
         match (listener, self.link) {
             (None, _) => process.fail(MigrationWord::Failed, true),
+            (Some(listener), Link::AckSwallowed) => listener.load(),
             (Some(listener), Link::AckLostRunsOn | Link::AckLostStands) => {
                 listener.load();
                 process.fail(MigrationWord::Failed, self.link == Link::AckLostRunsOn);

@@ -4,6 +4,7 @@
 
 mod agents;
 mod bad_input;
+mod console;
 mod documents;
 mod objects;
 mod watch;

@@ -81,7 +81,10 @@ fn every_command_has_an_example_that_is_understood() {
         assert!(!examples.is_empty(), "{path} has no example");
         for example in examples {
             // What a shell makes of the line is not the program's.
-            let line = example.split(['|', '>', ')', '#', '&']).next().unwrap_or_default();
+            let line = example
+                .split(['|', '>', ')', '#', '&'])
+                .next()
+                .unwrap_or_default();
             let line = line.split("  ").next().unwrap_or_default().replace("DIR", "/tmp");
             let parsed = parsed(&line);
             assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());

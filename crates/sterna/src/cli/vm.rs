@@ -45,6 +45,8 @@ pub(crate) enum VmCommand {
     Explain(Selection),
     /// Move it to another host while it runs
     Migrate(MigrateArgs),
+    /// Sit down at its serial console; Ctrl-] leaves
+    Console(ConsoleArgs),
     /// What can be asked of the kinds that users change.
     #[command(flatten)]
     Write(WriteCommand),
@@ -187,6 +189,20 @@ pub(crate) struct MigrateArgs {
     /// Whether to wait.
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
+}
+
+/// Which VM.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sterna vm console web          press Enter for a prompt, Ctrl-] to leave\n  \
+    sterna vm console web --log    what the guest wrote last, also when it does not run"
+)]
+pub(crate) struct ConsoleArgs {
+    /// Name or id
+    pub(crate) name: String,
+    /// Print the last part of the console's log, and end
+    #[arg(long)]
+    pub(crate) log: bool,
 }
 
 /// Whether and for what to wait.

@@ -9,6 +9,7 @@
 
 mod complete;
 mod config;
+mod console;
 mod contexts;
 mod edit;
 mod events;

@@ -8,7 +8,7 @@ use api::kinds::{ActionBody, Operation, PlacementSpec, Vm, VmSpec};
 use model::vm::Power;
 
 use super::wait::until;
-use super::{Context, explain, migration, output, select, template};
+use super::{Context, console, explain, migration, output, select, template};
 use crate::cli::{ActionArgs, RebootArgs, Rebooted, VmArgs, VmCommand, WaitState};
 
 pub(super) async fn run(context: &Context, command: VmCommand) -> anyhow::Result<ExitCode> {
@@ -29,6 +29,7 @@ pub(super) async fn run(context: &Context, command: VmCommand) -> anyhow::Result
         VmCommand::Hold(args) => act(context, args, "hold", &gentle, WaitState::Hold).await,
         VmCommand::Release(args) => act(context, args, "release", &gentle, WaitState::Running).await,
         VmCommand::Explain(which) => explain::explain(context, &which).await,
+        VmCommand::Console(args) => console::console(context, &args).await,
         VmCommand::Migrate(args) => migration::migrate(context, args).await,
         VmCommand::Write(command) => super::kinds::write::<Vm>(context, command).await,
     }

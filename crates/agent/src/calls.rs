@@ -1,0 +1,138 @@
+//! Calls: a server wants a stream of bytes, and the agent dials it.
+//!
+//! **Owns:** the stream on which calls come, and the connections that answer them. A call that fails ends with its reason;
+//! nothing of it is kept, and nobody waits for it but the person who asked.
+//!
+//! **Does not know:** who may ask: that is the server's.
+//!
+//! **Start here:** [`answer_all`].
+
+use std::sync::Arc;
+
+use api::agent::{Call, CallFor};
+use api::console::{Console, MESSAGE_MAX_BYTES, Said};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::link::{self, Backoff, StreamError};
+use crate::vm::Host;
+use crate::vm::console::{self, Attachment, Shown};
+
+/// How many are answered at once; more wait, and their callers give up by themselves.
+const MAX_CALLS: usize = 64;
+/// How much of a log is sent.
+const TAIL_BYTES: u64 = 256 << 10;
+
+/// Answers calls for as long as it is let.
+pub async fn answer_all(client: reqwest::Client, server: String, host: &Arc<Host>) {
+    let mut backoff = Backoff::new();
+    loop {
+        let mut was_heard = false;
+        let ended = hear(&client, &server, host, &mut was_heard).await;
+        if was_heard {
+            backoff = Backoff::new();
+        }
+        if let Err(error) = ended {
+            tracing::debug!(%server, error = link::chain(&error), "the stream of calls ended; trying again");
+        }
+        backoff.wait().await;
+    }
+}
+
+async fn hear(
+    client: &reqwest::Client,
+    server: &str,
+    host: &Arc<Host>,
+    was_heard: &mut bool,
+) -> Result<(), StreamError> {
+    let places = Arc::new(Semaphore::new(MAX_CALLS));
+    let mut answers = JoinSet::new();
+    let mut lines = link::open(client, &format!("{server}/agent/v1/calls")).await?;
+    loop {
+        let line = lines.next().await?;
+        *was_heard = true;
+        while answers.try_join_next().is_some() {}
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let call: Call = serde_json::from_slice(&line)?;
+        let dial = client.get(format!("{server}/agent/v1/calls/{}", call.id));
+        let (places, host) = (Arc::clone(&places), Arc::clone(host));
+        answers.spawn(async move {
+            let _place = places.acquire_owned().await;
+            match Console::dial(dial).await {
+                Ok(line) => answer(line, &host, call).await,
+                Err(error) => tracing::warn!(error = link::chain(&error), "a call was not answered"),
+            }
+        });
+    }
+}
+
+async fn answer(mut line: Console, host: &Host, call: Call) {
+    let reason = match call.what {
+        CallFor::Console { who, from_start } => {
+            let place = host.consoles.find(call.vm).and_then(|hub| hub.attach(&who));
+            match place {
+                Some(place) => at_console(&mut line, place, from_start).await,
+                None => "its console is not there, or too many are at it".to_owned(),
+            }
+        }
+        CallFor::ConsoleLog => send_log(&mut line, host, &call).await,
+    };
+    line.end(&reason).await;
+}
+
+async fn send_log(line: &mut Console, host: &Host, call: &Call) -> String {
+    let path = host.dir.vm(call.vm).console_log();
+    let tail = tokio::task::spawn_blocking(move || console::tail(&path, TAIL_BYTES)).await;
+    match tail {
+        Ok(Ok(tail)) => {
+            send_all(line, &tail).await;
+            String::new()
+        }
+        Ok(Err(error)) => format!("its log cannot be read: {error}"),
+        Err(error) => format!("its log cannot be read: {error}"),
+    }
+}
+
+/// Until either side ends; why.
+async fn at_console(line: &mut Console, mut place: Attachment, from_start: bool) -> String {
+    let lost = || "the connection to the server was lost".to_owned();
+    if from_start && !send_all(line, &place.recent).await {
+        return lost();
+    }
+    if !place.others.is_empty() {
+        let others = format!("also at this console: {}", place.others.join(", "));
+        line.notice(others).await;
+    }
+    loop {
+        let is_taken = tokio::select! {
+            shown = place.shown.recv() => match shown {
+                Some(Shown::Bytes(bytes)) => line.send(bytes.into()).await,
+                Some(Shown::Lost(bytes)) => line.notice(format!("{bytes} bytes were not taken in time and are left out")).await,
+                Some(Shown::Joined(who)) => line.notice(format!("{who} is at this console, too")).await,
+                None => return "its QEMU ended".to_owned(),
+            },
+            said = line.next() => match said {
+                Said::Bytes(bytes) => match place.typed.try_send(bytes) {
+                    Ok(()) => true,
+                    Err(_) => line.notice("the guest does not take what is typed".to_owned()).await,
+                },
+                Said::Notice(_) => true,
+                Said::Ended(_) => return String::new(),
+            },
+        };
+        if !is_taken {
+            return lost();
+        }
+    }
+}
+
+async fn send_all(line: &mut Console, bytes: &[u8]) -> bool {
+    for chunk in bytes.chunks(MESSAGE_MAX_BYTES / 2) {
+        if !line.send(chunk.to_vec()).await {
+            return false;
+        }
+    }
+    true
+}
