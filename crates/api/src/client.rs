@@ -211,6 +211,18 @@ impl Client {
         self.json(self.request(Method::POST, &path).json(body)).await
     }
 
+    /// What an action would lead to; nothing is done.
+    pub async fn try_action<R: Resource, B: Serialize>(
+        &self,
+        name: &str,
+        action: &str,
+        body: &B,
+    ) -> Result<ObjectOf<R>, ClientError> {
+        let path = format!("{}/actions/{action}", path::<R>(Some(name)));
+        let request = self.request(Method::POST, &path).json(body);
+        self.json(request.query(&[("dry_run", "true")])).await
+    }
+
     /// Posts to any path.
     pub async fn post<B: Serialize, T: DeserializeOwned>(
         &self,

@@ -15,6 +15,7 @@ use model::{Incarnation, Kind, Reason, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::drain::DrainStatus;
 use crate::resource::{Object, Resource};
 
 /// A virtual machine.
@@ -183,6 +184,8 @@ fn addresses(vm: &Object<VmSpec, VmStatus>) -> String {
 pub struct HostSpec {
     /// No new VM is placed on it.
     pub cordoned: bool,
+    /// Its VMs shall leave it, and no new one is placed on it. Set by `drain`; cleared by `undrain` and `uncordon`.
+    pub draining: bool,
     /// A person's word that the machine is off. Set by `confirm-dead`; cleared when the host joins again.
     pub confirmed_dead: bool,
 }
@@ -228,6 +231,9 @@ pub struct HostStatus {
     pub load1_percent: Option<u32>,
     /// What its kernel lacks.
     pub lacks: Vec<Lack>,
+    /// How far its drain is, if it has one.
+    #[serde(default)]
+    pub drain: Option<DrainStatus>,
     /// What is wrong; `null` if nothing is.
     pub reason: Option<Reason>,
     /// What leads on from here.
@@ -246,11 +252,7 @@ impl Resource for Host {
         let status = &host.status;
         vec![
             word(&status.state),
-            if host.spec.cordoned {
-                "yes".to_owned()
-            } else {
-                String::new()
-            },
+            closed_word(host).to_owned(),
             status.vms.to_string(),
             status.cpus.map(|n| n.to_string()).unwrap_or_default(),
             status
@@ -264,6 +266,18 @@ impl Resource for Host {
                 .map(|accelerator| word(&accelerator.name))
                 .unwrap_or_default(),
         ]
+    }
+}
+
+/// Whether new VMs come to a host.
+fn closed_word(host: &Object<HostSpec, HostStatus>) -> &'static str {
+    use crate::drain::DrainState;
+    match host.status.drain.as_ref().map(|drain| drain.state) {
+        Some(DrainState::Draining) => "draining",
+        Some(DrainState::Stuck) => "drain stuck",
+        Some(DrainState::Drained) => "drained",
+        None if host.spec.cordoned => "yes",
+        None => "",
     }
 }
 

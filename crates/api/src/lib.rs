@@ -9,6 +9,7 @@
 
 pub mod agent;
 pub mod client;
+pub mod drain;
 pub mod kinds;
 pub mod openapi;
 pub mod problem;

@@ -4,6 +4,7 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
+use crate::drain::HostActionBody;
 use crate::kinds::{
     ActionBody, Datastore, Event, Host, Image, JoinToken, JoinTokenBody, Migration, Network, Operation,
     Template, Vm,
@@ -17,7 +18,7 @@ pub const VM_ACTIONS: [&str; 7] = [
     "start", "shutdown", "pause", "suspend", "resume", "hold", "release",
 ];
 /// What can be asked of a host.
-pub const HOST_ACTIONS: [&str; 3] = ["cordon", "uncordon", "confirm-dead"];
+pub const HOST_ACTIONS: [&str; 5] = ["cordon", "uncordon", "drain", "undrain", "confirm-dead"];
 
 /// The whole document.
 pub fn document() -> Value {
@@ -125,13 +126,15 @@ fn extras(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
         .subschema_for::<Object<<Image as Resource>::Spec, <Image as Resource>::Status>>()
         .to_value();
     let action = generator.subschema_for::<ActionBody>().to_value();
-    let actions = VM_ACTIONS.map(|word| ("vms", word, &vm)).into_iter();
-    for (plural, word, object) in actions.chain(HOST_ACTIONS.map(|word| ("hosts", word, &host))) {
+    let host_action = generator.subschema_for::<HostActionBody>().to_value();
+    let actions = VM_ACTIONS.map(|word| ("vms", word, &vm, &action)).into_iter();
+    let host_actions = HOST_ACTIONS.map(|word| ("hosts", word, &host, &host_action));
+    for (plural, word, object, body) in actions.chain(host_actions) {
         let one = answer(object, "The object.");
         let post = operation(
             &format!("{word} {plural}"),
             change_parameters(),
-            Some(action.clone()),
+            Some(body.clone()),
             json!({ "200": one }),
         );
         let path = format!("/v1/{plural}/{{name}}/actions/{word}");

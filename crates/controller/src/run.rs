@@ -75,7 +75,7 @@ fn wake_changed(cache: &Cache, queue: &mut Queue, seen: u64) -> u64 {
 
 /// Looks at one item, and commits what the planner wants.
 async fn step(writer: Writer<'_>, queue: &mut Queue, item: Item) {
-    let decision = decide(writer.cache, item, writer.env.now());
+    let decision = decide(writer, item);
     let Some(plan) = decision.plan else {
         queue.wait(item, decision.look_again_at, decision.is_waiting);
         return;
@@ -105,10 +105,12 @@ async fn step(writer: Writer<'_>, queue: &mut Queue, item: Item) {
     }
 }
 
-fn decide(cache: &Cache, item: Item, now: Timestamp) -> Decision {
-    let view = cache.view();
+fn decide(writer: Writer<'_>, item: Item) -> Decision {
+    let view = writer.cache.view();
+    let now = writer.env.now();
     match item {
         Item::Vm(id) => planner::vm::plan(&view, id, now),
         Item::Migration(id) => planner::migration::plan(&view, id, now),
+        Item::Host(id) => planner::host::plan(&view, id, now, &mut || writer.env.next_id()),
     }
 }

@@ -7,6 +7,7 @@
 //! /host/{id}/status                   the agent's part
 //! /host/{id}/reservations             the controller's part
 //! /host/{id}/contact                  the server's part: whether the host is heard
+//! /host/{id}/intent                   the controller's part: how far its drain is
 //! /image/{id}/status                  the part of the server that took the content
 //! /migration/{id}/intent              the controller's part
 //! /operation/{id}/status              the controller's part
@@ -56,6 +57,11 @@ pub fn host_reservations(id: HostId) -> String {
 /// Whether a host is heard.
 pub fn host_contact(id: HostId) -> String {
     format!("/host/{id}/contact")
+}
+
+/// What the controller has done about a host.
+pub fn host_intent(id: HostId) -> String {
+    format!("/host/{id}/intent")
 }
 
 /// What became of an image's content.
@@ -166,6 +172,7 @@ mod tests {
             (host_status(HostId(id)), Kind::Host, Part::Status),
             (host_reservations(HostId(id)), Kind::Host, Part::Reservations),
             (host_contact(HostId(id)), Kind::Host, Part::Contact),
+            (host_intent(HostId(id)), Kind::Host, Part::Intent),
             (image_status(ImageId(id)), Kind::Image, Part::Status),
             (migration_intent(MigrationId(id)), Kind::Migration, Part::Intent),
             (operation_status(OperationId(id)), Kind::Operation, Part::Status),

@@ -1,7 +1,7 @@
 //! What shall be done: pure functions (view, now) → plan.
 //!
 //! **Owns:** the view of the store that decisions are made on ([`view`]), the next step of a VM ([`vm`]) and of a
-//! migration ([`migration`]), the desired document of a host ([`document`]), which reports count ([`reports`]), and what
+//! migration ([`migration`]), of a host ([`host`]), the desired document of a host ([`document`]), which reports count ([`reports`]), and what
 //! every write carries beside itself ([`admission`]).
 //!
 //! **Does not know:** the store's engine, the network, the clock. `now` is an argument; a plan names what it relies on,
@@ -11,6 +11,9 @@
 
 pub mod admission;
 pub mod document;
+pub mod drain;
+pub mod hardware;
+pub mod host;
 pub mod migration;
 pub mod plan;
 pub mod reports;

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use model::datastore::DatastoreSpec;
 use model::event::EventSpec;
-use model::host::{HostContact, HostSpec, HostStatus, Reservations};
+use model::host::{HostContact, HostIntent, HostSpec, HostStatus, Reservations};
 use model::image::{ImageSpec, ImageStatus};
 use model::key::{self, Part};
 use model::lifecycle::{self, Availability, Facts, Phase};
@@ -56,6 +56,8 @@ pub struct Host {
     pub reservations: Option<At<Reservations>>,
     /// The server's.
     pub contact: Option<At<HostContact>>,
+    /// The controller's, beside the reservations.
+    pub intent: Option<At<HostIntent>>,
 }
 
 /// A migration with its parts.
@@ -216,6 +218,10 @@ impl View {
                 slot.contact = None;
                 slot.contact = read(change)?;
             }
+            Part::Intent => {
+                slot.intent = None;
+                slot.intent = read(change)?;
+            }
             _ => {}
         }
         Ok(())
@@ -333,6 +339,17 @@ impl View {
         copy
     }
 
+    /// The hosts with a drain, of those that a VM has to do with.
+    fn draining_hosts_of(&self, vm: VmId) -> BTreeSet<HostId> {
+        let holds = self.vms.get(&vm).and_then(|vm| vm.intent.as_ref()?.value.host);
+        let routes = self
+            .active_migrations(vm)
+            .filter_map(|(_, migration)| migration.intent.as_ref()?.value.route.as_ref());
+        let hosts = routes.flat_map(|route| [route.source, route.target]);
+        let has_drain = |id: &HostId| self.hosts.get(id).is_some_and(|host| host.drain().is_some());
+        hosts.chain(holds).filter(has_drain).collect()
+    }
+
     /// The objects whose status depends on this one.
     pub fn affected(&self, kind: Kind, id: Uuid) -> Vec<(Kind, Uuid)> {
         match kind {
@@ -342,15 +359,22 @@ impl View {
                     .migrations
                     .get(&MigrationId(id))
                     .and_then(|migration| migration.object.as_ref());
-                object
-                    .map(|object| (Kind::Vm, object.value.spec.vm.0))
-                    .into_iter()
+                let vm = object.map(|object| object.value.spec.vm);
+                let drained = vm.into_iter().flat_map(|vm| self.draining_hosts_of(vm));
+                let vm = vm.map(|vm| (Kind::Vm, vm.0));
+                vm.into_iter()
+                    .chain(drained.map(|host| (Kind::Host, host.0)))
                     .collect()
             }
-            Kind::Vm => self
-                .active_migrations(VmId(id))
-                .map(|(id, _)| (Kind::Migration, id.0))
-                .collect(),
+            Kind::Vm => {
+                let migrations = self
+                    .active_migrations(VmId(id))
+                    .map(|(id, _)| (Kind::Migration, id.0));
+                let drained = self.draining_hosts_of(VmId(id)).into_iter();
+                migrations
+                    .chain(drained.map(|host| (Kind::Host, host.0)))
+                    .collect()
+            }
             _ => Vec::new(),
         }
     }
@@ -456,6 +480,7 @@ impl Host {
             && self.status.is_none()
             && self.reservations.is_none()
             && self.contact.is_none()
+            && self.intent.is_none()
     }
 
     /// Whether nothing is heard from it.
@@ -477,6 +502,11 @@ impl Host {
         self.object
             .as_ref()
             .is_some_and(|object| object.value.spec.cordoned)
+    }
+
+    /// The wish that its VMs leave it, if there is one.
+    pub fn drain(&self) -> Option<&model::host::Drain> {
+        self.object.as_ref()?.value.spec.drain.as_ref()
     }
 
     /// Its name, or a dash if its object is unreadable.

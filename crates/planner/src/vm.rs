@@ -385,8 +385,11 @@ pub(crate) fn later(now: Timestamp, ms: i64) -> Timestamp {
         .unwrap_or(now)
 }
 
-/// Takes room on a host. The plan then holds only while the host's reservations are as they were read.
+/// Takes room on a host. The plan then holds only while the host, its operator's wishes and its reservations are as they
+/// were read: whatever else comes to the host, or makes it unfit, is decided before or after, not at the same time.
 pub(crate) fn reserve(view: &View, plan: &mut Plan, host: HostId, vm: VmId, reserved: Reserved) {
+    let object = view.hosts.get(&host).and_then(|host| host.object.as_ref());
+    plan.rely(key::object(Kind::Host, host.0), object.map_or(0, |at| at.revision));
     change_reservations(view, plan, host, |all| {
         all.vms.insert(vm, reserved);
     });
@@ -440,6 +443,9 @@ fn closed(host: &Host, status: Option<&HostStatus>) -> Option<Closed> {
     }
     if host.is_silent() {
         return Some(Closed::Silent);
+    }
+    if spec.drain.is_some() {
+        return Some(Closed::Draining);
     }
     spec.cordoned.then_some(Closed::Cordoned)
 }

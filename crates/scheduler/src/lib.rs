@@ -39,6 +39,8 @@ pub struct HostView<'a> {
 pub enum Closed {
     /// Its operator said so.
     Cordoned,
+    /// Its operator wants it empty.
+    Draining,
     /// It is not heard from.
     Silent,
     /// It was declared dead.
@@ -70,6 +72,12 @@ pub const VCPUS_PER_CPU: u32 = 16;
 /// What QEMU needs beside a guest's main memory, in MiB: measured at 60 to 110 for the devices that are used here.
 pub const QEMU_OVERHEAD_MIB: u64 = 128;
 
+/// The code of a refusal because the VM is there already.
+pub const IS_SOURCE: &str = "is-there-already";
+
+/// The code of a refusal because another host is asked for.
+pub const NOT_ASKED: &str = "not-the-asked-host";
+
 /// The names of hosts shown per reason.
 const NAMES_SHOWN: usize = 5;
 
@@ -100,6 +108,32 @@ pub fn place<'a>(
         refused: refused.into_values().map(Group::into_model).collect(),
     };
     (best.map(|(rank, _)| rank.host), record)
+}
+
+/// Hosts on which several requests are tried one after the other, each on what the ones before have left.
+#[derive(Debug, Clone)]
+pub struct Fleet<'a> {
+    hosts: Vec<HostView<'a>>,
+}
+
+impl<'a> Fleet<'a> {
+    /// The hosts as they are.
+    pub fn new(hosts: impl Iterator<Item = HostView<'a>>) -> Self {
+        Self {
+            hosts: hosts.collect(),
+        }
+    }
+
+    /// Chooses a host, as [`place`] does, and takes the room on it; or why there is none.
+    pub fn place(&mut self, request: &Request<'_>) -> Result<HostId, Vec<RefusedGroup>> {
+        let (chosen, record) = place(request, self.hosts.iter().copied(), Timestamp::UNIX_EPOCH);
+        let chosen = chosen.ok_or(record.refused)?;
+        if let Some(host) = self.hosts.iter_mut().find(|host| host.id == chosen) {
+            host.reserved_mib = host.reserved_mib.saturating_add(request.memory_mib);
+            host.reserved_vcpus = host.reserved_vcpus.saturating_add(request.vcpus);
+        }
+        Ok(chosen)
+    }
 }
 
 /// The order of preference: the fields from first to last, the smaller the better.
@@ -218,11 +252,12 @@ impl Refusal {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Closed(Closed::Cordoned) => "host-cordoned",
+            Self::Closed(Closed::Draining) => "host-draining",
             Self::Closed(Closed::Silent) => "host-silent",
             Self::Closed(Closed::Dead) => "host-dead",
             Self::Closed(Closed::NotReported) => "host-not-reported",
-            Self::NotAsked => "not-the-asked-host",
-            Self::IsSource => "is-there-already",
+            Self::NotAsked => NOT_ASKED,
+            Self::IsSource => IS_SOURCE,
             Self::Label { .. } => "label-differs",
             Self::CpuModel { .. } => "cpu-model-differs",
             Self::Memory { .. } => "memory-short",
@@ -234,6 +269,7 @@ impl Refusal {
     pub fn message(&self) -> String {
         match self {
             Self::Closed(Closed::Cordoned) => "it is cordoned: `sterna host uncordon` opens it".to_owned(),
+            Self::Closed(Closed::Draining) => "it is being drained: `sterna host undrain` opens it".to_owned(),
             Self::Closed(Closed::Silent) => "it is not heard from: see `sterna host get`".to_owned(),
             Self::Closed(Closed::Dead) => "it was declared dead: its agent has to join again".to_owned(),
             Self::Closed(Closed::NotReported) => "it has joined and not reported its capacity yet".to_owned(),

@@ -41,6 +41,7 @@ impl Host {
 fn closed() -> impl Strategy<Value = Option<Closed>> {
     let all = [
         Closed::Cordoned,
+        Closed::Draining,
         Closed::Silent,
         Closed::Dead,
         Closed::NotReported,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use api::drain::HostActionBody;
 use api::kinds::{
     ActionBody, Datastore, Event, Host, Image, JoinToken, JoinTokenBody, Migration, Network, Operation,
     Template, Vm,
@@ -422,7 +423,7 @@ async fn act_on_vm(
     Body(body): Body,
 ) -> Result<Response, Refused> {
     let query = query(found)?;
-    let force = action_body(&body)?.force;
+    let force = optional::<ActionBody>(&body)?.force;
     let request = request_id(&query, "POST", uri.path(), &body)?;
     let decide = |context: &Context<'_>, plan: &mut planner::Plan| {
         let id = find::<Vm>(context.view, &name)?;
@@ -442,31 +443,28 @@ async fn act_on_host(
     Body(body): Body,
 ) -> Result<Response, Refused> {
     let query = query(found)?;
-    action_body(&body)?;
+    let asked: HostActionBody = optional(&body)?;
     let request = request_id(&query, "POST", uri.path(), &body)?;
     let decide = |context: &Context<'_>, plan: &mut planner::Plan| {
         let id = find::<Host>(context.view, &name)?;
         let at = Host::stored(context.view, id).ok_or_else(|| Problem::not_found(Kind::Host, &name))?;
         check_revision(Kind::Host, &name, at.revision, query.expected_revision)?;
-        host_action(context, at, &word, plan)
+        host_action(context, at, &word, &asked, plan)
     };
     write::<Host>(&app, &user, &query, 200, request, decide).await
 }
 
-fn action_body(body: &[u8]) -> Result<ActionBody, Problem> {
+/// A body that may be left out.
+fn optional<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Problem> {
     if body.is_empty() {
-        Ok(ActionBody::default())
+        Ok(T::default())
     } else {
         parse(body)
     }
 }
 
 async fn join_token(State(app): State<App>, user: User, Body(body): Body) -> Result<Response, Refused> {
-    let request: JoinTokenBody = if body.is_empty() {
-        JoinTokenBody::default()
-    } else {
-        parse(&body)?
-    };
+    let request: JoinTokenBody = optional(&body)?;
     if let Some(name) = &request.name {
         model::limits::check_name(name).map_err(Problem::from)?;
     }

@@ -15,8 +15,8 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub(crate) use kinds::{
-    CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, GuestArgs, HostCommand, ImageCommand, ImportArgs,
-    ListArgs, MigrationCommand, NetworkArgs, ReadCommand, TemplateArgs, TokenArgs, WriteCommand,
+    CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, DrainArgs, GuestArgs, HostCommand, ImageCommand, ImportArgs,
+    LabelArgs, ListArgs, MigrationCommand, NetworkArgs, ReadCommand, TemplateArgs, TokenArgs, WriteCommand,
 };
 pub(crate) use vm::{ActionArgs, MigrateArgs, VmArgs, VmCommand, WaitState};
 

@@ -135,6 +135,16 @@ pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// A label to set, as in `tier=web`, or to remove, as in `tier-`.
+pub(crate) fn label_change(text: &str) -> Result<(String, Option<String>), String> {
+    match text.strip_suffix('-') {
+        Some(key) if !key.is_empty() && !key.contains('=') => Ok((key.to_owned(), None)),
+        _ => label(text)
+            .map(|(key, value)| (key, Some(value)))
+            .map_err(|_| "write key=value to set a label, and key- to remove it".to_owned()),
+    }
+}
+
 /// A network interface, as in `front,address=10.1.0.7,mac=52:54:00:00:00:07`.
 pub(crate) fn nic(text: &str) -> Result<NicSpec, String> {
     let mut parts = text.split(',');

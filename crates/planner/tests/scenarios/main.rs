@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod drain;
+mod host;
 mod invariants;
 mod migration;
 mod vm;

@@ -66,6 +66,7 @@ impl Served for Vm {
             .map(|id| name_of(view, Kind::Migration, id.0));
         let host = intent
             .and_then(|intent| intent.host)
+            .filter(|id| view.hosts.contains_key(id))
             .map(|id| host_name(view, id));
         Some(VmStatus {
             phase,

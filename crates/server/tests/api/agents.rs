@@ -14,14 +14,14 @@ use uuid::Uuid;
 use super::world::{Keys, Said, World, client, joined};
 
 /// A host's agent, as far as a server can tell.
-struct Agent {
+pub(crate) struct Agent {
     http: reqwest::Client,
     host: HostId,
     sequence: u64,
 }
 
 impl Agent {
-    async fn join(world: &World, name: &str) -> Self {
+    pub(crate) async fn join(world: &World, name: &str) -> Self {
         let keys = Keys::new();
         let token = world.join_token(Some(name)).await;
         Self::of(world, &keys, &joined(world.join(&token, &keys, "wished").await))
@@ -37,7 +37,7 @@ impl Agent {
         }
     }
 
-    fn report(&mut self, host: Option<HostStatus>, runs: Vec<VmRun>) -> Report {
+    pub(crate) fn report(&mut self, host: Option<HostStatus>, runs: Vec<VmRun>) -> Report {
         self.sequence += 1;
         Report {
             session: Uuid::from_u128(5),
@@ -48,7 +48,7 @@ impl Agent {
         }
     }
 
-    async fn send(&self, world: &World, report: &Report) -> Said {
+    pub(crate) async fn send(&self, world: &World, report: &Report) -> Said {
         world
             .send(
                 self.http
@@ -58,12 +58,12 @@ impl Agent {
             .await
     }
 
-    async fn hello(&mut self, world: &World, memory_mib: u64) {
+    pub(crate) async fn hello(&mut self, world: &World, memory_mib: u64) {
         let report = self.report(Some(status(memory_mib)), Vec::new());
         self.send(world, &report).await.ok(204);
     }
 
-    fn run(&self, vm: VmId, state: RunState) -> VmRun {
+    pub(crate) fn run(&self, vm: VmId, state: RunState) -> VmRun {
         let run = RunStatus {
             incarnation: Incarnation(1),
             host: self.host,
@@ -82,7 +82,7 @@ impl Agent {
     }
 
     /// Reads the stream until a document is as wanted.
-    async fn document(&self, world: &World, wanted: impl Fn(&HostDocument) -> bool) -> HostDocument {
+    pub(crate) async fn document(&self, world: &World, wanted: impl Fn(&HostDocument) -> bool) -> HostDocument {
         let url = format!("{}/agent/v1/document", world.url);
         let mut answer = self.http.get(url).send().await.unwrap();
         let mut rest = Vec::new();
@@ -120,7 +120,7 @@ fn status(memory_mib: u64) -> HostStatus {
     }
 }
 
-fn id(vm: &serde_json::Value) -> VmId {
+pub(crate) fn id(vm: &serde_json::Value) -> VmId {
     VmId(vm["id"].as_str().unwrap().parse().unwrap())
 }
 

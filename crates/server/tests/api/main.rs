@@ -4,6 +4,7 @@
 
 mod agents;
 mod bad_input;
+mod hosts;
 mod objects;
 mod watch;
 mod world;

@@ -1,18 +1,25 @@
-//! What only hosts have: cordon, uncordon, a person's word that one is off, tokens to join with.
+//! What only hosts have: cordon, uncordon, drain, a person's word that one is off, tokens to join with.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use api::client::ObjectOf;
-use api::kinds::{ActionBody, Host, JoinToken, JoinTokenBody};
+use api::drain::HostActionBody;
+use api::kinds::{Host, JoinToken, JoinTokenBody};
 
-use super::{Context, output};
-use crate::cli::{HostCommand, Output, TokenArgs};
+use serde_json::json;
+
+use super::{Context, drain, output};
+use crate::cli::{HostCommand, LabelArgs, Output, TokenArgs};
 
 pub(super) async fn run(context: &Context, command: HostCommand) -> anyhow::Result<ExitCode> {
     match command {
         HostCommand::Token(args) => token(context, args).await,
         HostCommand::Cordon(args) => act(context, &args.names, "cordon").await,
         HostCommand::Uncordon(args) => act(context, &args.names, "uncordon").await,
+        HostCommand::Drain(args) => drain::drain(context, args).await,
+        HostCommand::Undrain(args) => act(context, &args.names, "undrain").await,
+        HostCommand::Label(args) => label(context, args).await,
         HostCommand::ConfirmDead(args) => act(context, &args.names, "confirm-dead").await,
         HostCommand::Write(command) => super::kinds::write::<Host>(context, command).await,
     }
@@ -22,13 +29,26 @@ async fn act(context: &Context, names: &[String], word: &str) -> anyhow::Result<
     let ask = async |name: &String| {
         context
             .client
-            .action::<Host, _>(name, word, &ActionBody::default())
+            .action::<Host, _>(name, word, &HostActionBody::default())
             .await
     };
     let (hosts, code) = context.each(names, ask).await;
     let hosts: Vec<&ObjectOf<Host>> = hosts.iter().collect();
     output::several::<Host>(context, &hosts)?;
     Ok(code)
+}
+
+async fn label(context: &Context, args: LabelArgs) -> anyhow::Result<ExitCode> {
+    let labels: BTreeMap<String, Option<String>> = args.labels.into_iter().collect();
+    let patch = json!({ "labels": labels });
+    let host = context.client.patch::<Host>(&args.name, &patch, None).await?;
+    if context.output == Output::Table {
+        let labels = host.labels.iter().map(|(key, value)| format!("{key}={value}"));
+        let labels = labels.collect::<Vec<_>>().join(", ");
+        output::lines([format!("host/{} has the labels: {labels}", host.name)])?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    output::one::<Host>(context, &host)
 }
 
 async fn token(context: &Context, args: TokenArgs) -> anyhow::Result<ExitCode> {

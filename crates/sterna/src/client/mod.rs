@@ -7,6 +7,7 @@
 //!
 //! **Start here:** [`run`], then [`kinds`].
 
+mod drain;
 mod edit;
 mod events;
 mod explain;
