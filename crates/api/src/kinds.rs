@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use model::event::Lifecycle;
-use model::host::{Accelerator, Lack};
+use model::host::{Accelerator, Lack, Overcommit};
 use model::image::ImageFormat;
 use model::lifecycle::{Availability, Phase};
 use model::migration::{Figures, Method, MigrationPhase, Progress};
@@ -16,6 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::drain::DrainStatus;
+pub use crate::placement::PlacementSpec;
 use crate::resource::{Object, Resource};
 
 /// A virtual machine.
@@ -87,16 +88,6 @@ pub struct GuestSpec {
     pub ssh_keys: Vec<String>,
     /// A shell script that begins with `#!`, or cloud-config.
     pub user_data: Option<String>,
-}
-
-/// Where a VM may run.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct PlacementSpec {
-    /// Only on this host.
-    pub host: Option<String>,
-    /// Only on hosts with all of these labels.
-    pub host_labels: BTreeMap<String, String>,
 }
 
 /// How a VM is.
@@ -186,6 +177,8 @@ pub struct HostSpec {
     pub cordoned: bool,
     /// Its VMs shall leave it, and no new one is placed on it. Set by `drain`; cleared by `undrain` and `uncordon`.
     pub draining: bool,
+    /// How much more is promised to guests than there is; nothing more if `null`.
+    pub overcommit: Option<Overcommit>,
     /// A person's word that the machine is off. Set by `confirm-dead`; cleared when the host joins again.
     pub confirmed_dead: bool,
 }
@@ -221,7 +214,7 @@ pub struct HostStatus {
     pub cpu_model: Option<String>,
     /// Its processors.
     pub cpus: Option<u32>,
-    /// What guests may use, in MiB.
+    /// What guests may use, in MiB, with what is promised beyond the memory that there is.
     pub memory_mib: Option<u64>,
     /// What is reserved for VMs, in MiB.
     pub reserved_mib: u64,

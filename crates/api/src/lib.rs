@@ -12,6 +12,7 @@ pub mod client;
 pub mod drain;
 pub mod kinds;
 pub mod openapi;
+pub mod placement;
 pub mod problem;
 pub mod resource;
 pub mod tls;

@@ -9,6 +9,7 @@ use crate::kinds::{
     ActionBody, Datastore, Event, Host, Image, JoinToken, JoinTokenBody, Migration, Network, Operation,
     Template, Vm,
 };
+use crate::placement::Explanation;
 use crate::problem::{MEDIA_TYPE, Problem};
 use crate::resource::{Change, Create, List, Object, Resource};
 use model::migration::Progress;
@@ -150,6 +151,15 @@ fn extras(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
     paths.insert(
         "/v1/images/{name}/content".to_owned(),
         json!({ "parameters": [name_parameter()], "put": upload }),
+    );
+    let explanation = generator.subschema_for::<Explanation>().to_value();
+    let explained = json!({ "200": answer(&explanation, "The explanation.") });
+    paths.insert(
+        "/v1/vms/{name}/explain".to_owned(),
+        json!({
+            "parameters": [name_parameter()],
+            "get": operation("explain a vm's place", Vec::new(), None, explained),
+        }),
     );
     let progress = generator.subschema_for::<Progress>().to_value();
     let lines = json!({ "200": {

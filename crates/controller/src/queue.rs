@@ -65,11 +65,11 @@ impl Queue {
                 }
             }
             Kind::Host | Kind::Image => {
-                if kind == Kind::Host {
-                    self.push(Item::Host(HostId(id)));
-                }
                 for item in std::mem::take(&mut self.waiting) {
                     self.push(item);
+                }
+                if kind == Kind::Host {
+                    self.push(Item::Host(HostId(id)));
                 }
             }
             _ => {}

@@ -20,7 +20,9 @@ async fn a_host_is_emptied_while_its_guests_run() -> anyhow::Result<()> {
     let world = World::up(2).await?;
     world.make_template(192).await?;
     for name in NAMES {
-        world.create_vm(name, vms::spec(Some("h1"), "probe tick &")).await?;
+        world
+            .create_vm(name, vms::spec(Some("h1"), "probe tick &"))
+            .await?;
     }
     for name in NAMES {
         world.until_ready(name).await?;
@@ -58,7 +60,10 @@ async fn has_nowhere_to_go(world: &World) -> anyhow::Result<()> {
     act(world, "h1", "drain").await?;
     let stuck = until_drain(world, "stuck", DrainState::Stuck).await?;
     let reason = stuck.status.reason.context("a stuck drain has no reason")?;
-    ensure!(reason.message.contains("cordoned"), "it does not say why: {reason:?}");
+    ensure!(
+        reason.message.contains("cordoned"),
+        "it does not say why: {reason:?}"
+    );
     let drain = stuck.status.drain.context("it has no drain")?;
     let stays = drain.vms.iter().filter(|vm| vm.standing == DrainStanding::Stays);
     ensure!(stays.count() == NAMES.len(), "not every VM is named: {drain:?}");

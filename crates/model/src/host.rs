@@ -26,6 +26,19 @@ pub struct HostSpec {
     /// That its VMs shall leave it, and that no new one is placed on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
+    /// How much more is promised than there is; nothing more if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overcommit: Option<Overcommit>,
+}
+
+/// How much of a host is promised to guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Overcommit {
+    /// Guests' memory in hundredths of the memory that there is for them, from 50 to 400.
+    pub memory_percent: u32,
+    /// Virtual processors for each physical one, from 1 to 64.
+    pub vcpus_per_cpu: u32,
 }
 
 /// An operator's wish that a host be empty. It holds until it is taken back.
@@ -50,6 +63,18 @@ pub struct HostIntent {
     /// What it was made of when it took the VMs that it holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known: Option<Known>,
+    /// The starts that failed on it, one after the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_starts: Option<FailedStarts>,
+}
+
+/// Starts that failed on a host with none in between that did not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedStarts {
+    /// How many.
+    pub in_row: u32,
+    /// When the last one failed.
+    pub last_at: Timestamp,
 }
 
 /// What VMs on a host may depend on.

@@ -4,6 +4,7 @@
 //! /{kind}/{id}                        the user's part: names and spec
 //! /vm/{id}/intent                     the controller's part
 //! /vm/{id}/run/{incarnation}          the part of the agent that holds that incarnation
+//! /placement/first                    the VM that had a place last before the others of its group
 //! /host/{id}/status                   the agent's part
 //! /host/{id}/reservations             the controller's part
 //! /host/{id}/contact                  the server's part: whether the host is heard
@@ -98,6 +99,10 @@ pub fn name_index(kind: Kind, project: Option<&str>, name: &str) -> String {
 pub fn request(user: &str, request: &str) -> String {
     format!("/request/{user}/{request}")
 }
+
+/// The VM that was placed last as the first of a group that shall be together. Two such choices exclude each other, since
+/// each rests on there being no other.
+pub const FIRST_OF_GROUP: &str = "/placement/first";
 
 /// What all audit records' keys begin with.
 pub const AUDIT_PREFIX: &str = "/audit/";

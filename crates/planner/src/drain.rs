@@ -15,10 +15,11 @@ use model::{HostId, Kind, Meta, MigrationId, Object, Reason, Timestamp, VmId, ke
 use scheduler::Fleet;
 use uuid::Uuid;
 
-use crate::migration::{name, no_host_fits, predict, request};
+use crate::migration::{name, predict};
+use crate::placement::{host_views, move_request, no_host_fits};
 use crate::plan::{Decision, Plan};
 use crate::view::{At, Host, Migration, View, Vm};
-use crate::vm::{host_views, later};
+use crate::vm::later;
 
 /// How often a VM is tried to be moved in one drain.
 pub const ATTEMPTS_MAX: u32 = 3;
@@ -120,7 +121,10 @@ pub fn plan(view: &View, id: HostId, now: Timestamp, next_id: &mut dyn FnMut() -
     if progress.moving() >= usize::try_from(drain.parallel).unwrap_or(usize::MAX) {
         return Decision::nothing();
     }
-    let ready = progress.held.iter().filter(|held| matches!(held.standing, Standing::Ready(_)));
+    let ready = progress
+        .held
+        .iter()
+        .filter(|held| matches!(held.standing, Standing::Ready(_)));
     let not_before = |held: &Held| held.failed.as_ref().map_or(now, |(_, again)| *again);
     if let Some(held) = ready.clone().find(|held| not_before(held) <= now) {
         return begin(view, object, drain, held, next_id(), now).map_or_else(Decision::nothing, Into::into);
@@ -217,14 +221,20 @@ pub fn progress(view: &View, id: HostId, drain: &Drain) -> Progress {
         view,
         id,
         record: record(view, id, drain),
-        fleet: Fleet::new(host_views(view)),
+        fleet: Fleet::new(host_views(view, drain.asked_at)),
     };
     let mut vms: Vec<(VmId, &Vm)> = view
         .vms_of_host(id)
         .filter_map(|vm| Some((vm, view.vms.get(&vm)?)))
         .collect();
     let memory = |vm: &Vm| open_of(vm).map_or(0, |open| open.memory_mib);
-    vms.sort_by_key(|(vm, parts)| (look.migration(*vm).is_none(), std::cmp::Reverse(memory(parts)), *vm));
+    vms.sort_by_key(|(vm, parts)| {
+        (
+            look.migration(*vm).is_none(),
+            std::cmp::Reverse(memory(parts)),
+            *vm,
+        )
+    });
     let held: Vec<Held> = vms
         .into_iter()
         .filter_map(|(vm, parts)| {
@@ -238,10 +248,7 @@ pub fn progress(view: &View, id: HostId, drain: &Drain) -> Progress {
         })
         .collect();
     let is_gone = |vm: &&VmId| !held.iter().any(|held| held.vm == **vm);
-    let tried = look
-        .record
-        .into_iter()
-        .flat_map(|record| record.moves.keys());
+    let tried = look.record.into_iter().flat_map(|record| record.moves.keys());
     let moved = u32::try_from(tried.filter(is_gone).count()).unwrap_or(u32::MAX);
     Progress { moved, held }
 }
@@ -289,7 +296,8 @@ impl<'v> Look<'v> {
         let Some(open) = intent.open.as_ref().filter(|_| holds) else {
             let rests = intent.saved.as_ref().is_some_and(|saved| saved.host == self.id);
             return rests.then(|| {
-                let message = "it is suspended, and its saved state is on this host: it can be resumed here only";
+                let message =
+                    "it is suspended, and its saved state is on this host: it can be resumed here only";
                 Standing::Rests(Reason::new("suspended", message))
             });
         };
@@ -374,10 +382,10 @@ impl<'v> Look<'v> {
             let message = "its object cannot be read: see the server's log";
             return Standing::Stays(Reason::new("unreadable", message));
         };
-        let request = request(self.view, &object.value.spec, open, self.id);
-        match self.fleet.place(&request) {
-            Ok(host) => Standing::Ready(host),
-            Err(refused) => Standing::Stays(no_host_fits(&refused)),
+        let request = move_request(self.view, &object.value, open, self.id);
+        match self.fleet.place(&request, Timestamp::UNIX_EPOCH) {
+            Ok(placed) => Standing::Ready(placed.host),
+            Err(record) => Standing::Stays(no_host_fits(&record.refused)),
         }
     }
 }

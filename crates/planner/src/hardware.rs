@@ -30,7 +30,9 @@ pub fn plan(id: HostId, host: &Host) -> Option<Plan> {
 }
 
 fn is_empty(host: &Host) -> bool {
-    host.reservations.as_ref().is_none_or(|at| at.value.vms.is_empty())
+    host.reservations
+        .as_ref()
+        .is_none_or(|at| at.value.vms.is_empty())
 }
 
 /// What to keep from now on, if that is something else than what is kept.
@@ -61,6 +63,32 @@ fn release(text: &str) -> Vec<u64> {
         .collect()
 }
 
+/// What a host takes altogether.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// Memory, with QEMU's own part.
+    pub memory_mib: u64,
+    /// Virtual processors.
+    pub vcpus: u32,
+}
+
+/// What a host takes: what it has for guests, times what its operator promises of it.
+pub fn capacity(host: &Host) -> Capacity {
+    let Some(status) = host.status.as_ref().map(|at| &at.value) else {
+        return Capacity::default();
+    };
+    let spec = host.object.as_ref().map(|at| &at.value.spec);
+    let overcommit = spec.and_then(|spec| spec.overcommit);
+    let percent = overcommit.map_or(100, |over| u64::from(over.memory_percent));
+    let guests_mib = status.memory_mib.saturating_sub(status.reserved_mib);
+    Capacity {
+        memory_mib: guests_mib.saturating_mul(percent) / 100,
+        vcpus: status
+            .cpus
+            .saturating_mul(overcommit.map_or(VCPUS_PER_CPU, |over| over.vcpus_per_cpu)),
+    }
+}
+
 /// What is wrong with what a host is made of now.
 pub fn attention(host: &Host) -> Vec<Reason> {
     let Some(status) = host.status.as_ref().map(|at| &at.value) else {
@@ -69,7 +97,7 @@ pub fn attention(host: &Host) -> Vec<Reason> {
     let known = host.intent.as_ref().and_then(|at| at.value.known.as_ref());
     let reservations = host.reservations.as_ref().map(|at| &at.value);
     [
-        reservations.and_then(|all| too_small(status, all)),
+        reservations.and_then(|all| too_small(capacity(host), all)),
         known.and_then(|known| other_cpu(known, status)),
         known.and_then(|known| older_agent(known, status)),
     ]
@@ -78,15 +106,13 @@ pub fn attention(host: &Host) -> Vec<Reason> {
     .collect()
 }
 
-fn too_small(status: &HostStatus, reserved: &Reservations) -> Option<Reason> {
-    let (mib, guests_mib) = (
-        reserved.memory_mib(),
-        status.memory_mib.saturating_sub(status.reserved_mib),
-    );
-    let (vcpus, most) = (reserved.vcpus(), status.cpus.saturating_mul(VCPUS_PER_CPU));
-    let message = if mib > guests_mib {
-        format!("{mib} MiB are reserved on it, and it has {guests_mib} MiB for guests now")
-    } else if vcpus > most {
+fn too_small(capacity: Capacity, reserved: &Reservations) -> Option<Reason> {
+    let (mib, vcpus) = (reserved.memory_mib(), reserved.vcpus());
+    let message = if mib > capacity.memory_mib {
+        let has = capacity.memory_mib;
+        format!("{mib} MiB are reserved on it, and it has {has} MiB for guests now")
+    } else if vcpus > capacity.vcpus {
+        let most = capacity.vcpus;
         format!("{vcpus} virtual processors are reserved on it, and it takes {most} now")
     } else {
         return None;

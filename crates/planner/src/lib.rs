@@ -10,11 +10,14 @@
 //! **Start here:** [`plan`], then [`vm`].
 
 pub mod admission;
+mod batch;
 pub mod document;
 pub mod drain;
+pub mod explain;
 pub mod hardware;
 pub mod host;
 pub mod migration;
+pub mod placement;
 pub mod plan;
 pub mod reports;
 pub mod view;

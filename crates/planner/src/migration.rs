@@ -3,13 +3,14 @@
 use model::host::Reserved;
 use model::migration::{Figures, Method, MigrationIntent, MigrationPhase, MigrationSpec, Route};
 use model::report::{Outgoing, OutgoingState, RunState, RunStatus};
-use model::vm::{Ended, Goal, Open, Outcome, RefusedGroup, Start, VmIntent, VmSpec};
-use model::{HostId, Incarnation, Kind, MigrationId, Object, Reason, Timestamp, VmId, key};
-use scheduler::{IS_SOURCE, NOT_ASKED, QEMU_OVERHEAD_MIB, Request};
+use model::vm::{Ended, Goal, Open, Outcome, Start, VmIntent};
+use model::{Incarnation, Kind, MigrationId, Object, Reason, Timestamp, VmId, key};
+use scheduler::{Request, with_qemu_mib};
 
+use crate::placement::{host_views, move_request, no_host_fits, rest_on};
 use crate::plan::{Decision, Plan};
 use crate::view::{At, Host, Migration, View, Vm};
-use crate::vm::{host_views, later, outcome, release, reserve};
+use crate::vm::{later, outcome, release, reserve};
 
 /// Migrations under way at once on one host, in or out.
 pub const MAX_PER_HOST: usize = 2;
@@ -182,17 +183,24 @@ impl Step<'_> {
         }
         let request = Request {
             only: self.spec().to,
-            ..request(self.view, &object.value.spec, &open, source)
+            ..move_request(self.view, &object.value, &open, source)
         };
-        let free = host_views(self.view).filter(|host| !self.is_busy(host.id));
-        let (chosen, _) = scheduler::place(&request, free, self.now);
-        let Some(target) = chosen else {
-            let (busy, record) = scheduler::place(&request, host_views(self.view), self.now);
-            if busy.is_some() {
-                return Decision::wait_for_room();
-            }
-            return self.refuse(no_host_fits(&record.refused));
+        let hosts: Vec<_> = host_views(self.view, self.now).collect();
+        let placed = match scheduler::place(&request, hosts.iter(), self.now) {
+            Ok(placed) => placed,
+            Err(record) => return self.refuse(no_host_fits(&record.refused)),
         };
+        let placed = if self.is_busy(placed.host) {
+            let free = hosts.iter().filter(|host| !self.is_busy(host.id));
+            scheduler::place(&request, free, self.now)
+        } else {
+            Ok(placed)
+        };
+        // Those that would take it have enough to do.
+        let Ok(placed) = placed else {
+            return Decision::wait_for_room();
+        };
+        let target = placed.host;
         let to = intent.value.last_incarnation.next();
         let from = open.incarnation;
         let mut plan = self.prepare(
@@ -207,6 +215,7 @@ impl Step<'_> {
             },
         );
         plan.rely(key::object(Kind::Vm, vm_id.0), object.revision);
+        rest_on(self.view, &mut plan, vm_id, &placed);
         plan.into()
     }
 
@@ -227,7 +236,7 @@ impl Step<'_> {
         self.set_intent(&mut plan, &moves);
         let reserved = Reserved {
             incarnation: to,
-            memory_mib: open.memory_mib.saturating_add(QEMU_OVERHEAD_MIB),
+            memory_mib: with_qemu_mib(open.memory_mib),
             vcpus: open.vcpus,
         };
         let next = VmIntent {
@@ -638,34 +647,6 @@ impl Step<'_> {
         self.clean_up(&mut plan, route.target, route.to, sides.vm);
         plan.into()
     }
-}
-
-/// What a VM that runs needs of another host.
-pub(crate) fn request<'a>(view: &'a View, spec: &'a VmSpec, open: &Open, source: HostId) -> Request<'a> {
-    let status = view.hosts.get(&source).and_then(|host| host.status.as_ref());
-    Request {
-        memory_mib: open.memory_mib.saturating_add(QEMU_OVERHEAD_MIB),
-        vcpus: open.vcpus,
-        only: None,
-        except: Some(source),
-        labels: &spec.placement.host_labels,
-        cpu_model: status.map(|status| status.value.cpu_model.as_str()),
-    }
-}
-
-/// Why no host takes a VM, with numbers.
-pub(crate) fn no_host_fits(refused: &[RefusedGroup]) -> Reason {
-    let mut telling: Vec<_> = refused
-        .iter()
-        .filter(|group| group.reason.code != NOT_ASKED)
-        .collect();
-    if telling.len() > 1 {
-        telling.retain(|group| group.reason.code != IS_SOURCE);
-    }
-    let shown = |group: &&RefusedGroup| format!("{}: {}", group.hosts.join(", "), group.reason.message);
-    let why: Vec<_> = telling.iter().map(shown).collect();
-    let message = format!("no host can take it: {}", why.join("; "));
-    Reason::new("no-host-fits", message)
 }
 
 /// The name of a VM's next migration: after the VM and the incarnation at the target.

@@ -114,6 +114,8 @@ pub struct View {
     pub names: BTreeMap<(Kind, Option<String>, String), Uuid>,
     /// The addresses in use, by network.
     pub addresses: BTreeMap<Uuid, BTreeSet<IpAddr>>,
+    /// When a VM was placed last as the first of a group that shall be together.
+    pub first_of_group: u64,
     /// What could not be read, by key.
     pub unreadable: BTreeMap<String, Unreadable>,
     /// The VMs that each host has to do with: open, left behind, or as a migration's side.
@@ -137,6 +139,9 @@ impl View {
     /// Applies one change and says which object it concerned.
     pub fn apply(&mut self, change: Change<'_>) -> Option<(Kind, Uuid)> {
         self.revision = self.revision.max(change.revision);
+        if change.key == key::FIRST_OF_GROUP {
+            self.first_of_group = change.value.map_or(0, |_| change.revision);
+        }
         let (kind, id, part) = key::parse(change.key)?;
         self.unreadable.remove(change.key);
         self.unlink(kind, id);
@@ -325,13 +330,16 @@ impl View {
         };
         for (kind, id) in objects {
             match kind {
-                Kind::Vm => copy
-                    .vms
-                    .extend(self.vms.get(&VmId(id)).map(|vm| (VmId(id), vm.clone()))),
+                Kind::Vm => {
+                    let found = self.vms.get(&VmId(id)).cloned();
+                    copy.vms.extend(found.map(|vm| (VmId(id), vm)));
+                    copy.index_vm(VmId(id), true);
+                }
                 Kind::Migration => {
-                    let found = self.migrations.get(&MigrationId(id));
+                    let found = self.migrations.get(&MigrationId(id)).cloned();
                     copy.migrations
-                        .extend(found.map(|migration| (MigrationId(id), migration.clone())));
+                        .extend(found.map(|migration| (MigrationId(id), migration)));
+                    copy.index_migration(MigrationId(id), true);
                 }
                 _ => {}
             }

@@ -14,7 +14,7 @@ use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use model::Kind;
+use model::{Kind, VmId};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::answer::{Body, Path, Refused};
 use crate::auth::{PROJECT, User, sha256_hex};
-use crate::kinds::{Served, host_action, render, vm_action};
+use crate::kinds::{Served, explanation, host_action, render, vm_action};
 use crate::service::{self, Answer, Context, RequestId, check_revision, create_object, replace_object};
 use crate::shared::Shared;
 use crate::{agents, images, progress, watch};
@@ -49,6 +49,7 @@ pub fn router(app: App) -> Router {
         .merge(kind::<Event>());
     kinds
         .route("/v1/vms/{name}/actions/{action}", post(act_on_vm))
+        .route("/v1/vms/{name}/explain", get(explain))
         .route("/v1/hosts/{name}/actions/{action}", post(act_on_host))
         .route("/v1/migrations/{name}/progress", get(progress::follow))
         .route("/v1/join-tokens", post(join_token))
@@ -229,6 +230,14 @@ async fn list<R: Served>(
         next,
     })
     .into_response())
+}
+
+async fn explain(State(app): State<App>, _: User, Path(name): Path<String>) -> Result<Response, Refused> {
+    let view = app.cache.view();
+    let id = find::<Vm>(&view, &name)?;
+    let found = explanation(&view, VmId(id), app.env.now());
+    let found = found.ok_or_else(|| Problem::not_found(Kind::Vm, &name))?;
+    Ok(axum::Json(found).into_response())
 }
 
 /// Labels as they stand in a query.

@@ -15,10 +15,11 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub(crate) use kinds::{
-    CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, DrainArgs, GuestArgs, HostCommand, ImageCommand, ImportArgs,
-    LabelArgs, ListArgs, MigrationCommand, NetworkArgs, ReadCommand, TemplateArgs, TokenArgs, WriteCommand,
+    CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, DrainArgs, GuestArgs, HostCommand, ImageCommand,
+    ImportArgs, LabelArgs, ListArgs, MigrationCommand, NetworkArgs, ReadCommand, TemplateArgs, TokenArgs,
+    WriteCommand,
 };
-pub(crate) use vm::{ActionArgs, MigrateArgs, VmArgs, VmCommand, WaitState};
+pub(crate) use vm::{ActionArgs, MigrateArgs, RuleArgs, VmArgs, VmCommand, WaitState};
 
 use crate::daemon::args::{AgentArgs, ServerArgs, UpArgs};
 use crate::units;

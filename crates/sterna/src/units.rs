@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use api::kinds::NicSpec;
+use api::placement::PeersSpec;
 
 /// Units of sizes, in bytes.
 const SIZE_UNITS: [(&str, u64); 9] = [
@@ -142,6 +143,20 @@ pub(crate) fn label_change(text: &str) -> Result<(String, Option<String>), Strin
         _ => label(text)
             .map(|(key, value)| (key, Some(value)))
             .map_err(|_| "write key=value to set a label, and key- to remove it".to_owned()),
+    }
+}
+
+/// What a rule is about, as in `vm:app=web`, `host:h1,h2` or `host-label:disk=ssd`.
+pub(crate) fn peers(text: &str) -> Result<PeersSpec, String> {
+    let wrong = || "write vm:KEY=VALUE, host:NAME or host-label:KEY=VALUE; several with commas".to_owned();
+    let (what, rest) = text.split_once(':').ok_or_else(wrong)?;
+    let labels = || rest.split(',').map(label).collect::<Result<_, _>>();
+    match what {
+        _ if rest.is_empty() => Err(wrong()),
+        "vm" => Ok(PeersSpec::Vms(labels()?)),
+        "host-label" => Ok(PeersSpec::HostLabels(labels()?)),
+        "host" => Ok(PeersSpec::Hosts(rest.split(',').map(str::to_owned).collect())),
+        _ => Err(wrong()),
     }
 }
 

@@ -86,9 +86,7 @@ impl World {
 /// So many VMs on `h1`.
 fn world(hosts: usize, vms: usize) -> (World, Vec<VmId>) {
     let mut world = World::new(hosts);
-    let vms = (0..vms)
-        .map(|n| world.running(&format!("vm{n}"), "h1"))
-        .collect();
+    let vms = (0..vms).map(|n| world.running(&format!("vm{n}"), "h1")).collect();
     (world, vms)
 }
 
@@ -110,15 +108,20 @@ fn every_vm_leaves_and_no_more_at_a_time_than_was_asked() {
             world.arrives(begun.unwrap());
         }
         let end = world.drained("h1");
-        assert_eq!((end.outlook(), end.moved, end.held.len()), (Outlook::Drained, 5, 0));
+        assert_eq!(
+            (end.outlook(), end.moved, end.held.len()),
+            (Outlook::Drained, 5, 0)
+        );
         assert!(vms.iter().all(|vm| world.host_of(*vm) != "h1"));
-        assert!(world.view.hosts[&world.host_id("h1")]
-            .reservations
-            .as_ref()
-            .unwrap()
-            .value
-            .vms
-            .is_empty());
+        assert!(
+            world.view.hosts[&world.host_id("h1")]
+                .reservations
+                .as_ref()
+                .unwrap()
+                .value
+                .vms
+                .is_empty()
+        );
     }
 }
 
@@ -129,7 +132,12 @@ fn a_drain_with_nowhere_to_go_says_so_with_numbers_and_goes_on_when_there_is_roo
     world.host_status(h2, 256, "qemu64");
     let writes = world.log.len();
     world.drain("h1", 2);
-    assert_eq!(world.log.len(), writes + 1, "only the wish is written: {:#?}", world.log);
+    assert_eq!(
+        world.log.len(),
+        writes + 1,
+        "only the wish is written: {:#?}",
+        world.log
+    );
     assert_eq!(world.drained("h1").outlook(), Outlook::Stuck);
     let Standing::Stays(reason) = world.held("h1", vms[0]).standing else {
         panic!("it cannot go")
@@ -149,7 +157,10 @@ fn a_drain_with_nowhere_to_go_says_so_with_numbers_and_goes_on_when_there_is_roo
     let stays = vms.iter().filter(|vm| world.stands("h1", **vm) == "no-host-fits");
     assert_eq!(stays.count(), 1);
     world.arrives(active[0]);
-    assert_eq!((world.drained("h1").outlook(), world.drained("h1").moved), (Outlook::Stuck, 1));
+    assert_eq!(
+        (world.drained("h1").outlook(), world.drained("h1").moved),
+        (Outlook::Stuck, 1)
+    );
 }
 
 #[test]
@@ -157,7 +168,9 @@ fn a_vm_is_tried_so_often_and_no_more() {
     let (mut world, vms) = world(2, 1);
     world.drain("h1", 2);
     for attempt in 1..=ATTEMPTS_MAX {
-        let [id] = world.active()[..] else { panic!("one move") };
+        let [id] = world.active()[..] else {
+            panic!("one move")
+        };
         assert_eq!(world.held("h1", vms[0]).attempts, attempt);
         world.fails(id);
         assert_eq!(world.active(), [], "there is a pause after a failure");
@@ -196,13 +209,15 @@ fn the_end_of_a_drain_drops_what_has_not_begun_and_lets_the_rest_arrive() {
     for id in all.iter().filter(|id| !first.contains(id)) {
         assert_eq!(world.moves(*id).reason.unwrap().code, "drain-over");
     }
-    assert!(world.view.hosts[&world.host_id("h1")]
-        .intent
-        .as_ref()
-        .unwrap()
-        .value
-        .drain
-        .is_none());
+    assert!(
+        world.view.hosts[&world.host_id("h1")]
+            .intent
+            .as_ref()
+            .unwrap()
+            .value
+            .drain
+            .is_none()
+    );
     world.arrives(first[0]);
     world.arrives(first[1]);
     assert_eq!(world.active(), []);
@@ -218,7 +233,10 @@ fn a_move_that_its_user_cancels_is_not_made_again() {
     world.close("h2", vms[0], route.to, None);
     world.pass(60);
     world.settle();
-    assert_eq!((world.stands("h1", vms[0]).as_str(), world.active()), ("move-cancelled", vec![]));
+    assert_eq!(
+        (world.stands("h1", vms[0]).as_str(), world.active()),
+        ("move-cancelled", vec![])
+    );
 }
 
 #[test]
@@ -252,7 +270,10 @@ fn what_does_not_run_is_dealt_with_as_it_is() {
     world.ask(suspended, Power::Running);
     assert_eq!(world.phase(suspended), Phase::Pending);
     let refused = world.intent(suspended).placement.unwrap().refused;
-    assert!(refused.iter().any(|group| group.reason.code == "host-draining"), "{refused:?}");
+    assert!(
+        refused.iter().any(|group| group.reason.code == "host-draining"),
+        "{refused:?}"
+    );
 }
 
 #[test]
@@ -265,6 +286,8 @@ fn nothing_new_comes_to_a_draining_host_and_what_was_on_its_way_leaves_again() {
     let new = world.vm("new", Power::Running);
     assert_eq!(world.host_of(new), "h2");
     world.arrives(id);
-    let [back] = world.active()[..] else { panic!("it leaves again") };
+    let [back] = world.active()[..] else {
+        panic!("it leaves again")
+    };
     assert_eq!(world.moves(back).route.unwrap().target, world.host_id("h2"));
 }

@@ -63,7 +63,11 @@ fn a_host_that_comes_back_as_less_is_named_until_nothing_depends_on_it() {
     assert_eq!(world.attention("h1"), ["cpu-model-changed", "agent-older"]);
     world.status_of("h1", |status| status.agent_version = "1.2".to_owned());
     world.status_of("h1", |status| status.agent_version = "1.1".to_owned());
-    assert_eq!(world.attention("h1"), ["cpu-model-changed", "agent-older"], "1.2 was seen");
+    assert_eq!(
+        world.attention("h1"),
+        ["cpu-model-changed", "agent-older"],
+        "1.2 was seen"
+    );
     world.ask(vm, Power::Off);
     world.close("h1", vm, world.open(vm), None);
     assert_eq!(world.attention("h1"), [""; 0], "nothing depends on what it was");

@@ -7,5 +7,6 @@ mod drain;
 mod host;
 mod invariants;
 mod migration;
+mod rules;
 mod vm;
 mod world;

@@ -127,6 +127,7 @@ impl World {
     pub(crate) fn host(&mut self, name: &str, memory_mib: u64) -> HostId {
         let id = HostId(self.create(Kind::Host, name, HostSpec::default()));
         self.host_status(id, memory_mib, "qemu64");
+        self.settle();
         id
     }
 

@@ -19,7 +19,9 @@ pub(super) fn status(view: &View, id: HostId) -> Option<DrainStatus> {
     let progress = progress(view, id, drain);
     let runs = |held: &&Held| !matches!(held.standing, Standing::Rests(_));
     let left = progress.held.iter().filter(runs).count();
-    let total = progress.moved.saturating_add(u32::try_from(left).unwrap_or(u32::MAX));
+    let total = progress
+        .moved
+        .saturating_add(u32::try_from(left).unwrap_or(u32::MAX));
     Some(DrainStatus {
         state: state(&progress),
         asked_at: drain.asked_at,
@@ -88,8 +90,14 @@ fn shown(view: &View, host: HostId, held: Held) -> DrainVm {
 /// What a person can do about a VM that stays.
 fn leads_on(reason: &Reason, vm: &str, host: &str) -> Vec<String> {
     match reason.code.as_str() {
-        "no-host-fits" => vec![format!("sterna vm explain {vm}"), format!("sterna vm shutdown {vm}")],
-        _ => vec![format!("sterna vm migrate {vm}"), format!("sterna host drain {host}")],
+        "no-host-fits" => vec![
+            format!("sterna vm explain {vm}"),
+            format!("sterna vm shutdown {vm}"),
+        ],
+        _ => vec![
+            format!("sterna vm migrate {vm}"),
+            format!("sterna host drain {host}"),
+        ],
     }
 }
 
@@ -101,10 +109,7 @@ pub(super) fn reason(status: &DrainStatus) -> Option<Reason> {
     let stays = |vm: &&DrainVm| vm.standing == DrainStanding::Stays;
     let stuck: Vec<&DrainVm> = status.vms.iter().filter(stays).collect();
     let first = stuck.first()?;
-    let why = first
-        .reason
-        .as_ref()
-        .map_or("", |reason| reason.message.as_str());
+    let why = first.reason.as_ref().map_or("", |reason| reason.message.as_str());
     let message = format!(
         "its drain moved {} of {} VMs, and {} cannot leave it; {}: {why}",
         status.moved,
@@ -123,12 +128,7 @@ pub(super) fn wished(
 ) -> Result<Drain, Problem> {
     let usual = u32::try_from(MAX_PER_HOST).unwrap_or(1);
     let parallel = parallel.unwrap_or(usual);
-    check_range(
-        "parallel",
-        u64::from(parallel),
-        1,
-        u64::from(PARALLEL_MAX),
-    )?;
+    check_range("parallel", u64::from(parallel), 1, u64::from(PARALLEL_MAX))?;
     let id = HostId(at.value.meta.id);
     if context.view.hosts.get(&id).is_some_and(Host::is_dead) {
         let detail = format!(

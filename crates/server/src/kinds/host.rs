@@ -4,6 +4,7 @@ use api::Problem;
 use api::drain::HostActionBody;
 pub use api::kinds::Host;
 use api::kinds::{HostSpec, HostState, HostStatus};
+use model::limits::check_range;
 use model::{HostId, Kind, Object, Reason};
 use planner::view::At;
 use planner::{Plan, View};
@@ -24,6 +25,7 @@ impl Served for Host {
         HostSpec {
             cordoned: stored.cordoned,
             draining: stored.drain.is_some(),
+            overcommit: stored.overcommit,
             confirmed_dead: stored.confirmed_dead_at.is_some(),
         }
     }
@@ -63,7 +65,7 @@ impl Served for Host {
             accelerator: status.map(|status| status.accelerator.clone()),
             cpu_model: status.map(|status| status.cpu_model.clone()),
             cpus: status.map(|status| status.cpus),
-            memory_mib: status.map(|status| status.memory_mib.saturating_sub(status.reserved_mib)),
+            memory_mib: status.map(|_| planner::hardware::capacity(host).memory_mib),
             reserved_mib: reservations.map_or(0, model::host::Reservations::memory_mib),
             vms: reservations.map_or(0, |all| u32::try_from(all.vms.len()).unwrap_or(u32::MAX)),
             load1_percent: samples.map(|samples| samples.load1_percent),
@@ -72,6 +74,7 @@ impl Served for Host {
                 reason(state)
                     .into_iter()
                     .chain(planner::hardware::attention(host))
+                    .chain(failing(view, HostId(id)))
                     .chain(drain.as_ref().and_then(drain::reason)),
             ),
             next_commands: next_commands(state, closed, name),
@@ -108,8 +111,13 @@ impl Served for Host {
             return Err(Problem::invalid("confirmed-dead-by-action", detail));
         }
         let _ = context;
+        if let Some(over) = spec.overcommit {
+            check_range("memory_percent", u64::from(over.memory_percent), 50, 400)?;
+            check_range("vcpus_per_cpu", u64::from(over.vcpus_per_cpu), 1, 64)?;
+        }
         Ok(model::host::HostSpec {
             cordoned: spec.cordoned,
+            overcommit: spec.overcommit,
             ..old.spec.clone()
         })
     }
@@ -162,11 +170,25 @@ fn held(view: &View, id: HostId) -> Vec<String> {
     let holds = |vm: &model::VmId| {
         let intent = view.vms.get(vm).and_then(|vm| vm.intent.as_ref());
         let is_moving = view.active_migrations(*vm).next().is_some();
-        let saved = |intent: &model::vm::VmIntent| intent.saved.as_ref().is_some_and(|saved| saved.host == id);
+        let saved =
+            |intent: &model::vm::VmIntent| intent.saved.as_ref().is_some_and(|saved| saved.host == id);
         is_moving || intent.is_none_or(|at| at.value.open.is_some() || saved(&at.value))
     };
     let held = view.vms_of_host(id).filter(holds);
     held.map(|vm| super::name_of(view, Kind::Vm, vm.0)).collect()
+}
+
+/// That starts on a host failed one after the other.
+fn failing(view: &View, id: HostId) -> Option<Reason> {
+    let (starts, last_at) = planner::placement::failed_starts(view, id)?;
+    (starts >= planner::placement::FAILED_STARTS_MAX).then(|| {
+        let message = format!(
+            "the last {starts} starts on it failed, the last one at {last_at}: it is avoided for {} s after that; see the \
+             reasons of the failed VMs",
+            planner::placement::AVOIDED_S
+        );
+        Reason::new("host-fails-starts", message)
+    })
 }
 
 /// Several things that are wrong, as one.

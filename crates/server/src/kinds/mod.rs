@@ -5,10 +5,12 @@ mod catalog;
 mod drain;
 mod host;
 mod migration;
+mod placement;
 mod record;
 mod vm;
 
 pub use host::{Host as HostActions, host_action};
+pub use placement::explanation;
 pub use vm::action as vm_action;
 
 use api::{Object as WireObject, Problem, Resource};

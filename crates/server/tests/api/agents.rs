@@ -82,7 +82,11 @@ impl Agent {
     }
 
     /// Reads the stream until a document is as wanted.
-    pub(crate) async fn document(&self, world: &World, wanted: impl Fn(&HostDocument) -> bool) -> HostDocument {
+    pub(crate) async fn document(
+        &self,
+        world: &World,
+        wanted: impl Fn(&HostDocument) -> bool,
+    ) -> HostDocument {
         let url = format!("{}/agent/v1/document", world.url);
         let mut answer = self.http.get(url).send().await.unwrap();
         let mut rest = Vec::new();

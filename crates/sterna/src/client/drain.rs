@@ -65,12 +65,10 @@ impl Goal<Host> for Empty {
         match host.status.drain.as_ref().map(|drain| drain.state) {
             Some(DrainState::Drained) => Verdict::Reached,
             Some(DrainState::Draining) => Verdict::NotYet,
-            Some(DrainState::Stuck) => Verdict::Impossible(
-                host.status
-                    .reason
-                    .as_ref()
-                    .map_or_else(|| "its drain is stuck".to_owned(), |reason| reason.message.clone()),
-            ),
+            Some(DrainState::Stuck) => Verdict::Impossible(host.status.reason.as_ref().map_or_else(
+                || "its drain is stuck".to_owned(),
+                |reason| reason.message.clone(),
+            )),
             None => Verdict::Impossible("its drain was ended meanwhile".to_owned()),
         }
     }
@@ -213,7 +211,10 @@ mod tests {
             ],
         }))
         .unwrap();
-        assert_eq!(summary(&drain), "1 moving, 1 queued, 1 cannot leave, about 1.5s of moves left");
+        assert_eq!(
+            summary(&drain),
+            "1 moving, 1 queued, 1 cannot leave, about 1.5s of moves left"
+        );
         let lines: Vec<_> = drain.vms.iter().flat_map(vm_lines).collect();
         insta::assert_snapshot!(lines.join("\n"), @r"
           a moves to h2 (attempt 1)
