@@ -65,9 +65,7 @@ impl Queue {
                 }
             }
             Kind::Host | Kind::Image => {
-                for item in std::mem::take(&mut self.waiting) {
-                    self.push(item);
-                }
+                self.wake_waiting();
                 if kind == Kind::Host {
                     self.push(Item::Host(HostId(id)));
                 }
@@ -81,6 +79,13 @@ impl Queue {
                 Kind::Host => self.push(Item::Host(HostId(id))),
                 _ => {}
             }
+        }
+    }
+
+    /// Names all that waits for something to change elsewhere.
+    pub fn wake_waiting(&mut self) {
+        for item in std::mem::take(&mut self.waiting) {
+            self.push(item);
         }
     }
 

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::Timestamp;
 use model::audit::Actor;
+use model::{Kind, Timestamp};
 use planner::Decision;
 use store::Store;
 
 use crate::Env;
-use crate::cache::{Cache, Since};
+use crate::cache::{Cache, Changed, Since};
 use crate::commit::{CommitError, Writer, commit};
 use crate::queue::{Item, Queue};
 
@@ -66,6 +66,18 @@ fn wake_changed(cache: &Cache, queue: &mut Queue, seen: u64) -> u64 {
         Since::Changes(changes) => {
             for changed in &changes {
                 queue.wake(&view, changed.kind, changed.id);
+            }
+            // What a user changes of a VM may matter to the rules of others; what its agent reports does not.
+            let is_users = |changed: &&Changed| {
+                let vm = view
+                    .vms
+                    .get(&changed.id.into())
+                    .filter(|_| changed.kind == Kind::Vm);
+                let object = vm.and_then(|vm| vm.object.as_ref());
+                object.is_some_and(|at| at.revision > seen)
+            };
+            if changes.iter().any(|changed| is_users(&changed)) {
+                queue.wake_waiting();
             }
         }
         Since::Compacted(_) => *queue = Queue::of(&view),

@@ -225,3 +225,33 @@ async fn of_two_batches_that_do_not_both_fit_one_is_placed_whole() {
         assert_eq!(batches.len(), 1, "parts of both: {placed:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_vm_that_waits_for_company_comes_when_another_gets_the_label() {
+    let world = World::new(2, 10).await;
+    let labels = BTreeMap::from([("app".to_owned(), "db".to_owned())]);
+    let with_db = PlacementRule {
+        affinity: vec![Affinity {
+            to: Peers::Vms(labels.clone()),
+            soft: false,
+        }],
+        ..PlacementRule::default()
+    };
+    let cache = Cache::start(world.store.clone()).await.unwrap();
+    let env = Arc::new(Counted(AtomicU64::new(0), 3 << 64));
+    let controller = tokio::spawn(controller::run::run(world.store.clone(), cache, env));
+    for (n, rule) in [PlacementRule::default(), with_db].into_iter().enumerate() {
+        let id = Uuid::from_u128(1000 + n as u128);
+        let txn = Txn::new().put(key::object(Kind::Vm, id), record::encode(&vm(id, n, rule)));
+        world.store.txn(txn).await.unwrap();
+    }
+    world.until(1).await;
+    let first = Uuid::from_u128(1000);
+    let mut labelled = vm(first, 0, PlacementRule::default());
+    labelled.meta.labels = labels;
+    let txn = Txn::new().put(key::object(Kind::Vm, first), record::encode(&labelled));
+    world.store.txn(txn).await.unwrap();
+    let placed = world.until(2).await;
+    assert_eq!(placed.values().collect::<BTreeSet<_>>().len(), 1);
+    controller.abort();
+}

@@ -114,6 +114,19 @@ enum Hard<'a> {
 }
 
 impl PlacementRule {
+    /// Whether it says anything about other VMs.
+    pub fn names_vms(&self) -> bool {
+        let about_vms = |rule: &Affinity| matches!(rule.to, Peers::Vms(_));
+        self.affinity.iter().any(about_vms) || self.anti_affinity.iter().any(about_vms)
+    }
+
+    /// Whether it keeps other VMs away.
+    pub fn keeps_apart_from_vms(&self) -> bool {
+        self.anti_affinity
+            .iter()
+            .any(|rule| matches!(rule.to, Peers::Vms(_)))
+    }
+
     /// Two hard rules that no host can keep together, each in words.
     pub fn contradiction(&self) -> Option<(String, String)> {
         let all = self.hard();

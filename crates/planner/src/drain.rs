@@ -16,7 +16,7 @@ use scheduler::Fleet;
 use uuid::Uuid;
 
 use crate::migration::{name, predict};
-use crate::placement::{host_views, move_request, no_host_fits};
+use crate::placement::{Sees, host_views, move_request, no_host_fits};
 use crate::plan::{Decision, Plan};
 use crate::view::{At, Host, Migration, View, Vm};
 use crate::vm::later;
@@ -221,7 +221,7 @@ pub fn progress(view: &View, id: HostId, drain: &Drain) -> Progress {
         view,
         id,
         record: record(view, id, drain),
-        fleet: Fleet::new(host_views(view, drain.asked_at)),
+        fleet: Fleet::new(host_views(view, Sees::All, drain.asked_at)),
     };
     let mut vms: Vec<(VmId, &Vm)> = view
         .vms_of_host(id)

@@ -4,7 +4,7 @@ use model::vm::VmIntent;
 use model::{HostId, Reason, Timestamp, VmId};
 use scheduler::{HostView, Refusal, qemu_part_mib};
 
-use crate::placement::{host_views, move_request, start_request};
+use crate::placement::{Sees, host_views, move_request, start_request};
 use crate::view::View;
 
 /// What is to be said of one host.
@@ -52,7 +52,7 @@ pub fn explain(view: &View, id: VmId, now: Timestamp) -> Option<Explanation> {
         Some((host, open)) => move_request(view, object, open, host),
         None => start_request(object, intent.unwrap_or(&VmIntent::default())),
     };
-    let hosts: Vec<HostView<'_>> = host_views(view, now).collect();
+    let hosts: Vec<HostView<'_>> = host_views(view, Sees::All, now).collect();
     let obstacles = scheduler::obstacles(&request, &hosts);
     let has_place = obstacles.iter().any(Vec::is_empty);
     let smallest_change = (!has_place)

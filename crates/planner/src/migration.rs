@@ -7,7 +7,7 @@ use model::vm::{Ended, Goal, Open, Outcome, Start, VmIntent};
 use model::{Incarnation, Kind, MigrationId, Object, Reason, Timestamp, VmId, key};
 use scheduler::{Request, with_qemu_mib};
 
-use crate::placement::{host_views, move_request, no_host_fits, rest_on};
+use crate::placement::{Sees, host_views, move_request, no_host_fits, rest_on};
 use crate::plan::{Decision, Plan};
 use crate::view::{At, Host, Migration, View, Vm};
 use crate::vm::{later, outcome, release, reserve};
@@ -185,7 +185,8 @@ impl Step<'_> {
             only: self.spec().to,
             ..move_request(self.view, &object.value, &open, source)
         };
-        let hosts: Vec<_> = host_views(self.view, self.now).collect();
+        let sees = Sees::for_rules([request.guest.rule].into_iter());
+        let hosts: Vec<_> = host_views(self.view, sees, self.now).collect();
         let placed = match scheduler::place(&request, hosts.iter(), self.now) {
             Ok(placed) => placed,
             Err(record) => return self.refuse(no_host_fits(&record.refused)),

@@ -1,6 +1,7 @@
 //! What placement is asked: the hosts with what is on them, and what a VM needs of one.
 
 use model::host::{HostStatus, Reservations};
+use model::placement::PlacementRule;
 use model::vm::{Open, RefusedGroup, VmIntent, VmSpec};
 use model::{HostId, Object, Reason, Timestamp, VmId, key};
 use scheduler::{Closed, Failing, Guest, HostView, IS_SOURCE, NOT_ASKED, Placed, Request};
@@ -16,8 +17,28 @@ pub const FAILED_STARTS_MAX: u32 = 3;
 /// For how long it is avoided after the last of them.
 pub const AVOIDED_S: i64 = 300;
 
+/// Which of the VMs on a host placement has to see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sees {
+    /// All, for a VM that has rules about VMs.
+    All,
+    /// Those that keep others away; mostly none, which spares the looking.
+    KeepingApart,
+}
+
+impl Sees {
+    /// What has to be seen for VMs with these rules.
+    pub(crate) fn for_rules<'r>(mut rules: impl Iterator<Item = &'r PlacementRule>) -> Self {
+        if rules.any(PlacementRule::names_vms) {
+            Self::All
+        } else {
+            Self::KeepingApart
+        }
+    }
+}
+
 /// The hosts as placement sees them now.
-pub fn host_views(view: &View, now: Timestamp) -> impl Iterator<Item = HostView<'_>> {
+pub(crate) fn host_views(view: &View, sees: Sees, now: Timestamp) -> impl Iterator<Item = HostView<'_>> {
     view.hosts.iter().filter_map(move |(id, host)| {
         let object = &host.object.as_ref()?.value;
         let status = host.status.as_ref().map(|status| &status.value);
@@ -35,7 +56,10 @@ pub fn host_views(view: &View, now: Timestamp) -> impl Iterator<Item = HostView<
             reserved_vcpus: reservations.map_or(0, Reservations::vcpus),
             cpu_model: status.map_or("", |status| status.cpu_model.as_str()),
             failing: failing(view, *id, now),
-            guests: guests.filter_map(|vm| guest_of(view, *vm, *id)).collect(),
+            guests: guests
+                .filter(|vm| sees == Sees::All || view.keeps_apart(**vm))
+                .filter_map(|vm| guest_of(view, *vm, *id))
+                .collect(),
         })
     })
 }

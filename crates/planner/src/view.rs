@@ -120,6 +120,8 @@ pub struct View {
     pub unreadable: BTreeMap<String, Unreadable>,
     /// The VMs that each host has to do with: open, left behind, or as a migration's side.
     by_host: BTreeMap<HostId, BTreeSet<VmId>>,
+    /// The VMs that keep away from others: placement has to look at them whatever it places.
+    keeping_apart: BTreeSet<VmId>,
     /// The migrations of each VM that are not over.
     active_migrations: BTreeMap<VmId, BTreeSet<MigrationId>>,
 }
@@ -271,6 +273,14 @@ impl View {
     }
 
     fn index_vm(&mut self, id: VmId, add: bool) {
+        let object = self.vms.get(&id).and_then(|vm| vm.object.as_ref());
+        if object.is_some_and(|at| at.value.spec.placement.keeps_apart_from_vms()) {
+            if add {
+                self.keeping_apart.insert(id);
+            } else {
+                self.keeping_apart.remove(&id);
+            }
+        }
         let Some(intent) = self.vms.get(&id).and_then(|vm| vm.intent.as_ref()) else {
             return;
         };
@@ -302,6 +312,11 @@ impl View {
         });
         let all: BTreeSet<VmId> = held.chain(moving.map(|(vm, _)| *vm)).collect();
         all.into_iter()
+    }
+
+    /// Whether a VM keeps away from others.
+    pub(crate) fn keeps_apart(&self, vm: VmId) -> bool {
+        self.keeping_apart.contains(&vm)
     }
 
     /// A VM's migrations that are not over.

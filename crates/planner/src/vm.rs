@@ -13,7 +13,7 @@ use model::{HostId, Incarnation, Kind, Object, Reason, Timestamp, VmId, key, rec
 use scheduler::{Fleet, Placed, Request};
 
 use crate::batch::{Together, together};
-use crate::placement::{avoided_until, failed_starts, host_views, rest_on, start_request};
+use crate::placement::{Sees, avoided_until, failed_starts, host_views, rest_on, start_request};
 use crate::plan::{Decision, Plan};
 use crate::view::{At, Host, View, Vm};
 
@@ -221,7 +221,8 @@ impl<'a> Step<'a> {
             .collect();
         let all: Vec<Starting<'_>> = steps.iter().map(Step::starting).collect();
         let requests: Vec<Request<'_>> = all.iter().map(|starting| starting.request).collect();
-        let mut fleet = Fleet::new(host_views(self.view, self.now));
+        let sees = Sees::for_rules(requests.iter().map(|request| request.guest.rule));
+        let mut fleet = Fleet::new(host_views(self.view, sees, self.now));
         match fleet.place_all(&requests, self.now) {
             Err((at, record)) => self.keep_refusal(&all, &of_batch(&all, at, record)),
             Ok(_) if !steps.iter().all(Step::image_is_ready) => Decision::wait_for_room(),
