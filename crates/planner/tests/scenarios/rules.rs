@@ -7,7 +7,7 @@ use model::migration::MigrationPhase as M;
 use model::placement::{Affinity, Batch, Peers};
 use model::report::RunState;
 use model::vm::Power;
-use model::{Reason, VmId};
+use model::{MigrationId, Reason, VmId};
 use planner::placement::{AVOIDED_S, FAILED_STARTS_MAX};
 use uuid::Uuid;
 
@@ -30,6 +30,23 @@ impl World {
             object.spec.power = Power::Running;
             object.spec.power_request += 1;
         });
+    }
+
+    /// A move is asked for and begins, and nothing else is decided.
+    fn begin_move(&mut self, vm: VmId) -> MigrationId {
+        let id = MigrationId(self.create(
+            model::Kind::Migration,
+            "away",
+            model::migration::MigrationSpec {
+                vm,
+                to: None,
+                cancel: false,
+                drain: None,
+            },
+        ));
+        let plan = planner::migration::plan(&self.view, id, self.now).plan.unwrap();
+        self.commit(plan).unwrap();
+        id
     }
 
     fn why(&self, id: VmId) -> Vec<Reason> {
@@ -190,4 +207,26 @@ fn a_host_may_promise_more_than_it_has() {
         });
     });
     assert_eq!(world.phase(vms[1]), Phase::Prolog);
+}
+
+#[test]
+fn company_that_leaves_at_the_same_time_is_no_company() {
+    let mut world = World::new(2);
+    let a = world.running("a", "h1");
+    world.change_vm(a, |object| {
+        object.meta.labels.insert("app".to_owned(), "web".to_owned());
+    });
+    let c = world.vm("c", Power::Hold);
+    let mut object = world.object(c).value;
+    object.spec.placement.affinity = web();
+    object.spec.power = Power::Running;
+    object.spec.power_request += 1;
+    world.write(model::key::object(model::Kind::Vm, c.0), &object);
+    let follows = planner::vm::plan(&world.view, c, world.now).plan.unwrap();
+    // The reservations of the host that is left do not change when a move begins.
+    let id = world.begin_move(a);
+    assert_eq!(world.stage(id), M::Preparing);
+    world.commit(follows).unwrap_err();
+    world.settle();
+    assert_eq!(world.host_of(c), "h2", "it follows to where the other will be");
 }

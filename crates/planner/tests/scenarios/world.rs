@@ -91,7 +91,7 @@ impl World {
         Uuid::from_u128(self.ids)
     }
 
-    fn create<S: Serialize>(&mut self, kind: Kind, name: &str, spec: S) -> Uuid {
+    pub(crate) fn create<S: Serialize>(&mut self, kind: Kind, name: &str, spec: S) -> Uuid {
         let id = self.next_id();
         let meta = Meta {
             id,

@@ -45,7 +45,12 @@ async fn label(context: &Context, args: LabelArgs) -> anyhow::Result<ExitCode> {
     if context.output == Output::Table {
         let labels = host.labels.iter().map(|(key, value)| format!("{key}={value}"));
         let labels = labels.collect::<Vec<_>>().join(", ");
-        output::lines([format!("host/{} has the labels: {labels}", host.name)])?;
+        let says = if labels.is_empty() {
+            "no labels".to_owned()
+        } else {
+            format!("the labels: {labels}")
+        };
+        output::lines([format!("host/{} has {says}", host.name)])?;
         return Ok(ExitCode::SUCCESS);
     }
     output::one::<Host>(context, &host)
