@@ -252,6 +252,12 @@ impl Client {
         self.json(request.query(&[("reports", with_reports)])).await
     }
 
+    /// Why a VM is where it is and not elsewhere.
+    pub async fn explain(&self, vm: &str) -> Result<crate::placement::Explanation, ClientError> {
+        let path = format!("{}/explain", path::<crate::kinds::Vm>(Some(vm)));
+        self.json(self.request(Method::GET, &path)).await
+    }
+
     /// Posts to any path.
     pub async fn post<B: Serialize, T: DeserializeOwned>(
         &self,

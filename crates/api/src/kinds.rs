@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use model::event::Lifecycle;
-use model::host::{Accelerator, Lack};
+use model::host::{Accelerator, Lack, Overcommit};
 use model::image::ImageFormat;
 use model::lifecycle::{Availability, Phase};
 use model::migration::{Figures, Method, MigrationPhase, Progress};
@@ -15,6 +15,8 @@ use model::{Incarnation, Kind, Reason, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::drain::DrainStatus;
+pub use crate::placement::PlacementSpec;
 use crate::resource::{Object, Resource};
 
 /// A virtual machine.
@@ -86,16 +88,6 @@ pub struct GuestSpec {
     pub ssh_keys: Vec<String>,
     /// A shell script that begins with `#!`, or cloud-config.
     pub user_data: Option<String>,
-}
-
-/// Where a VM may run.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct PlacementSpec {
-    /// Only on this host.
-    pub host: Option<String>,
-    /// Only on hosts with all of these labels.
-    pub host_labels: BTreeMap<String, String>,
 }
 
 /// How a VM is.
@@ -188,6 +180,10 @@ fn addresses(vm: &Object<VmSpec, VmStatus>) -> String {
 pub struct HostSpec {
     /// No new VM is placed on it.
     pub cordoned: bool,
+    /// Its VMs shall leave it, and no new one is placed on it. Set by `drain`; cleared by `undrain` and `uncordon`.
+    pub draining: bool,
+    /// How much more is promised to guests than there is; nothing more if `null`.
+    pub overcommit: Option<Overcommit>,
     /// A person's word that the machine is off. Set by `confirm-dead`; cleared when the host joins again.
     pub confirmed_dead: bool,
 }
@@ -223,7 +219,7 @@ pub struct HostStatus {
     pub cpu_model: Option<String>,
     /// Its processors.
     pub cpus: Option<u32>,
-    /// What guests may use, in MiB.
+    /// What guests may use, in MiB, with what is promised beyond the memory that there is.
     pub memory_mib: Option<u64>,
     /// What is reserved for VMs, in MiB.
     pub reserved_mib: u64,
@@ -233,6 +229,9 @@ pub struct HostStatus {
     pub load1_percent: Option<u32>,
     /// What its kernel lacks.
     pub lacks: Vec<Lack>,
+    /// How far its drain is, if it has one.
+    #[serde(default)]
+    pub drain: Option<DrainStatus>,
     /// What is wrong; `null` if nothing is.
     pub reason: Option<Reason>,
     /// What leads on from here.
@@ -251,11 +250,7 @@ impl Resource for Host {
         let status = &host.status;
         vec![
             word(&status.state),
-            if host.spec.cordoned {
-                "yes".to_owned()
-            } else {
-                String::new()
-            },
+            closed_word(host).to_owned(),
             status.vms.to_string(),
             status.cpus.map(|n| n.to_string()).unwrap_or_default(),
             status
@@ -269,6 +264,18 @@ impl Resource for Host {
                 .map(|accelerator| word(&accelerator.name))
                 .unwrap_or_default(),
         ]
+    }
+}
+
+/// Whether new VMs come to a host.
+fn closed_word(host: &Object<HostSpec, HostStatus>) -> &'static str {
+    use crate::drain::DrainState;
+    match host.status.drain.as_ref().map(|drain| drain.state) {
+        Some(DrainState::Draining) => "draining",
+        Some(DrainState::Stuck) => "drain stuck",
+        Some(DrainState::Drained) => "drained",
+        None if host.spec.cordoned => "yes",
+        None => "",
     }
 }
 

@@ -5,11 +5,13 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::document::{CheckAnswer, CheckBody};
+use crate::drain::HostActionBody;
 use crate::history::History;
 use crate::kinds::{
     ActionBody, Datastore, Event, Host, Image, JoinToken, JoinTokenBody, Migration, Network, Operation,
     Template, Vm,
 };
+use crate::placement::Explanation;
 use crate::problem::{MEDIA_TYPE, Problem};
 use crate::resource::{Change, Create, List, Object, Resource};
 use model::migration::Progress;
@@ -19,7 +21,7 @@ pub const VM_ACTIONS: [&str; 7] = [
     "start", "shutdown", "pause", "suspend", "resume", "hold", "release",
 ];
 /// What can be asked of a host.
-pub const HOST_ACTIONS: [&str; 3] = ["cordon", "uncordon", "confirm-dead"];
+pub const HOST_ACTIONS: [&str; 5] = ["cordon", "uncordon", "drain", "undrain", "confirm-dead"];
 
 /// The whole document.
 pub fn document() -> Value {
@@ -138,13 +140,15 @@ fn extras(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
         .subschema_for::<Object<<Image as Resource>::Spec, <Image as Resource>::Status>>()
         .to_value();
     let action = generator.subschema_for::<ActionBody>().to_value();
-    let actions = VM_ACTIONS.map(|word| ("vms", word, &vm)).into_iter();
-    for (plural, word, object) in actions.chain(HOST_ACTIONS.map(|word| ("hosts", word, &host))) {
+    let host_action = generator.subschema_for::<HostActionBody>().to_value();
+    let actions = VM_ACTIONS.map(|word| ("vms", word, &vm, &action)).into_iter();
+    let host_actions = HOST_ACTIONS.map(|word| ("hosts", word, &host, &host_action));
+    for (plural, word, object, body) in actions.chain(host_actions) {
         let one = answer(object, "The object.");
         let post = operation(
             &format!("{word} {plural}"),
             change_parameters(),
-            Some(action.clone()),
+            Some(body.clone()),
             json!({ "200": one }),
         );
         let path = format!("/v1/{plural}/{{name}}/actions/{word}");
@@ -171,6 +175,15 @@ fn extras(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
     paths.insert(
         "/v1/vms/{name}/console".to_owned(),
         json!({ "parameters": [name_parameter()], "get": operation("attach to a vm's console", vec![log], None, messages) }),
+    );
+    let explanation = generator.subschema_for::<Explanation>().to_value();
+    let explained = json!({ "200": answer(&explanation, "The explanation.") });
+    paths.insert(
+        "/v1/vms/{name}/explain".to_owned(),
+        json!({
+            "parameters": [name_parameter()],
+            "get": operation("explain a vm's place", Vec::new(), None, explained),
+        }),
     );
     let progress = generator.subschema_for::<Progress>().to_value();
     let lines = json!({ "200": {

@@ -200,10 +200,11 @@ fn former(now: &View, kind: Kind, id: Uuid, events: &[Event]) -> View {
 
 async fn load(store: &dyn Store, revision: u64) -> Result<View, StoreError> {
     let mut view = View::default();
-    for kind in Kind::ALL {
-        let mut request = RangeRequest::prefix(model::key::kind_prefix(kind))
-            .at(revision)
-            .limit(PAGE);
+    let kinds = Kind::ALL
+        .into_iter()
+        .map(|kind| RangeRequest::prefix(model::key::kind_prefix(kind)));
+    for request in kinds.chain([RangeRequest::key(model::key::FIRST_OF_GROUP)]) {
+        let mut request = request.at(revision).limit(PAGE);
         loop {
             let page = store.range(request.clone()).await?;
             for kv in &page.items {

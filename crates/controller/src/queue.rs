@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use model::{Kind, MigrationId, Timestamp, VmId};
+use model::{HostId, Kind, MigrationId, Timestamp, VmId};
 use planner::View;
 use uuid::Uuid;
 
@@ -13,6 +13,8 @@ pub enum Item {
     Vm(VmId),
     /// A migration.
     Migration(MigrationId),
+    /// A host that is being emptied.
+    Host(HostId),
 }
 
 /// The items to look at, in the order in which they were named first.
@@ -34,6 +36,9 @@ impl Queue {
         }
         for (id, _) in view.all_active_migrations() {
             queue.push(Item::Migration(id));
+        }
+        for id in view.hosts.keys() {
+            queue.push(Item::Host(*id));
         }
         queue
     }
@@ -60,8 +65,9 @@ impl Queue {
                 }
             }
             Kind::Host | Kind::Image => {
-                for item in std::mem::take(&mut self.waiting) {
-                    self.push(item);
+                self.wake_waiting();
+                if kind == Kind::Host {
+                    self.push(Item::Host(HostId(id)));
                 }
             }
             _ => {}
@@ -70,8 +76,16 @@ impl Queue {
             match kind {
                 Kind::Vm => self.push(Item::Vm(VmId(id))),
                 Kind::Migration => self.push(Item::Migration(MigrationId(id))),
+                Kind::Host => self.push(Item::Host(HostId(id))),
                 _ => {}
             }
+        }
+    }
+
+    /// Names all that waits for something to change elsewhere.
+    pub fn wake_waiting(&mut self) {
+        for item in std::mem::take(&mut self.waiting) {
+            self.push(item);
         }
     }
 

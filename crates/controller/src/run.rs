@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::Timestamp;
 use model::audit::Actor;
+use model::{Kind, Timestamp};
 use planner::Decision;
 use store::Store;
 
 use crate::Env;
-use crate::cache::{Cache, Since};
+use crate::cache::{Cache, Changed, Since};
 use crate::commit::{CommitError, Writer, commit};
 use crate::queue::{Item, Queue};
 
@@ -67,6 +67,18 @@ fn wake_changed(cache: &Cache, queue: &mut Queue, seen: u64) -> u64 {
             for changed in &changes {
                 queue.wake(&view, changed.kind, changed.id);
             }
+            // What a user changes of a VM may matter to the rules of others; what its agent reports does not.
+            let is_users = |changed: &&Changed| {
+                let vm = view
+                    .vms
+                    .get(&changed.id.into())
+                    .filter(|_| changed.kind == Kind::Vm);
+                let object = vm.and_then(|vm| vm.object.as_ref());
+                object.is_some_and(|at| at.revision > seen)
+            };
+            if changes.iter().any(|changed| is_users(&changed)) {
+                queue.wake_waiting();
+            }
         }
         Since::Compacted(_) => *queue = Queue::of(&view),
     }
@@ -75,7 +87,7 @@ fn wake_changed(cache: &Cache, queue: &mut Queue, seen: u64) -> u64 {
 
 /// Looks at one item, and commits what the planner wants.
 async fn step(writer: Writer<'_>, queue: &mut Queue, item: Item) {
-    let decision = decide(writer.cache, item, writer.env.now());
+    let decision = decide(writer, item);
     let Some(plan) = decision.plan else {
         queue.wait(item, decision.look_again_at, decision.is_waiting);
         return;
@@ -105,10 +117,12 @@ async fn step(writer: Writer<'_>, queue: &mut Queue, item: Item) {
     }
 }
 
-fn decide(cache: &Cache, item: Item, now: Timestamp) -> Decision {
-    let view = cache.view();
+fn decide(writer: Writer<'_>, item: Item) -> Decision {
+    let view = writer.cache.view();
+    let now = writer.env.now();
     match item {
         Item::Vm(id) => planner::vm::plan(&view, id, now),
         Item::Migration(id) => planner::migration::plan(&view, id, now),
+        Item::Host(id) => planner::host::plan(&view, id, now, &mut || writer.env.next_id()),
     }
 }

@@ -1,4 +1,5 @@
-//! A host: what its operator says of it, what it reports of itself, and what the controller has reserved on it.
+//! A host: what its operator says of it, what it reports of itself, and what the controller has reserved on it and is
+//! doing about it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,7 +8,9 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{HostId, Incarnation, VmId};
+use uuid::Uuid;
+
+use crate::{HostId, Incarnation, MigrationId, VmId};
 
 /// What the operator says. Written by the API only.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +23,85 @@ pub struct HostSpec {
     pub confirmed_dead_at: Option<Timestamp>,
     /// The digest of the certificate's key that its agent must show, as lower-case hexadecimal SHA-256.
     pub certificate_sha256: Option<String>,
+    /// That its VMs shall leave it, and that no new one is placed on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
+    /// How much more is promised than there is; nothing more if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overcommit: Option<Overcommit>,
+}
+
+/// How much of a host is promised to guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Overcommit {
+    /// Guests' memory in hundredths of the memory that there is for them, from 50 to 400.
+    pub memory_percent: u32,
+    /// Virtual processors for each physical one, from 1 to 64.
+    pub vcpus_per_cpu: u32,
+}
+
+/// An operator's wish that a host be empty. It holds until it is taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// Which wish: asked again, every VM gets its attempts anew.
+    pub id: Uuid,
+    /// When it was asked for.
+    pub asked_at: Timestamp,
+    /// By whom; the owner of the migrations.
+    pub asked_by: String,
+    /// How many VMs leave the host at a time.
+    pub parallel: u32,
+}
+
+/// What the controller has done about a host. Written by the controller only.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostIntent {
+    /// How far its drain is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainRecord>,
+    /// What it was made of when it took the VMs that it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<Known>,
+    /// The starts that failed on it, one after the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_starts: Option<FailedStarts>,
+}
+
+/// Starts that failed on a host with none in between that did not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedStarts {
+    /// How many.
+    pub in_row: u32,
+    /// When the last one failed.
+    pub last_at: Timestamp,
+}
+
+/// What VMs on a host may depend on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// The processor model that guests saw.
+    pub cpu_model: String,
+    /// The latest release of the agent.
+    pub agent_version: String,
+}
+
+/// What a drain has tried. What is left to do follows from the VMs that are on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainRecord {
+    /// See [`Drain::id`].
+    pub drain: Uuid,
+    /// The VMs that it has tried to move.
+    pub moves: BTreeMap<VmId, DrainMove>,
+}
+
+/// The attempts to move one VM off a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainMove {
+    /// How many migrations were made.
+    pub attempts: u32,
+    /// The last one.
+    pub migration: MigrationId,
 }
 
 /// What the host reports of itself. Written for its agent only.

@@ -4,9 +4,11 @@
 //! /{kind}/{id}                        the user's part: names and spec
 //! /vm/{id}/intent                     the controller's part
 //! /vm/{id}/run/{incarnation}          the part of the agent that holds that incarnation
+//! /placement/first                    the VM that had a place last before the others of its group
 //! /host/{id}/status                   the agent's part
 //! /host/{id}/reservations             the controller's part
 //! /host/{id}/contact                  the server's part: whether the host is heard
+//! /host/{id}/intent                   the controller's part: how far its drain is
 //! /image/{id}/status                  the part of the server that took the content
 //! /migration/{id}/intent              the controller's part
 //! /operation/{id}/status              the controller's part
@@ -58,6 +60,11 @@ pub fn host_contact(id: HostId) -> String {
     format!("/host/{id}/contact")
 }
 
+/// What the controller has done about a host.
+pub fn host_intent(id: HostId) -> String {
+    format!("/host/{id}/intent")
+}
+
 /// What became of an image's content.
 pub fn image_status(id: ImageId) -> String {
     format!("/image/{id}/status")
@@ -92,6 +99,10 @@ pub fn name_index(kind: Kind, project: Option<&str>, name: &str) -> String {
 pub fn request(user: &str, request: &str) -> String {
     format!("/request/{user}/{request}")
 }
+
+/// The VM that was placed last as the first of a group that shall be together. Two such choices exclude each other, since
+/// each rests on there being no other.
+pub const FIRST_OF_GROUP: &str = "/placement/first";
 
 /// What all audit records' keys begin with.
 pub const AUDIT_PREFIX: &str = "/audit/";
@@ -166,6 +177,7 @@ mod tests {
             (host_status(HostId(id)), Kind::Host, Part::Status),
             (host_reservations(HostId(id)), Kind::Host, Part::Reservations),
             (host_contact(HostId(id)), Kind::Host, Part::Contact),
+            (host_intent(HostId(id)), Kind::Host, Part::Intent),
             (image_status(ImageId(id)), Kind::Image, Part::Status),
             (migration_intent(MigrationId(id)), Kind::Migration, Part::Intent),
             (operation_status(OperationId(id)), Kind::Operation, Part::Status),

@@ -22,6 +22,7 @@ pub mod meta;
 pub mod migration;
 pub mod network;
 pub mod operation;
+pub mod placement;
 pub mod reason;
 pub mod record;
 pub mod report;

@@ -339,10 +339,12 @@ pub fn reason(facts: Facts<'_>, phase: Phase) -> Option<Reason> {
             .as_ref()
             .filter(|placement| placement.chosen.is_none())
             .map(|placement| {
-                let first = placement
-                    .refused
-                    .first()
-                    .map_or("there is no host", |group| group.reason.message.as_str());
+                let first = placement.refused.first();
+                // A reason of no host's is the VM's own.
+                if let Some(own) = first.filter(|group| group.count == 0) {
+                    return own.reason.clone();
+                }
+                let first = first.map_or("there is no host", |group| group.reason.message.as_str());
                 Reason::new(
                     "no-host-fits",
                     format!("none of {} hosts fits: {first}", placement.considered),

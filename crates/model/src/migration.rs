@@ -11,6 +11,7 @@
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{HostId, Incarnation, Reason, VmId};
 
@@ -24,6 +25,9 @@ pub struct MigrationSpec {
     /// Whether the user wants it to stop. A request: see the protocol.
     #[serde(default)]
     pub cancel: bool,
+    /// The drain that it was made for. It does not begin when that drain is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Uuid>,
 }
 
 /// How a VM moves.

@@ -3,13 +3,13 @@
 //! One writer per part: the user writes [`VmSpec`] (through the API), the controller writes [`VmIntent`], and the agent
 //! of the host that holds an incarnation writes that incarnation's [`crate::report::RunStatus`].
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::placement::PlacementRule;
 use crate::{DatastoreId, HostId, ImageId, Incarnation, MigrationId, NetworkId, Reason, TemplateId};
 
 /// What the user wants the VM to be doing.
@@ -103,16 +103,6 @@ pub struct GuestConfig {
     pub ssh_keys: Vec<String>,
     /// A shell script that begins with `#!`, or cloud-config.
     pub user_data: Option<String>,
-}
-
-/// Where a VM may run.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlacementRule {
-    /// Only on this host.
-    pub host: Option<HostId>,
-    /// Only on hosts that carry all of these labels.
-    #[serde(default)]
-    pub host_labels: BTreeMap<String, String>,
 }
 
 /// What the controller has decided for a VM.

@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use model::audit::AuditRecord;
 use model::datastore::DatastoreSpec;
 use model::event::EventSpec;
-use model::host::{HostContact, HostSpec, HostStatus, JoinToken, Reservations};
+use model::host::{HostContact, HostIntent, HostSpec, HostStatus, JoinToken, Reservations};
 use model::image::{ImageSpec, ImageStatus};
 use model::migration::{MigrationIntent, MigrationSpec};
 use model::network::{AddressHolder, NetworkSpec};
@@ -36,7 +36,7 @@ fn again<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8]) -> V
 }
 
 /// The files by their names, each with its type. `vm-intent-kill` is a `vm-intent`.
-const KINDS: [(&str, Again); 22] = [
+const KINDS: [(&str, Again); 23] = [
     ("vm", again::<Object<VmSpec>>),
     ("vm-intent", again::<VmIntent>),
     ("vm-run", again::<RunStatus>),
@@ -44,6 +44,7 @@ const KINDS: [(&str, Again); 22] = [
     ("host-status", again::<HostStatus>),
     ("host-reservations", again::<Reservations>),
     ("host-contact", again::<HostContact>),
+    ("host-intent", again::<HostIntent>),
     ("join-token", again::<JoinToken>),
     ("image", again::<Object<ImageSpec>>),
     ("image-status", again::<ImageStatus>),

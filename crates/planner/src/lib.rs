@@ -1,8 +1,8 @@
 //! What shall be done: pure functions (view, now) → plan.
 //!
 //! **Owns:** the view of the store that decisions are made on ([`view`]), the next step of a VM ([`vm`]) and of a
-//! migration ([`migration`]), how far long actions are ([`operation`]), the desired document of a host ([`document`]),
-//! which reports count ([`reports`]), and what every write carries beside itself ([`admission`]).
+//! migration ([`migration`]), of a host ([`host`]), how far long actions are ([`operation`]), the desired document of a
+//! host ([`document`]), which reports count ([`reports`]), and what every write carries beside itself ([`admission`]).
 //!
 //! **Does not know:** the store's engine, the network, the clock. `now` is an argument; a plan names what it relies on,
 //! and whoever commits it compares that.
@@ -10,9 +10,15 @@
 //! **Start here:** [`plan`], then [`vm`].
 
 pub mod admission;
+mod batch;
 pub mod document;
+pub mod drain;
+pub mod explain;
+pub mod hardware;
+pub mod host;
 pub mod migration;
 pub mod operation;
+pub mod placement;
 pub mod plan;
 pub mod reports;
 pub mod view;

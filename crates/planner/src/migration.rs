@@ -5,11 +5,12 @@ use model::migration::{Figures, Method, MigrationIntent, MigrationPhase, Migrati
 use model::report::{Outgoing, OutgoingState, RunState, RunStatus};
 use model::vm::{Ended, Goal, Open, Outcome, Start, VmIntent};
 use model::{Incarnation, Kind, MigrationId, Object, Reason, Timestamp, VmId, key};
-use scheduler::{QEMU_OVERHEAD_MIB, Request};
+use scheduler::{Request, with_qemu_mib};
 
+use crate::placement::{Sees, host_views, move_request, no_host_fits, rest_on};
 use crate::plan::{Decision, Plan};
 use crate::view::{At, Host, Migration, View, Vm};
-use crate::vm::{host_views, later, outcome, release, reserve};
+use crate::vm::{later, outcome, release, reserve};
 
 /// Migrations under way at once on one host, in or out.
 pub const MAX_PER_HOST: usize = 2;
@@ -180,32 +181,27 @@ impl Step<'_> {
         if self.is_busy(source) || self.spec().to.is_some_and(|to| self.is_busy(to)) {
             return Decision::wait_for_room();
         }
-        let status = self.view.hosts.get(&source).and_then(|host| host.status.as_ref());
         let request = Request {
-            memory_mib: open.memory_mib.saturating_add(QEMU_OVERHEAD_MIB),
-            vcpus: open.vcpus,
             only: self.spec().to,
-            except: Some(source),
-            labels: &object.value.spec.placement.host_labels,
-            cpu_model: status.map(|status| status.value.cpu_model.as_str()),
+            ..move_request(self.view, &object.value, &open, source)
         };
-        let free = host_views(self.view).filter(|host| !self.is_busy(host.id));
-        let (chosen, _) = scheduler::place(&request, free, self.now);
-        let Some(target) = chosen else {
-            let (busy, record) = scheduler::place(&request, host_views(self.view), self.now);
-            if busy.is_some() {
-                return Decision::wait_for_room();
-            }
-            let why: Vec<_> = record
-                .refused
-                .iter()
-                .map(|g| format!("{}: {}", g.hosts.join(", "), g.reason.message))
-                .collect();
-            return self.refuse(Reason::new(
-                "no-host-fits",
-                format!("no host can take it: {}", why.join("; ")),
-            ));
+        let sees = Sees::for_rules([request.guest.rule].into_iter());
+        let hosts: Vec<_> = host_views(self.view, sees, self.now).collect();
+        let placed = match scheduler::place(&request, hosts.iter(), self.now) {
+            Ok(placed) => placed,
+            Err(record) => return self.refuse(no_host_fits(&record.refused)),
         };
+        let placed = if self.is_busy(placed.host) {
+            let free = hosts.iter().filter(|host| !self.is_busy(host.id));
+            scheduler::place(&request, free, self.now)
+        } else {
+            Ok(placed)
+        };
+        // Those that would take it have enough to do.
+        let Ok(placed) = placed else {
+            return Decision::wait_for_room();
+        };
+        let target = placed.host;
         let to = intent.value.last_incarnation.next();
         let from = open.incarnation;
         let mut plan = self.prepare(
@@ -220,6 +216,7 @@ impl Step<'_> {
             },
         );
         plan.rely(key::object(Kind::Vm, vm_id.0), object.revision);
+        rest_on(self.view, &mut plan, vm_id, &placed);
         plan.into()
     }
 
@@ -240,7 +237,7 @@ impl Step<'_> {
         self.set_intent(&mut plan, &moves);
         let reserved = Reserved {
             incarnation: to,
-            memory_mib: open.memory_mib.saturating_add(QEMU_OVERHEAD_MIB),
+            memory_mib: with_qemu_mib(open.memory_mib),
             vcpus: open.vcpus,
         };
         let next = VmIntent {
@@ -265,6 +262,9 @@ impl Step<'_> {
             .map_or("-", |object| object.value.meta.name.as_str());
         if self.spec().cancel {
             return Err(Reason::new("cancelled", "cancelled before it began"));
+        }
+        if self.drain_is_over(intent) {
+            return Err(Reason::new("drain-over", "its drain was ended before it began"));
         }
         if self
             .view
@@ -296,15 +296,25 @@ impl Step<'_> {
         })
     }
 
+    /// Whether it was made for a drain that its host does not have any more.
+    fn drain_is_over(&self, intent: &VmIntent) -> bool {
+        let host = intent.host.and_then(|host| self.view.hosts.get(&host));
+        let present = host.and_then(Host::drain).map(|drain| drain.id);
+        self.spec().drain.is_some() && self.spec().drain != present
+    }
+
+    /// Whether as many migrations as may be are under way there, in or out. A drain may allow more of them.
     fn is_busy(&self, host: model::HostId) -> bool {
         let routes = self
             .view
             .all_active_migrations()
             .filter_map(|(_, m)| m.intent.as_ref()?.value.route.as_ref());
+        let drain = self.view.hosts.get(&host).and_then(Host::drain);
+        let most = drain.map_or(0, |drain| usize::try_from(drain.parallel).unwrap_or(0));
         routes
             .filter(|route| route.source == host || route.target == host)
             .count()
-            >= MAX_PER_HOST
+            >= most.max(MAX_PER_HOST)
     }
 
     fn refuse(&self, reason: Reason) -> Decision {
@@ -640,6 +650,28 @@ impl Step<'_> {
     }
 }
 
+/// The name of a VM's next migration: after the VM and the incarnation at the target.
+pub fn name(view: &View, vm: VmId) -> String {
+    let parts = view.vms.get(&vm);
+    let next = parts
+        .and_then(|vm| vm.intent.as_ref())
+        .map_or(1, |at| at.value.last_incarnation.next().0);
+    let Some(meta) = view.meta(Kind::Vm, vm.0) else {
+        return format!("{vm}-m{next}");
+    };
+    let base = format!("{}-m{next}", meta.name);
+    // A refused request leaves a record under the name that it would have had.
+    let is_free = |name: &String| {
+        let entry = (Kind::Migration, meta.project.clone(), name.clone());
+        !view.names.contains_key(&entry)
+    };
+    let numbered = (2..1000).map(|n| format!("{base}.{n}"));
+    std::iter::once(base.clone())
+        .chain(numbered)
+        .find(is_free)
+        .unwrap_or(base)
+}
+
 /// Why a migration should end: its user cancelled it, or wants something else of the VM.
 pub(crate) fn unwanted(spec: &MigrationSpec, vm: &Vm) -> Option<Reason> {
     let object = &vm.object.as_ref()?.value;
@@ -659,7 +691,7 @@ pub(crate) fn unwanted(spec: &MigrationSpec, vm: &Vm) -> Option<Reason> {
 
 /// What a migration will take, from the size alone until measurements are kept: an idle guest's memory is mostly zero
 /// pages, and the stop is bounded by the limits that the source starts with.
-fn predict(memory_mib: u64) -> Figures {
+pub(crate) fn predict(memory_mib: u64) -> Figures {
     let bytes = memory_mib.saturating_mul(1 << 20) / 4;
     Figures {
         downtime_ms: 20,

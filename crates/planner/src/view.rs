@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use model::datastore::DatastoreSpec;
 use model::event::EventSpec;
-use model::host::{HostContact, HostSpec, HostStatus, Reservations};
+use model::host::{HostContact, HostIntent, HostSpec, HostStatus, Reservations};
 use model::image::{ImageSpec, ImageStatus};
 use model::key::{self, Part};
 use model::lifecycle::{self, Availability, Facts, Phase};
@@ -56,6 +56,8 @@ pub struct Host {
     pub reservations: Option<At<Reservations>>,
     /// The server's.
     pub contact: Option<At<HostContact>>,
+    /// The controller's, beside the reservations.
+    pub intent: Option<At<HostIntent>>,
 }
 
 /// A migration with its parts.
@@ -112,10 +114,14 @@ pub struct View {
     pub names: BTreeMap<(Kind, Option<String>, String), Uuid>,
     /// The addresses in use, by network.
     pub addresses: BTreeMap<Uuid, BTreeSet<IpAddr>>,
+    /// When a VM was placed last as the first of a group that shall be together.
+    pub first_of_group: u64,
     /// What could not be read, by key.
     pub unreadable: BTreeMap<String, Unreadable>,
     /// The VMs that each host has to do with: open, left behind, or as a migration's side.
     by_host: BTreeMap<HostId, BTreeSet<VmId>>,
+    /// The VMs that keep away from others: placement has to look at them whatever it places.
+    keeping_apart: BTreeSet<VmId>,
     /// The migrations of each VM that are not over.
     active_migrations: BTreeMap<VmId, BTreeSet<MigrationId>>,
     /// The operations on each VM, in the order of their making.
@@ -140,6 +146,9 @@ impl View {
     /// Applies one change and says which object it concerned.
     pub fn apply(&mut self, change: Change<'_>) -> Option<(Kind, Uuid)> {
         self.revision = self.revision.max(change.revision);
+        if change.key == key::FIRST_OF_GROUP {
+            self.first_of_group = change.value.map_or(0, |_| change.revision);
+        }
         let (kind, id, part) = key::parse(change.key)?;
         self.unreadable.remove(change.key);
         self.unlink(kind, id);
@@ -221,6 +230,10 @@ impl View {
                 slot.contact = None;
                 slot.contact = read(change)?;
             }
+            Part::Intent => {
+                slot.intent = None;
+                slot.intent = read(change)?;
+            }
             _ => {}
         }
         Ok(())
@@ -269,6 +282,14 @@ impl View {
     }
 
     fn index_vm(&mut self, id: VmId, add: bool) {
+        let object = self.vms.get(&id).and_then(|vm| vm.object.as_ref());
+        if object.is_some_and(|at| at.value.spec.placement.keeps_apart_from_vms()) {
+            if add {
+                self.keeping_apart.insert(id);
+            } else {
+                self.keeping_apart.remove(&id);
+            }
+        }
         let Some(intent) = self.vms.get(&id).and_then(|vm| vm.intent.as_ref()) else {
             return;
         };
@@ -336,6 +357,11 @@ impl View {
         all.into_iter()
     }
 
+    /// Whether a VM keeps away from others.
+    pub(crate) fn keeps_apart(&self, vm: VmId) -> bool {
+        self.keeping_apart.contains(&vm)
+    }
+
     /// A VM's migrations that are not over.
     pub fn active_migrations(&self, vm: VmId) -> impl Iterator<Item = (MigrationId, &Migration)> {
         let ids = self.active_migrations.get(&vm).into_iter().flatten();
@@ -362,18 +388,32 @@ impl View {
         };
         for (kind, id) in objects {
             match kind {
-                Kind::Vm => copy
-                    .vms
-                    .extend(self.vms.get(&VmId(id)).map(|vm| (VmId(id), vm.clone()))),
+                Kind::Vm => {
+                    let found = self.vms.get(&VmId(id)).cloned();
+                    copy.vms.extend(found.map(|vm| (VmId(id), vm)));
+                    copy.index_vm(VmId(id), true);
+                }
                 Kind::Migration => {
-                    let found = self.migrations.get(&MigrationId(id));
+                    let found = self.migrations.get(&MigrationId(id)).cloned();
                     copy.migrations
-                        .extend(found.map(|migration| (MigrationId(id), migration.clone())));
+                        .extend(found.map(|migration| (MigrationId(id), migration)));
+                    copy.index_migration(MigrationId(id), true);
                 }
                 _ => {}
             }
         }
         copy
+    }
+
+    /// The hosts with a drain, of those that a VM has to do with.
+    fn draining_hosts_of(&self, vm: VmId) -> BTreeSet<HostId> {
+        let holds = self.vms.get(&vm).and_then(|vm| vm.intent.as_ref()?.value.host);
+        let routes = self
+            .active_migrations(vm)
+            .filter_map(|(_, migration)| migration.intent.as_ref()?.value.route.as_ref());
+        let hosts = routes.flat_map(|route| [route.source, route.target]);
+        let has_drain = |id: &HostId| self.hosts.get(id).is_some_and(|host| host.drain().is_some());
+        hosts.chain(holds).filter(has_drain).collect()
     }
 
     /// The objects whose status depends on this one.
@@ -385,9 +425,20 @@ impl View {
                     .migrations
                     .get(&MigrationId(id))
                     .and_then(|migration| migration.object.as_ref());
-                object
-                    .map(|object| (Kind::Vm, object.value.spec.vm.0))
-                    .into_iter()
+                let vm = object.map(|object| object.value.spec.vm);
+                let drained = vm.into_iter().flat_map(|vm| self.draining_hosts_of(vm));
+                let vm = vm.map(|vm| (Kind::Vm, vm.0));
+                vm.into_iter()
+                    .chain(drained.map(|host| (Kind::Host, host.0)))
+                    .collect()
+            }
+            Kind::Vm => {
+                let migrations = self
+                    .active_migrations(VmId(id))
+                    .map(|(id, _)| (Kind::Migration, id.0));
+                let drained = self.draining_hosts_of(VmId(id)).into_iter();
+                migrations
+                    .chain(drained.map(|host| (Kind::Host, host.0)))
                     .collect()
             }
             Kind::Operation => {
@@ -399,10 +450,6 @@ impl View {
                 let vm = vm.filter(|vm| self.vms.contains_key(vm));
                 vm.map(|vm| (Kind::Vm, vm.0)).into_iter().collect()
             }
-            Kind::Vm => self
-                .active_migrations(VmId(id))
-                .map(|(id, _)| (Kind::Migration, id.0))
-                .collect(),
             _ => Vec::new(),
         }
     }
@@ -508,6 +555,7 @@ impl Host {
             && self.status.is_none()
             && self.reservations.is_none()
             && self.contact.is_none()
+            && self.intent.is_none()
     }
 
     /// Whether nothing is heard from it.
@@ -529,6 +577,11 @@ impl Host {
         self.object
             .as_ref()
             .is_some_and(|object| object.value.spec.cordoned)
+    }
+
+    /// The wish that its VMs leave it, if there is one.
+    pub fn drain(&self) -> Option<&model::host::Drain> {
+        self.object.as_ref()?.value.spec.drain.as_ref()
     }
 
     /// Its name, or a dash if its object is unreadable.

@@ -3,18 +3,19 @@
 //! A new incarnation is granted only when every earlier one is closed or fenced: none is open, and no migration of the VM
 //! that might still have a target is under way.
 
-use model::host::{HostStatus, Reservations, Reserved};
+use model::host::{FailedStarts, HostIntent, Reservations, Reserved};
 use model::migration::MigrationPhase;
 use model::report::{RunState, RunStatus};
 use model::vm::{
-    Ended, Goal, Open, Outcome, PlacementRecord, Power, Reboot, SavedIn, SavedState, Start, VmIntent, VmSpec,
+    Ended, Goal, Open, Outcome, PlacementRecord, Power, Reboot, RefusedGroup, SavedIn, SavedState, Start,
+    VmIntent, VmSpec,
 };
-use model::{HostId, Incarnation, Kind, Object, Reason, Timestamp, VmId, key};
-use scheduler::{Closed, HostView, Request};
+use model::{HostId, Incarnation, Kind, Object, Reason, Timestamp, VmId, key, record};
+use scheduler::{Fleet, Placed, Request};
 
-pub use scheduler::QEMU_OVERHEAD_MIB;
-
+use crate::batch::{Together, together};
 use crate::operation;
+use crate::placement::{Sees, avoided_until, failed_starts, host_views, rest_on, start_request};
 use crate::plan::{Decision, Plan};
 use crate::view::{At, Host, View, Vm};
 
@@ -26,27 +27,20 @@ pub const REBOOT_GRACE_MS: i64 = 60_000;
 
 /// What is to be done about a VM now.
 pub fn plan(view: &View, id: VmId, now: Timestamp) -> Decision {
-    let Some(vm) = view.vms.get(&id) else {
+    if !view.vms.contains_key(&id) {
         return operation::plan_former(view, id, now);
-    };
-    let Some(object) = &vm.object else {
+    }
+    let Some(step) = Step::of(view, id, now) else {
         return Decision::nothing();
     };
     // How an operation ended is written down before the step that would efface it.
     if let Some(plan) = operation::plan(view, id, now) {
         return plan.into();
     }
-    let step = Step {
-        view,
-        id,
-        vm,
-        object,
-        now,
-    };
     let intent = step.intent();
     match &intent.open {
         Some(open) => step.open(open),
-        None if object.value.meta.deleted_at.is_some() => step.deleted(),
+        None if step.object.value.meta.deleted_at.is_some() => step.deleted(),
         None => step.closed(),
     }
 }
@@ -60,7 +54,19 @@ struct Step<'a> {
     now: Timestamp,
 }
 
-impl Step<'_> {
+impl<'a> Step<'a> {
+    fn of(view: &'a View, id: VmId, now: Timestamp) -> Option<Self> {
+        let vm = view.vms.get(&id)?;
+        let object = vm.object.as_ref()?;
+        Some(Self {
+            view,
+            id,
+            vm,
+            object,
+            now,
+        })
+    }
+
     fn intent(&self) -> VmIntent {
         self.vm
             .intent
@@ -76,8 +82,12 @@ impl Step<'_> {
     /// A plan that holds only while the VM is as it was read.
     fn begin(&self, what: &str) -> Plan {
         let mut plan = Plan::new(format!("{what} {}", self.object.value.meta.name));
-        plan.rely(key::object(Kind::Vm, self.id.0), self.object.revision);
+        self.rely_on_object(&mut plan);
         plan
+    }
+
+    fn rely_on_object(&self, plan: &mut Plan) {
+        plan.rely(key::object(Kind::Vm, self.id.0), self.object.revision);
     }
 
     fn set_intent(&self, plan: &mut Plan, intent: &VmIntent) {
@@ -209,6 +219,9 @@ impl Step<'_> {
         intent.answered_reboot = self.spec().reboot.map_or(0, |asked| asked.request);
         if let Some(host) = intent.host {
             release(self.view, &mut plan, host, self.id, open.incarnation);
+            if is_failed_start(open, run) {
+                count_failed_start(self.view, &mut plan, host, self.now);
+            }
         }
         // What is saved in the datastore holds no host.
         let is_stopped = intent
@@ -266,70 +279,52 @@ impl Step<'_> {
         plan
     }
 
-    /// Chooses a host and grants the next incarnation on it.
+    /// Chooses a host and grants the next incarnation on it; for its whole batch, if it is one of a batch.
     fn place(&self) -> Decision {
+        let members = match together(self.view, self.id, self.vm, self.spec()) {
+            Together::With(members) => members,
+            Together::Incomplete(reason) => {
+                return self.keep_refusal(&[self.starting()], &refused_for(reason, self.now));
+            }
+        };
+        let steps: Vec<Self> = members
+            .iter()
+            .filter_map(|id| Step::of(self.view, *id, self.now))
+            .collect();
+        let all: Vec<Starting<'_>> = steps.iter().map(Step::starting).collect();
+        let requests: Vec<Request<'_>> = all.iter().map(|starting| starting.request).collect();
+        let sees = Sees::for_rules(requests.iter().map(|request| request.guest.rule));
+        let mut fleet = Fleet::new(host_views(self.view, sees, self.now));
+        match fleet.place_all(&requests, self.now) {
+            Err((at, record)) => self.keep_refusal(&all, &of_batch(&all, at, record)),
+            Ok(_) if !steps.iter().all(Step::image_is_ready) => Decision::wait_for_room(),
+            Ok(placed) => {
+                let is_prepared = self.spec().power == Power::Prepared;
+                let mut plan = self.begin(if is_prepared { "prepare" } else { "start" });
+                for (starting, placed) in all.into_iter().zip(placed) {
+                    starting.grant(&mut plan, placed);
+                }
+                plan.into()
+            }
+        }
+    }
+
+    /// What it is started with.
+    fn starting(&self) -> Starting<'_> {
         let mut intent = self.intent();
-        let spec = self.spec();
         // A state on the disk of a dead host is lost: what is left is the VM's own disk.
         let is_lost = |saved: &SavedState| {
             saved.saved_in.is_host() && self.view.hosts.get(&saved.host).is_none_or(Host::is_dead)
         };
         intent.saved = intent.saved.filter(|saved| !is_lost(saved));
-        let saved = intent.saved.clone();
-        let (memory_mib, vcpus) = saved.as_ref().map_or((spec.memory_mib, spec.vcpus), |saved| {
-            (saved.memory_mib, saved.vcpus)
-        });
-        let request = Request {
-            memory_mib: memory_mib.saturating_add(QEMU_OVERHEAD_MIB),
-            vcpus,
-            only: saved
-                .as_ref()
-                .filter(|saved| saved.saved_in.is_host())
-                .map(|saved| saved.host)
-                .or(spec.placement.host),
-            except: None,
-            labels: &spec.placement.host_labels,
-            cpu_model: saved.as_ref().and_then(|saved| saved.cpu_model.as_deref()),
-        };
-        let (chosen, record) = scheduler::place(&request, host_views(self.view), self.now);
-        let Some(host) = chosen.filter(|_| self.image_is_ready()) else {
-            return self.keep_refusal(intent, record);
-        };
-        let incarnation = intent.last_incarnation.next();
-        intent.last_incarnation = incarnation;
-        intent.host = Some(host);
-        intent.has_volumes = true;
-        intent.answered_request = spec.power_request;
-        intent.placement = Some(record);
-        intent.ended = None;
-        intent.open = Some(Open {
-            incarnation,
-            granted_at: self.now,
-            goal: first_goal(spec.power),
-            start: intent.saved.take().map_or(Start::Disk, Start::Saved),
-            memory_mib,
-            vcpus,
-            resume: false,
-            reboot: None,
-        });
-        let mut plan = self.begin(if spec.power == Power::Prepared {
-            "prepare"
-        } else {
-            "start"
-        });
-        reserve(
-            self.view,
-            &mut plan,
-            host,
-            self.id,
-            Reserved {
-                incarnation,
-                memory_mib: request.memory_mib,
-                vcpus,
-            },
-        );
-        self.set_intent(&mut plan, &intent);
-        plan.into()
+        let saved = self.vm.intent.as_ref().and_then(|at| at.value.saved.as_ref());
+        let saved = saved.filter(|saved| !is_lost(saved));
+        let request = start_request(&self.object.value, saved);
+        Starting {
+            step: self,
+            intent,
+            request,
+        }
     }
 
     fn image_is_ready(&self) -> bool {
@@ -342,15 +337,32 @@ impl Step<'_> {
     }
 
     /// Keeps why no host fits, once: the same refusal is not written again.
-    fn keep_refusal(&self, mut intent: VmIntent, record: PlacementRecord) -> Decision {
+    fn keep_refusal(&self, all: &[Starting<'_>], record: &PlacementRecord) -> Decision {
         let same = |kept: &PlacementRecord| kept.chosen.is_none() && kept.refused == record.refused;
-        if record.chosen.is_some() || intent.placement.as_ref().is_some_and(same) {
-            return Decision::wait_for_room();
-        }
-        intent.placement = Some(record);
         let mut plan = self.begin("find no host for");
-        self.set_intent(&mut plan, &intent);
-        plan.into()
+        for starting in all {
+            let intent = &starting.intent;
+            if !intent.placement.as_ref().is_some_and(same) {
+                starting.step.rely_on_object(&mut plan);
+                starting.step.set_intent(
+                    &mut plan,
+                    &VmIntent {
+                        placement: Some(record.clone()),
+                        ..intent.clone()
+                    },
+                );
+            }
+        }
+        if !plan.writes.is_empty() {
+            return plan.into();
+        }
+        if all.first().is_some_and(|first| first.step.id != self.id) {
+            return Decision::nothing();
+        }
+        Decision {
+            look_again_at: avoided_until(self.view, self.now),
+            ..Decision::wait_for_room()
+        }
     }
 
     /// Nothing runs and the VM is to go: its volumes first, then its records.
@@ -434,6 +446,88 @@ fn first_goal(power: Power) -> Goal {
     }
 }
 
+/// A VM that shall start.
+struct Starting<'s> {
+    step: &'s Step<'s>,
+    /// The controller's part before, without a saved state that is lost.
+    intent: VmIntent,
+    request: Request<'s>,
+}
+
+impl Starting<'_> {
+    /// Grants the next incarnation on the chosen host.
+    fn grant(self, plan: &mut Plan, placed: Placed) {
+        let Self {
+            step,
+            mut intent,
+            request,
+        } = self;
+        let spec = step.spec();
+        let memory_mib = intent
+            .saved
+            .as_ref()
+            .map_or(spec.memory_mib, |saved| saved.memory_mib);
+        let incarnation = intent.last_incarnation.next();
+        step.rely_on_object(plan);
+        rest_on(step.view, plan, step.id, &placed);
+        intent.last_incarnation = incarnation;
+        intent.host = Some(placed.host);
+        intent.has_volumes = true;
+        intent.answered_request = spec.power_request;
+        intent.placement = Some(placed.record);
+        intent.ended = None;
+        intent.open = Some(Open {
+            incarnation,
+            granted_at: step.now,
+            goal: first_goal(spec.power),
+            start: intent.saved.take().map_or(Start::Disk, Start::Saved),
+            memory_mib,
+            vcpus: request.vcpus,
+            resume: false,
+            reboot: None,
+        });
+        let reserved = Reserved {
+            incarnation,
+            memory_mib: request.memory_mib,
+            vcpus: request.vcpus,
+        };
+        reserve(step.view, plan, placed.host, step.id, reserved);
+        step.set_intent(plan, &intent);
+    }
+}
+
+/// A record of a VM that is not placed whatever the hosts are.
+fn refused_for(reason: Reason, now: Timestamp) -> PlacementRecord {
+    PlacementRecord {
+        decided_at: now,
+        chosen: None,
+        considered: 0,
+        refused: vec![RefusedGroup {
+            count: 0,
+            hosts: Vec::new(),
+            reason,
+        }],
+    }
+}
+
+/// The record of a batch for one of which there is no host.
+fn of_batch(all: &[Starting<'_>], at: usize, mut record: PlacementRecord) -> PlacementRecord {
+    if let (2.., Some(starting)) = (all.len(), all.get(at)) {
+        let name = &starting.step.object.value.meta.name;
+        let message = format!(
+            "{} VMs are placed together or not at all: there is room for {at} of them, and none for {name}",
+            all.len()
+        );
+        let group = RefusedGroup {
+            count: 0,
+            hosts: Vec::new(),
+            reason: Reason::new("batch-does-not-fit", message),
+        };
+        record.refused.insert(0, group);
+    }
+    record
+}
+
 /// What a host shall do, for what the user wants. A guest that was told to end is not told otherwise.
 fn wanted_goal(spec: &VmSpec, present: Goal, now: Timestamp) -> Goal {
     match (spec.power, present) {
@@ -483,6 +577,26 @@ pub(crate) fn outcome(goal: Goal, run: &RunStatus) -> Outcome {
     }
 }
 
+/// Whether an incarnation ended before its guest executed, and nobody had asked for that.
+fn is_failed_start(open: &Open, run: Option<&RunStatus>) -> bool {
+    let failed = |run: &RunStatus| !run.ran && outcome(open.goal, run) == Outcome::Failed;
+    open.start != Start::Stream && run.is_some_and(failed)
+}
+
+/// Counts a start that failed on a host.
+fn count_failed_start(view: &View, plan: &mut Plan, host: HostId, now: Timestamp) {
+    let before = failed_starts(view, host).map_or(0, |(in_row, _)| in_row);
+    let at = view.hosts.get(&host).and_then(|host| host.intent.as_ref());
+    let intent = HostIntent {
+        failed_starts: Some(FailedStarts {
+            in_row: before.saturating_add(1),
+            last_at: now,
+        }),
+        ..at.map(|at| at.value.clone()).unwrap_or_default()
+    };
+    plan.replace(key::host_intent(host), at.map_or(0, |at| at.revision), &intent);
+}
+
 fn fenced_reason() -> Reason {
     Reason::new("host-dead", "its host was declared dead while it held the VM")
 }
@@ -493,8 +607,14 @@ pub(crate) fn later(now: Timestamp, ms: i64) -> Timestamp {
         .unwrap_or(now)
 }
 
-/// Takes room on a host. The plan then holds only while the host's reservations are as they were read.
+/// Takes room on a host. The plan then holds only while the host, its operator's wishes and its reservations are as they
+/// were read: whatever else comes to the host, or makes it unfit, is decided before or after, not at the same time.
 pub(crate) fn reserve(view: &View, plan: &mut Plan, host: HostId, vm: VmId, reserved: Reserved) {
+    let object = view.hosts.get(&host).and_then(|host| host.object.as_ref());
+    plan.rely(
+        key::object(Kind::Host, host.0),
+        object.map_or(0, |at| at.revision),
+    );
     change_reservations(view, plan, host, |all| {
         all.vms.insert(vm, reserved);
     });
@@ -513,41 +633,15 @@ pub(crate) fn release(view: &View, plan: &mut Plan, host: HostId, vm: VmId, inca
 
 fn change_reservations(view: &View, plan: &mut Plan, host: HostId, change: impl FnOnce(&mut Reservations)) {
     let at = view.hosts.get(&host).and_then(|host| host.reservations.as_ref());
-    let mut all = at.map(|at| at.value.clone()).unwrap_or_default();
+    let key = key::host_reservations(host);
+    // Another VM of the same plan may have come to the host.
+    let planned = plan
+        .writes
+        .get(&key)
+        .and_then(|bytes| record::decode(bytes.as_ref()?).ok());
+    let mut all: Reservations = planned
+        .or_else(|| at.map(|at| at.value.clone()))
+        .unwrap_or_default();
     change(&mut all);
-    plan.replace(key::host_reservations(host), at.map_or(0, |at| at.revision), &all);
-}
-
-/// The hosts as placement sees them.
-pub fn host_views(view: &View) -> impl Iterator<Item = HostView<'_>> {
-    view.hosts.iter().filter_map(|(id, host)| {
-        let object = &host.object.as_ref()?.value;
-        let status = host.status.as_ref().map(|status| &status.value);
-        let reservations = host.reservations.as_ref().map(|at| &at.value);
-        Some(HostView {
-            id: *id,
-            name: &object.meta.name,
-            labels: &object.meta.labels,
-            closed: closed(host, status),
-            memory_mib: status.map_or(0, |status| status.memory_mib.saturating_sub(status.reserved_mib)),
-            reserved_mib: reservations.map_or(0, Reservations::memory_mib),
-            cpus: status.map_or(0, |status| status.cpus),
-            reserved_vcpus: reservations.map_or(0, Reservations::vcpus),
-            cpu_model: status.map_or("", |status| status.cpu_model.as_str()),
-        })
-    })
-}
-
-fn closed(host: &Host, status: Option<&HostStatus>) -> Option<Closed> {
-    let spec = &host.object.as_ref()?.value.spec;
-    if host.is_dead() {
-        return Some(Closed::Dead);
-    }
-    if status.is_none() {
-        return Some(Closed::NotReported);
-    }
-    if host.is_silent() {
-        return Some(Closed::Silent);
-    }
-    spec.cordoned.then_some(Closed::Cordoned)
+    plan.replace(key, at.map_or(0, |at| at.revision), &all);
 }

@@ -1,18 +1,27 @@
 //! Which host a VM runs on, and why not on the others.
 //!
-//! **Owns:** the rules of placement ([`refusal`]) and the order of preference ([`place`]).
+//! **Owns:** what makes a host fit ([`obstacles`]), the order of preference among those that do ([`place`]), and how
+//! several VMs are placed together ([`Fleet`]).
 //!
 //! **Does not know:** the store, VMs' phases, or how a host came to be as it is.
 //!
-//! **Start here:** [`place`]. Reasons are data and are made only for hosts that refuse.
+//! **Start here:** [`place`], then `rules`. Reasons are data and are made only for hosts that refuse.
 
+mod refusal;
+mod rules;
+
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use model::placement::{PlacementRule, Strategy};
 use model::vm::{PlacementRecord, RefusedGroup};
-use model::{HostId, Reason, Timestamp};
+use model::{HostId, Reason, Timestamp, VmId};
+
+pub use refusal::{IS_SOURCE, NOT_ASKED, Refusal};
+use rules::Group;
 
 /// A host as placement sees it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct HostView<'a> {
     /// Which one; the tie-break of every ranking.
     pub id: HostId,
@@ -26,12 +35,31 @@ pub struct HostView<'a> {
     pub memory_mib: u64,
     /// What is reserved.
     pub reserved_mib: u64,
-    /// Physical processors.
-    pub cpus: u32,
+    /// The virtual processors that guests may have altogether.
+    pub vcpus: u32,
     /// Virtual processors reserved.
     pub reserved_vcpus: u32,
     /// The processor model that its guests see.
     pub cpu_model: &'a str,
+    /// That starts on it failed lately, if they did.
+    pub failing: Option<Failing>,
+    /// The VMs that hold room on it.
+    pub guests: Vec<Guest<'a>>,
+}
+
+/// A VM as rules see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Guest<'a> {
+    /// Which one.
+    pub id: VmId,
+    /// For people.
+    pub name: &'a str,
+    /// By which rules of other VMs name it.
+    pub labels: &'a BTreeMap<String, String>,
+    /// Its own rules.
+    pub rule: &'a PlacementRule,
+    /// It is being moved away: it keeps others away still, and is no company any more.
+    pub is_leaving: bool,
 }
 
 /// Why a host takes no new VM, whatever its size.
@@ -39,6 +67,8 @@ pub struct HostView<'a> {
 pub enum Closed {
     /// Its operator said so.
     Cordoned,
+    /// Its operator wants it empty.
+    Draining,
     /// It is not heard from.
     Silent,
     /// It was declared dead.
@@ -47,9 +77,20 @@ pub enum Closed {
     NotReported,
 }
 
+/// Starts on a host that failed one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failing {
+    /// How many.
+    pub starts: u32,
+    /// For how long the host is avoided still, in seconds.
+    pub for_s: u64,
+}
+
 /// What is to be placed.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
+    /// The VM, with its rules.
+    pub guest: Guest<'a>,
     /// Main memory with QEMU's own part.
     pub memory_mib: u64,
     /// Virtual processors.
@@ -58,247 +99,334 @@ pub struct Request<'a> {
     pub only: Option<HostId>,
     /// Not this one: a migration's source.
     pub except: Option<HostId>,
-    /// Only hosts with all of these labels.
-    pub labels: &'a BTreeMap<String, String>,
     /// Only hosts whose guests see this processor: a running guest cannot change it.
     pub cpu_model: Option<&'a str>,
 }
 
-/// Virtual processors per physical one that a host takes.
+/// Virtual processors per physical one that a host takes, unless its operator says otherwise.
 pub const VCPUS_PER_CPU: u32 = 16;
 
-/// What QEMU needs beside a guest's main memory, in MiB: measured at 60 to 110 for the devices that are used here.
-pub const QEMU_OVERHEAD_MIB: u64 = 128;
+/// What QEMU needs beside a guest's main memory, in MiB. Measured outside the guest's memory on running guests of 128 MiB
+/// to 2 GiB with 1 to 8 processors, under TCG: 35 to 62 MiB before and after a migration, whatever their size. A migration
+/// takes its channels' buffers meanwhile; the rest is margin.
+pub const QEMU_BASE_MIB: u64 = 128;
+/// What it needs for each GiB of the guest's memory: 2 MiB of page tables on the host, the same again for nested ones, and
+/// the bitmaps of dirty pages.
+pub const QEMU_PER_GIB_MIB: u64 = 5;
+
+/// What a VM takes on its host beside its main memory.
+pub fn qemu_part_mib(memory_mib: u64) -> u64 {
+    QEMU_BASE_MIB.saturating_add((memory_mib / 1024).saturating_mul(QEMU_PER_GIB_MIB))
+}
+
+/// What a VM takes on its host altogether.
+pub fn with_qemu_mib(memory_mib: u64) -> u64 {
+    memory_mib.saturating_add(qemu_part_mib(memory_mib))
+}
 
 /// The names of hosts shown per reason.
 const NAMES_SHOWN: usize = 5;
+/// How many tries it may take to place VMs together before that is given up.
+const TRIES_MAX: u32 = 500;
+
+/// What was found for one VM.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// The host.
+    pub host: HostId,
+    /// How it was chosen.
+    pub record: PlacementRecord,
+    /// The VM is the first of a group that shall be together: the choice rests on none of the others having a place.
+    pub is_first: bool,
+    /// The VMs on the host that its affinities need: the choice rests on their staying.
+    pub company: Vec<VmId>,
+}
 
 /// Chooses a host. The record says which one and why not the others; its `chosen` is the id's name.
-pub fn place<'a>(
+pub fn place<'h, 'a: 'h>(
     request: &Request<'_>,
-    hosts: impl Iterator<Item = HostView<'a>>,
+    hosts: impl Iterator<Item = &'h HostView<'a>> + Clone,
     now: Timestamp,
-) -> (Option<HostId>, PlacementRecord) {
-    let mut best: Option<(Rank, &str)> = None;
-    let mut refused: BTreeMap<&'static str, Group<'a>> = BTreeMap::new();
+) -> Result<Placed, PlacementRecord> {
+    let group = Group::of(request, hosts.clone());
+    let mut best: Option<(Rank, &HostView<'a>)> = None;
+    let mut refused: BTreeMap<&'static str, Refused<'a>> = BTreeMap::new();
     let mut considered = 0u32;
     for host in hosts {
         considered = considered.saturating_add(1);
-        if let Some(refusal) = refusal(request, &host) {
+        if let Some(refusal) = first_obstacle(request, &group, host) {
             refused.entry(refusal.code()).or_default().add(host.name, refusal);
             continue;
         }
-        let rank = Rank::of(request, &host);
+        let rank = Rank::of(request, &group, host);
         if best.as_ref().is_none_or(|(other, _)| rank < *other) {
-            best = Some((rank, host.name));
+            best = Some((rank, host));
         }
     }
     let record = PlacementRecord {
         decided_at: now,
-        chosen: best.as_ref().map(|(_, name)| (*name).to_owned()),
+        chosen: best.as_ref().map(|(_, host)| host.name.to_owned()),
         considered,
-        refused: refused.into_values().map(Group::into_model).collect(),
+        refused: refused.into_values().map(Refused::into_model).collect(),
     };
-    (best.map(|(rank, _)| rank.host), record)
+    match best {
+        Some((_, host)) => Ok(Placed {
+            host: host.id,
+            record,
+            is_first: group.is_first(request),
+            company: rules::company(request, host),
+        }),
+        None => Err(record),
+    }
+}
+
+/// Everything that keeps a VM from each of these hosts, in the hosts' order; nothing where it fits.
+pub fn obstacles(request: &Request<'_>, hosts: &[HostView<'_>]) -> Vec<Vec<Refusal>> {
+    let group = Group::of(request, hosts.iter());
+    hosts
+        .iter()
+        .map(|host| all_obstacles(request, &group, host))
+        .collect()
+}
+
+/// The least that would have to change for a VM to be placed: what keeps it from the host that is nearest.
+pub fn smallest_change(request: &Request<'_>, hosts: &[HostView<'_>]) -> Option<String> {
+    let found = obstacles(request, hosts);
+    let effort = |all: &[Refusal]| (all.len(), all.iter().map(Refusal::distance).max());
+    let nearest = hosts
+        .iter()
+        .zip(&found)
+        .filter(|(_, all)| !all.is_empty())
+        .min_by_key(|(host, all)| (effort(all), host.id))?;
+    let (host, all) = nearest;
+    let remedies: Option<Vec<String>> = all.iter().map(|refusal| refusal.remedy(host.name)).collect();
+    remedies.map(|remedies| remedies.join("; and "))
+}
+
+/// Hosts on which several requests are placed one after the other, each on what the ones before have left.
+#[derive(Debug, Clone)]
+pub struct Fleet<'a> {
+    hosts: Vec<HostView<'a>>,
+}
+
+impl<'a> Fleet<'a> {
+    /// The hosts as they are.
+    pub fn new(hosts: impl Iterator<Item = HostView<'a>>) -> Self {
+        Self {
+            hosts: hosts.collect(),
+        }
+    }
+
+    /// Chooses a host, as [`place`] does, and takes the room on it; or why there is none.
+    pub fn place(&mut self, request: &Request<'a>, now: Timestamp) -> Result<Placed, PlacementRecord> {
+        let placed = place(request, self.hosts.iter(), now)?;
+        self.take(placed.host, request);
+        Ok(placed)
+    }
+
+    /// Chooses a host for each of these, or for none; then for which of them there is none, and why. Where the best hosts
+    /// of the first ones leave no room for the last ones, others are tried.
+    pub fn place_all(
+        &mut self,
+        requests: &[Request<'a>],
+        now: Timestamp,
+    ) -> Result<Vec<Placed>, (usize, PlacementRecord)> {
+        if let [request] = requests {
+            return match self.place(request, now) {
+                Ok(placed) => Ok(vec![placed]),
+                Err(record) => Err((0, record)),
+            };
+        }
+        let mut search = Search {
+            fleet: self.clone(),
+            tries_left: TRIES_MAX,
+            farthest: None,
+            now,
+        };
+        let mut placed = Vec::new();
+        if search.go(requests, &mut placed) {
+            *self = search.fleet;
+            return Ok(placed);
+        }
+        Err(search.farthest.unwrap_or_else(|| (0, empty_record(now))))
+    }
+
+    fn take(&mut self, host: HostId, request: &Request<'a>) {
+        if let Some(host) = self.hosts.iter_mut().find(|other| other.id == host) {
+            host.reserved_mib = host.reserved_mib.saturating_add(request.memory_mib);
+            host.reserved_vcpus = host.reserved_vcpus.saturating_add(request.vcpus);
+            host.guests.push(request.guest);
+        }
+    }
+
+    fn give_back(&mut self, host: HostId, request: &Request<'a>) {
+        if let Some(host) = self.hosts.iter_mut().find(|other| other.id == host) {
+            host.reserved_mib = host.reserved_mib.saturating_sub(request.memory_mib);
+            host.reserved_vcpus = host.reserved_vcpus.saturating_sub(request.vcpus);
+            host.guests.pop();
+        }
+    }
+}
+
+fn empty_record(now: Timestamp) -> PlacementRecord {
+    PlacementRecord {
+        decided_at: now,
+        chosen: None,
+        considered: 0,
+        refused: Vec::new(),
+    }
+}
+
+/// Looks for hosts for several VMs, depth first, the best host first.
+struct Search<'a> {
+    fleet: Fleet<'a>,
+    tries_left: u32,
+    /// The first request that never found a host, and why.
+    farthest: Option<(usize, PlacementRecord)>,
+    now: Timestamp,
+}
+
+impl<'a> Search<'a> {
+    fn go(&mut self, requests: &[Request<'a>], placed: &mut Vec<Placed>) -> bool {
+        let at = placed.len();
+        let Some(request) = requests.get(at) else {
+            return true;
+        };
+        let first = match place(request, self.fleet.hosts.iter(), self.now) {
+            Ok(first) => first,
+            Err(record) => {
+                if self.farthest.as_ref().is_none_or(|(farthest, _)| at > *farthest) {
+                    self.farthest = Some((at, record));
+                }
+                return false;
+            }
+        };
+        for (host, name, company) in self.in_order(request) {
+            if self.tries_left == 0 {
+                return false;
+            }
+            self.tries_left -= 1;
+            let mut record = first.record.clone();
+            record.chosen = Some(name);
+            self.fleet.take(host, request);
+            placed.push(Placed {
+                host,
+                record,
+                is_first: first.is_first,
+                company,
+            });
+            if self.go(requests, placed) {
+                return true;
+            }
+            placed.pop();
+            self.fleet.give_back(host, request);
+        }
+        false
+    }
+
+    /// The hosts that fit, the best first, with their names and the VMs there that the request needs.
+    fn in_order(&self, request: &Request<'a>) -> Vec<(HostId, String, Vec<VmId>)> {
+        let group = Group::of(request, self.fleet.hosts.iter());
+        let fit = self.fleet.hosts.iter();
+        let fit = fit.filter(|host| first_obstacle(request, &group, host).is_none());
+        let mut ranked: Vec<_> = fit.map(|host| (Rank::of(request, &group, host), host)).collect();
+        ranked.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let shown =
+            |(_, host): (Rank, &HostView<'a>)| (host.id, host.name.to_owned(), rules::company(request, host));
+        ranked.into_iter().map(shown).collect()
+    }
 }
 
 /// The order of preference: the fields from first to last, the smaller the better.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
-    /// How full the host is afterwards, in thousandths of its memory.
+    /// How many soft rules the host breaks.
+    broken: usize,
+    /// How full the host is afterwards, in thousandths of its memory, when VMs are spread.
     fill_permille: u64,
+    /// The same, when they are packed.
+    emptiness: Reverse<u64>,
     /// The tie-break.
     host: HostId,
 }
 
 impl Rank {
-    fn of(request: &Request<'_>, host: &HostView<'_>) -> Self {
+    fn of(request: &Request<'_>, group: &Group, host: &HostView<'_>) -> Self {
         let used = host.reserved_mib.saturating_add(request.memory_mib);
+        let fill = used.saturating_mul(1000) / host.memory_mib.max(1);
+        let (spread, pack) = match request.guest.rule.strategy {
+            Strategy::Spread => (fill, 0),
+            Strategy::Pack => (0, fill),
+        };
         Self {
-            fill_permille: used.saturating_mul(1000) / host.memory_mib.max(1),
+            broken: rules::soft_broken(request, group, host),
+            fill_permille: spread,
+            emptiness: Reverse(pack),
             host: host.id,
         }
     }
 }
 
-/// Why a host does not fit, with numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
-    /// See [`Closed`].
-    Closed(Closed),
-    /// The request names another host.
-    NotAsked,
-    /// It is where the VM is already.
-    IsSource,
-    /// A label is missing or has another value.
-    Label {
-        /// The label.
-        key: String,
-        /// What the request wants.
-        want: String,
-        /// What the host has.
-        have: Option<String>,
-    },
-    /// A running guest would see another processor.
-    CpuModel {
-        /// What the guest sees now.
-        want: String,
-        /// What it would see.
-        have: String,
-    },
-    /// Too little memory is free.
-    Memory {
-        /// How much is missing, in MiB.
-        short_mib: u64,
-        /// How much is free, in MiB.
-        free_mib: u64,
-        /// How much the host has for guests, in MiB.
-        total_mib: u64,
-    },
-    /// Too few virtual processors are free.
-    Vcpus {
-        /// How many are missing.
-        short: u32,
-        /// How many are free.
-        free: u32,
-    },
+fn first_obstacle(request: &Request<'_>, group: &Group, host: &HostView<'_>) -> Option<Refusal> {
+    // Most hosts that refuse do so for one of these, which cost nothing to find.
+    state_refusal(request, host).or_else(|| all_obstacles(request, group, host).into_iter().next())
 }
 
-/// Whether a host refuses a request, and why. The first reason that holds is given.
-pub fn refusal(request: &Request<'_>, host: &HostView<'_>) -> Option<Refusal> {
+fn all_obstacles(request: &Request<'_>, group: &Group, host: &HostView<'_>) -> Vec<Refusal> {
+    let mut found: Vec<Refusal> = state_refusal(request, host).into_iter().collect();
+    found.extend(rules::broken(request, group, host));
+    found.extend(cpu_refusal(request, host));
+    if host.closed != Some(Closed::NotReported) {
+        found.extend(capacity_refusal(request, host));
+    }
+    found
+}
+
+fn state_refusal(request: &Request<'_>, host: &HostView<'_>) -> Option<Refusal> {
     if request.only.is_some_and(|only| only != host.id) {
         return Some(Refusal::NotAsked);
     }
     if request.except == Some(host.id) {
         return Some(Refusal::IsSource);
     }
-    if let Some(closed) = host.closed {
-        return Some(Refusal::Closed(closed));
-    }
-    let missing = request
-        .labels
-        .iter()
-        .find(|(key, value)| host.labels.get(*key) != Some(*value));
-    if let Some((key, want)) = missing {
-        return Some(Refusal::Label {
-            key: key.clone(),
-            want: want.clone(),
-            have: host.labels.get(key).cloned(),
-        });
-    }
-    if let Some(want) = request.cpu_model.filter(|model| *model != host.cpu_model) {
-        return Some(Refusal::CpuModel {
-            want: want.to_owned(),
-            have: host.cpu_model.to_owned(),
-        });
-    }
-    capacity_refusal(request, host)
+    // A move starts nothing anew, and who names a host has chosen.
+    let is_free = request.only.is_none() && request.except.is_none();
+    let failing = host.failing.filter(|_| is_free);
+    let failing = failing.map(|Failing { starts, for_s }| Refusal::Failing { starts, for_s });
+    host.closed.map(Refusal::Closed).or(failing)
+}
+
+fn cpu_refusal(request: &Request<'_>, host: &HostView<'_>) -> Option<Refusal> {
+    let want = request.cpu_model.filter(|model| *model != host.cpu_model)?;
+    Some(Refusal::CpuModel {
+        want: want.to_owned(),
+        have: host.cpu_model.to_owned(),
+    })
 }
 
 fn capacity_refusal(request: &Request<'_>, host: &HostView<'_>) -> Option<Refusal> {
     let free_mib = host.memory_mib.saturating_sub(host.reserved_mib);
     if request.memory_mib > free_mib {
-        let short_mib = request.memory_mib.saturating_sub(free_mib);
         return Some(Refusal::Memory {
-            short_mib,
+            short_mib: request.memory_mib.saturating_sub(free_mib),
             free_mib,
             total_mib: host.memory_mib,
         });
     }
-    let free = host
-        .cpus
-        .saturating_mul(VCPUS_PER_CPU)
-        .saturating_sub(host.reserved_vcpus);
+    let free = host.vcpus.saturating_sub(host.reserved_vcpus);
     let short = request.vcpus.saturating_sub(free);
     (short > 0).then_some(Refusal::Vcpus { short, free })
 }
 
-impl Refusal {
-    /// The stable code by which hosts are grouped.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Closed(Closed::Cordoned) => "host-cordoned",
-            Self::Closed(Closed::Silent) => "host-silent",
-            Self::Closed(Closed::Dead) => "host-dead",
-            Self::Closed(Closed::NotReported) => "host-not-reported",
-            Self::NotAsked => "not-the-asked-host",
-            Self::IsSource => "is-there-already",
-            Self::Label { .. } => "label-differs",
-            Self::CpuModel { .. } => "cpu-model-differs",
-            Self::Memory { .. } => "memory-short",
-            Self::Vcpus { .. } => "vcpus-short",
-        }
-    }
-
-    /// The sentence for people.
-    pub fn message(&self) -> String {
-        match self {
-            Self::Closed(Closed::Cordoned) => "it is cordoned: `sterna host uncordon` opens it".to_owned(),
-            Self::Closed(Closed::Silent) => "it is not heard from: see `sterna host get`".to_owned(),
-            Self::Closed(Closed::Dead) => "it was declared dead: its agent has to join again".to_owned(),
-            Self::Closed(Closed::NotReported) => "it has joined and not reported its capacity yet".to_owned(),
-            Self::NotAsked => "the request asks for another host".to_owned(),
-            Self::IsSource => "the VM is there already".to_owned(),
-            Self::Label {
-                key,
-                want,
-                have: Some(have),
-            } => format!("its label {key} is {have}, asked for is {want}"),
-            Self::Label {
-                key,
-                want,
-                have: None,
-            } => format!("it has no label {key}={want}"),
-            Self::CpuModel { want, have } => {
-                format!("its guests see the processor {have}, the running guest has {want}")
-            }
-            Self::Memory {
-                short_mib,
-                free_mib,
-                total_mib,
-            } => {
-                format!(
-                    "short by {}: {} of {} are free",
-                    mib(*short_mib),
-                    mib(*free_mib),
-                    mib(*total_mib)
-                )
-            }
-            Self::Vcpus { short, free } => format!("short by {short} virtual processors: {free} are free"),
-        }
-    }
-
-    /// How far the host is from fitting; hosts of one group are compared by it.
-    fn distance(&self) -> u64 {
-        match self {
-            Self::Memory { short_mib, .. } => *short_mib,
-            Self::Vcpus { short, .. } => u64::from(*short),
-            _ => 0,
-        }
-    }
-}
-
-/// A size for people: whole GiB where it is one.
-fn mib(size: u64) -> String {
-    if size >= 1024 && size.is_multiple_of(1024) {
-        return format!("{} GiB", size / 1024);
-    }
-    if size >= 10 * 1024 {
-        let tenths = size.saturating_mul(10) / 1024;
-        return format!("{}.{} GiB", tenths / 10, tenths % 10);
-    }
-    format!("{size} MiB")
-}
-
 /// Hosts that refuse for the same reason.
 #[derive(Default)]
-struct Group<'a> {
+struct Refused<'a> {
     count: u32,
     names: Vec<&'a str>,
     nearest: Option<Refusal>,
 }
 
-impl<'a> Group<'a> {
+impl<'a> Refused<'a> {
     fn add(&mut self, name: &'a str, refusal: Refusal) {
         self.count = self.count.saturating_add(1);
         if self.names.len() < NAMES_SHOWN {
@@ -327,92 +455,4 @@ impl<'a> Group<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn host<'a>(
-        n: u128,
-        name: &'a str,
-        labels: &'a BTreeMap<String, String>,
-        reserved_mib: u64,
-    ) -> HostView<'a> {
-        HostView {
-            id: HostId(
-                format!("00000000-0000-0000-0000-0000000000{n:02}")
-                    .parse()
-                    .unwrap(),
-            ),
-            name,
-            labels,
-            closed: None,
-            memory_mib: 8192,
-            reserved_mib,
-            cpus: 2,
-            reserved_vcpus: 0,
-            cpu_model: "qemu64",
-        }
-    }
-
-    fn request(labels: &BTreeMap<String, String>, memory_mib: u64) -> Request<'_> {
-        Request {
-            memory_mib,
-            vcpus: 1,
-            only: None,
-            except: None,
-            labels,
-            cpu_model: None,
-        }
-    }
-
-    #[test]
-    fn the_emptiest_host_is_taken_and_the_id_breaks_ties() {
-        let none = BTreeMap::new();
-        let hosts = [
-            host(3, "h3", &none, 100),
-            host(2, "h2", &none, 100),
-            host(1, "h1", &none, 200),
-        ];
-        let (chosen, record) = place(&request(&none, 256), hosts.into_iter(), Timestamp::UNIX_EPOCH);
-        assert_eq!(
-            (chosen, record.chosen.as_deref()),
-            (Some(hosts[1].id), Some("h2"))
-        );
-    }
-
-    #[test]
-    fn refusals_are_grouped_and_carry_the_nearest_hosts_numbers() {
-        let none = BTreeMap::new();
-        let mut cordoned = host(3, "h3", &none, 0);
-        cordoned.closed = Some(Closed::Cordoned);
-        let hosts = [host(1, "h1", &none, 4096), host(2, "h2", &none, 2048), cordoned];
-        let (chosen, record) = place(&request(&none, 9216), hosts.into_iter(), Timestamp::UNIX_EPOCH);
-        assert_eq!(chosen, None);
-        let found: Vec<_> = record
-            .refused
-            .iter()
-            .map(|g| (g.count, g.reason.message.as_str()))
-            .collect();
-        let closed = "it is cordoned: `sterna host uncordon` opens it";
-        assert_eq!(
-            found,
-            [(1, closed), (2, "short by 3 GiB: 6 GiB of 8 GiB are free")]
-        );
-    }
-
-    #[test]
-    fn labels_the_asked_host_and_the_source_count() {
-        let want = BTreeMap::from([("disk".to_owned(), "ssd".to_owned())]);
-        let none = BTreeMap::new();
-        let plain = host(1, "h1", &none, 0);
-        assert_eq!(
-            refusal(&request(&want, 1), &plain).unwrap().code(),
-            "label-differs"
-        );
-        let mut only = request(&none, 1);
-        only.only = Some(host(2, "h2", &none, 0).id);
-        assert_eq!(refusal(&only, &plain), Some(Refusal::NotAsked));
-        let mut except = request(&none, 1);
-        except.except = Some(plain.id);
-        assert_eq!(refusal(&except, &plain), Some(Refusal::IsSource));
-    }
-}
+mod tests;

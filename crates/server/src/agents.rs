@@ -172,9 +172,9 @@ fn admit(
         },
     );
     let spec = HostSpec {
-        cordoned: there.is_some_and(|at| at.value.spec.cordoned),
         confirmed_dead_at: None,
         certificate_sha256: Some(sha256_hex(&agent_der)),
+        ..there.map(|at| at.value.spec.clone()).unwrap_or_default()
     };
     let mut plan = Plan::new(format!("join host {name}"));
     plan.replace(

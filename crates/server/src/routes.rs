@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use api::drain::HostActionBody;
 use api::kinds::{
     ActionBody, Datastore, Event, Host, Image, JoinToken, JoinTokenBody, Migration, Network, Operation,
     Template, Vm,
@@ -13,7 +14,7 @@ use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use model::Kind;
+use model::{Kind, VmId};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -21,7 +22,7 @@ use uuid::Uuid;
 
 use crate::answer::{Body, Path, Refused};
 use crate::auth::{PROJECT, User, sha256_hex};
-use crate::kinds::{Served, host_action, missing, render, vm_action};
+use crate::kinds::{Served, explanation, host_action, missing, render, vm_action};
 use crate::service::{self, Answer, Context, RequestId, check_revision, create_object, replace_object};
 use crate::shared::Shared;
 use crate::{agents, calls, check, console, history, images, progress, watch};
@@ -49,6 +50,7 @@ pub fn router(app: App) -> Router {
     kinds
         .route("/v1/vms/{name}/actions/{action}", post(act_on_vm))
         .route("/v1/vms/{name}/console", get(console::attach))
+        .route("/v1/vms/{name}/explain", get(explain))
         .route("/v1/hosts/{name}/actions/{action}", post(act_on_host))
         .route("/v1/migrations/{name}/progress", get(progress::follow))
         .route("/v1/join-tokens", post(join_token))
@@ -241,6 +243,14 @@ async fn list<R: Served>(
         next,
     })
     .into_response())
+}
+
+async fn explain(State(app): State<App>, _: User, Path(name): Path<String>) -> Result<Response, Refused> {
+    let view = app.cache.view();
+    let id = find::<Vm>(&view, &name)?;
+    let found = explanation(&view, VmId(id), app.env.now());
+    let found = found.ok_or_else(|| Problem::not_found(Kind::Vm, &name))?;
+    Ok(axum::Json(found).into_response())
 }
 
 /// Labels as they stand in a query.
@@ -455,7 +465,7 @@ async fn act_on_vm(
     Body(body): Body,
 ) -> Result<Response, Refused> {
     let query = query(found)?;
-    let force = action_body(&body)?.force;
+    let force = optional::<ActionBody>(&body)?.force;
     let request = request_id(&query, "POST", uri.path(), &body)?;
     let decide = |context: &Context<'_>, plan: &mut planner::Plan| {
         let id = find::<Vm>(context.view, &name)?;
@@ -475,31 +485,28 @@ async fn act_on_host(
     Body(body): Body,
 ) -> Result<Response, Refused> {
     let query = query(found)?;
-    action_body(&body)?;
+    let asked: HostActionBody = optional(&body)?;
     let request = request_id(&query, "POST", uri.path(), &body)?;
     let decide = |context: &Context<'_>, plan: &mut planner::Plan| {
         let id = find::<Host>(context.view, &name)?;
         let at = Host::stored(context.view, id).ok_or_else(|| Problem::not_found(Kind::Host, &name))?;
         check_revision(Kind::Host, &name, at.revision, query.expected_revision)?;
-        host_action(context, at, &word, plan)
+        host_action(context, at, &word, &asked, plan)
     };
     write::<Host>(&app, &user, &query, 200, request, decide).await
 }
 
-fn action_body(body: &[u8]) -> Result<ActionBody, Problem> {
+/// A body that may be left out.
+fn optional<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Problem> {
     if body.is_empty() {
-        Ok(ActionBody::default())
+        Ok(T::default())
     } else {
         parse(body)
     }
 }
 
 async fn join_token(State(app): State<App>, user: User, Body(body): Body) -> Result<Response, Refused> {
-    let request: JoinTokenBody = if body.is_empty() {
-        JoinTokenBody::default()
-    } else {
-        parse(&body)?
-    };
+    let request: JoinTokenBody = optional(&body)?;
     if let Some(name) = &request.name {
         model::limits::check_name(name).map_err(Problem::from)?;
     }

@@ -158,7 +158,7 @@ pub fn dry_run<R: Served>(
         attempt: 0,
     };
     let planned = plan_once::<R>(shared, &asked, &decide)?;
-    let mut view = after(&shared.cache.view(), &planned.plan);
+    let mut view = after::<R>(&shared.cache.view(), &planned.plan);
     if let Some(next) = R::next_step(&view, planned.id, shared.env.now()) {
         apply(&mut view, &next);
     }
@@ -198,7 +198,7 @@ fn plan_once<R: Served>(
     };
     let mut plan = Plan::new("");
     let id = decide(&context, &mut plan)?;
-    let answer = match object::<R>(shared, &after(&view, &plan), id, status)? {
+    let answer = match object::<R>(shared, &after::<R>(&view, &plan), id, status)? {
         Some(answer) => answer,
         None => object::<R>(shared, &view, id, status)?
             .ok_or_else(|| Problem::new(404, "gone", format!("the {} is gone meanwhile", R::KIND)))?,
@@ -217,12 +217,12 @@ fn plan_once<R: Served>(
 }
 
 /// A view of what the plan's objects will be: enough to render the one that is answered.
-fn after(view: &View, plan: &Plan) -> View {
+fn after<R: Served>(view: &View, plan: &Plan) -> View {
     let keys = plan.writes.keys().chain(plan.relies_on.keys());
     let concerned = keys
         .filter_map(|key| key::parse(key))
         .map(|(kind, id, _)| (kind, id));
-    let mut next = view.excerpt(concerned);
+    let mut next = view.excerpt(concerned.chain(R::shown_with(view)));
     apply(&mut next, plan);
     next
 }

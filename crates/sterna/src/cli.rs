@@ -23,13 +23,13 @@ pub(crate) use completion::{CompletionArgs, Shell, answered, script};
 pub(crate) use contexts::{ContextCommand, SetContextArgs};
 pub(crate) use files::{ApplyArgs, DESCRIBED, ExportArgs};
 pub(crate) use kinds::{
-    CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, GuestArgs, HistoryArgs, HostCommand, ImageCommand,
-    ImportArgs, ListArgs, MigrationCommand, NetworkArgs, ReadCommand, Selection, TemplateArgs, TokenArgs,
-    WriteCommand,
+    CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, DrainArgs, GuestArgs, HistoryArgs, HostCommand,
+    ImageCommand, ImportArgs, LabelArgs, ListArgs, MigrationCommand, NetworkArgs, ReadCommand, Selection,
+    TemplateArgs, TokenArgs, WriteCommand,
 };
 pub(crate) use output::{Output, Printing};
 pub(crate) use vm::{
-    ActionArgs, ConsoleArgs, MigrateArgs, RebootArgs, Rebooted, VmArgs, VmCommand, WaitState,
+    ActionArgs, ConsoleArgs, MigrateArgs, RebootArgs, Rebooted, RuleArgs, VmArgs, VmCommand, WaitState,
 };
 
 use crate::daemon::args::{AgentArgs, ServerArgs, UpArgs};

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use api::kinds::NicSpec;
+use api::placement::PeersSpec;
 
 /// Units of sizes, in bytes.
 const SIZE_UNITS: [(&str, u64); 9] = [
@@ -132,6 +133,30 @@ pub(crate) fn label(text: &str) -> Result<(String, String), String> {
             Ok((key.to_owned(), value.to_owned()))
         }
         _ => Err("a label is written key=value, one at a time".to_owned()),
+    }
+}
+
+/// A label to set, as in `tier=web`, or to remove, as in `tier-`.
+pub(crate) fn label_change(text: &str) -> Result<(String, Option<String>), String> {
+    match text.strip_suffix('-') {
+        Some(key) if !key.is_empty() && !key.contains('=') => Ok((key.to_owned(), None)),
+        _ => label(text)
+            .map(|(key, value)| (key, Some(value)))
+            .map_err(|_| "write key=value to set a label, and key- to remove it".to_owned()),
+    }
+}
+
+/// What a rule is about, as in `vm:app=web`, `host:h1,h2` or `host-label:disk=ssd`.
+pub(crate) fn peers(text: &str) -> Result<PeersSpec, String> {
+    let wrong = || "write vm:KEY=VALUE, host:NAME or host-label:KEY=VALUE; several with commas".to_owned();
+    let (what, rest) = text.split_once(':').ok_or_else(wrong)?;
+    let labels = || rest.split(',').map(label).collect::<Result<_, _>>();
+    match what {
+        _ if rest.is_empty() => Err(wrong()),
+        "vm" => Ok(PeersSpec::Vms(labels()?)),
+        "host-label" => Ok(PeersSpec::HostLabels(labels()?)),
+        "host" => Ok(PeersSpec::Hosts(rest.split(',').map(str::to_owned).collect())),
+        _ => Err(wrong()),
     }
 }
 

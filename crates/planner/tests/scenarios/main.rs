@@ -3,8 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod drain;
+mod host;
 mod invariants;
 mod migration;
 mod operation;
+mod rules;
 mod vm;
 mod world;

@@ -45,8 +45,8 @@ fn without_room_the_explanation_is_kept_once_and_a_new_host_is_taken() {
     world.settle();
     assert_eq!(
         world.view.revision,
-        revision + 1,
-        "the same refusal is not written again"
+        revision + 2,
+        "the report and what the host is made of now: the same refusal is not written again"
     );
     let decision = planner::vm::plan(&world.view, vm, world.now);
     assert!(decision.is_waiting, "it is woken when a host changes");

@@ -1,5 +1,6 @@
 //! The store in memory, the commits, and the reports of scripted agents.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::audit::Actor;
@@ -33,6 +34,8 @@ pub(crate) struct World {
     /// Every incarnation that was bound to a host by a plan.
     pub(crate) bound: BTreeMap<(VmId, Incarnation), HostId>,
     ids: u128,
+    /// The last of the ids that drains were given for their migrations.
+    drain_ids: Cell<u128>,
 }
 
 /// A commit that something overtook.
@@ -50,6 +53,7 @@ impl World {
             closed: BTreeSet::new(),
             bound: BTreeMap::new(),
             ids: 0,
+            drain_ids: Cell::new(1 << 100),
         };
         let image = world.create(Kind::Image, "image", ImageSpec::default());
         let content = ImageContent {
@@ -87,7 +91,7 @@ impl World {
         Uuid::from_u128(self.ids)
     }
 
-    fn create<S: Serialize>(&mut self, kind: Kind, name: &str, spec: S) -> Uuid {
+    pub(crate) fn create<S: Serialize>(&mut self, kind: Kind, name: &str, spec: S) -> Uuid {
         let id = self.next_id();
         let meta = Meta {
             id,
@@ -123,6 +127,7 @@ impl World {
     pub(crate) fn host(&mut self, name: &str, memory_mib: u64) -> HostId {
         let id = HostId(self.create(Kind::Host, name, HostSpec::default()));
         self.host_status(id, memory_mib, "qemu64");
+        self.settle();
         id
     }
 
@@ -267,6 +272,7 @@ impl World {
                 vm,
                 to,
                 cancel: false,
+                drain: None,
             },
         );
         self.settle();
@@ -516,7 +522,16 @@ impl World {
             .view
             .all_active_migrations()
             .map(|(id, _)| planner::migration::plan(&self.view, id, self.now));
-        vms.chain(migrations).collect()
+        let mut next_id = || {
+            self.drain_ids.set(self.drain_ids.get() + 1);
+            Uuid::from_u128(self.drain_ids.get())
+        };
+        let hosts = self
+            .view
+            .hosts
+            .keys()
+            .map(|id| planner::host::plan(&self.view, *id, self.now, &mut next_id));
+        vms.chain(migrations).chain(hosts).collect()
     }
 
     /// The next plan, if there is anything to do.

@@ -60,26 +60,7 @@ impl Served for Migration {
 
     fn name(context: &Context<'_>, given: Option<&str>, spec: &MigrationSpec) -> Result<String, Problem> {
         let vm = VmId(find(context, Kind::Vm, &spec.vm)?);
-        let intent = context.view.vms.get(&vm).and_then(|vm| vm.intent.as_ref());
-        let next = intent.map_or(1, |at| at.value.last_incarnation.next().0);
-        let base = format!("{}-m{next}", name_of(context.view, Kind::Vm, vm.0));
-        if let Some(given) = given {
-            return Ok(given.to_owned());
-        }
-        // A refused request leaves a record under the name that it would have had.
-        let taken = |name: &str| {
-            let key = (
-                Kind::Migration,
-                Some(context.project().to_owned()),
-                name.to_owned(),
-            );
-            context.view.names.contains_key(&key)
-        };
-        let numbered = (2..1000).map(|n| format!("{base}.{n}"));
-        let free = std::iter::once(base.clone())
-            .chain(numbered)
-            .find(|name| !taken(name));
-        Ok(free.unwrap_or(base))
+        Ok(given.map_or_else(|| planner::migration::name(context.view, vm), str::to_owned))
     }
 
     fn create(
@@ -126,6 +107,7 @@ impl Served for Migration {
             vm,
             to,
             cancel: false,
+            drain: None,
         })
     }
 

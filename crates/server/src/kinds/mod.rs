@@ -2,12 +2,15 @@
 //! types meet.
 
 mod catalog;
+mod drain;
 mod host;
 mod migration;
+mod placement;
 mod record;
 mod vm;
 
 pub use host::{Host as HostActions, host_action};
+pub use placement::explanation;
 pub use vm::action as vm_action;
 
 use api::{Object as WireObject, Problem, Resource};
@@ -53,6 +56,11 @@ pub trait Served: Resource {
         old: &Object<Self::Stored>,
         spec: Self::Spec,
     ) -> Result<Self::Stored, Problem>;
+
+    /// What else of the view an object's status is made of: it is there when a write is answered before it is made.
+    fn shown_with(_view: &View) -> Vec<(Kind, Uuid)> {
+        Vec::new()
+    }
 
     /// What the planner would do next with an object: shown by a dry run.
     fn next_step(_view: &View, _id: Uuid, _now: Timestamp) -> Option<Plan> {
@@ -158,6 +166,7 @@ fn revision(view: &View, kind: Kind, id: Uuid) -> u64 {
                 host.status.as_ref().map(|at| at.revision),
                 host.reservations.as_ref().map(|at| at.revision),
                 host.contact.as_ref().map(|at| at.revision),
+                host.intent.as_ref().map(|at| at.revision),
             ]
         }),
         Kind::Migration => view

@@ -3,20 +3,20 @@
 use std::net::IpAddr;
 
 use api::Problem;
-use api::kinds::{GuestSpec, NicSpec, Placement, PlacementSpec, Vm, VmSpec, VmStatus};
+use api::kinds::{GuestSpec, NicSpec, Placement, Vm, VmSpec, VmStatus};
 use model::lifecycle::{self, Phase};
 use model::limits::{NICS_MAX, check_range};
 use model::network::{AddressHolder, NetworkSpec};
 use model::template::TemplateSpec;
-use model::vm::{GuestConfig, Nic, PlacementRule, Power, RebootRequest, VmIntent};
-use model::{DatastoreId, HostId, ImageId, Kind, NetworkId, Object, TemplateId, Timestamp, VmId, key};
+use model::vm::{GuestConfig, Nic, Power, RebootRequest, VmIntent};
+use model::{DatastoreId, ImageId, Kind, NetworkId, Object, TemplateId, Timestamp, VmId, key};
+use planner::placement::with_qemu_mib;
 use planner::view::At;
-use planner::vm::QEMU_OVERHEAD_MIB;
 use planner::{Plan, View};
 use uuid::Uuid;
 
 use super::catalog::{check_sizes, guest, guest_spec};
-use super::{Served, find, host_name, immutable, name_of, set};
+use super::{Served, find, host_name, immutable, name_of, placement, set};
 use crate::service::Context;
 use crate::shared::Heard;
 
@@ -42,10 +42,7 @@ impl Served for Vm {
             datastore: Some(name_of(view, Kind::Datastore, stored.datastore.0)),
             nics: Some(stored.nics.iter().map(nic).collect()),
             guest: Some(guest_spec(&stored.guest)),
-            placement: PlacementSpec {
-                host: stored.placement.host.map(|id| host_name(view, id)),
-                host_labels: stored.placement.host_labels.clone(),
-            },
+            placement: placement::shown(view, &stored.placement),
             power: Some(stored.power),
         }
     }
@@ -66,6 +63,7 @@ impl Served for Vm {
             .map(|id| name_of(view, Kind::Migration, id.0));
         let host = intent
             .and_then(|intent| intent.host)
+            .filter(|id| view.hosts.contains_key(id))
             .map(|id| host_name(view, id));
         Some(VmStatus {
             phase,
@@ -125,7 +123,7 @@ impl Served for Vm {
         let disk_bytes = spec.disk_bytes.or(base.and_then(|base| base.disk_bytes));
         check_sizes(vcpus, memory_mib, disk_bytes)?;
         check_image(context.view, image, disk_bytes)?;
-        check_largest_host(context.view, memory_mib)?;
+        check_largest_host(context, memory_mib)?;
         let datastore = find(
             context,
             Kind::Datastore,
@@ -140,7 +138,7 @@ impl Served for Vm {
             datastore: DatastoreId(datastore),
             nics: nics(context, spec.nics, base, plan)?,
             guest: merged_guest(spec.guest, base)?,
-            placement: placement(context, spec.placement)?,
+            placement: placement::rule(context, spec.placement)?,
             power: spec.power.unwrap_or(Power::Running),
             force: false,
             power_request: 1,
@@ -176,7 +174,7 @@ impl Served for Vm {
         let vcpus = spec.vcpus.unwrap_or(old.spec.vcpus);
         let memory_mib = spec.memory_mib.unwrap_or(old.spec.memory_mib);
         check_sizes(vcpus, memory_mib, None)?;
-        check_largest_host(context.view, memory_mib)?;
+        check_largest_host(context, memory_mib)?;
         let power = spec.power.unwrap_or(old.spec.power);
         if power == Power::Prepared && old.spec.power != power {
             let detail = "only a new VM is prepared: create another one, or switch this one off";
@@ -191,7 +189,7 @@ impl Served for Vm {
                 .map(guest)
                 .transpose()?
                 .unwrap_or_else(|| old.spec.guest.clone()),
-            placement: placement(context, spec.placement)?,
+            placement: placement::rule(context, spec.placement)?,
             power,
             power_request: old.spec.power_request.saturating_add(asked),
             ..old.spec.clone()
@@ -297,34 +295,24 @@ fn check_image(view: &View, image: ImageId, disk_bytes: Option<u64>) -> Result<(
 }
 
 /// Memory that no host could ever give is an error now, not a VM that waits for ever.
-fn check_largest_host(view: &View, memory_mib: u64) -> Result<(), Problem> {
-    let hosts = planner::vm::host_views(view).filter(|host| host.memory_mib > 0);
-    let largest = hosts.max_by_key(|host| host.memory_mib);
-    let needs = memory_mib.saturating_add(QEMU_OVERHEAD_MIB);
+fn check_largest_host(context: &Context<'_>, memory_mib: u64) -> Result<(), Problem> {
+    let hosts = context.view.hosts.values().map(|host| {
+        let memory_mib = planner::hardware::capacity(host).memory_mib;
+        (memory_mib, host.name())
+    });
+    let largest = hosts.filter(|(has_mib, _)| *has_mib > 0).max();
+    let needs = with_qemu_mib(memory_mib);
     match largest {
-        Some(host) if needs > host.memory_mib => {
+        Some((has_mib, host)) if needs > has_mib => {
             let detail = format!(
-                "memory_mib {memory_mib} is more than any host can give: the largest, {}, has {} MiB for guests, and a VM \
-                 takes {} MiB more than its memory",
-                host.name, host.memory_mib, QEMU_OVERHEAD_MIB
+                "memory_mib {memory_mib} is more than any host can give: the largest, {host}, has {has_mib} MiB for guests, \
+                 and a VM takes {} MiB more than its memory",
+                needs.saturating_sub(memory_mib)
             );
             Err(Problem::invalid("larger-than-any-host", detail))
         }
         _ => Ok(()),
     }
-}
-
-fn placement(context: &Context<'_>, spec: PlacementSpec) -> Result<PlacementRule, Problem> {
-    let host = spec
-        .host
-        .as_deref()
-        .map(|name| find(context, Kind::Host, name).map(HostId))
-        .transpose()?;
-    model::limits::check_labels(&spec.host_labels)?;
-    Ok(PlacementRule {
-        host,
-        host_labels: spec.host_labels,
-    })
 }
 
 /// The interfaces with what is calculated: the MAC from the VM's id, the address from the network's pool.

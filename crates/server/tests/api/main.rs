@@ -6,6 +6,7 @@ mod agents;
 mod bad_input;
 mod console;
 mod documents;
+mod hosts;
 mod objects;
 mod watch;
 mod world;

@@ -60,6 +60,7 @@ pub(crate) enum WriteCommand {
     /// Change labels and spec in $EDITOR
     Edit(EditArgs),
     /// Delete
+    #[command(visible_alias = "remove")]
     Delete(DeleteArgs),
 }
 
@@ -229,9 +230,17 @@ pub(crate) enum HostCommand {
     /// Place no new VM on it
     #[command(after_help = "Example: sterna host cordon h1")]
     Cordon(Selection),
-    /// Place new VMs on it again
+    /// Place new VMs on it again, and end its drain
     #[command(after_help = "Example: sterna host uncordon h1")]
     Uncordon(Selection),
+    /// Move its VMs to other hosts while they run, and place no new one on it
+    Drain(DrainArgs),
+    /// End a drain: moves that have begun go on, the others are not made
+    #[command(after_help = "Example: sterna host undrain h1")]
+    Undrain(Selection),
+    /// Set labels, or with a dash behind the key remove them
+    #[command(after_help = "Example: sterna host label h1 disk=ssd rack-")]
+    Label(LabelArgs),
     /// Say that a silent host is off, so that its VMs can start elsewhere
     #[command(after_help = "Example: sterna host confirm-dead h1\n\n\
         Switch the machine off first: a VM that still runs there would run twice.")]
@@ -239,6 +248,38 @@ pub(crate) enum HostCommand {
     /// What can be asked of the kinds that users change.
     #[command(flatten)]
     Write(WriteCommand),
+}
+
+/// Which labels.
+#[derive(Debug, Args)]
+pub(crate) struct LabelArgs {
+    /// Name or id
+    pub(crate) name: String,
+    /// KEY=VALUE sets a label, KEY- removes it
+    #[arg(required = true, value_name = "KEY=VALUE|KEY-", value_parser = units::label_change)]
+    pub(crate) labels: Vec<(String, Option<String>)>,
+}
+
+/// What to drain, and how.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Says first of each VM whether it can leave, and why not. A VM that cannot leave stays as it is, and is \
+        looked at again when another host has room.\n\nExamples:\n  sterna host drain h1 --dry-run\n  \
+        sterna host drain h1 --wait --parallel 4"
+)]
+pub(crate) struct DrainArgs {
+    /// Which ones.
+    #[command(flatten)]
+    pub(crate) which: Selection,
+    /// Say which VMs would leave and which could not, and do nothing
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) dry_run: bool,
+    /// How many VMs leave a host at a time, from 1 to 8 [default: 2]
+    #[arg(long, value_name = "N")]
+    pub(crate) parallel: Option<u32>,
+    /// Whether to wait.
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
 }
 
 /// For whom the token is.

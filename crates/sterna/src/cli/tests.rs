@@ -34,6 +34,7 @@ fn help_of_the_commands_that_people_use_most() {
         &["vm"][..],
         &["vm", "create"],
         &["vm", "migrate"],
+        &["host", "drain"],
         &["image", "import"],
         &["template", "create"],
     ] {

@@ -1,6 +1,7 @@
 //! What is asked of VMs.
 
 use api::kinds::NicSpec;
+use api::placement::PeersSpec;
 use clap::{Args, Subcommand, ValueEnum};
 use model::lifecycle::Phase;
 
@@ -58,6 +59,7 @@ pub(crate) enum VmCommand {
     after_help = "Examples:\n  sterna vm create web --template small --wait=ready\n  \
     sterna vm create worker --template small --count 3 --label tier=batch\n  \
     sterna vm create spare --template small --off --wait\n  \
+    sterna vm create worker --template small --count 3 --label app=w --anti-affinity vm:app=w\n  \
     sterna vm create db --image tiny --memory 1GiB --vcpus 2 --network front,address=10.1.0.7"
 )]
 pub(crate) struct VmArgs {
@@ -82,12 +84,15 @@ pub(crate) struct VmArgs {
     /// Where its volumes are kept
     #[arg(long)]
     pub(crate) datastore: Option<String>,
-    /// Only on this host
+    /// Start on this host only
     #[arg(long)]
     pub(crate) host: Option<String>,
     /// Only on hosts with this label; may be given several times
     #[arg(long = "host-label", value_name = "KEY=VALUE", value_parser = units::label)]
     pub(crate) host_labels: Vec<(String, String)>,
+    /// Where it may run.
+    #[command(flatten)]
+    pub(crate) rules: RuleArgs,
     /// A network to plug an interface into; may be given several times
     #[arg(long = "network", value_name = "NETWORK[,address=IP][,mac=MAC]", value_parser = units::nic)]
     pub(crate) nics: Vec<NicSpec>,
@@ -100,7 +105,7 @@ pub(crate) struct VmArgs {
     /// A label; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = units::label)]
     pub(crate) labels: Vec<(String, String)>,
-    /// Create so many: NAME-1 to NAME-N
+    /// Create so many, NAME-1 to NAME-N, and place them all or, if they do not all fit, none; more than 24 in parts
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) count: Option<u32>,
     /// Do not place it until it is released
@@ -115,6 +120,26 @@ pub(crate) struct VmArgs {
     /// Whether and for what to wait.
     #[command(flatten)]
     pub(crate) wait: WaitStateArgs,
+}
+
+/// Rules about hosts and about other VMs; each may be given several times.
+#[derive(Debug, Args)]
+pub(crate) struct RuleArgs {
+    /// Only where one of these is: vm:KEY=VALUE, host:NAME[,NAME…] or host-label:KEY=VALUE
+    #[arg(long, value_name = "RULE", value_parser = units::peers)]
+    pub(crate) affinity: Vec<PeersSpec>,
+    /// Only where none of these is
+    #[arg(long, value_name = "RULE", value_parser = units::peers)]
+    pub(crate) anti_affinity: Vec<PeersSpec>,
+    /// Where one of these is, if that is possible
+    #[arg(long, value_name = "RULE", value_parser = units::peers)]
+    pub(crate) prefer: Vec<PeersSpec>,
+    /// Where none of these is, if that is possible
+    #[arg(long, value_name = "RULE", value_parser = units::peers)]
+    pub(crate) avoid: Vec<PeersSpec>,
+    /// On the fullest host that fits, not on the emptiest
+    #[arg(long)]
+    pub(crate) pack: bool,
 }
 
 /// Which VMs, and whether to wait.

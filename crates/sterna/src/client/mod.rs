@@ -11,6 +11,7 @@ mod complete;
 mod config;
 mod console;
 mod contexts;
+mod drain;
 mod edit;
 mod events;
 mod explain;

@@ -1,15 +1,19 @@
 //! What only VMs have: creating several alike, and telling them what to do.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use api::Create;
 use api::client::ObjectOf;
 use api::kinds::{ActionBody, Operation, PlacementSpec, Vm, VmSpec};
+use api::placement::{AffinitySpec, PeersSpec};
+use model::placement::{BATCH_MAX, Batch, Strategy};
 use model::vm::Power;
+use uuid::Uuid;
 
 use super::wait::until;
 use super::{Context, console, explain, migration, output, select, template};
-use crate::cli::{ActionArgs, RebootArgs, Rebooted, VmArgs, VmCommand, WaitState};
+use crate::cli::{ActionArgs, RebootArgs, Rebooted, RuleArgs, VmArgs, VmCommand, WaitState};
 
 pub(super) async fn run(context: &Context, command: VmCommand) -> anyhow::Result<ExitCode> {
     let gentle = ActionBody::default();
@@ -44,7 +48,22 @@ async fn create(context: &Context, args: VmArgs) -> anyhow::Result<ExitCode> {
     let dry_run = args.dry_run;
     let bodies = bodies(args)?;
     let ask = async |body: Create<VmSpec>| context.client.create::<Vm>(&body, None, dry_run).await;
+    let is_batch = bodies.iter().any(|body| body.spec.placement.batch.is_some());
     let (vms, code) = context.each(bodies, ask).await;
+    if code != ExitCode::SUCCESS && is_batch && !dry_run {
+        // What is placed together or not at all would wait for ever for the others.
+        let names = vms.iter().map(|vm| vm.name.as_str());
+        let delete = async |name: &str| context.client.delete::<Vm>(name).await;
+        let (deleted, _) = context.each(names, delete).await;
+        let names: Vec<&str> = deleted.iter().map(|vm| vm.name.as_str()).collect();
+        if !names.is_empty() {
+            eprintln!(
+                "not all could be created, so these are deleted again: {}",
+                names.join(", ")
+            );
+        }
+        return Ok(code);
+    }
     finish(context, vms, goal, code).await
 }
 
@@ -121,20 +140,63 @@ fn bodies(args: VmArgs) -> anyhow::Result<Vec<Create<VmSpec>>> {
         datastore: args.datastore,
         nics: (!args.nics.is_empty()).then_some(args.nics),
         guest: template::guest(&args.guest, args.hostname)?,
-        placement: PlacementSpec {
-            host: args.host,
-            host_labels: args.host_labels.into_iter().collect(),
-        },
+        placement: placement(args.host, args.host_labels, args.rules),
         power: match (args.hold, args.off) {
             (true, _) => Some(Power::Hold),
             (_, true) => Some(Power::Prepared),
             _ => None,
         },
     };
-    let body = |name| Create {
-        name: Some(name),
-        labels: args.labels.iter().cloned().collect(),
-        spec: spec.clone(),
+    let labels: BTreeMap<String, String> = args.labels.into_iter().collect();
+    // A held VM is released by itself, so that it is placed by itself.
+    let is_together = args.count.is_some_and(|count| count > 1) && !args.hold;
+    let size = usize::try_from(BATCH_MAX).unwrap_or(1);
+    let bodies = names.chunks(size).flat_map(|names| {
+        let batch = is_together.then(|| new_batch(names.len()));
+        let spec = VmSpec {
+            placement: PlacementSpec {
+                batch,
+                ..spec.placement.clone()
+            },
+            ..spec.clone()
+        };
+        let labels = labels.clone();
+        names.iter().map(move |name| Create {
+            name: Some(name.clone()),
+            labels: labels.clone(),
+            spec: spec.clone(),
+        })
+    });
+    Ok(bodies.collect())
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a client chooses the id of what it asks for together"
+)]
+fn new_batch(size: usize) -> Batch {
+    Batch {
+        id: Uuid::now_v7(),
+        size: u32::try_from(size).unwrap_or(BATCH_MAX),
+    }
+}
+
+fn placement(host: Option<String>, host_labels: Vec<(String, String)>, rules: RuleArgs) -> PlacementSpec {
+    let all = |hard: Vec<PeersSpec>, soft: Vec<PeersSpec>| {
+        let hard = hard.into_iter().map(|to| AffinitySpec { to, soft: false });
+        let soft = soft.into_iter().map(|to| AffinitySpec { to, soft: true });
+        hard.chain(soft).collect()
     };
-    Ok(names.into_iter().map(body).collect())
+    PlacementSpec {
+        host,
+        host_labels: host_labels.into_iter().collect(),
+        affinity: all(rules.affinity, rules.prefer),
+        anti_affinity: all(rules.anti_affinity, rules.avoid),
+        strategy: if rules.pack {
+            Strategy::Pack
+        } else {
+            Strategy::Spread
+        },
+        batch: None,
+    }
 }
