@@ -218,7 +218,6 @@ pub enum SavedIn {
 
 impl SavedIn {
     /// Whether only the host that saved it can go on with it.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
     pub const fn is_host(&self) -> bool {
         matches!(self, Self::Host)
     }
