@@ -102,7 +102,10 @@ async fn accelerator(dir: &HostDir, qemu: &Path) -> Accelerator {
     };
     let kept = serde_json::to_vec(&probed).unwrap_or_default();
     if let Err(error) = storage::write_whole(&dir.accelerator(), &kept) {
-        tracing::warn!(%error, "the accelerator is probed again at the next start");
+        tracing::warn!(
+            error = crate::link::chain(&error),
+            "the accelerator is probed again at the next start"
+        );
     }
     accelerator
 }

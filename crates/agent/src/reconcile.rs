@@ -151,7 +151,7 @@ impl Fleet {
     async fn keep(&self, document: &HostDocument, last: u64) -> Result<(), Reason> {
         let kept = || serde_json::to_vec(document).map_err(|error| error.to_string());
         let kept = kept().and_then(|json| {
-            storage::write_whole(&self.host.dir.document(), &json).map_err(|error| error.to_string())
+            storage::write_whole(&self.host.dir.document(), &json).map_err(|error| crate::link::chain(&error))
         });
         kept.map_err(|message| Reason::new("document-not-kept", message))?;
         if document.revision == last {

@@ -37,7 +37,7 @@ const STALE_AGE: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// The file system.
-    #[error("cannot {what} {path}: {source}")]
+    #[error("cannot {what} {path}")]
     File {
         /// What was attempted.
         what: &'static str,

@@ -15,6 +15,9 @@ use std::path::Path;
 
 use crate::process::{self, Process};
 
+/// The source of file systems that a test mounts and unmounts itself: other tests' worlds have nothing to do with them.
+pub const TESTS_OWN_MOUNT: &str = "sterna-test";
+
 /// What can be left behind on a machine, apart from processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
@@ -36,7 +39,11 @@ impl Machine {
         Self {
             interfaces: names("/sys/class/net"),
             namespaces: names("/run/netns"),
-            mounts: mounts.lines().map(str::to_owned).collect(),
+            mounts: mounts
+                .lines()
+                .filter(|line| !line.contains(TESTS_OWN_MOUNT))
+                .map(str::to_owned)
+                .collect(),
         }
     }
 

@@ -95,7 +95,10 @@ impl Known {
             && let Err(error) =
                 crate::storage::write_whole(&file, &serde_json::to_vec(&kept).unwrap_or_default())
         {
-            tracing::warn!(%error, "what the guest said is asked again after a restart");
+            tracing::warn!(
+                error = crate::link::chain(&error),
+                "what the guest said is asked again after a restart"
+            );
         }
         is_news
     }
