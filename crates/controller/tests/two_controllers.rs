@@ -198,11 +198,20 @@ async fn vms_that_keep_apart_never_meet() {
 async fn vms_that_belong_together_are_together() {
     for _ in 0..5 {
         let world = World::new(4, 10).await;
-        let with = PlacementRule {
-            affinity: to_web(),
-            ..PlacementRule::default()
+        // Each would rather have another host, so that two first ones do not meet by chance.
+        let with = |n: u128| {
+            let mut affinity = to_web();
+            affinity.push(Affinity {
+                to: Peers::Hosts([HostId(Uuid::from_u128(101 + n % 4))].into()),
+                soft: true,
+            });
+            PlacementRule {
+                affinity,
+                ..PlacementRule::default()
+            }
         };
-        let placed = world.placed(&vec![with; 8], 8).await;
+        let rules: Vec<_> = (0..8).map(with).collect();
+        let placed = world.placed(&rules, 8).await;
         let hosts: BTreeSet<HostId> = placed.values().copied().collect();
         assert_eq!(hosts.len(), 1, "they are apart: {placed:?}");
     }

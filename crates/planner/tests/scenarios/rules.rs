@@ -105,16 +105,21 @@ fn two_first_ones_of_a_group_exclude_each_other() {
     assert_eq!((home.as_str(), world.host_of(b)), ("h1", "h1".to_owned()));
     let mut world = World::new(2);
     let (a, b) = (world.vm("a", Power::Hold), world.vm("b", Power::Hold));
-    let release = |world: &mut World, vm: VmId| {
+    let release = |world: &mut World, vm: VmId, rather: &str| {
+        let rather = world.host_id(rather);
         let mut object = world.object(vm).value;
         object.meta.labels.insert("app".to_owned(), "web".to_owned());
         object.spec.placement.affinity = web();
+        object.spec.placement.affinity.push(Affinity {
+            to: Peers::Hosts([rather].into()),
+            soft: true,
+        });
         object.spec.power = Power::Running;
         object.spec.power_request += 1;
         world.write(model::key::object(model::Kind::Vm, vm.0), &object);
     };
-    release(&mut world, a);
-    release(&mut world, b);
+    release(&mut world, a, "h1");
+    release(&mut world, b, "h2");
     let plans = [a, b].map(|vm| planner::vm::plan(&world.view, vm, world.now).plan.unwrap());
     let [first, second] = plans;
     world.commit(first).unwrap();

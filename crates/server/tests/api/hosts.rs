@@ -86,7 +86,9 @@ async fn a_host_is_removed_when_nothing_is_on_it_and_is_labelled() {
         .post("/v1/vms/web/actions/shutdown", &json!({}))
         .await
         .ok(200);
-    let vm = world.get("/v1/vms/web").await.ok(200);
+    let vm = world
+        .until("/v1/vms/web", |vm| vm["status"]["phase"] == "Shutdown")
+        .await;
     let mut closed = agent.run(id(&vm), RunState::Closed);
     closed.run.ran = true;
     let report = agent.report(None, vec![closed]);
