@@ -165,26 +165,7 @@ fn extras(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
         "/v1/images/{name}/content".to_owned(),
         json!({ "parameters": [name_parameter()], "put": upload }),
     );
-    let messages = json!({ "101": { "description": "A WebSocket. Binary messages are the console's bytes, in either \
-        direction; text messages are words for the person at it; the reason of the close says why it ended." } });
-    let log = query(
-        "log",
-        "boolean",
-        "Send the last part of the console's log, and end.",
-    );
-    paths.insert(
-        "/v1/vms/{name}/console".to_owned(),
-        json!({ "parameters": [name_parameter()], "get": operation("attach to a vm's console", vec![log], None, messages) }),
-    );
-    let explanation = generator.subschema_for::<Explanation>().to_value();
-    let explained = json!({ "200": answer(&explanation, "The explanation.") });
-    paths.insert(
-        "/v1/vms/{name}/explain".to_owned(),
-        json!({
-            "parameters": [name_parameter()],
-            "get": operation("explain a vm's place", Vec::new(), None, explained),
-        }),
-    );
+    console_and_explanation(generator, paths);
     let progress = generator.subschema_for::<Progress>().to_value();
     let lines = json!({ "200": {
         "description": "A line per sample, until the transfer ends.",
@@ -209,6 +190,29 @@ fn extras(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
     let answers = json!({ "200": answer(&checked, "What writing each would lead to.") });
     let post = operation("check documents", Vec::new(), Some(body), answers);
     paths.insert("/v1/check".to_owned(), json!({ "post": post }));
+}
+
+fn console_and_explanation(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
+    let messages = json!({ "101": { "description": "A WebSocket. Binary messages are the console's bytes, in either \
+        direction; text messages are words for the person at it; the reason of the close says why it ended." } });
+    let log = query(
+        "log",
+        "boolean",
+        "Send the last part of the console's log, and end.",
+    );
+    paths.insert(
+        "/v1/vms/{name}/console".to_owned(),
+        json!({ "parameters": [name_parameter()], "get": operation("attach to a vm's console", vec![log], None, messages) }),
+    );
+    let explanation = generator.subschema_for::<Explanation>().to_value();
+    let explained = json!({ "200": answer(&explanation, "The explanation.") });
+    paths.insert(
+        "/v1/vms/{name}/explain".to_owned(),
+        json!({
+            "parameters": [name_parameter()],
+            "get": operation("explain a vm's place", Vec::new(), None, explained),
+        }),
+    );
 }
 
 fn operation(summary: &str, parameters: Vec<Value>, body: Option<Value>, mut responses: Value) -> Value {

@@ -11,7 +11,6 @@
 //! the deadline, and needs CAP_NET_ADMIN there: root, or the root of a user namespace, which any user can be.
 
 mod announce;
-mod connections;
 mod error;
 mod fdb;
 mod links;
@@ -23,7 +22,6 @@ mod sys;
 mod tap;
 pub mod world;
 
-pub use connections::end_connections;
 pub use error::{Cause, NetError};
 pub use links::{BridgeSpec, LinkInfo, VXLAN_OVERHEAD_BYTES, VXLAN_PORT, VxlanSpec};
 pub use names::{InvalidName, LinkKind, LinkName, Mac, link_name, world_prefix};

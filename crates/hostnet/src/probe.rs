@@ -3,7 +3,6 @@
 //! Start here: [`probe_kernel`].
 
 use std::fs::File;
-use std::net::Ipv4Addr;
 
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -11,9 +10,7 @@ use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth, LinkVlan, LinkVxlan};
 use rustix::io::Errno;
-use tokio::net::{TcpListener, TcpStream};
 
-use crate::connections::end_connections;
 use crate::error::NetError;
 use crate::names::LinkName;
 use crate::netlink::{Attempt, Netlink};
@@ -60,7 +57,6 @@ async fn try_all() -> Result<Vec<Lack>, NetError> {
         .map_or(1, |link| link.index);
     let vlan = netlink.try_link(vlan(base)).await;
     let netem = netlink.try_netem(base).await;
-    let sock_diag = try_end(&netlink).await;
     let tun = tokio::task::spawn_blocking(try_tun).await;
     let tun = tun.unwrap_or_else(|lost| Err(NetError::new("try", TUN_DEVICE, std::io::Error::other(lost))));
     let tried = [
@@ -70,11 +66,6 @@ async fn try_all() -> Result<Vec<Lack>, NetError> {
         ("tun", "VMs have no network", tun),
         ("802.1Q", "networks cannot use VLANs", vlan),
         ("netem", "tests cannot slow a link down", netem),
-        (
-            "INET_DIAG_DESTROY",
-            "a VM may stand still for minutes when its migration is cancelled while the target does not answer",
-            sock_diag,
-        ),
     ];
     let lacks = tried.into_iter().filter_map(|(what, consequence, result)| {
         let error = result.err()?;
@@ -124,22 +115,6 @@ impl Netlink {
             Err(error) if error.is(Errno::INVAL) => Ok(()),
             other => other,
         }
-    }
-}
-
-/// A connection of this process to itself, which is ended from outside.
-async fn try_end(netlink: &Netlink) -> Result<(), NetError> {
-    let failed = |error| NetError::new("try", "a connection", error);
-    netlink.set_up(&LinkName::known("lo")).await?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .await
-        .map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    let _connection = TcpStream::connect(address).await.map_err(failed)?;
-    // Those that this process has elsewhere are not seen: this namespace has one only.
-    match end_connections(std::process::id()).await? {
-        0 => Err(failed(Errno::OPNOTSUPP.into())),
-        _ => Ok(()),
     }
 }
 

@@ -14,11 +14,9 @@ use std::time::{Duration, Instant};
 
 use hostnet::world::{HostIndex, World, enter_host, enter_world, enter_world_beside};
 use hostnet::{
-    BridgeSpec, LinkKind, LinkName, Mac, Netlink, TapSpec, VXLAN_PORT, VxlanSpec, end_connections, link_name,
-    probe_kernel,
+    BridgeSpec, LinkKind, LinkName, Mac, Netlink, TapSpec, VXLAN_PORT, VxlanSpec, link_name, probe_kernel,
 };
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, eth, recv, socket_with};
-use tokio::io::AsyncReadExt;
 use tokio::runtime::Runtime;
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
@@ -134,7 +132,6 @@ fn live() -> Outcome {
     b.ask("ports")?;
     b.ask("qemu")?;
     b.ask("repair")?;
-    a.ask("end")?;
     for lack in runtime.block_on(probe_kernel()) {
         println!("lacks {}: {}; {}", lack.what, lack.consequence, lack.detail);
     }
@@ -231,7 +228,6 @@ fn serve(namespace: &Path, index: &str) -> Outcome {
             ["announce"] => runtime.block_on(announce(&netlink)),
             ["qemu"] => runtime.block_on(qemu(&netlink)),
             ["ports"] => runtime.block_on(ports(&netlink)),
-            ["end"] => runtime.block_on(end()),
             ["repair"] => runtime.block_on(repair(&netlink, index)),
             _ => Err("unknown".into()),
         };
@@ -384,28 +380,6 @@ async fn qemu(netlink: &Netlink) -> Outcome {
     std::io::copy(&mut monitor, &mut std::io::sink())?;
     ensure(qemu.wait()?.success(), "QEMU cannot open the tap")?;
     ensure(netlink.link_exists(&tap().name).await?, "the tap outlives QEMU")
-}
-
-/// Both ends of a connection of this process see that it was ended, and its listener goes on.
-async fn end() -> Outcome {
-    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let connect = async || {
-        let address = listener.local_addr()?;
-        tokio::try_join!(tokio::net::TcpStream::connect(address), listener.accept())
-    };
-    let (mut one, (mut other, _)) = connect().await?;
-    let ended = end_connections(std::process::id()).await?;
-    ensure(ended == 2, &format!("{ended} connections were ended"))?;
-    for end in [&mut one, &mut other] {
-        let read = tokio::time::timeout(Duration::from_secs(5), end.read_u8()).await?;
-        ensure(
-            read.is_err_and(|error| error.kind() != std::io::ErrorKind::UnexpectedEof),
-            "an end was not told",
-        )?;
-    }
-    connect().await?;
-    let none = end_connections(std::process::id()).await?;
-    ensure(none == 0, &format!("{none} closed connections were ended"))
 }
 
 /// What is there under a wanted name, and is wrong, is replaced; deleting twice is fine.

@@ -16,8 +16,8 @@ use model::document::{MigrateTo, Order, Target};
 use model::{HostId, Incarnation, Reason};
 use qemu::migration_settings::{Side, capabilities, downtime_limit_parameter, parameters};
 use qemu::migration_tls::{self as tls, OBJECT_IDS, TlsParameters};
-use qemu::qmp::Qmp;
 use qemu::qmp::migration::{MigrationChannel, MigrationStatus};
+use qemu::qmp::{Qmp, QmpError};
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
@@ -25,7 +25,9 @@ use super::exec::{Vm, qmp_failure};
 use super::retryable;
 use crate::pki;
 
-/// How long QEMU may take to come out of a cancelled transfer.
+/// How long a transfer may take to notice that its connections are shut.
+const FAIL_PATIENCE: Duration = Duration::from_millis(100);
+/// How long QEMU may take to come out of a cancelled transfer. What it says then is seen by the next look.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(1);
 /// Between looks at one.
 const CANCEL_LOOK: Duration = Duration::from_millis(5);
@@ -109,21 +111,22 @@ impl Vm {
         live.qmp.migrate(&channel).await.map_err(qmp_failure)
     }
 
-    /// Cancels the transfer. QEMU may hang in the end of one over TLS whose peer has stopped reading: it says good-bye on a
-    /// full connection, and its guest stands still with it. Then the connections are cut from outside.
+    /// Ends the transfer. Its connections are shut first: QEMU's own cancel says good-bye over TLS on each of them, and
+    /// hangs, with its guest, on one whose peer has stopped reading. A transfer that notices fails by itself; one that
+    /// waits for us does not, and is cancelled.
     pub(super) async fn cancel(&self) -> Result<(), Failure> {
         let live = self.live().await?;
         let ended = async {
-            live.qmp.migrate_cancel().await?;
-            while live.qmp.query_migrate().await?.status == MigrationStatus::Cancelling {
-                sleep(CANCEL_LOOK).await;
+            if let Err(error) = live.qmp.yank_migration().await {
+                tracing::debug!(%error, "there is no connection to shut");
             }
-            Ok(())
+            if timeout(FAIL_PATIENCE, ended(&live.qmp)).await.is_err() {
+                live.qmp.migrate_cancel().await?;
+            }
+            ended(&live.qmp).await
         };
-        match timeout(CANCEL_PATIENCE, ended).await {
-            Ok(ended) => ended.map_err(qmp_failure),
-            Err(_) => cut(live.process.id().pid).await,
-        }
+        let ended = timeout(CANCEL_PATIENCE, ended).await;
+        ended.unwrap_or(Ok(())).map_err(qmp_failure)
     }
 
     /// Opens the connection that `go` will take, while the memory is sent.
@@ -187,25 +190,15 @@ async fn prepare(qmp: &Qmp, objects: Vec<Value>, side: Side, tls: &TlsParameters
         .map_err(qmp_failure)
 }
 
-/// Ends the connections of a QEMU, which sees them reset. It has none but those of its transfer.
-async fn cut(qemu: i32) -> Result<(), Failure> {
-    let hangs = |why: String| Failure {
-        reason: Reason::new(
-            "cancel-hangs",
-            format!("QEMU does not come out of a cancelled transfer: {why}"),
-        ),
-        is_retryable: true,
-    };
-    let pid = u32::try_from(qemu).map_err(|_| hangs("its process is not known".to_owned()))?;
-    let connections = hostnet::end_connections(pid)
-        .await
-        .map_err(|error| hangs(crate::link::chain(&error)))?;
-    tracing::warn!(
-        qemu,
-        connections,
-        "QEMU hung in a cancel, so its connections were cut"
-    );
-    Ok(())
+/// Waits until nothing is under way.
+async fn ended(qmp: &Qmp) -> Result<(), QmpError> {
+    loop {
+        let status = qmp.query_migrate().await?.status;
+        if status.is_final() || status == MigrationStatus::None {
+            return Ok(());
+        }
+        sleep(CANCEL_LOOK).await;
+    }
 }
 
 fn overtaken() -> Failure {

@@ -198,6 +198,12 @@ impl Qmp {
             .await
     }
 
+    /// Shuts the connections of the migration under way, which then fails. Refused where there are none.
+    pub async fn yank_migration(&self) -> Result<(), QmpError> {
+        self.act("yank", json!({"instances": [{"type": "migration"}]}))
+            .await
+    }
+
     /// Cancels what is under way. The answer comes before the status is final.
     pub async fn migrate_cancel(&self) -> Result<(), QmpError> {
         self.act("migrate_cancel", json!({})).await
