@@ -202,6 +202,53 @@ async fn a_cut_link_leaves_the_migration_active_until_it_is_cancelled() {
     pair.source.assert_guest_writes().await;
 }
 
+/// QEMU's own cancel would say good-bye on each connection, and hang on a full one, its guest with it.
+#[tokio::test]
+async fn a_transfer_over_a_cut_link_fails_when_it_is_shut_and_its_guest_runs_on() {
+    let root = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let target_objects = target_objects(&authority.credentials(root.path(), "h2"), "CN=h1");
+    let source_objects = source_objects(&authority.credentials(root.path(), "h1"));
+    let mut pair = pair(root.path()).await;
+    let target_tls = target_parameters();
+    prepare(&pair.target, Side::Target, target_objects, Some(&target_tls)).await;
+    let source_tls = source_parameters("h2");
+    prepare(&pair.source, Side::Source, source_objects, Some(&source_tls)).await;
+    let (cut, is_cut) = tokio::sync::watch::channel(false);
+    let address = cuttable_link(listen(&pair.target).await, is_cut).await;
+    let channel = MigrationChannel::Tcp(address);
+    pair.source.qmp.migrate(&channel).await.unwrap();
+    pair.source
+        .wait_for(|status| *status == MigrationStatus::Active)
+        .await;
+    cut.send(true).unwrap();
+    until_nothing_is_sent(&pair.source).await;
+    let shut = Instant::now();
+    pair.source.qmp.yank_migration().await.unwrap();
+    let info = pair.source.wait_for(MigrationStatus::is_final).await;
+    println!("ended in {:?}", shut.elapsed());
+    assert_eq!(info.status, MigrationStatus::Failed, "{info:?}");
+    assert_eq!(run_state(&pair.source).await, RunState::Running);
+    pair.source.assert_guest_writes().await;
+    let nothing_left = pair.source.qmp.yank_migration().await.unwrap_err();
+    println!("{nothing_left}");
+}
+
+/// What could be sent was.
+async fn until_nothing_is_sent(source: &Vm) {
+    let mut last = None;
+    loop {
+        let info = source.qmp.query_migrate().await.unwrap();
+        assert_eq!(info.status, MigrationStatus::Active, "{info:?}");
+        let sent = info.ram.map(|ram| ram.transferred_bytes);
+        if last == Some(sent) {
+            return;
+        }
+        last = Some(sent);
+        sleep(Duration::from_millis(300)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_cancel_at_pre_switchover_lets_the_source_run_on() {
     let root = tempfile::tempdir().unwrap();
