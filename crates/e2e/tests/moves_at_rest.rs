@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use api::drain::HostActionBody;
 use api::kinds::{ActionBody, Host, Operation, Vm, VmSpec};
 use model::lifecycle::Phase;
 use model::operation::OperationPhase;
@@ -107,7 +108,7 @@ async fn stops_and_resumes_elsewhere(world: &World, before: &VmObject) -> anyhow
     ensure!(reserved == 0, "{reserved} MiB are reserved for a stopped VM");
     world
         .client()
-        .action::<Host, _>(&host, "cordon", &ActionBody::default())
+        .action::<Host, _>(&host, "cordon", &HostActionBody::default())
         .await?;
     world.act(NAME, "resume").await?;
     let resumed = world.until_ready(NAME).await?;

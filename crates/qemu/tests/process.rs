@@ -146,7 +146,7 @@ async fn a_vm_with_overlay_data_disk_and_seed_boots_and_its_image_is_locked() {
         .collect();
     nodes.sort_unstable();
     assert_eq!(nodes, ["disk0", "disk11", "seed"]);
-    let extra = json!({"driver": "virtio-rng-pci", "id": "extra", "bus": "hot7", "rng": "entropy"});
+    let extra = json!({"driver": "virtio-rng-pci", "id": "extra", "bus": "hot3", "rng": "entropy"});
     vm.qmp.execute("device_add", extra).await.unwrap();
     vm.qmp.cont().await.unwrap();
     vm.wait_for_guest().await;

@@ -5,7 +5,7 @@
 //! *Start here:* [`arguments`].
 //!
 //! ```text
-//! pcie.0   00 host bridge      02.0–02.7 hot0…hot7, empty root ports for hot-plug
+//! pcie.0   00 host bridge      02.0–02.3 hot0…hot3, empty root ports for hot-plug
 //!          03 rng   04 serial bus (guest agent)   05, 06, 07 kept free (06 for a balloon)
 //!          08–0f nic0…nic7     10–1b disk0…disk11     1c seed     1d, 1e kept free     1f ISA bridge
 //! isa      console (0x3f8), pvpanic (0x505)

@@ -328,11 +328,11 @@ async fn long_actions_leave_records_and_a_reboot_is_one() {
             .post(&format!("/v1/vms/web/actions/{word}"), &json!({}))
             .await
     };
-    act("reboot").await.refused(409, "wrong-phase");
-    act("retry").await.refused(409, "wrong-phase");
     agent
         .document(&world, |document| document.vms.contains_key(&vm))
         .await;
+    act("reboot").await.refused(409, "wrong-phase");
+    act("retry").await.refused(409, "wrong-phase");
     let mut run = agent.run(vm, RunState::Running);
     let report = agent_report(&mut agent, &run);
     agent.send(&world, &report).await.ok(204);
