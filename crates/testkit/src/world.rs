@@ -5,7 +5,8 @@
 //! **Does not know:** VMs; see [`crate::vms`].
 //!
 //! A test ends its world with [`World::down`], which fails if anything stays behind. A world that is dropped without it
-//! belongs to a test that failed: it is taken down all the same, its directory is kept, and the logs' last lines are shown.
+//! belongs to a test that failed: it is taken down all the same, and the logs' last lines are shown;
+//! with `STERNA_KEEP` set its directory stays for a closer look.
 //!
 //! **Start here:** [`World::up`].
 
@@ -39,6 +40,8 @@ const AGAIN_PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(20);
 /// How many lines of each log are shown of a world that failed.
 const LOG_LINES: usize = 25;
+/// Set: what a failed test leaves is not removed.
+const KEEP: &str = "STERNA_KEEP";
 
 /// Who a world belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -339,9 +342,8 @@ fn left(root: &Path, seen: &[Process], before: &Machine) -> Vec<String> {
     }
 }
 
-/// Shows what may help to find out why.
+/// Shows what may help to find out why, and clears up.
 fn show_failure(root: &Path, left: &[String]) {
-    eprintln!("the world's directory is kept: {}", root.display());
     for what in left {
         eprintln!("after its end: {what}");
     }
@@ -353,6 +355,14 @@ fn show_failure(root: &Path, left: &[String]) {
         for line in &lines[lines.len().saturating_sub(LOG_LINES)..] {
             eprintln!("{line}");
         }
+    }
+    let directory = root.display();
+    if std::env::var_os(KEEP).is_some() {
+        eprintln!("the world's directory is kept: {directory}");
+    } else if let Err(error) = fs::remove_dir_all(root) {
+        eprintln!("the world's directory {directory} stays: {error}");
+    } else {
+        eprintln!("set {KEEP}=1 to keep the world's directory the next time");
     }
 }
 
@@ -369,10 +379,11 @@ fn logs(root: &Path) -> Vec<PathBuf> {
     };
     let hosts = below(data(root).join("hosts"));
     let vms = hosts.into_iter().flat_map(|host| below(host.join("vms")));
-    let consoles = vms.map(|vm| vm.join("console.log")).filter(|log| log.exists());
+    let of_vms = vms.flat_map(below).flat_map(|path| [path.join("qemu.log"), path]);
+    let of_vms = of_vms.filter(|path| path.is_file() && path.extension().is_some_and(|end| end == "log"));
     std::iter::once(root.join("up.log"))
         .chain(below(data(root).join("log")))
-        .chain(consoles)
+        .chain(of_vms)
         .collect()
 }
 
