@@ -483,9 +483,8 @@ pub struct MigrationStatus {
 
 impl Resource for Migration {
     const KIND: Kind = Kind::Migration;
-    const COLUMNS: &'static [&'static str] = &[
-        "PHASE", "VM", "FROM", "TO", "DOWNTIME", "TOTAL", "BYTES", "REASON",
-    ];
+    const COLUMNS: &'static [&'static str] =
+        &["PHASE", "VM", "FROM", "TO", "DOWNTIME", "TOTAL", "SENT", "REASON"];
     type Spec = MigrationSpec;
     type Status = MigrationStatus;
 
@@ -499,7 +498,7 @@ impl Resource for Migration {
             status.target.clone().unwrap_or_default(),
             measured(|figures| format!("{} ms", figures.downtime_ms)),
             measured(|figures| format!("{} ms", figures.total_ms)),
-            measured(|figures| figures.bytes.to_string()),
+            measured(|figures| format!("{} MiB", figures.bytes.div_ceil(1 << 20))),
             status
                 .reason
                 .as_ref()

@@ -153,7 +153,10 @@ fn chunks(text: &str) -> Vec<(usize, String)> {
 
 /// An object as `sterna export` or `get -o yaml` writes it. What only the system writes is passed over.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a document with kind, name and spec, as `sterna export` writes them"
+)]
 struct Whole {
     kind: model::Kind,
     name: String,
@@ -242,5 +245,11 @@ mod tests {
         );
         let wrong = parse("-", "kind: vmm\nname: web\nspec: {}\n");
         assert_eq!(wrong[0].as_ref().unwrap_err().place.line, 1);
+        let wrong = parse("-", "just words\n");
+        let why = &wrong[0].as_ref().unwrap_err().why;
+        assert!(
+            why.contains("expected a document with kind, name and spec"),
+            "{why}"
+        );
     }
 }
