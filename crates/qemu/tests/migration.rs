@@ -174,12 +174,8 @@ async fn cuttable_link(to: SocketAddr, cut: tokio::sync::watch::Receiver<bool>) 
     address
 }
 
-#[tokio::test]
-async fn a_cut_link_leaves_the_migration_active_until_it_is_cancelled() {
-    let root = tempfile::tempdir().unwrap();
-    let mut pair = pair(root.path()).await;
-    prepare(&pair.target, Side::Target, vec![], None).await;
-    prepare(&pair.source, Side::Source, vec![], None).await;
+/// Begins a transfer that takes long, and cuts its link in the midst of it.
+async fn send_until_the_link_is_cut(pair: &mut Pair) {
     let slow = json!({"max-bandwidth": 200_000});
     pair.source.qmp.migrate_set_parameters(slow).await.unwrap();
     let (cut, is_cut) = tokio::sync::watch::channel(false);
@@ -190,6 +186,15 @@ async fn a_cut_link_leaves_the_migration_active_until_it_is_cancelled() {
         .wait_for(|status| *status == MigrationStatus::Active)
         .await;
     cut.send(true).unwrap();
+}
+
+#[tokio::test]
+async fn a_cut_link_leaves_the_migration_active_until_it_is_cancelled() {
+    let root = tempfile::tempdir().unwrap();
+    let mut pair = pair(root.path()).await;
+    prepare(&pair.target, Side::Target, vec![], None).await;
+    prepare(&pair.source, Side::Source, vec![], None).await;
+    send_until_the_link_is_cut(&mut pair).await;
     sleep(Duration::from_millis(1500)).await;
     let info = pair.source.qmp.query_migrate().await.unwrap();
     assert_eq!(info.status, MigrationStatus::Active, "{info:?}");
@@ -214,16 +219,7 @@ async fn a_transfer_over_a_cut_link_fails_when_it_is_shut_and_its_guest_runs_on(
     prepare(&pair.target, Side::Target, target_objects, Some(&target_tls)).await;
     let source_tls = source_parameters("h2");
     prepare(&pair.source, Side::Source, source_objects, Some(&source_tls)).await;
-    let slow = json!({"max-bandwidth": 200_000});
-    pair.source.qmp.migrate_set_parameters(slow).await.unwrap();
-    let (cut, is_cut) = tokio::sync::watch::channel(false);
-    let address = cuttable_link(listen(&pair.target).await, is_cut).await;
-    let channel = MigrationChannel::Tcp(address);
-    pair.source.qmp.migrate(&channel).await.unwrap();
-    pair.source
-        .wait_for(|status| *status == MigrationStatus::Active)
-        .await;
-    cut.send(true).unwrap();
+    send_until_the_link_is_cut(&mut pair).await;
     let shut = Instant::now();
     pair.source.qmp.yank_migration().await.unwrap();
     let info = pair.source.wait_for(MigrationStatus::is_final).await;
