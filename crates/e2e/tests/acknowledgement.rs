@@ -8,7 +8,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, bail, ensure};
 use model::migration::MigrationPhase;
 use testkit::executing::until_it_stands_still;
 use testkit::link::{Queues, SERVER};
@@ -48,13 +48,16 @@ async fn the_final_acknowledgement_is_swallowed_and_the_link_cut() -> anyhow::Re
 
 /// The source gives up by itself, says why, and has the guest.
 async fn link_stays_cut(world: &World, pair: &mut Pair<'_>) -> anyhow::Result<()> {
-    let (home, incarnation) = (pair.home()?, pair.web.status.incarnation);
     let cut = Cut::swallow(world, pair).await?;
+    // As the moves before the one that was met have left it.
+    let incarnation = pair.web.status.incarnation;
     let ended = pair.is_well_after(&cut.migration).await?;
     is_aborted(&ended)?;
     ensure!(
-        pair.home()? == home && pair.web.status.incarnation == incarnation,
-        "the guest is another one"
+        pair.home()? == cut.source && pair.web.status.incarnation == incarnation,
+        "the guest is another one: {:?}, and it was incarnation {incarnation:?} on {}",
+        pair.web.status,
+        cut.source
     );
     cut.heal(world).await?;
     pair.is_well().await.map(drop)
@@ -125,58 +128,62 @@ impl Cut {
         bail!("{ATTEMPTS} moves were over before their source's agent was stopped")
     }
 
+    /// Whether the move is stopped at the instant. Otherwise it goes on, or is over.
     async fn meets_the_instant(&self, world: &World, pair: &Pair<'_>) -> anyhow::Result<bool> {
         let vm = vms::id(&pair.web);
         let incarnation = pair.web.status.incarnation.unwrap_or_default();
         let sender = world
             .qemu(&self.source, vm, incarnation)
-            .map(|process| process.id().pid);
+            .with_context(|| format!("the VM has no process on {}", self.source))?
+            .id()
+            .pid;
         let receiver = world.until_memory_arrives(vm, &self.migration).await?.id().pid;
         let agent = Frozen::stop(world.agent_pid(&self.source)?)?;
-        let Some(sender) = sender else {
-            bail!("the source has no QEMU");
-        };
-        ensure!(
-            until_it_stands_still(sender, PATIENCE).await,
-            "the source does not come to the switch"
-        );
-        if !self.rests(sender, receiver, |unread| unread == 0).await? {
+        if !until_it_stands_still(sender, PATIENCE).await
+            || !self.rests(sender, receiver, |unread| unread == 0).await
+        {
             return Ok(false);
         }
         let loading = Frozen::stop(receiver)?;
         drop(agent);
         // What comes now is the rest, and all of it has come.
-        if !self.rests(sender, receiver, |unread| unread > 0).await? {
+        if !self.rests(sender, receiver, |unread| unread > 0).await {
             return Ok(false);
         }
         world.mute(self.target, self.source_address).await?;
         drop(loading);
-        wait::until_it_holds("the target acknowledges", PATIENCE, || {
+        let acknowledged = wait::until_it_holds("the target acknowledges", PATIENCE, || {
             Queues::between(receiver, self.source_address).is_ok_and(|queues| queues.unacknowledged > 0)
-        })
-        .await?;
+        });
+        if acknowledged.await.is_err() {
+            world.heal(self.target, self.source_address).await?;
+            return Ok(false);
+        }
         world.mute(&self.source, self.target_address).await?;
         Ok(true)
     }
 
-    /// Whether nothing moves any more in time: all that the source sent has come, and so much of it waits to be read.
-    async fn rests(&self, sender: i32, receiver: i32, is_it: fn(u64) -> bool) -> anyhow::Result<bool> {
+    /// Whether nothing moves any more in time: all that the source sent has come, and so much of it waits to be read. With
+    /// one of the two gone, the move is over.
+    async fn rests(&self, sender: i32, receiver: i32, is_it: fn(u64) -> bool) -> bool {
         let look = || {
-            let sent = Queues::between(sender, self.target_address)?;
-            let came = Queues::between(receiver, self.source_address)?;
-            anyhow::Ok((came.unread, sent.unacknowledged))
+            let sent = Queues::between(sender, self.target_address).ok()?;
+            let came = Queues::between(receiver, self.source_address).ok()?;
+            Some((came.unread, sent.unacknowledged))
         };
         let deadline = Instant::now() + PATIENCE;
-        let mut before = look()?;
+        let mut before = None;
         while Instant::now() < deadline {
-            sleep(REST).await;
-            let now = look()?;
-            if now == before && now.1 == 0 && is_it(now.0) {
-                return Ok(true);
+            let Some(now) = look() else {
+                return false;
+            };
+            if before == Some(now) && now.1 == 0 && is_it(now.0) {
+                return true;
             }
-            before = now;
+            before = Some(now);
+            sleep(REST).await;
         }
-        Ok(false)
+        false
     }
 
     async fn heal(&self, world: &World) -> anyhow::Result<()> {

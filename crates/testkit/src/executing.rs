@@ -66,7 +66,7 @@ pub async fn until_it_stands_still(qemu: i32, patience: Duration) -> bool {
         loop {
             sleep(WINDOW).await;
             let now = processors_us(qemu);
-            if now - before < EXECUTING_US {
+            if now.saturating_sub(before) < EXECUTING_US {
                 return;
             }
             before = now;
