@@ -172,6 +172,25 @@ fn a_batch_is_placed_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_batch_that_is_only_prepared_is_placed_too() {
+    let mut world = World::new(2);
+    let batch = Batch {
+        id: Uuid::from_u128(7),
+        size: 2,
+    };
+    let vms = ["a", "b"].map(|name| world.vm(name, Power::Hold));
+    for vm in vms {
+        world.change_vm(vm, |object| {
+            object.spec.placement.batch = Some(batch);
+            object.spec.power = Power::Prepared;
+            object.spec.power_request += 1;
+        });
+    }
+    world.settle();
+    assert_eq!(vms.map(|vm| world.phase(vm)), [Phase::Prolog, Phase::Prolog]);
+}
+
+#[test]
 fn a_host_on_which_starts_fail_is_avoided_for_a_while() {
     let mut world = World::new(1);
     let vm = world.vm("web", Power::Running);
