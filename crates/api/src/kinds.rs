@@ -147,11 +147,8 @@ impl Resource for Vm {
             vm.status.phase.to_string(),
             vm.status.host.clone().unwrap_or_default(),
             addresses(vm),
-            vm.spec.vcpus.map(|n| n.to_string()).unwrap_or_default(),
-            vm.spec
-                .memory_mib
-                .map(|mib| format!("{mib} MiB"))
-                .unwrap_or_default(),
+            size(vm, "vcpus", vm.spec.vcpus.map(|n| n.to_string())),
+            size(vm, "memory_mib", vm.spec.memory_mib.map(|mib| format!("{mib} MiB"))),
             vm.created_at.to_string(),
             vm.status
                 .reason
@@ -159,6 +156,16 @@ impl Resource for Vm {
                 .map(|reason| reason.code.clone())
                 .unwrap_or_default(),
         ]
+    }
+}
+
+/// A size, and whether the guest has it already.
+fn size(vm: &Object<VmSpec, VmStatus>, part: &str, text: Option<String>) -> String {
+    let text = text.unwrap_or_default();
+    if vm.status.at_next_start.iter().any(|later| later == part) {
+        format!("{text} at next start")
+    } else {
+        text
     }
 }
 

@@ -147,6 +147,6 @@ mod tests {
         assert!(completes(["host", "get"], "name"));
         assert!(completes(["vm", "create"], "template"));
         assert!(completes(["vm", "migrate"], "to"));
-        assert!(!completes(["vm", "create"], "name"));
+        assert!(!completes(["vm", "create"], "names"));
     }
 }

@@ -111,7 +111,7 @@ pub(crate) struct CreateArgs {
     /// Its name
     pub(crate) name: String,
     /// A label; may be given several times
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = units::label)]
+    #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = units::label)]
     pub(crate) labels: Vec<(String, String)>,
     /// Check it and show what it would be, and do nothing
     #[arg(long)]
@@ -218,7 +218,7 @@ pub(crate) struct ImportArgs {
     #[arg(long, value_name = "PATH")]
     pub(crate) file: PathBuf,
     /// A label; may be given several times
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = units::label)]
+    #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = units::label)]
     pub(crate) labels: Vec<(String, String)>,
 }
 

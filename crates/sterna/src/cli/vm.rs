@@ -57,14 +57,15 @@ pub(crate) enum VmCommand {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  sterna vm create web --template small --wait=ready\n  \
-    sterna vm create worker --template small --count 3 --label tier=batch\n  \
+    sterna vm create worker --template small --count 3 -l tier=batch\n  \
     sterna vm create spare --template small --off --wait\n  \
-    sterna vm create worker --template small --count 3 --label app=w --anti-affinity vm:app=w\n  \
+    sterna vm create worker --template small --count 3 -l app=w --anti-affinity vm:app=w\n  \
     sterna vm create db --image tiny --memory 1GiB --vcpus 2 --network front,address=10.1.0.7"
 )]
 pub(crate) struct VmArgs {
-    /// Its name; with --count, what the names begin with
-    pub(crate) name: String,
+    /// Its name, or several; with --count, what the names begin with
+    #[arg(value_name = "NAME", required = true)]
+    pub(crate) names: Vec<String>,
     /// The template that it is made from
     #[arg(long, required_unless_present = "image")]
     pub(crate) template: Option<String>,
@@ -97,15 +98,16 @@ pub(crate) struct VmArgs {
     #[arg(long = "network", value_name = "NETWORK[,address=IP][,mac=MAC]", value_parser = units::nic)]
     pub(crate) nics: Vec<NicSpec>,
     /// The guest's host name; the VM's name if left out
-    #[arg(long, conflicts_with = "count")]
+    #[arg(long)]
     pub(crate) hostname: Option<String>,
     /// What the guest is told.
     #[command(flatten)]
     pub(crate) guest: GuestArgs,
     /// A label; may be given several times
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = units::label)]
+    #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = units::label)]
     pub(crate) labels: Vec<(String, String)>,
-    /// Create so many, NAME-1 to NAME-N, and place them all or, if they do not all fit, none; more than 24 in parts
+    /// Create so many, NAME-1 to NAME-N. Those of one call are all placed or, if they do not all fit, none; more than 24
+    /// in parts
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) count: Option<u32>,
     /// Do not place it until it is released

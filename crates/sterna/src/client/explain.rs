@@ -55,6 +55,7 @@ fn document((vm, why): &(ObjectOf<Vm>, Explanation)) -> Value {
         "drain": why.drain,
         "migration": status.migration,
         "steps_ms": status.steps_ms,
+        "at_next_start": status.at_next_start,
         "next_commands": status.next_commands,
     })
 }
@@ -70,6 +71,10 @@ fn text(vm: &ObjectOf<Vm>, why: &Explanation, now: Timestamp) -> Vec<String> {
     let mut lines = vec![format!("VM {} is {}{place}.", vm.name, status.phase)];
     if let Some(reason) = &status.reason {
         lines.push(format!("  What is wrong: {} ({})", reason.message, reason.code));
+    }
+    if !status.at_next_start.is_empty() {
+        let parts = status.at_next_start.join(", ");
+        lines.push(format!("  From its next start on, not before: its new {parts}"));
     }
     lines.extend(drained(why));
     lines.extend(rule(vm));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+use anyhow::{bail, ensure};
 use api::Create;
 use api::client::ObjectOf;
 use api::kinds::{ActionBody, Operation, PlacementSpec, Vm, VmSpec};
@@ -127,10 +128,12 @@ async fn finish(
 
 /// One request for each VM.
 fn bodies(args: VmArgs) -> anyhow::Result<Vec<Create<VmSpec>>> {
-    let names = match args.count {
-        None => vec![args.name],
-        Some(count) => (1..=count).map(|n| format!("{}-{n}", args.name)).collect(),
-    };
+    let names = names(args.names, args.count)?;
+    ensure!(
+        args.hostname.is_none() || names.len() == 1,
+        "--hostname is for one VM, and these are {}: leave it out, and each has its own name",
+        names.len()
+    );
     let spec = VmSpec {
         template: args.template,
         vcpus: args.vcpus,
@@ -149,7 +152,7 @@ fn bodies(args: VmArgs) -> anyhow::Result<Vec<Create<VmSpec>>> {
     };
     let labels: BTreeMap<String, String> = args.labels.into_iter().collect();
     // A held VM is released by itself, so that it is placed by itself.
-    let is_together = args.count.is_some_and(|count| count > 1) && !args.hold;
+    let is_together = names.len() > 1 && !args.hold;
     let size = usize::try_from(BATCH_MAX).unwrap_or(1);
     let bodies = names.chunks(size).flat_map(|names| {
         let batch = is_together.then(|| new_batch(names.len()));
@@ -168,6 +171,15 @@ fn bodies(args: VmArgs) -> anyhow::Result<Vec<Create<VmSpec>>> {
         })
     });
     Ok(bodies.collect())
+}
+
+/// What they are called.
+fn names(given: Vec<String>, count: Option<u32>) -> anyhow::Result<Vec<String>> {
+    match (count, &given[..]) {
+        (None, _) => Ok(given),
+        (Some(count), [stem]) => Ok((1..=count).map(|n| format!("{stem}-{n}")).collect()),
+        (Some(_), _) => bail!("--count makes NAME-1 to NAME-N from one name: give one, or leave --count out"),
+    }
 }
 
 #[expect(

@@ -73,6 +73,22 @@ async fn of_several_names_all_are_tried_and_each_failure_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_are_created_at_once() {
+    let world = World::new().await;
+    world.run("vm create a b --template small -l app=web").await.ok();
+    assert_eq!(world.run("vm list -l app=web -o name").await.ok(), "vm/a\nvm/b\n");
+    let batches = world
+        .run("vm list -o jsonpath=$.items[*].spec.placement.batch.size")
+        .await
+        .ok();
+    assert_eq!(batches, "2\n2\n", "they are placed together");
+    let both = "vm create a b --template small --count 2";
+    world.run(both).await.refused(1, &["give one, or leave --count out"]);
+    let named = "vm create c d --template small --hostname web";
+    world.run(named).await.refused(1, &["--hostname is for one VM"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forms_of_output() {
     let world = World::new().await;
     world
