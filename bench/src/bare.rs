@@ -19,6 +19,7 @@ use qemu::qmp::{Events, Hint, Qmp};
 use qemu::spawn::{self, QemuProcess};
 use serde_json::json;
 use testkit::console::Console;
+use testkit::world::World;
 use tokio::net::UnixStream;
 use uuid::Uuid;
 
@@ -27,6 +28,23 @@ const CONSOLE_LOG: &str = "console.log";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a guest's agent is asked whether it is there.
 const ASK_EVERY: Duration = Duration::from_millis(50);
+
+/// Where a QEMU runs: on a host of the world, so that both sides' guests move over the same link.
+#[derive(Clone)]
+pub(crate) struct Place {
+    entering: Vec<String>,
+    address: Ipv4Addr,
+}
+
+impl Place {
+    /// A host.
+    pub(crate) fn on(world: &World, host: &str) -> anyhow::Result<Self> {
+        Ok(Self {
+            entering: world.entering(host)?,
+            address: world.address(host)?,
+        })
+    }
+}
 
 /// One QEMU. Dropping it kills the process.
 pub(crate) struct Machine {
@@ -87,10 +105,17 @@ pub(crate) fn spec(disk: &Path, memory_mib: u32, start: Start) -> LaunchSpec {
 
 impl Machine {
     /// Starts a QEMU in a new directory.
-    pub(crate) async fn start(root: &Path, name: &str, spec: &LaunchSpec) -> anyhow::Result<Self> {
+    pub(crate) async fn start(
+        root: &Path,
+        name: &str,
+        spec: &LaunchSpec,
+        place: &Place,
+    ) -> anyhow::Result<Self> {
         let directory = root.join(name);
         std::fs::create_dir(&directory)?;
-        let process = spawn::spawn(Path::new(QEMU), &arguments(spec)?, &directory)?;
+        let words = [&place.entering[..], &[QEMU.to_owned()], &arguments(spec)?].concat();
+        let (program, words) = words.split_first().context("nothing to start")?;
+        let process = spawn::spawn(Path::new(program), words, &directory)?;
         let (qmp, events) = spawn::connect(&process, &directory, QMP_SOCKET, PATIENCE).await?;
         log_console(&directory).await?;
         Ok(Self {
@@ -199,13 +224,14 @@ pub(crate) async fn migrate(
     name: &str,
     mut source: Machine,
     spec: &LaunchSpec,
+    place: &Place,
     recipe: Recipe,
     credentials: &Credentials,
 ) -> anyhow::Result<(Machine, Took)> {
     let begun = Instant::now();
-    let target = Machine::start(root, name, spec).await?;
+    let target = Machine::start(root, name, spec, place).await?;
     settle(&target, Side::Target, recipe, credentials).await?;
-    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let any_port = SocketAddr::from((place.address, 0));
     target
         .qmp
         .migrate_incoming(&MigrationChannel::Tcp(any_port))
@@ -220,10 +246,7 @@ pub(crate) async fn migrate(
     let stop = tokio::spawn(stop_heard(source.qmp.events()));
     source
         .qmp
-        .migrate(&MigrationChannel::Tcp(SocketAddr::from((
-            Ipv4Addr::LOCALHOST,
-            port,
-        ))))
+        .migrate(&MigrationChannel::Tcp(SocketAddr::from((place.address, port))))
         .await?;
     if recipe != Recipe::Defaults {
         source

@@ -16,7 +16,7 @@ mod sterna;
 use std::path::Path;
 
 use anyhow::Context;
-use bare::{Credentials, Machine};
+use bare::{Credentials, Machine, Place};
 use moves::Guest;
 use qemu::command_line::Start;
 use qemu::migration_tls::{DH_PARAMETERS_FILE, DH_PARAMETERS_PEM};
@@ -63,6 +63,7 @@ fn machine() -> anyhow::Result<String> {
 /// Create to guest-ready.
 async fn boot(world: &World, root: &Path, runs: usize) -> anyhow::Result<()> {
     let image = guest_image()?;
+    let place = Place::on(world, "h1")?;
     let (mut ours, mut theirs) = (Series::default(), Series::default());
     for run in 0..=runs {
         let name = format!("boot-{run}");
@@ -70,7 +71,7 @@ async fn boot(world: &World, root: &Path, runs: usize) -> anyhow::Result<()> {
         world.delete_vm(&name).await?;
         let begun = std::time::Instant::now();
         let disk = bare::overlay(root, &name, &image)?;
-        let machine = Machine::start(root, &name, &bare::spec(&disk, 256, Start::Boot)).await?;
+        let machine = Machine::start(root, &name, &bare::spec(&disk, 256, Start::Boot), &place).await?;
         machine.run().await?;
         machine.ready().await?;
         let bare_ms = begun.elapsed().as_secs_f64() * 1000.0;

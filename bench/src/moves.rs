@@ -14,7 +14,7 @@ use qemu::command_line::{LaunchSpec, Start};
 use testkit::console::Console;
 use testkit::world::{World, guest_image};
 
-use crate::bare::{self, Credentials, Machine, Recipe, Took};
+use crate::bare::{self, Credentials, Machine, Place, Recipe, Took};
 use crate::row;
 use crate::stats::Series;
 use crate::sterna;
@@ -102,29 +102,25 @@ pub(crate) async fn measure(
     let name = format!("{name}-{}", guest.memory_mib);
     let spec = sterna::plain("h1", guest.memory_mib.into(), guest.script());
     sterna::create(world, &name, spec).await?;
-    let mut bare = BareGuest::boot(root, &name, guest, credentials).await?;
-    let mut ours = Moves::default();
-    let recipes = guest.recipes();
-    let mut theirs: Vec<Moves> = recipes.iter().map(|_| Moves::default()).collect();
-    for run in 0..=runs {
-        let to = if run.is_multiple_of(2) { "h2" } else { "h1" };
-        let moved = sterna::migrate(world, &name, to, guest.counts).await?;
-        // The first run warms caches.
-        if run > 0 {
-            ours.push(&moved);
-        }
-        for (recipe, moves) in recipes.iter().zip(&mut theirs) {
-            let moved = bare.migrate(*recipe).await?;
+    let places = [Place::on(world, "h1")?, Place::on(world, "h2")?];
+    let mut bare = BareGuest::boot(root, &name, guest, credentials, places).await?;
+    let mut hosts = ["h2", "h1"].into_iter().cycle();
+    // In turn, one of each: what either leaves in caches is then the same for both.
+    for recipe in guest.recipes() {
+        let (mut ours, mut theirs) = (Moves::default(), Moves::default());
+        for run in 0..=runs {
+            let to = hosts.next().unwrap_or_default();
+            let moved = sterna::migrate(world, &name, to, guest.counts).await?;
+            let bare_moved = bare.migrate(*recipe).await?;
+            // The first run warms caches.
             if run > 0 {
-                moves.push(&moved);
+                ours.push(&moved);
+                theirs.push(&bare_moved);
             }
         }
+        print(guest, recipe.label(), &ours, &theirs);
     }
-    world.delete_vm(&name).await?;
-    for (recipe, moves) in recipes.iter().zip(&theirs) {
-        print(guest, recipe.label(), &ours, moves);
-    }
-    Ok(())
+    world.delete_vm(&name).await
 }
 
 fn print(guest: Guest, how: &str, ours: &Moves, theirs: &Moves) {
@@ -166,6 +162,8 @@ struct BareGuest<'a> {
     root: &'a Path,
     name: &'a str,
     credentials: &'a Credentials,
+    /// Where it is, and where it moves next.
+    places: [Place; 2],
     machine: Option<Machine>,
     target: LaunchSpec,
     counts: bool,
@@ -178,10 +176,11 @@ impl<'a> BareGuest<'a> {
         name: &'a str,
         guest: Guest,
         credentials: &'a Credentials,
+        places: [Place; 2],
     ) -> anyhow::Result<Self> {
         let disk = bare::overlay(root, name, &guest_image()?)?;
         let spec = bare::spec(&disk, guest.memory_mib, Start::Boot);
-        let machine = Machine::start(root, &format!("{name}-0"), &spec).await?;
+        let machine = Machine::start(root, &format!("{name}-0"), &spec, &places[0]).await?;
         machine.run().await?;
         machine.ready().await?;
         if guest.counts {
@@ -192,6 +191,7 @@ impl<'a> BareGuest<'a> {
             root,
             name,
             credentials,
+            places,
             machine: Some(machine),
             target,
             counts: guest.counts,
@@ -203,8 +203,18 @@ impl<'a> BareGuest<'a> {
         self.moves += 1;
         let name = format!("{}-{}", self.name, self.moves);
         let source = self.machine.take().context("an earlier move failed")?;
-        let (machine, mut took) =
-            bare::migrate(self.root, &name, source, &self.target, recipe, self.credentials).await?;
+        self.places.swap(0, 1);
+        let [place, _] = &self.places;
+        let moving = bare::migrate(
+            self.root,
+            &name,
+            source,
+            &self.target,
+            place,
+            recipe,
+            self.credentials,
+        );
+        let (machine, mut took) = moving.await?;
         if self.counts {
             took.gap_ms = Some(largest_gap(&mut machine.console()).await?);
         }

@@ -52,17 +52,23 @@ impl World {
         self.act_in(host, &[&["ip", "neighbour"], words].concat()).await
     }
 
+    /// What stands before a command that shall run in the namespaces of a host's agent; it becomes that command.
+    pub fn entering(&self, host: &str) -> anyhow::Result<Vec<String>> {
+        let pid = self.agent_pid(host)?.to_string();
+        let user = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/user"));
+        let mut words = vec!["nsenter", "--net", "--target", &pid];
+        // Nobody can enter the user namespace that he is in.
+        if user("self")? != user(&pid)? {
+            words.extend(["--user", "--preserve-credentials"]);
+        }
+        Ok(words.into_iter().map(str::to_owned).collect())
+    }
+
     /// Runs a command in the namespaces of a host's agent.
     async fn act_in(&self, host: &str, words: &[&str]) -> anyhow::Result<()> {
-        let pid = self.agent_pid(host)?;
-        let user = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/user"));
-        let mut command = Command::new("nsenter");
-        command.arg("--net").args(["--target", &pid.to_string()]);
-        // Nobody can enter the user namespace that he is in.
-        if user("self")? != user(&pid.to_string())? {
-            command.args(["--user", "--preserve-credentials"]);
-        }
-        command.args(words).stdin(Stdio::null());
+        let mut entering = self.entering(host)?.into_iter();
+        let mut command = Command::new(entering.next().context("nothing to start")?);
+        command.args(entering).args(words).stdin(Stdio::null());
         let ended = command.output().await.context("starting nsenter")?;
         let said = String::from_utf8_lossy(&ended.stderr);
         ensure!(ended.status.success(), "{} on {host}: {said}", words.join(" "));
