@@ -27,6 +27,7 @@ mod schema;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -86,6 +87,8 @@ pub struct SqliteStore {
 pub(crate) struct Shared {
     path: PathBuf,
     state: RwLock<State>,
+    /// How many commits were made durable since the start.
+    commits: AtomicU64,
     hub: Arc<Hub>,
     clock: Clock,
 }
@@ -108,6 +111,7 @@ impl SqliteStore {
         let shared = Arc::new(Shared {
             path: opened.path.clone(),
             state: RwLock::new(opened.state),
+            commits: AtomicU64::new(0),
             hub: Arc::new(Hub::new(revision)),
             clock: options.clock,
         });
@@ -126,6 +130,11 @@ impl SqliteStore {
     /// jump.
     pub async fn tick(&self) -> Result<(), StoreError> {
         self.queue.ask("tick", |reply| Job::Tick { reply }).await
+    }
+
+    /// How many commits were made since the start: so often the log was synced.
+    pub fn commits(&self) -> u64 {
+        self.shared.commits.load(Ordering::Relaxed)
     }
 
     /// Closes the store, once what is queued is written; blocks until then. Later calls answer [`StoreError::Closed`].
