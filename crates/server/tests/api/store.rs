@@ -7,7 +7,7 @@ use model::report::RunState;
 use model::restored::Restored;
 use model::{Incarnation, Timestamp, key, record};
 use serde_json::json;
-use store::{MemoryStore, Store, Txn};
+use store::{MemoryStore, Txn};
 use tempfile::TempDir;
 
 use super::agents::{Agent, id};
