@@ -58,7 +58,7 @@ fmt: ## format the code
 	$(CARGO) fmt --all
 
 bench: STERNA_BIN := $(CURDIR)/target/release/sterna
-bench: build ## what Sterna adds to bare QEMU, as ratios: docs/performance.md has the last table
+bench: build ## what Sterna adds to bare QEMU and SQLite, as ratios: docs/performance.md has the last table
 	target/release/bench
 
 soak: ## the long tests, which `make test` leaves out

@@ -1,10 +1,10 @@
-//! What Sterna adds to bare QEMU: ratios in one run on one machine, in turn, medians over several runs.
+//! What Sterna adds to bare QEMU and bare SQLite: ratios in one run on one machine, in turn, medians over several runs.
 //!
 //! **Owns:** the measurements and their table.
 //!
 //! **Does not know:** what is good enough: `docs/performance.md` says what is asked for.
 //!
-//! **Start here:** [`main`]. `bench [RUNS]` prints tables in Markdown.
+//! **Start here:** [`main`]. `bench [moves|store] [RUNS]` prints tables in Markdown; without a word, all of them.
 
 #![allow(clippy::print_stdout, reason = "tables are what it is for")]
 
@@ -12,10 +12,11 @@ mod bare;
 mod moves;
 mod stats;
 mod sterna;
+mod store;
 
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use bare::{Credentials, Machine, Place};
 use moves::Guest;
 use qemu::command_line::Start;
@@ -32,22 +33,49 @@ const RUNS: usize = 10;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let runs = std::env::args()
-        .nth(1)
+    let mut words = std::env::args().skip(1).peekable();
+    let what = words.next_if(|word| word.parse::<usize>().is_err());
+    let runs = words
+        .next()
         .map_or(Ok(RUNS), |text| text.parse())
         .context("RUNS is a number")?;
+    println!("machine: {}", machine()?);
+    println!(
+        "\nMedians of {runs} runs (least–most), in milliseconds unless a row says otherwise; ratios run by run.\n"
+    );
+    match what.as_deref() {
+        None => {
+            of_store(runs).await?;
+            of_guests(runs).await?;
+        }
+        Some("store") => of_store(runs).await?,
+        Some("moves") => of_guests(runs).await?,
+        Some(other) => bail!("{other:?} is not measured here: store, moves, or nothing for both"),
+    }
+    println!("\nload after: {}", load()?);
+    Ok(())
+}
+
+/// What the store adds to SQLite. Its files are where temporary files are: see to it that this is a disk.
+async fn of_store(runs: usize) -> anyhow::Result<()> {
+    let root = tempfile::tempdir()?;
+    println!("| what | Sterna | bare SQLite | ratio |\n|---|---|---|---|");
+    store::measure(root.path(), runs).await?;
+    println!();
+    Ok(())
+}
+
+/// Boots and moves of guests.
+async fn of_guests(runs: usize) -> anyhow::Result<()> {
     let root = tempfile::tempdir()?;
     let world = World::up(2).await?;
     world.make_template(256).await?;
-    println!("machine: {}", machine()?);
-    println!("\nMedians of {runs} runs in milliseconds (least–most); ratios run by run.\n");
     println!("| what | Sterna | bare QEMU | ratio |\n|---|---|---|---|");
     boot(&world, root.path(), runs).await?;
     let credentials = credentials(root.path())?;
     for guest in [Guest::idle(256), Guest::idle(1024), Guest::counting(256)] {
         moves::measure(&world, root.path(), guest, runs, &credentials).await?;
     }
-    println!("\nload after: {}", load()?);
     world.down().await
 }
 

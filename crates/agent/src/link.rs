@@ -6,7 +6,7 @@
 //!
 //! **Start here:** [`documents`] for the way down, [`Board`] and [`reports`] for the way up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -186,6 +186,8 @@ struct Inner {
     /// The host's status as it was last answered.
     answered: Option<HostStatus>,
     runs: BTreeMap<(VmId, Incarnation), RunStatus>,
+    /// The journal's incarnations of which nothing was said yet; none while the journal was not read.
+    unsaid: Option<BTreeSet<(VmId, Incarnation)>>,
     transfers: BTreeMap<VmId, Progress>,
     sequence: u64,
     /// When what changed has to be posted.
@@ -199,6 +201,7 @@ impl Board {
             host,
             answered: None,
             runs: BTreeMap::new(),
+            unsaid: None,
             transfers: BTreeMap::new(),
             sequence: 0,
             due: None,
@@ -213,18 +216,29 @@ impl Board {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// These are what the host knows of: reports are not complete until each was set or forgotten.
+    pub fn expect_runs(&self, runs: impl IntoIterator<Item = (VmId, Incarnation)>) {
+        self.lock().unsaid = Some(runs.into_iter().collect());
+    }
+
     /// Replaces the state of an incarnation; posted within the given time if it changed.
     pub fn set_run(&self, vm: VmId, run: RunStatus, within: Duration) {
         let key = (vm, run.incarnation);
-        let old = self.lock().runs.insert(key, run.clone());
-        if old.as_ref() != Some(&run) {
+        let mut inner = self.lock();
+        let was_unsaid = inner.said(&key);
+        let old = inner.runs.insert(key, run.clone());
+        drop(inner);
+        if was_unsaid || old.as_ref() != Some(&run) {
             self.post_within(within);
         }
     }
 
     /// Nothing is left of the incarnation.
     pub fn forget_run(&self, vm: VmId, incarnation: Incarnation) {
-        self.lock().runs.remove(&(vm, incarnation));
+        let mut inner = self.lock();
+        inner.said(&(vm, incarnation));
+        inner.runs.remove(&(vm, incarnation));
+        drop(inner);
         self.post_within(Duration::ZERO);
     }
 
@@ -273,6 +287,7 @@ impl Board {
                     run: run.clone(),
                 })
                 .collect(),
+            is_complete: inner.unsaid.as_ref().is_some_and(BTreeSet::is_empty),
             samples: Samples {
                 transfers: inner.transfers.clone(),
                 ..load
@@ -284,6 +299,13 @@ impl Board {
         if let Some(host) = report.host {
             self.lock().answered = Some(host);
         }
+    }
+}
+
+impl Inner {
+    /// Something is known of an incarnation; whether it is the first time.
+    fn said(&mut self, run: &(VmId, Incarnation)) -> bool {
+        self.unsaid.as_mut().is_some_and(|unsaid| unsaid.remove(run))
     }
 }
 

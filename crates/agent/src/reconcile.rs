@@ -64,6 +64,7 @@ impl Fleet {
                 "no document counts until a server sends one"
             );
         }
+        host.board.expect_runs(journal.marks.keys().copied());
         let inner = Inner {
             journal,
             document,

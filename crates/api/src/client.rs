@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
+use reqwest::header::HeaderName;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -13,7 +14,13 @@ use crate::document::{CheckAnswer, CheckBody};
 use crate::history::History;
 use crate::problem::Problem;
 use crate::resource::{Change, Create, List, Object, Resource};
+use crate::store::{ResumeBody, StoreStatus};
 use crate::tls;
+
+/// The header with the digest of what is sent (RFC 9530).
+pub const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+/// The header with the revision that a backup holds.
+pub const REVISION: HeaderName = HeaderName::from_static("sterna-revision");
 
 /// The longest line of a stream that is read.
 const LINE_MAX_BYTES: usize = 4 << 20;
@@ -54,6 +61,18 @@ impl ClientError {
 
 /// The objects of a kind.
 pub type ObjectOf<R> = Object<<R as Resource>::Spec, <R as Resource>::Status>;
+
+/// A backup of the store on its way.
+pub struct BackupStream<S> {
+    /// How long it will be.
+    pub bytes: Option<u64>,
+    /// The revision that it holds.
+    pub revision: u64,
+    /// What [`REPR_DIGEST`] says of it.
+    pub digest: String,
+    /// Its content.
+    pub chunks: S,
+}
 
 /// Talks to one server.
 #[derive(Debug, Clone)]
@@ -283,6 +302,39 @@ impl Client {
         let answer = self.send(request).await?;
         let body = answer.bytes().await.map_err(|error| self.unreachable(&error))?;
         serde_json::from_slice(&body).map_err(|error| ClientError::NotUnderstood(error.to_string()))
+    }
+
+    /// How the store is.
+    pub async fn store_status(&self) -> Result<StoreStatus, ClientError> {
+        self.json(self.request(Method::GET, "/v1/store")).await
+    }
+
+    /// Lets a restored store go on; repeat it until the answer shows no more that it was restored.
+    pub async fn resume_store(&self, body: &ResumeBody) -> Result<StoreStatus, ClientError> {
+        self.post("/v1/store/resume", body).await
+    }
+
+    /// A backup of the store.
+    pub async fn backup(
+        &self,
+    ) -> Result<
+        BackupStream<impl Stream<Item = Result<impl AsRef<[u8]> + use<>, ClientError>> + Unpin + use<>>,
+        ClientError,
+    > {
+        let answer = self.send(self.request(Method::GET, "/v1/store/backup")).await?;
+        let header = |name: HeaderName| {
+            let value = answer.headers().get(&name).and_then(|value| value.to_str().ok());
+            let missing = || ClientError::NotUnderstood(format!("it has no header {name}"));
+            value.map(str::to_owned).ok_or_else(missing)
+        };
+        let revision = header(REVISION)?.parse();
+        let revision = revision.map_err(|_| ClientError::NotUnderstood("no revision".to_owned()))?;
+        Ok(BackupStream {
+            bytes: answer.content_length(),
+            revision,
+            digest: header(REPR_DIGEST)?,
+            chunks: Box::pin(heard(answer.bytes_stream(), self.server.clone())),
+        })
     }
 
     /// Follows a kind from a revision on; without one, every object comes first as `added`.

@@ -1,7 +1,7 @@
 //! The public wire types, the document that describes them, and the client.
 //!
 //! **Owns:** the shape of every request and answer ([`resource`], [`kinds`], [`document`],
-//! [`history`], [`problem`]), the OpenAPI document
+//! [`history`], [`store`], [`problem`]), the OpenAPI document
 //! ([`openapi`]), the typed client ([`client`]), a console as a stream ([`console`]).
 //!
 //! **Does not know:** how anything is stored or decided.
@@ -19,6 +19,7 @@ pub mod openapi;
 pub mod placement;
 pub mod problem;
 pub mod resource;
+pub mod store;
 pub mod tls;
 
 pub use problem::Problem;

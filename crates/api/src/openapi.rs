@@ -14,6 +14,7 @@ use crate::kinds::{
 use crate::placement::Explanation;
 use crate::problem::{MEDIA_TYPE, Problem};
 use crate::resource::{Change, Create, List, Object, Resource};
+use crate::store::{ResumeBody, StoreStatus};
 use model::migration::Progress;
 
 /// What can be asked of a VM by `POST /v1/vms/NAME/actions/ACTION`.
@@ -39,6 +40,7 @@ pub fn document() -> Value {
     kind::<Operation>(&mut generator, &mut paths);
     kind::<Event>(&mut generator, &mut paths);
     extras(&mut generator, &mut paths);
+    store(&mut generator, &mut paths);
     let problem = generator.subschema_for::<Problem>();
     json!({
         "openapi": "3.1.0",
@@ -190,6 +192,27 @@ fn extras(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
     let answers = json!({ "200": answer(&checked, "What writing each would lead to.") });
     let post = operation("check documents", Vec::new(), Some(body), answers);
     paths.insert("/v1/check".to_owned(), json!({ "post": post }));
+}
+
+fn store(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
+    let status = generator.subschema_for::<StoreStatus>().to_value();
+    let body = generator.subschema_for::<ResumeBody>().to_value();
+    let answers = || json!({ "200": answer(&status, "How the store is.") });
+    let get = operation("show the store", Vec::new(), None, answers());
+    paths.insert("/v1/store".to_owned(), json!({ "get": get }));
+    let post = operation("resume a restored store", Vec::new(), Some(body), answers());
+    paths.insert("/v1/store/resume".to_owned(), json!({ "post": post }));
+    let header = |what: &str| json!({ "description": what, "schema": { "type": "string" } });
+    let file = json!({ "200": {
+        "description": "A SQLite database, as `sterna store restore` takes it. For administrators.",
+        "headers": {
+            "Repr-Digest": header("Its SHA-256 (RFC 9530)."),
+            "Sterna-Revision": header("The revision that it holds."),
+        },
+        "content": { "application/vnd.sqlite3": {} },
+    } });
+    let get = operation("back up the store", Vec::new(), None, file);
+    paths.insert("/v1/store/backup".to_owned(), json!({ "get": get }));
 }
 
 fn console_and_explanation(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {

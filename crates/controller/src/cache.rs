@@ -203,7 +203,8 @@ async fn load(store: &dyn Store, revision: u64) -> Result<View, StoreError> {
     let kinds = Kind::ALL
         .into_iter()
         .map(|kind| RangeRequest::prefix(model::key::kind_prefix(kind)));
-    for request in kinds.chain([RangeRequest::key(model::key::FIRST_OF_GROUP)]) {
+    let lone = [model::key::FIRST_OF_GROUP, model::key::RESTORED].map(RangeRequest::key);
+    for request in kinds.chain(lone) {
         let mut request = request.at(revision).limit(PAGE);
         loop {
             let page = store.range(request.clone()).await?;

@@ -30,7 +30,9 @@ pub async fn run(store: Arc<dyn Store>, cache: Arc<Cache>, env: Arc<dyn Env>) {
     loop {
         seen = wake_changed(&cache, &mut queue, seen);
         let next = queue.ring(env.now());
-        if let Some(item) = queue.pop() {
+        // What has to be looked at waits until a restored store goes on.
+        let is_held = cache.view().is_held();
+        if let Some(item) = (!is_held).then(|| queue.pop()).flatten() {
             let writer = Writer {
                 store: store.as_ref(),
                 cache: &cache,

@@ -15,6 +15,7 @@
 //! /network/{id}/address/{address}     who holds an address
 //! /index/{kind}/{project}/{name}      the id, so that names are unique
 //! /request/{user}/{request id}        the answer that a repeat gets
+//! /restored                           the store comes from a backup, and nothing is decided yet
 //! /audit/{id}                         who wrote what
 //! /token/{hash}, /join/{hash}         credentials
 //! ```
@@ -103,6 +104,9 @@ pub fn request(user: &str, request: &str) -> String {
 /// The VM that was placed last as the first of a group that shall be together. Two such choices exclude each other, since
 /// each rests on there being no other.
 pub const FIRST_OF_GROUP: &str = "/placement/first";
+
+/// That the store was restored from a backup; there until it is known what the hosts run.
+pub const RESTORED: &str = "/restored";
 
 /// What all audit records' keys begin with.
 pub const AUDIT_PREFIX: &str = "/audit/";

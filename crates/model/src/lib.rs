@@ -26,6 +26,7 @@ pub mod placement;
 pub mod reason;
 pub mod record;
 pub mod report;
+pub mod restored;
 pub mod template;
 pub mod token;
 pub mod vm;

@@ -24,8 +24,11 @@ pub struct Report {
     pub sequence: u64,
     /// The host, when it changed since the last report that was answered, and in the first one.
     pub host: Option<HostStatus>,
-    /// Every incarnation that the host knows of.
+    /// The incarnations that the host knows of.
     pub runs: Vec<VmRun>,
+    /// Whether `runs` has all of them: not so while an agent that was just started is still looking.
+    #[serde(default)]
+    pub is_complete: bool,
     /// Load and progress: kept in memory by the server, never stored.
     pub samples: Samples,
 }

@@ -2,7 +2,8 @@
 //!
 //! **Owns:** the view of the store that decisions are made on ([`view`]), the next step of a VM ([`vm`]) and of a
 //! migration ([`migration`]), of a host ([`host`]), how far long actions are ([`operation`]), the desired document of a
-//! host ([`document`]), which reports count ([`reports`]), and what every write carries beside itself ([`admission`]).
+//! host ([`document`]), which reports count ([`reports`]), when a restored store goes on ([`restored`]), whether what is
+//! stored agrees with itself ([`integrity`]), and what every write carries beside itself ([`admission`]).
 //!
 //! **Does not know:** the store's engine, the network, the clock. `now` is an argument; a plan names what it relies on,
 //! and whoever commits it compares that.
@@ -16,11 +17,13 @@ pub mod drain;
 pub mod explain;
 pub mod hardware;
 pub mod host;
+pub mod integrity;
 pub mod migration;
 pub mod operation;
 pub mod placement;
 pub mod plan;
 pub mod reports;
+pub mod restored;
 pub mod view;
 pub mod vm;
 

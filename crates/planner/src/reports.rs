@@ -112,6 +112,17 @@ fn is_news(view: &View, host: HostId, vm: VmId, run: &RunStatus) -> bool {
     same != *kept
 }
 
+/// The incarnations that a host has open and the store knows nothing of. A store that was never restored has none.
+pub fn unknown<'r>(
+    view: &View,
+    host: HostId,
+    open: impl IntoIterator<Item = &'r (VmId, Incarnation)>,
+) -> Vec<(VmId, Incarnation)> {
+    let open = open.into_iter().copied();
+    open.filter(|(vm, incarnation)| !is_awaited(view, host, *vm, *incarnation))
+        .collect()
+}
+
 /// Whether the store waits to hear of an incarnation from a host.
 fn is_awaited(view: &View, host: HostId, id: VmId, incarnation: Incarnation) -> bool {
     let Some(vm) = view.vms.get(&id) else { return false };

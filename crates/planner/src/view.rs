@@ -17,6 +17,7 @@ use model::network::NetworkSpec;
 use model::operation::{OperationSpec, OperationStatus};
 use model::record::{self, Unreadable};
 use model::report::RunStatus;
+use model::restored::Restored;
 use model::template::TemplateSpec;
 use model::vm::{VmIntent, VmSpec};
 use model::{HostId, Incarnation, Kind, MigrationId, Object, OperationId, VmId};
@@ -116,6 +117,8 @@ pub struct View {
     pub addresses: BTreeMap<Uuid, BTreeSet<IpAddr>>,
     /// When a VM was placed last as the first of a group that shall be together.
     pub first_of_group: u64,
+    /// That the store was restored, until it goes on.
+    pub restored: Option<At<Restored>>,
     /// What could not be read, by key.
     pub unreadable: BTreeMap<String, Unreadable>,
     /// The VMs that each host has to do with: open, left behind, or as a migration's side.
@@ -149,6 +152,9 @@ impl View {
         if change.key == key::FIRST_OF_GROUP {
             self.first_of_group = change.value.map_or(0, |_| change.revision);
         }
+        if change.key == key::RESTORED {
+            self.set_restored(change);
+        }
         let (kind, id, part) = key::parse(change.key)?;
         self.unreadable.remove(change.key);
         self.unlink(kind, id);
@@ -157,6 +163,20 @@ impl View {
         }
         self.link(kind, id);
         Some((kind, id))
+    }
+
+    fn set_restored(&mut self, change: Change<'_>) {
+        self.unreadable.remove(change.key);
+        self.restored = None;
+        match read(change) {
+            Ok(restored) => self.restored = restored,
+            Err(cause) => drop(self.unreadable.insert(change.key.to_owned(), cause)),
+        }
+    }
+
+    /// Whether nothing may be decided: the store was restored, and hosts may run what it does not know.
+    pub fn is_held(&self) -> bool {
+        self.restored.is_some() || self.unreadable.contains_key(key::RESTORED)
     }
 
     fn set(&mut self, kind: Kind, id: Uuid, part: Part, change: Change<'_>) -> Result<(), Unreadable> {

@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use crate::answer::{Body, Refused, commit_problem, store_problem};
 use crate::auth::{Agent, User, hex, sha256_hex};
 use crate::routes::App;
+use crate::shared::LastHeard;
 use crate::watch::{Waited, push, until_changed};
 
 /// How long a join token is accepted.
@@ -256,6 +257,10 @@ impl DocumentStream {
         {
             return None;
         }
+        // A restored store may not know what the host runs: told what the store knows, it would end that.
+        if view.is_held() && !view.restored.as_ref().is_some_and(|at| at.value.ends_unknown) {
+            return Some(None);
+        }
         let document = planner::document::build(&view, self.host);
         let same = |last: &model::document::HostDocument| {
             last.vms == document.vms
@@ -286,9 +291,8 @@ pub async fn report(State(app): State<App>, agent: Agent, Body(body): Body) -> R
         let plans = planner::reports::plans(&app.cache.view(), agent.host, &report);
         match store_all(&app, &actor, plans).await {
             Ok(()) => {
-                let at = Instant::now();
                 order.note(&report);
-                app.heard.note(agent.host, at, report.samples);
+                app.heard.note(agent.host, LastHeard::of(report, Instant::now()));
                 return Ok(StatusCode::NO_CONTENT);
             }
             Err(CommitError::Conflict { .. }) => {

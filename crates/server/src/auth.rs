@@ -27,7 +27,20 @@ pub struct User {
     pub from: Option<SocketAddr>,
 }
 
+/// Whose token the server makes by itself; the only one who may handle the store as a whole.
+pub const ADMIN: &str = "admin";
+
 impl User {
+    /// Refuses what only an administrator may do.
+    pub fn must_be_admin(&self, what: &str) -> Result<(), Problem> {
+        if self.name == ADMIN {
+            return Ok(());
+        }
+        let detail =
+            format!("only an administrator may {what}: use the token in the server's data directory");
+        Err(Problem::new(403, "not-admin", detail))
+    }
+
     /// Who writes, for the audit trail.
     pub fn actor(&self) -> Actor {
         Actor {

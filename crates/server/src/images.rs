@@ -8,13 +8,13 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
 use model::image::{ImageContent, ImageFormat, ImageStatus};
 use model::{ImageId, Kind, Reason, key};
 use planner::Plan;
 use sha2::{Digest, Sha256};
 use tokio::fs::File;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use uuid::Uuid;
 
 use crate::answer::{Path, Refused, commit_problem};
@@ -252,20 +252,9 @@ pub async fn download(
         .await
         .map_err(|error| disk_problem("reading", &error))?
         .len();
-    let chunks = stream::unfold(file, |mut file| async move {
-        let mut chunk = vec![0; 256 * 1024];
-        match file.read(&mut chunk).await {
-            Ok(0) => None,
-            Ok(n) => {
-                chunk.truncate(n);
-                Some((Ok(chunk), file))
-            }
-            Err(error) => Some((Err(error), file)),
-        }
-    });
     Ok((
         [(header::CONTENT_LENGTH, length.to_string())],
-        Body::from_stream(chunks),
+        Body::from_stream(crate::backup::chunks(file)),
     )
         .into_response())
 }

@@ -2,7 +2,7 @@
 //!
 //! **Owns:** the routes that every kind has ([`routes`]), what a request means for each kind ([`kinds`]), the
 //! connections of agents ([`agents`], [`calls`]), people at consoles ([`console`]), the cloud's CAs ([`pki`]), images'
-//! content ([`images`]).
+//! content ([`images`]), the store as a whole ([`backup`], [`compaction`], [`restored`]).
 //!
 //! **Does not know:** which store it runs on, and what happens on hosts. It writes what people want and what agents
 //! report, each through the controller's commit; it decides nothing about VMs.
@@ -12,8 +12,10 @@
 pub mod agents;
 pub mod answer;
 pub mod auth;
+pub mod backup;
 pub mod calls;
 pub mod check;
+pub mod compaction;
 pub mod console;
 pub mod contact;
 pub mod history;
@@ -21,6 +23,7 @@ pub mod images;
 pub mod kinds;
 pub mod pki;
 pub mod progress;
+pub mod restored;
 pub mod routes;
 pub mod run;
 pub mod service;

@@ -25,7 +25,7 @@ use crate::auth::{PROJECT, User, sha256_hex};
 use crate::kinds::{Served, explanation, host_action, missing, render, vm_action};
 use crate::service::{self, Answer, Context, RequestId, check_revision, create_object, replace_object};
 use crate::shared::Shared;
-use crate::{agents, calls, check, console, history, images, progress, watch};
+use crate::{agents, backup, calls, check, console, history, images, progress, restored, watch};
 
 /// What handlers share.
 pub type App = Arc<Shared>;
@@ -68,6 +68,9 @@ pub fn router(app: App) -> Router {
         .route("/agent/v1/calls", get(calls::listen))
         .route("/agent/v1/calls/{id}", get(calls::answer))
         .route("/agent/v1/images/{sha256}", get(images::download))
+        .route("/v1/store", get(restored::status))
+        .route("/v1/store/backup", get(backup::backup))
+        .route("/v1/store/resume", post(restored::resume))
         .route("/openapi.json", get(openapi))
         .route("/healthz", get(|| async { "ok\n" }))
         .fallback(no_route)
@@ -497,7 +500,7 @@ async fn act_on_host(
 }
 
 /// A body that may be left out.
-fn optional<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Problem> {
+pub fn optional<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Problem> {
     if body.is_empty() {
         Ok(T::default())
     } else {

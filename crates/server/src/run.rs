@@ -15,11 +15,11 @@ use store::{RangeRequest, Store};
 use tokio::net::TcpListener;
 
 use crate::agents::secret;
-use crate::auth::sha256_hex;
+use crate::auth::{ADMIN, sha256_hex};
 use crate::calls::Calls;
 use crate::pki::{Pki, write_private};
 use crate::shared::{Heard, Shared};
-use crate::{contact, routes, tls};
+use crate::{backup, compaction, contact, routes, tls};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -45,7 +45,8 @@ pub async fn run(
     let pki = Pki::open(&config.data_dir.join("pki"), &config.names, &config.addresses)?;
     let images = config.data_dir.join("images");
     tokio::fs::create_dir_all(&images).await?;
-    remove_unfinished(&images).await;
+    remove_beginning_with(&images, "incoming-").await;
+    backup::remove_unfinished(&config.data_dir).await;
     let tls = Arc::new(tls::config(&pki)?);
     let ca = pki.agents.pem.clone();
     let cache = Cache::start(store.clone()).await?;
@@ -55,12 +56,20 @@ pub async fn run(
         env: env.clone(),
         pki,
         images,
+        data_dir: config.data_dir.clone(),
+        backup: tokio::sync::Mutex::default(),
         heard: Heard::default(),
         calls: Calls::default(),
     });
     tokio::fs::write(config.data_dir.join("ca.pem"), ca).await?;
     first_token(&app, &config.data_dir.join("admin.token")).await?;
+    if cache.view().is_held() {
+        tracing::warn!(
+            "the store was restored from a backup: nothing is decided until `sterna store resume`"
+        );
+    }
     let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(compaction::run(store.clone(), env.clone()));
     tasks.spawn(controller::run::run(store, cache, env));
     tasks.spawn(contact::run(app.clone()));
     for listener in config.listeners {
@@ -73,13 +82,13 @@ pub async fn run(
     }
 }
 
-/// Uploads that a crash cut off.
-async fn remove_unfinished(images: &std::path::Path) {
-    let Ok(mut entries) = tokio::fs::read_dir(images).await else {
+/// Files that a crash cut off, by how their names begin.
+pub(crate) async fn remove_beginning_with(dir: &std::path::Path, prefix: &str) {
+    let Ok(mut entries) = tokio::fs::read_dir(dir).await else {
         return;
     };
     while let Ok(Some(entry)) = entries.next_entry().await {
-        if entry.file_name().to_string_lossy().starts_with("incoming-") {
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
             let _ = tokio::fs::remove_file(entry.path()).await;
         }
     }
@@ -100,7 +109,7 @@ async fn first_token(app: &routes::App, path: &std::path::Path) -> Result<(), Er
         return Ok(());
     }
     let record = TokenRecord {
-        user: "admin".to_owned(),
+        user: ADMIN.to_owned(),
         name: "first".to_owned(),
         created_at: app.env.now(),
         expires_at: None,

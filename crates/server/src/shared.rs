@@ -9,8 +9,8 @@ use controller::Env;
 use controller::cache::Cache;
 use model::audit::Actor;
 use model::migration::Progress;
-use model::report::Samples;
-use model::{HostId, VmId};
+use model::report::{Report, Samples};
+use model::{HostId, Incarnation, VmId};
 use planner::reports::ReportOrder;
 use store::Store;
 use tokio::sync::watch;
@@ -30,6 +30,10 @@ pub struct Shared {
     pub pki: Pki,
     /// Where images' content is kept.
     pub images: PathBuf,
+    /// Where the server keeps its files.
+    pub data_dir: PathBuf,
+    /// Held while a backup is taken.
+    pub backup: tokio::sync::Mutex<()>,
     /// What hosts said lately.
     pub heard: Heard,
     /// The agents that listen for calls.
@@ -63,6 +67,21 @@ pub struct LastHeard {
     pub at: Instant,
     /// What was measured.
     pub samples: Samples,
+    /// The incarnations that it has open; none if it does not know all of them yet.
+    pub open: Option<Vec<(VmId, Incarnation)>>,
+}
+
+impl LastHeard {
+    /// What is kept of a report.
+    pub fn of(report: Report, at: Instant) -> Self {
+        let open = report.runs.iter().filter(|run| !run.run.state.is_closed());
+        let open = open.map(|run| (run.vm, run.run.incarnation)).collect();
+        Self {
+            at,
+            samples: report.samples,
+            open: report.is_complete.then_some(open),
+        }
+    }
 }
 
 impl Default for Heard {
@@ -81,14 +100,23 @@ impl Heard {
     }
 
     /// A host was heard.
-    pub fn note(&self, host: HostId, at: Instant, samples: Samples) {
-        self.hosts().insert(host, LastHeard { at, samples });
+    pub fn note(&self, host: HostId, heard: LastHeard) {
+        self.hosts().insert(host, heard);
         self.beats.send_modify(|n| *n = n.wrapping_add(1));
     }
 
     /// The last report of a host.
     pub fn last(&self, host: HostId) -> Option<LastHeard> {
         self.hosts().get(&host).cloned()
+    }
+
+    /// What each host has open, of those that have said all of it.
+    pub fn open(&self) -> BTreeMap<HostId, Vec<(VmId, Incarnation)>> {
+        let hosts = self.hosts();
+        let complete = hosts
+            .iter()
+            .filter_map(|(id, last)| Some((*id, last.open.clone()?)));
+        complete.collect()
     }
 
     /// Reports of a host are taken one after the other, each at most once, and never after a newer one.

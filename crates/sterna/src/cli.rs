@@ -11,6 +11,7 @@ mod contexts;
 mod files;
 mod kinds;
 mod output;
+mod store;
 mod vm;
 
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ pub(crate) use kinds::{
     TemplateArgs, TokenArgs, WriteCommand,
 };
 pub(crate) use output::{Output, Printing};
+pub(crate) use store::{CheckArgs, RestoreArgs, StoreCommand};
 pub(crate) use vm::{
     ActionArgs, ConsoleArgs, MigrateArgs, RebootArgs, Rebooted, RuleArgs, VmArgs, VmCommand, WaitState,
 };
@@ -174,6 +176,9 @@ pub(crate) enum ClientCommand {
         #[arg(short, long)]
         follow: bool,
     },
+    /// The store, which has the cloud's own data: backups, restoring, checking
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Make what files describe so: create and change objects
     Apply(ApplyArgs),
     /// Write objects as documents for `apply`

@@ -1,7 +1,7 @@
 //! The binary `sterna`: the command line, and the composition root.
 //!
-//! **Owns:** the commands ([`cli`]), what they do as clients of a server ([`client`]), and how servers and agents are put
-//! together ([`daemon`]).
+//! **Owns:** the commands ([`cli`]), what they do as clients of a server ([`client`]) and to the files of one
+//! ([`offline`]), and how servers and agents are put together ([`daemon`]).
 //!
 //! **Does not know:** how anything is decided: clients ask a server, and daemons run the crates that do.
 //!
@@ -10,11 +10,12 @@
 mod cli;
 mod client;
 mod daemon;
+mod offline;
 mod units;
 
 use std::process::ExitCode;
 
-use cli::Command;
+use cli::{ClientCommand, Command};
 
 /// Daemons run before any runtime or thread exists: they fork, change namespaces, and choose their own runtime.
 fn main() -> ExitCode {
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Command::Up(args) => daemon::up(args),
         Command::Server(args) => daemon::server(args),
         Command::Agent(args) => daemon::agent(args),
+        Command::Client(ClientCommand::Store(command)) if command.is_on_files() => offline::run(command),
         Command::Client(command) => client::run(cli.global, command),
     };
     answer.unwrap_or_else(|error| {

@@ -5,7 +5,7 @@
 //! Does not know: what the values mean, and how a txn is decided; `store::backend` does.
 //!
 //! Start here: [`SqliteStore::open`]; the way of a write is `writer.rs`, that of a read of old revisions `reader.rs`, the
-//! tables are in `schema.rs`.
+//! tables are in `schema.rs`. What is done to files that no process uses: `check.rs`, `restore.rs`.
 //!
 //! ```text
 //!  txn ──▶ queue (bounded) ──▶ writer thread: decide all that wait ──▶ one SQLite commit ──▶ state in memory ──▶ watches
@@ -15,16 +15,19 @@
 //! All keys of the current revision are in memory; older revisions are only in the file. Nothing is seen before it is
 //! durable.
 
+mod check;
 mod errors;
 mod leases;
 mod open;
 mod purge;
 mod queue;
 mod reader;
+mod restore;
 mod schema;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -35,7 +38,9 @@ use store::{
     StoreError, Txn, TxnResponse, WatchRequest, WatchStream, system_clock,
 };
 
-pub use open::OpenError;
+pub use check::{Checked, Fault, check};
+pub use open::{OpenError, stored};
+pub use restore::Restore;
 
 use queue::{Job, Queue};
 use reader::Readers;
@@ -82,6 +87,8 @@ pub struct SqliteStore {
 pub(crate) struct Shared {
     path: PathBuf,
     state: RwLock<State>,
+    /// How many commits were made durable since the start.
+    commits: AtomicU64,
     hub: Arc<Hub>,
     clock: Clock,
 }
@@ -104,6 +111,7 @@ impl SqliteStore {
         let shared = Arc::new(Shared {
             path: opened.path.clone(),
             state: RwLock::new(opened.state),
+            commits: AtomicU64::new(0),
             hub: Arc::new(Hub::new(revision)),
             clock: options.clock,
         });
@@ -122,6 +130,11 @@ impl SqliteStore {
     /// jump.
     pub async fn tick(&self) -> Result<(), StoreError> {
         self.queue.ask("tick", |reply| Job::Tick { reply }).await
+    }
+
+    /// How many commits were made since the start: so often the log was synced.
+    pub fn commits(&self) -> u64 {
+        self.shared.commits.load(Ordering::Relaxed)
     }
 
     /// Closes the store, once what is queued is written; blocks until then. Later calls answer [`StoreError::Closed`].
@@ -161,15 +174,17 @@ impl SqliteStore {
         self.queue.txn(txn).await
     }
 
-    fn report(&self) -> Status {
+    async fn report(&self) -> Result<Status, StoreError> {
+        let free_bytes = self.readers.free_bytes().await?;
         let state = self.shared.read();
-        Status {
+        Ok(Status {
             backend: BACKEND,
             revision: state.revision(),
             compacted: state.compacted(),
             keys: state.len(),
             size_bytes: Some(schema::size_bytes(&self.shared.path)),
-        }
+            free_bytes: Some(free_bytes),
+        })
     }
 }
 
@@ -223,7 +238,7 @@ impl Store for SqliteStore {
     fn status(&self) -> BoxFuture<'_, Result<Status, StoreError>> {
         Box::pin(async move {
             self.check_open("status")?;
-            Ok(self.report())
+            self.report().await
         })
     }
 

@@ -50,6 +50,18 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// There is no database.
+    #[error("there is no store at {}: check the path", path.display())]
+    Missing {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// There is a database where a new one shall be.
+    #[error("{} is there already: a store is only restored where there is none; move that file away first", path.display())]
+    Occupied {
+        /// The database.
+        path: PathBuf,
+    },
     /// The files could not be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -74,11 +86,7 @@ pub(crate) struct Opened {
 pub(crate) fn open(options: &Options) -> Result<Opened, OpenError> {
     let dir = &options.dir;
     let io = |path: &Path, error| translate_io("open", path, &error);
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|error| io(dir, error))?;
+    make_dir(dir)?;
     let lock = lock(dir)?;
     let path = dir.join(DATABASE);
     let known = inspect(&path)?;
@@ -101,7 +109,22 @@ pub(crate) fn open(options: &Options) -> Result<Opened, OpenError> {
     })
 }
 
-fn lock(dir: &Path) -> Result<File, OpenError> {
+pub(crate) fn make_dir(dir: &Path) -> Result<(), StoreError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|error| translate_io("open", dir, &error))
+}
+
+/// Whether there is a database at all; opening one would make it.
+pub fn stored(database: &Path) -> Result<(), OpenError> {
+    match std::fs::metadata(database) {
+        Ok(metadata) if metadata.is_file() && metadata.len() > 0 => Ok(()),
+        _ => Err(OpenError::Missing {
+            path: database.to_owned(),
+        }),
+    }
+}
+
+pub(crate) fn lock(dir: &Path) -> Result<File, OpenError> {
     let path = dir.join(LOCK);
     let io = |error: std::io::Error| translate_io("lock", &path, &error);
     let mut file = OpenOptions::new()
@@ -131,7 +154,7 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
 }
 
 /// Looks at the database without writing to it; says whether it has our tables.
-fn inspect(path: &Path) -> Result<bool, OpenError> {
+pub(crate) fn inspect(path: &Path) -> Result<bool, OpenError> {
     let empty = std::fs::metadata(path).map_or(true, |metadata| metadata.len() == 0);
     if empty {
         return Ok(false);
@@ -163,7 +186,7 @@ fn inspect(path: &Path) -> Result<bool, OpenError> {
 }
 
 /// SQLite gives its `-wal` and `-shm` the mode of the database.
-fn create_file(path: &Path) -> std::io::Result<()> {
+pub(crate) fn create_file(path: &Path) -> std::io::Result<()> {
     let file = OpenOptions::new()
         .write(true)
         .create(true)

@@ -16,9 +16,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 const UNITS: usize = 2_048;
 const UNIT_BYTES: usize = 16 * 1_024;
 
-/// How long the writer waits for those who are likely to come; about what a synced write takes.
-const MOMENT: Duration = Duration::from_micros(200);
-
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// What the writer is asked for.
@@ -111,14 +108,14 @@ impl Queue {
     /// Takes all that waits; waits for the first at most `patience`. None once the queue is closed and empty.
     ///
     /// Those who were answered last are likely to come back at once. So if only a part of `last` has come, the rest gets
-    /// a moment: otherwise the first to come back would be committed alone, and the others would wait for that.
-    pub(crate) fn take(&self, patience: Duration, last: usize) -> Option<VecDeque<Job>> {
+    /// `moment`: otherwise the first to come back would be committed alone, and the others would wait for that.
+    pub(crate) fn take(&self, patience: Duration, last: usize, moment: Duration) -> Option<VecDeque<Job>> {
         let mut line = self.wait(lock(&self.line), 1, patience);
         if line.jobs.is_empty() {
             return (!line.closed).then(VecDeque::new);
         }
         if line.jobs.len() < last {
-            line = self.wait(line, last, MOMENT);
+            line = self.wait(line, last, moment);
         }
         Some(std::mem::take(&mut line.jobs))
     }

@@ -78,6 +78,12 @@ impl Readers {
             .await
     }
 
+    /// What of the database is free for what will be written.
+    pub(crate) async fn free_bytes(&self) -> Result<u64, StoreError> {
+        self.read("status", |connection| Ok(schema::free_bytes(connection)?))
+            .await
+    }
+
     async fn read<T: Send + 'static>(
         &self,
         attempt: &'static str,
@@ -122,7 +128,7 @@ fn in_snapshot<T>(
     Ok(value)
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
+pub(crate) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(Duration::from_secs(5))?;
@@ -314,6 +320,7 @@ impl Page {
 
 fn backup(connection: &Connection, target: &Path) -> Result<Backup, ReadError> {
     let io = |error: std::io::Error| ReadError::Store(translate_io("backup", target, &error));
+    check_room(connection, target)?;
     let file = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -330,6 +337,27 @@ fn backup(connection: &Connection, target: &Path) -> Result<Backup, ReadError> {
         drop(std::fs::remove_file(target));
     }
     copied
+}
+
+/// Refuses what the disk has no room for before it is begun: a disk that fills up hurts more than a backup that is late.
+fn check_room(connection: &Connection, target: &Path) -> Result<(), ReadError> {
+    let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+    let pages = number("PRAGMA page_count")?.saturating_mul(number("PRAGMA page_size")?);
+    let needed = pages
+        .unsigned_abs()
+        .saturating_sub(schema::free_bytes(connection)?);
+    let dir = target.parent().unwrap_or(Path::new("."));
+    // What cannot be asked is found out by trying.
+    let Ok(room) = rustix::fs::statvfs(dir) else {
+        return Ok(());
+    };
+    if needed > room.f_bavail.saturating_mul(room.f_frsize) {
+        return Err(ReadError::Store(StoreError::Full {
+            attempt: "backup",
+            object: format!("a copy of {needed} bytes in {}", dir.display()),
+        }));
+    }
+    Ok(())
 }
 
 fn copy(connection: &Connection, target: &Path) -> Result<Revision, ReadError> {

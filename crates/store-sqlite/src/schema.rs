@@ -119,6 +119,13 @@ pub(crate) fn newest(connection: &Connection) -> rusqlite::Result<Revision> {
     Ok(id.map_or(0, revision_of))
 }
 
+/// What of the database is free, as its last writer left it.
+pub(crate) fn free_bytes(connection: &Connection) -> rusqlite::Result<u64> {
+    let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+    let (pages, size) = (number("PRAGMA freelist_count")?, number("PRAGMA page_size")?);
+    Ok(pages.saturating_mul(size).unsigned_abs())
+}
+
 /// What the database and its log take on the disk.
 pub(crate) fn size_bytes(path: &Path) -> u64 {
     let mut wal = path.as_os_str().to_owned();

@@ -6,8 +6,9 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use store::backend::{Commit, Draft};
@@ -21,6 +22,8 @@ use crate::schema;
 
 /// How often leases are looked at, if there is one.
 const LEASE_LOOK: Duration = Duration::from_millis(200);
+/// The longest that is waited for those who are likely to come.
+const MOMENT_MAX: Duration = Duration::from_millis(2);
 const LONG: Duration = Duration::from_secs(3_600);
 
 /// What one commit to the database holds at most, so that no answer waits for too much.
@@ -32,6 +35,8 @@ pub(crate) struct Writer {
     pub(crate) shared: Arc<Shared>,
     queue: Arc<Queue>,
     pub(crate) purge: Purge,
+    /// How long the last commit took.
+    took: Duration,
     /// Why nothing can be written any more: whether the last commit is in the file is not known.
     broken: Option<StoreError>,
     _lock: File,
@@ -56,6 +61,7 @@ pub(crate) fn start(
         shared,
         queue,
         purge,
+        took: Duration::ZERO,
         broken: None,
         _lock: lock,
     };
@@ -68,7 +74,7 @@ pub(crate) fn start(
 impl Writer {
     fn run(mut self) {
         let mut last = 0;
-        while let Some(jobs) = self.queue.clone().take(self.patience(), last) {
+        while let Some(jobs) = self.queue.clone().take(self.patience(), last, self.moment()) {
             let mut jobs = jobs;
             last = jobs.len();
             while !jobs.is_empty() {
@@ -94,6 +100,12 @@ impl Writer {
         } else {
             LONG
         }
+    }
+
+    /// How long those are waited for who are likely to come: whoever comes just too late waits for a whole commit, so a
+    /// part of one is well spent.
+    fn moment(&self) -> Duration {
+        (self.took / 4).min(MOMENT_MAX)
     }
 
     fn other(&mut self, job: Job) {
@@ -166,6 +178,7 @@ impl Writer {
             return Err(broken.clone());
         }
         let path = &self.shared.path;
+        let begun = Instant::now();
         let result = (|| {
             let tx = self
                 .connection
@@ -175,6 +188,10 @@ impl Writer {
             tx.commit().map_err(Failed::AtCommit)?;
             Ok(value)
         })();
+        self.took = begun.elapsed();
+        if result.is_ok() {
+            self.shared.commits.fetch_add(1, Ordering::Relaxed);
+        }
         result.map_err(|failed| match failed {
             Failed::Before(error) => translate(attempt, path, &error),
             Failed::AtCommit(error) => {

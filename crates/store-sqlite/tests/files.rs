@@ -11,9 +11,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use rusqlite::Connection;
-use store::{Compare, KeyValue, Op, RangeRequest, Store, StoreError, Txn, WatchRequest};
-use store_sqlite::{DATABASE, OpenError, Options, SqliteStore};
+use store::{Compare, KeyValue, Op, RangeRequest, Store, StoreError, Txn, WatchItem, WatchRequest};
+use store_sqlite::{DATABASE, OpenError, Options, Restore, SqliteStore, check};
 use tempfile::TempDir;
 
 fn open(dir: &TempDir) -> SqliteStore {
@@ -210,6 +211,133 @@ async fn a_backup_opens_as_a_store() {
     let old = copy.range(RangeRequest::key("k").at(first)).await.unwrap();
     assert_eq!(old.items[0].value.len(), 1_000);
     assert_eq!(put(&copy, "k", 1).await.unwrap(), first + 2);
+}
+
+async fn backup_of(dir: &TempDir, name: &str) -> std::path::PathBuf {
+    let target = dir.path().join(name);
+    open(dir).backup(&target).await.unwrap();
+    target
+}
+
+#[tokio::test]
+async fn a_restored_store_goes_on_far_behind_its_backup() {
+    let (dir, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let store = open(&dir);
+    let first = put(&store, "k", 10).await.unwrap();
+    let last = store
+        .txn(Txn::new().put("k", "2").delete("none"))
+        .await
+        .unwrap()
+        .revision;
+    drop(store);
+    let backup = backup_of(&dir, "backup.db").await;
+    let restore = Restore::begin(&backup, other.path()).unwrap();
+    assert_eq!(restore.from, last);
+    put(&restore.store().unwrap(), "held", 1).await.unwrap();
+    restore.finish().unwrap();
+    assert!(!other.path().join("restoring").exists());
+    let restored = open(&other);
+    let keys: Vec<_> = all(&restored).await.into_iter().map(|kv| kv.key).collect();
+    assert_eq!(keys, ["held", "k"]);
+    let status = restored.status().await.unwrap();
+    assert!(
+        status.revision > last + 1_000_000 && status.compacted > last,
+        "{status:?}"
+    );
+    let old = restored.range(RangeRequest::key("k").at(first)).await;
+    assert!(matches!(old, Err(StoreError::Compacted { .. })), "{old:?}");
+    let mut watch = restored
+        .watch(WatchRequest::prefix("").from(last + 1))
+        .await
+        .unwrap();
+    let said = watch.next().await.unwrap().unwrap();
+    assert!(matches!(said, WatchItem::Compacted { .. }), "{said:?}");
+    drop((restored, watch));
+    assert_eq!(check(&other.path().join(DATABASE)).unwrap().faults, []);
+    let again = Restore::begin(&backup, other.path()).map(|_| ());
+    assert!(matches!(again, Err(OpenError::Occupied { .. })), "{again:?}");
+}
+
+#[tokio::test]
+async fn a_restore_that_is_cut_off_or_refused_leaves_no_store() {
+    let (dir, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    put(&open(&dir), "k", 1).await.unwrap();
+    let backup = backup_of(&dir, "backup.db").await;
+    drop(Restore::begin(&backup, other.path()).unwrap());
+    assert!(!other.path().join(DATABASE).exists());
+    // What a killed one leaves does not stop the next.
+    std::fs::create_dir(other.path().join("restoring")).unwrap();
+    std::fs::write(other.path().join("restoring/store.db"), "half").unwrap();
+    drop(Restore::begin(&backup, other.path()).unwrap());
+    let connection = Connection::open(&backup).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    let before = std::fs::read(&backup).unwrap();
+    let newer = Restore::begin(&backup, other.path()).map(|_| ());
+    assert!(
+        matches!(newer, Err(OpenError::Newer { found: 99, .. })),
+        "{newer:?}"
+    );
+    assert_eq!(std::fs::read(&backup).unwrap(), before);
+    let used = Restore::begin(&dir.path().join(DATABASE), dir.path()).map(|_| ());
+    assert!(matches!(used, Err(OpenError::Occupied { .. })), "{used:?}");
+}
+
+/// A page is overwritten; the keys on it are named, and all others are read.
+#[tokio::test]
+async fn a_broken_page_is_named_and_the_rest_is_read() {
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
+    for number in 0..60 {
+        let value = format!("value-{number:02}-").repeat(300);
+        store
+            .txn(Txn::new().put(format!("k/{number:02}"), value))
+            .await
+            .unwrap();
+    }
+    drop(store);
+    let backup = backup_of(&dir, "backup.db").await;
+    assert_eq!(check(&backup).unwrap().faults, []);
+    let mut bytes = std::fs::read(&backup).unwrap();
+    let place = bytes
+        .windows(9)
+        .position(|window| window == b"value-30-")
+        .unwrap();
+    let page = place / 4096 * 4096;
+    bytes[page..page + 4096].fill(0xee);
+    std::fs::write(&backup, bytes).unwrap();
+    let checked = check(&backup).unwrap();
+    let named = checked.faults.iter().any(|fault| fault.object == "k/30");
+    assert!(named, "{:#?}", checked.faults);
+    let read: Vec<_> = checked.keys.iter().map(|kv| kv.key.as_str()).collect();
+    assert!(
+        read.contains(&"k/10") && read.contains(&"k/50") && !read.contains(&"k/30"),
+        "{read:?}"
+    );
+    assert!(read.len() >= 55, "{read:?}");
+}
+
+#[tokio::test]
+async fn an_index_that_disagrees_is_named() {
+    let dir = TempDir::new().unwrap();
+    let store = open(&dir);
+    put(&store, "k", 1).await.unwrap();
+    let lease = store.grant_lease(Duration::from_secs(60)).await.unwrap().id;
+    store
+        .txn(Txn::new().then(Op::put_leased("leased", "", lease)))
+        .await
+        .unwrap();
+    drop(store);
+    let path = dir.path().join(DATABASE);
+    let connection = Connection::open(&path).unwrap();
+    connection.execute("DELETE FROM lease", []).unwrap();
+    connection
+        .execute("UPDATE meta SET value = 99 WHERE name = 'compacted'", [])
+        .unwrap();
+    drop(connection);
+    let faults = check(&path).unwrap().faults;
+    let objects: Vec<_> = faults.iter().map(|fault| fault.object.as_str()).collect();
+    assert_eq!(objects, ["table meta", "leased"], "{faults:#?}");
 }
 
 #[tokio::test]

@@ -70,6 +70,8 @@ pub struct Status {
     pub keys: usize,
     /// The bytes that the store takes on its medium; none if it has none.
     pub size_bytes: Option<u64>,
+    /// What of that is free for what will be written; none if it has no medium.
+    pub free_bytes: Option<u64>,
 }
 
 /// A backup that was taken.

@@ -133,6 +133,7 @@ impl MemoryStore {
             compacted: inner.state.compacted(),
             keys: inner.state.len(),
             size_bytes: None,
+            free_bytes: None,
         }
     }
 }

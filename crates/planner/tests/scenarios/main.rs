@@ -5,6 +5,7 @@
 
 mod drain;
 mod host;
+mod integrity;
 mod invariants;
 mod migration;
 mod operation;

@@ -531,6 +531,7 @@ fn a_report_overtakes_the_commit_that_did_not_see_it() {
         sequence: 1,
         host: None,
         runs: vec![model::report::VmRun { vm, run }],
+        is_complete: true,
         samples: Default::default(),
     };
     let stored = planner::reports::plans(&world.view, host, &report(run.clone())).remove(0);

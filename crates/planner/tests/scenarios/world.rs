@@ -420,6 +420,7 @@ impl World {
             sequence: 1,
             host: None,
             runs: vec![VmRun { vm, run }],
+            is_complete: true,
             samples: Samples::default(),
         };
         let plans = planner::reports::plans(&self.view, self.host_id(host), &report);

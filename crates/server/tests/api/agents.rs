@@ -44,6 +44,7 @@ impl Agent {
             sequence: self.sequence,
             host,
             runs,
+            is_complete: true,
             samples: Samples::default(),
         }
     }

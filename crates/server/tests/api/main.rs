@@ -8,5 +8,6 @@ mod console;
 mod documents;
 mod hosts;
 mod objects;
+mod store;
 mod watch;
 mod world;

@@ -127,7 +127,7 @@ fn chunks(file: File, bar: ProgressBar) -> impl Stream<Item = std::io::Result<Ve
     })
 }
 
-fn bar(context: &Context, bytes: u64, what: &'static str) -> ProgressBar {
+pub(super) fn bar(context: &Context, bytes: u64, what: &'static str) -> ProgressBar {
     let bar = context.progress.add(ProgressBar::new(bytes));
     let style = "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta}";
     bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));

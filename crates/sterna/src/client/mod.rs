@@ -25,6 +25,7 @@ mod migration;
 mod output;
 mod select;
 mod status;
+mod store;
 mod template;
 mod vm;
 mod wait;
@@ -267,6 +268,7 @@ async fn dispatch(context: &Context, command: ClientCommand) -> anyhow::Result<E
         }
         ClientCommand::Operation(command) => kinds::read::<Operation>(context, command).await,
         ClientCommand::Event(command) => kinds::read::<Event>(context, command).await,
+        ClientCommand::Store(command) => store::run(context, command).await,
         ClientCommand::Apply(args) => files::apply::apply(context, args).await,
         ClientCommand::Export(args) => files::export::export(context, args).await,
         ClientCommand::Events { follow } => events::events(context, follow).await,

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use api::Resource;
 use api::client::ObjectOf;
 use api::kinds::{Host, Image, ImageState, Migration, Vm};
+use api::store::RestoredStatus;
 use model::Reason;
 use serde::Serialize;
 
@@ -30,6 +31,9 @@ struct Summary {
     vms: BTreeMap<String, usize>,
     /// Migrations that are under way.
     migrations: Vec<String>,
+    /// Present while a restored store is held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restored: Option<RestoredStatus>,
     /// What needs attention.
     attention: Vec<Attention>,
 }
@@ -46,13 +50,17 @@ struct Attention {
 
 pub(super) async fn status(context: &Context) -> anyhow::Result<ExitCode> {
     let client = &context.client;
-    let (hosts, vms, images, migrations) = futures_util::try_join!(
+    let (hosts, vms, images, migrations, store) = futures_util::try_join!(
         client.list::<Host>(),
         client.list::<Vm>(),
         client.list::<Image>(),
         client.list::<Migration>(),
+        client.store_status(),
     )?;
-    let mut summary = Summary::default();
+    let mut summary = Summary {
+        restored: store.restored,
+        ..Summary::default()
+    };
     summary.add_hosts(&hosts.0);
     summary.add_vms(&vms.0);
     summary.add_images(&images.0);
@@ -162,9 +170,14 @@ impl Summary {
             ));
         }
         lines.push(String::new());
+        if self.restored.is_some() {
+            let held = "The store was restored from a backup and is held: nothing is decided until `sterna store resume`; \
+                        `sterna store status` says what is in the way.";
+            lines.push(held.to_owned());
+        }
         if self.hosts.is_empty() {
             lines.push("No host has joined: `sterna host token` makes a token for one.".to_owned());
-        } else if self.attention.is_empty() {
+        } else if self.attention.is_empty() && self.restored.is_none() {
             lines.push("Nothing needs attention.".to_owned());
         }
         lines.extend(self.groups().iter().flat_map(|group| group_text(group)));
@@ -259,6 +272,7 @@ mod tests {
             reserved_mib: 512,
             vms: BTreeMap::new(),
             migrations: vec!["web-m2".to_owned()],
+            restored: None,
             attention: [host]
                 .into_iter()
                 .chain(["a", "b", "c", "d", "e", "f", "g"].map(unknown))

@@ -17,8 +17,11 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-pub(crate) use up::up;
+pub(crate) use env::System;
+pub(crate) use up::{UP_LOCK, UP_SERVER_DIR, up};
 
+/// Where the store is in a server's data directory.
+pub(crate) const STORE_DIR: &str = "store";
 /// The line with which a daemon says to whoever started it that it is ready.
 const READY: &str = "ready";
 
@@ -78,7 +81,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<std::convert::Infallible> {
         .collect();
     let addresses: Vec<IpAddr> = bound.iter().map(SocketAddr::ip).chain(args.address).collect();
     let names = std::iter::once("localhost".to_owned()).chain(args.name).collect();
-    let options = Options::new(args.data_dir.join("store"));
+    let options = Options::new(args.data_dir.join(STORE_DIR));
     let store = tokio::task::spawn_blocking(|| SqliteStore::open(options)).await??;
     let store: Arc<dyn Store> = Arc::new(store);
     let config = server::Config {

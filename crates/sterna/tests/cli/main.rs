@@ -6,4 +6,5 @@
 mod contexts;
 mod files;
 mod lists;
+mod store;
 mod world;

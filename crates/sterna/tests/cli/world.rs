@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use controller::Env;
 use model::Timestamp;
-use store::MemoryStore;
+use store_sqlite::{Options, SqliteStore};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::process::Command;
@@ -80,7 +80,8 @@ impl World {
         };
         std::fs::create_dir_all(&config.data_dir).unwrap();
         let (ready, is_ready) = tokio::sync::oneshot::channel();
-        let store = Arc::new(MemoryStore::new(store::system_clock()));
+        let store = SqliteStore::open(Options::new(dir.path().join("server/store")));
+        let store = Arc::new(store.unwrap());
         let task = tokio::spawn(async move {
             let ended = server::run(config, store, Arc::new(Wall), move || ready.send(()).unwrap()).await;
             panic!("the server ended: {:?}", ended.err());

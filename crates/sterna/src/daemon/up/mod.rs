@@ -20,6 +20,10 @@ use super::{asked_to_end, log, runtime};
 use child::Supervised;
 use setup::Cloud;
 
+/// The file in a data directory that says that it is one of `up`.
+pub(crate) const UP_LOCK: &str = "up.lock";
+/// Where the server's data is in it.
+pub(crate) const UP_SERVER_DIR: &str = "server";
 /// Where agents reach the server.
 const SERVER_PORT: u16 = 8443;
 /// How long the start of everything may take.
@@ -34,7 +38,7 @@ impl Dir {
     }
 
     fn server(&self) -> PathBuf {
-        self.0.join("server")
+        self.0.join(UP_SERVER_DIR)
     }
 
     fn hosts(&self) -> PathBuf {
@@ -82,7 +86,7 @@ fn open_dir(path: &Path) -> anyhow::Result<Dir> {
 }
 
 fn take_lock(dir: &Dir) -> anyhow::Result<File> {
-    let path = dir.0.join("up.lock");
+    let path = dir.0.join(UP_LOCK);
     let lock = File::create(&path).with_context(|| format!("opening {}", path.display()))?;
     if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         bail!(
