@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     let cli = cli::parse();
     let answer = match cli.command {
         Command::Up(args) => daemon::up(args),
+        Command::Down(args) => daemon::down(args),
         Command::Server(args) => daemon::server(args),
         Command::Agent(args) => daemon::agent(args),
         Command::Client(command) => client::run(cli.global, command),

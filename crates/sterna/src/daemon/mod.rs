@@ -9,15 +9,16 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use args::{AgentArgs, ServerArgs};
+use rustix::process::Signal;
 use store::Store;
 use store_sqlite::{Options, SqliteStore};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-pub(crate) use up::up;
+pub(crate) use up::{down, up};
 
 /// The line with which a daemon says to whoever started it that it is ready.
 const READY: &str = "ready";
@@ -49,9 +50,21 @@ async fn asked_to_end() {
     tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
 }
 
+/// Ends this process when its parent does, also if that is killed.
+fn end_with(parent: Option<i32>) -> anyhow::Result<()> {
+    let Some(parent) = parent else {
+        return Ok(());
+    };
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+    let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
+    ensure!(now == Some(parent), "the process that started this one has ended");
+    Ok(())
+}
+
 /// A server.
 pub(crate) fn server(args: ServerArgs) -> anyhow::Result<ExitCode> {
     log();
+    end_with(args.parent)?;
     std::fs::create_dir_all(&args.data_dir).with_context(|| format!("making {}", args.data_dir.display()))?;
     runtime(2)?.block_on(async {
         tokio::select! {
@@ -105,6 +118,7 @@ fn inherited() -> anyhow::Result<TcpListener> {
 /// An agent.
 pub(crate) fn agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
     log();
+    end_with(args.parent)?;
     if let Some(namespace) = &args.namespace {
         hostnet::world::enter_host(namespace)?;
     }
