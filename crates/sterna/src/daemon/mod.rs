@@ -2,6 +2,7 @@
 
 pub(crate) mod args;
 mod env;
+mod notify;
 mod up;
 
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
@@ -48,6 +49,13 @@ async fn asked_to_end() {
         return std::future::pending().await;
     };
     tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+    notify::tell(notify::STOPPING);
+}
+
+/// Says that the daemon is ready: to `sterna up`, and to systemd.
+fn say_ready() {
+    println!("{READY}");
+    notify::tell(notify::READY);
 }
 
 /// Ends this process when its parent does, also if that is killed.
@@ -102,7 +110,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<std::convert::Infallible> {
     };
     let ready = || {
         tracing::info!(?bound, "ready");
-        println!("{READY}");
+        say_ready();
     };
     let ended = server::run(config, store, Arc::new(env::System), ready).await;
     ended.map_err(|error| anyhow::anyhow!("the server ended: {error}"))
@@ -119,6 +127,9 @@ fn inherited() -> anyhow::Result<TcpListener> {
 pub(crate) fn agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
     log();
     end_with(args.parent)?;
+    // An agent that is not root has its rights over networks from systemd, in a form that passes to children: QEMU, which
+    // runs what guests say, must not have them.
+    rustix::thread::clear_ambient_capability_set().context("giving up what children would inherit")?;
     if let Some(namespace) = &args.namespace {
         hostnet::world::enter_host(namespace)?;
     }
@@ -135,7 +146,7 @@ pub(crate) fn agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
         underlay_address: args.address,
         reserved_mib: args.reserved_mib,
     };
-    runtime(2)?.block_on(agent::run(config, asked_to_end()))?;
+    runtime(2)?.block_on(agent::run(config, say_ready, asked_to_end()))?;
     Ok(ExitCode::SUCCESS)
 }
 
