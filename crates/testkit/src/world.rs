@@ -551,7 +551,7 @@ fn logs(root: &Path) -> Vec<PathBuf> {
 }
 
 /// The program under test: `STERNA_BIN`, or the one that was built beside this.
-fn program() -> anyhow::Result<PathBuf> {
+pub fn program() -> anyhow::Result<PathBuf> {
     found("STERNA_BIN", "sterna", "make build")
 }
 
