@@ -17,7 +17,6 @@ const WORK: &str = "probe dirty 16 100 >/dev/null &";
 #[tokio::test]
 async fn guests_outlive_up() -> anyhow::Result<()> {
     let story = Story::begin(Owner::Tester).await?;
-    let story = story.leave_and_return(Signal::INT, Keep::Vms).await?;
     let mut story = story.leave_and_return(Signal::KILL, Keep::Vms).await?;
     story.moves().await?;
     let (left, pids) = story.leave(Signal::KILL).await?;

@@ -96,7 +96,9 @@ for number in 1 2 3; do start_machine "m$number" "$number"; done
 for step in $(cd "$dir/steps" && printf '%s\n' * | sort -n); do
     machine=${step#*-}
     cp "$dir/steps/$step" "$dir/$machine/room/step"
-    on "$machine" "step ${step%-*}" sh -eux /room/step
+    # Waited for, so that a signal is heard at once.
+    on "$machine" "step ${step%-*}" sh -eux /room/step &
+    wait $!
 done
 for process in /proc/[0-9]*; do
     case $(readlink "$process/root" 2>/dev/null):$(cat "$process/comm" 2>/dev/null) in

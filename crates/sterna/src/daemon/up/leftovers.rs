@@ -116,3 +116,40 @@ fn children() -> Vec<i32> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::have_hosts;
+    use super::*;
+
+    #[test]
+    fn a_guest_is_a_record_whose_process_and_lock_are_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = dir.path().join("h2/vms/0190b2a4/7");
+        std::fs::create_dir_all(&directory).unwrap();
+        let own = ProcessId::of(std::process::id().cast_signed()).unwrap();
+        let record = serde_json::to_vec(&own).unwrap();
+        std::fs::write(directory.join(qemu::spawn::RECORD_FILE), record).unwrap();
+        assert!(guests(dir.path()).is_empty(), "nobody holds the lock");
+
+        let lock = std::fs::File::create(directory.join(qemu::spawn::LOCK_FILE)).unwrap();
+        lock.lock().unwrap();
+        let found = guests(dir.path());
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].host.as_str(), found[0].pid()), ("h2", own.pid));
+        assert!(have_hosts(&found, 2).is_ok());
+        let refusal = have_hosts(&found, 1).unwrap_err().to_string();
+        assert!(
+            refusal.contains("h2") && refusal.contains("sterna down"),
+            "{refusal}"
+        );
+
+        let other = ProcessId {
+            start_ticks: own.start_ticks + 1,
+            ..own
+        };
+        let record = serde_json::to_vec(&other).unwrap();
+        std::fs::write(directory.join(qemu::spawn::RECORD_FILE), record).unwrap();
+        assert!(guests(dir.path()).is_empty(), "that process is another one now");
+    }
+}

@@ -114,9 +114,9 @@ fn host_name(number: u8) -> String {
 async fn leave(dir: &Dir, keeps: bool) -> anyhow::Result<()> {
     let guests = leftovers::guests(&dir.hosts());
     if !keeps {
-        leftovers::end(&guests).await?;
+        let ended = leftovers::end(&guests).await;
         leftovers::end_descendants(&BTreeSet::new());
-        return Ok(());
+        return ended;
     }
     leftovers::end_descendants(&guests.iter().map(Guest::pid).collect());
     eprintln!("{}", setup::farewell(guests.len(), dir));
