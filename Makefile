@@ -7,7 +7,7 @@ export STERNA_GUEST ?= $(CURDIR)/target/guest.qcow2
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build guest demo test lint deny tidy fmt bench soak clean
+.PHONY: help setup build guest demo test lint deny tidy fmt bench soak deb clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /  \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-8s %s\n", $$1, $$2 }'
@@ -66,6 +66,13 @@ soak: ## the long tests, which `make test` leaves out
 	$(CARGO) build --locked --workspace --bins --tests
 	$(MAKE) --no-print-directory guest
 	$(CARGO) nextest run --locked --workspace --profile soak --run-ignored only
+
+# In a directory of its own, so that what is found there is what was built now.
+deb: ## build the Debian package below target/debian, and check it
+	scripts/setup.sh deb
+	rm -rf target/debian
+	$(CARGO) deb --quiet --locked --no-dbgsym --package sterna --output target/debian/
+	packaging/check.sh target/debian/sterna_*.deb
 
 clean: ## remove all that was built
 	$(CARGO) clean

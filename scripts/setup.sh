@@ -3,6 +3,7 @@
 #
 #   scripts/setup.sh [run]     what `make build` and `make demo` need
 #   scripts/setup.sh test      also the cargo tools that `make test` needs
+#   scripts/setup.sh deb       also the one that `make deb` needs
 #
 # It may be run any number of times: with nothing missing it asks no mirror and changes nothing. System packages need
 # root; started through sudo, whatever belongs to the user (cargo tools, the guest's cache) is made as that user.
@@ -28,15 +29,18 @@ e2fsprogs|cmd:mke2fs|makes the guest'\''s data partition
 libglib2.0-0|lib:libglib-2.0.so.0|copied into the test guest, whose QEMU agent needs it
 '
 
-usage() { sed -n '2,8s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,9s/^# \{0,1\}//p' "$0"; }
 say() { printf '%s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
 case "${1:-run}" in
-    run | test) mode=${1:-run} ;;
+    run | test | deb) mode=${1:-run} ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; exit 2 ;;
 esac
+
+[ "$mode" != deb ] || packages+='dpkg-dev|cmd:dpkg-shlibdeps|finds out which libraries the package depends on
+'
 
 # mke2fs and ip stand in sbin, which an ordinary user's PATH may lack.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -218,12 +222,12 @@ setup_rust() {
     fi
 }
 
-setup_cargo_tool() { # setup_cargo_tool NAME WHY
+setup_cargo_tool() { # setup_cargo_tool NAME WHY [VERSION]
     if as_user sh -c "command -v $1" >/dev/null; then
         return 0
     fi
     say "setup: building $1 ($2); this takes minutes, once"
-    (cd "$root_dir" && as_user cargo install --quiet --locked "$1")
+    (cd "$root_dir" && as_user cargo install --quiet --locked ${3:+--version "$3"} "$1")
 }
 
 setup_packages
@@ -233,6 +237,9 @@ if [ "$mode" = test ]; then
     setup_cargo_tool cargo-nextest 'runs the tests'
     setup_cargo_tool cargo-deny 'checks the licences and advisories of what is depended on'
 fi
+if [ "$mode" = deb ]; then
+    setup_cargo_tool cargo-deb 'makes the Debian package' 3.8.0
+fi
 # The guest's kernel and tools are unpacked into its image, never installed here.
-[ ! -x "$root_dir/guest/build.sh" ] || as_user "$root_dir/guest/build.sh" --fetch
+[ "$mode" = deb ] || [ ! -x "$root_dir/guest/build.sh" ] || as_user "$root_dir/guest/build.sh" --fetch
 say "setup: everything is there ($(qemu-system-x86_64 --version | head -n1))"

@@ -89,15 +89,19 @@ pub enum AgentError {
 }
 
 /// Runs an agent until `shutdown` completes; the host's VMs live on. It acts on the network namespace of the calling
-/// thread.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
+/// thread. `ready` is called when the host has joined and other agents are answered.
+pub async fn run(
+    config: Config,
+    ready: impl FnOnce(),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), AgentError> {
     tokio::select! {
-        ended = serve(config) => ended,
+        ended = serve(config, ready) => ended,
         () = shutdown => Ok(()),
     }
 }
 
-async fn serve(config: Config) -> Result<(), AgentError> {
+async fn serve(config: Config, ready: impl FnOnce()) -> Result<(), AgentError> {
     let dir = HostDir(config.data_dir.clone());
     let _lock = take_lock(&dir)?;
     // QEMUs of an agent that ended become this one's to reap, where no nearer process takes them.
@@ -117,6 +121,7 @@ async fn serve(config: Config) -> Result<(), AgentError> {
     let status = abilities.status(&config, peer_address);
     let client = pki::http_client(tls.to_servers.clone())?;
     tracing::info!(host = %identity.id, name = identity.name, "the agent runs");
+    ready();
     Joined {
         config,
         dir,

@@ -43,6 +43,12 @@ impl NetworkError {
     }
 }
 
+/// Who opens the taps: QEMU has none of the agent's rights over networks unless both are root.
+fn owner() -> Option<u32> {
+    let uid = rustix::process::geteuid();
+    (!uid.is_root()).then_some(uid.as_raw())
+}
+
 /// The networks of this host.
 #[derive(Clone)]
 pub struct Network {
@@ -112,7 +118,7 @@ impl Network {
             self.netlink
                 .ensure_tap(&TapSpec {
                     name,
-                    owner: None,
+                    owner: owner(),
                     mtu: GUEST_MTU,
                 })
                 .await?;

@@ -34,7 +34,7 @@ pub(crate) use vm::{
     ActionArgs, ConsoleArgs, MigrateArgs, RebootArgs, Rebooted, RuleArgs, VmArgs, VmCommand, WaitState,
 };
 
-use crate::daemon::args::{AgentArgs, ServerArgs, UpArgs};
+use crate::daemon::args::{AgentArgs, DownArgs, ServerArgs, UpArgs};
 use crate::units;
 
 /// Runs virtual machines on your own hosts: places them, watches them, moves them while they run.
@@ -127,6 +127,8 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Run a server and hosts on this machine
     Up(UpArgs),
+    /// End what `sterna up --keep` left running
+    Down(DownArgs),
     /// Run a server
     Server(ServerArgs),
     /// Run a host's agent

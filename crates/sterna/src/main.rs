@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     let cli = cli::parse();
     let answer = match cli.command {
         Command::Up(args) => daemon::up(args),
+        Command::Down(args) => daemon::down(args),
         Command::Server(args) => daemon::server(args),
         Command::Agent(args) => daemon::agent(args),
         Command::Client(ClientCommand::Store(command)) if command.is_on_files() => offline::run(command),

@@ -75,6 +75,17 @@ pub async fn until_it_stands_still(qemu: i32, patience: Duration) -> bool {
     timeout(patience, still).await.is_ok()
 }
 
+/// Waits until the guest of a QEMU has used some time from now on; whether it did.
+pub async fn until_it_executes(qemu: i32, patience: Duration) -> bool {
+    let at_first = processors_us(qemu);
+    let executes = async {
+        while processors_us(qemu) < at_first + 20 * EXECUTING_US {
+            sleep(WINDOW).await;
+        }
+    };
+    timeout(patience, executes).await.is_ok()
+}
+
 /// The most windows in a row in which two copies executed.
 async fn watch(hosts: PathBuf, vm: VmId, mut stopped: oneshot::Receiver<()>) -> Vec<Used> {
     let mut before = used(&hosts, vm);

@@ -14,6 +14,8 @@ use crate::console::Console;
 
 /// How long a report may take that should come every second.
 const REPORT_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a stream may take to go on after the guests could not reach each other.
+const AGAIN_PATIENCE: Duration = Duration::from_secs(120);
 /// How many lines of the stream show that it goes on.
 const LINES: u64 = 20;
 
@@ -95,18 +97,20 @@ impl Watcher {
     /// The next report on the stream, from now on.
     pub async fn stream(&mut self) -> anyhow::Result<Stream> {
         self.console.skip();
-        self.stream_that(|_| true).await
+        self.stream_that(REPORT_PATIENCE, |_| true).await
     }
 
-    async fn stream_that(&mut self, is_it: impl Fn(Stream) -> bool) -> anyhow::Result<Stream> {
+    async fn stream_that(
+        &mut self,
+        patience: Duration,
+        is_it: impl Fn(Stream) -> bool,
+    ) -> anyhow::Result<Stream> {
         let found = self
             .console
-            .until("a report on the stream", REPORT_PATIENCE, |line| {
-                match report(line)? {
-                    Report::Stream(stream) if is_it(stream) => Some(Some(stream)),
-                    Report::Closed => Some(None),
-                    _ => None,
-                }
+            .until("a report on the stream", patience, |line| match report(line)? {
+                Report::Stream(stream) if is_it(stream) => Some(Some(stream)),
+                Report::Closed => Some(None),
+                _ => None,
             });
         match found.await? {
             Some(stream) => Ok(stream),
@@ -130,9 +134,19 @@ impl Watcher {
 
     /// Waits until the stream has gone on from now, and fails if any line of it was not the expected one.
     pub async fn goes_on(&mut self) -> anyhow::Result<Stream> {
+        self.goes_on_within(REPORT_PATIENCE).await
+    }
+
+    /// As [`Watcher::goes_on`], after the guests could not reach each other for a while: the sender tries again after a time
+    /// that doubles.
+    pub async fn goes_on_again(&mut self) -> anyhow::Result<Stream> {
+        self.goes_on_within(AGAIN_PATIENCE).await
+    }
+
+    async fn goes_on_within(&mut self, patience: Duration) -> anyhow::Result<Stream> {
         let now = self.stream().await?;
         let later = self
-            .stream_that(|stream| stream.lines >= now.lines + LINES)
+            .stream_that(patience, |stream| stream.lines >= now.lines + LINES)
             .await?;
         ensure!(
             later.errors == 0,

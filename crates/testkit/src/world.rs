@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use api::client::Client;
 use model::VmId;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::unix::pipe;
 use tokio::time::{sleep, timeout};
@@ -74,16 +75,89 @@ impl World {
 
     /// As [`World::up`], for the owner.
     pub async fn up_as(owner: Owner, hosts: u8) -> anyhow::Result<Self> {
-        let (mut up, mut output) = Up::spawn(owner, hosts)?;
+        let root = tempfile::Builder::new().prefix("sterna-world-").tempdir()?.keep();
+        let before = Machine::look();
+        Self::start(
+            Start {
+                root,
+                owner,
+                hosts,
+                keep: Keep::Nothing,
+            },
+            before,
+        )
+        .await
+    }
+
+    /// As [`World::up_as`], with VMs that outlive its `sterna up`; see [`World::leave`].
+    pub async fn up_kept(owner: Owner, hosts: u8) -> anyhow::Result<Self> {
+        let root = tempfile::Builder::new().prefix("sterna-world-").tempdir()?.keep();
+        let before = Machine::look();
+        Self::start(
+            Start {
+                root,
+                owner,
+                hosts,
+                keep: Keep::Vms,
+            },
+            before,
+        )
+        .await
+    }
+
+    async fn start(start: Start, before: Machine) -> anyhow::Result<Self> {
+        let (mut up, mut output) = Up::spawn(start, before)?;
         let ready = timeout(UP_PATIENCE, says_ready(&mut output)).await;
         up.stage = Stage::InUse;
         ready.with_context(|| format!("sterna up was not ready within {UP_PATIENCE:?}"))??;
-        let client = client(&data(&up.root).join("env"))?;
+        let client = client(&data(&up.start.root).join("env"))?;
         Ok(Self {
             up,
             _output: output,
             client,
         })
+    }
+
+    /// Ends `sterna up` and waits until its server and its agents have ended too. Only VMs are left.
+    pub async fn leave(self, how: Signal) -> anyhow::Result<Left> {
+        let Self { mut up, .. } = self;
+        let children: Vec<Process> = process::all()
+            .into_iter()
+            .filter(|one| one.parent == up.pid() && one.command_line.iter().any(|word| word == "--parent"))
+            .collect();
+        ensure!(!children.is_empty(), "sterna up has no server and no agents");
+        let pid = Pid::from_raw(up.pid()).context("sterna up has no number")?;
+        kill_process(pid, how).context("ending sterna up")?;
+        let ended = async {
+            loop {
+                match up.child.try_wait()? {
+                    Some(status) => return anyhow::Ok(status),
+                    None => sleep(PAUSE).await,
+                }
+            }
+        };
+        let status = timeout(DOWN_PATIENCE, ended)
+            .await
+            .context("sterna up does not end")??;
+        up.stage = Stage::Over;
+        // From here on it is what is left that clears up after a failed test.
+        let left = Left {
+            start: Some(up.start.clone()),
+            before: up.before.clone(),
+        };
+        ensure!(
+            how == Signal::KILL || status.success(),
+            "sterna up ended with {status}"
+        );
+        let gone = async {
+            while children.iter().any(Process::is_there) {
+                sleep(PAUSE).await;
+            }
+        };
+        timeout(DOWN_PATIENCE, gone)
+            .await
+            .context("server and agents outlive sterna up")?;
+        Ok(left)
     }
 
     /// A client of its server, as its first operator.
@@ -93,7 +167,7 @@ impl World {
 
     /// The directory that was given to `sterna up`.
     pub fn directory(&self) -> PathBuf {
-        data(&self.up.root)
+        data(&self.up.start.root)
     }
 
     /// A host's directory.
@@ -172,10 +246,91 @@ impl World {
     }
 }
 
+/// Whether VMs outlive their `sterna up`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Everything ends with it.
+    Nothing,
+    /// VMs run on.
+    Vms,
+}
+
+/// How a `sterna up` is started.
+#[derive(Debug, Clone)]
+struct Start {
+    root: PathBuf,
+    owner: Owner,
+    hosts: u8,
+    keep: Keep,
+}
+
+/// What is left of a world without its `sterna up`. Dropped, it belongs to a test that failed: it is taken down.
+#[derive(Debug)]
+pub struct Left {
+    /// Absent: somebody else has it now.
+    start: Option<Start>,
+    before: Machine,
+}
+
+impl Left {
+    /// Starts `sterna up` again in the same directory.
+    pub async fn up(mut self, keep: Keep) -> anyhow::Result<World> {
+        let start = self.start.take().context("nothing is left")?;
+        World::start(Start { keep, ..start }, self.before.clone()).await
+    }
+
+    /// Takes down by `sterna down`, and fails if anything is left.
+    pub fn down(mut self) -> anyhow::Result<()> {
+        let start = self.start.take().context("nothing is left")?;
+        let ended = start.sterna("down")?.output().context("starting sterna down")?;
+        let left = left(&start.root, &[], &self.before);
+        for process in clean::processes(&start.root, &[]) {
+            process::kill_seen(&process);
+        }
+        fs::remove_dir_all(&start.root).with_context(|| format!("removing {}", start.root.display()))?;
+        ensure!(
+            ended.status.success(),
+            "sterna down: {}",
+            String::from_utf8_lossy(&ended.stderr)
+        );
+        ensure!(left.is_empty(), "after sterna down: {}", left.join("; "));
+        Ok(())
+    }
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        if let Some(start) = self.start.take() {
+            let processes = clean::processes(&start.root, &[]);
+            processes.iter().for_each(process::kill_seen);
+            show_failure(&start.root, &[]);
+        }
+    }
+}
+
+impl Start {
+    /// The program, as the owner and in the directory. With the parent-death signal a world ends also when its test is
+    /// killed.
+    fn sterna(&self, command: &str) -> anyhow::Result<Command> {
+        let mut setpriv = Command::new("setpriv");
+        setpriv.args(["--pdeathsig", "TERM"]);
+        if self.owner == Owner::Nobody {
+            fs::set_permissions(&self.root, fs::Permissions::from_mode(0o777))?;
+            setpriv.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
+        }
+        setpriv
+            .arg(program()?)
+            .arg(command)
+            .arg("--data-dir")
+            .arg(data(&self.root));
+        Ok(setpriv)
+    }
+}
+
 /// The process of `sterna up` and its directory. Dropped before its time, it belongs to a test that failed.
 #[derive(Debug)]
 struct Up {
-    root: PathBuf,
+    start: Start,
     child: Child,
     before: Machine,
     stage: Stage,
@@ -195,24 +350,16 @@ enum Stage {
 }
 
 impl Up {
-    fn spawn(owner: Owner, hosts: u8) -> anyhow::Result<(Self, Output)> {
-        let program = program()?;
-        let before = Machine::look();
-        let root = tempfile::Builder::new().prefix("sterna-world-").tempdir()?.keep();
-        // With `--pdeathsig` the world ends also when its test is killed.
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM"]);
-        if owner == Owner::Nobody {
-            fs::set_permissions(&root, fs::Permissions::from_mode(0o777))?;
-            command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
+    fn spawn(start: Start, before: Machine) -> anyhow::Result<(Self, Output)> {
+        let mut command = start.sterna("up")?;
+        command.args(["--hosts", &start.hosts.to_string()]);
+        if start.keep == Keep::Vms {
+            command.arg("--keep");
         }
-        command
-            .arg(program)
-            .arg("up")
-            .args(["--hosts", &hosts.to_string()])
-            .arg("--data-dir")
-            .arg(data(&root));
-        let log = File::create(root.join("up.log"))?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(start.root.join("up.log"))?;
         // In a process group of its own: Ctrl-C is for whoever has the terminal, who then ends this.
         command
             .stdin(Stdio::null())
@@ -221,7 +368,7 @@ impl Up {
             .process_group(0);
         let child = command.spawn().context("starting sterna up by setpriv")?;
         let mut up = Self {
-            root,
+            start,
             child,
             before,
             stage: Stage::Starting,
@@ -237,7 +384,8 @@ impl Up {
 
     fn remove(&mut self) -> anyhow::Result<()> {
         self.stage = Stage::Over;
-        fs::remove_dir_all(&self.root).with_context(|| format!("removing {}", self.root.display()))
+        fs::remove_dir_all(&self.start.root)
+            .with_context(|| format!("removing {}", self.start.root.display()))
     }
 
     /// Ends all processes, the stubborn ones by force; what was not as it should be.
@@ -256,11 +404,26 @@ impl Up {
             Ok(status) => problems.push(format!("sterna up ended with {status}")),
             Err(error) => problems.push(format!("sterna up could not be waited for: {error}")),
         }
-        problems.extend(left(&self.root, &seen, &self.before));
-        clean::processes(&self.root, &seen)
+        if self.start.keep == Keep::Vms {
+            problems.extend(self.end_kept());
+        }
+        problems.extend(left(&self.start.root, &seen, &self.before));
+        clean::processes(&self.start.root, &seen)
             .iter()
             .for_each(process::kill_seen);
         problems
+    }
+}
+
+impl Up {
+    /// What a `sterna up --keep` left running ends by `sterna down`.
+    fn end_kept(&self) -> Option<String> {
+        let ended = self.start.sterna("down").and_then(|mut down| Ok(down.output()?));
+        match ended {
+            Ok(ended) if ended.status.success() => None,
+            Ok(ended) => Some(format!("sterna down: {}", String::from_utf8_lossy(&ended.stderr))),
+            Err(error) => Some(format!("sterna down: {error:#}")),
+        }
     }
 }
 
@@ -278,7 +441,7 @@ impl Drop for Up {
                 left
             }
         };
-        show_failure(&self.root, &left);
+        show_failure(&self.start.root, &left);
     }
 }
 
@@ -388,7 +551,7 @@ fn logs(root: &Path) -> Vec<PathBuf> {
 }
 
 /// The program under test: `STERNA_BIN`, or the one that was built beside this.
-fn program() -> anyhow::Result<PathBuf> {
+pub fn program() -> anyhow::Result<PathBuf> {
     found("STERNA_BIN", "sterna", "make build")
 }
 

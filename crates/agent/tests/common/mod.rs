@@ -188,6 +188,7 @@ impl Side {
     pub(crate) fn start_agent(&mut self) {
         self.agent = Some(tokio::spawn(agent::run(
             self.config.clone(),
+            || (),
             std::future::pending(),
         )));
     }

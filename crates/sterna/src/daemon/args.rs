@@ -7,7 +7,9 @@ use clap::Args;
 
 /// Options of `sterna up`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: sterna up --hosts 3 --data-dir /tmp/cloud")]
+#[command(after_help = "Example: sterna up --hosts 3 --data-dir /tmp/cloud\n\n\
+    VMs that an earlier `sterna up` in the same directory left running, with --keep or because it was killed, are \
+    found again. While no `sterna up` runs they go on, but reach only VMs of their own host. `sterna down` ends them.")]
 pub(crate) struct UpArgs {
     /// How many hosts: h1, h2, …
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=64))]
@@ -18,6 +20,19 @@ pub(crate) struct UpArgs {
     /// Where the server listens, for you; any free port of loopback if left out
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
     pub(crate) listen: SocketAddr,
+    /// At the end, leave the VMs running for the next `sterna up` in the same directory
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+/// Options of `sterna down`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: sterna down --data-dir /tmp/cloud\n\n\
+    The VMs are switched off as by pulling the plug; their disks and all objects stay in the directory.")]
+pub(crate) struct DownArgs {
+    /// The directory that was given to `sterna up`
+    #[arg(long, value_name = "DIR", default_value = "sterna-data")]
+    pub(crate) data_dir: PathBuf,
 }
 
 /// Options of `sterna server`.
@@ -41,6 +56,9 @@ pub(crate) struct ServerArgs {
     /// Also take connections on the listening socket that standard input is
     #[arg(long, hide = true)]
     pub(crate) listen_stdin: bool,
+    /// End when this process, which started this one, ends
+    #[arg(long, value_name = "PID", hide = true)]
+    pub(crate) parent: Option<i32>,
 }
 
 /// Options of `sterna agent`.
@@ -77,4 +95,7 @@ pub(crate) struct AgentArgs {
     /// Enter this network namespace first
     #[arg(long, value_name = "PATH", hide = true)]
     pub(crate) namespace: Option<PathBuf>,
+    /// End when this process, which started this one, ends
+    #[arg(long, value_name = "PID", hide = true)]
+    pub(crate) parent: Option<i32>,
 }

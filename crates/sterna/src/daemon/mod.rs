@@ -2,6 +2,7 @@
 
 pub(crate) mod args;
 mod env;
+mod notify;
 mod up;
 
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
@@ -9,8 +10,9 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use args::{AgentArgs, ServerArgs};
+use rustix::process::Signal;
 use store::Store;
 use store_sqlite::{Options, SqliteStore};
 use tokio::net::TcpListener;
@@ -18,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use env::System;
-pub(crate) use up::{UP_LOCK, UP_SERVER_DIR, up};
+pub(crate) use up::{UP_LOCK, UP_SERVER_DIR, down, up};
 
 /// Where the store is in a server's data directory.
 pub(crate) const STORE_DIR: &str = "store";
@@ -50,11 +52,30 @@ async fn asked_to_end() {
         return std::future::pending().await;
     };
     tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+    notify::tell(notify::STOPPING);
+}
+
+/// Says that the daemon is ready: to `sterna up`, and to systemd.
+fn say_ready() {
+    println!("{READY}");
+    notify::tell(notify::READY);
+}
+
+/// Ends this process when its parent does, also if that is killed.
+fn end_with(parent: Option<i32>) -> anyhow::Result<()> {
+    let Some(parent) = parent else {
+        return Ok(());
+    };
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+    let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
+    ensure!(now == Some(parent), "the process that started this one has ended");
+    Ok(())
 }
 
 /// A server.
 pub(crate) fn server(args: ServerArgs) -> anyhow::Result<ExitCode> {
     log();
+    end_with(args.parent)?;
     std::fs::create_dir_all(&args.data_dir).with_context(|| format!("making {}", args.data_dir.display()))?;
     runtime(2)?.block_on(async {
         tokio::select! {
@@ -92,7 +113,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<std::convert::Infallible> {
     };
     let ready = || {
         tracing::info!(?bound, "ready");
-        println!("{READY}");
+        say_ready();
     };
     let ended = server::run(config, store, Arc::new(env::System), ready).await;
     ended.map_err(|error| anyhow::anyhow!("the server ended: {error}"))
@@ -108,6 +129,10 @@ fn inherited() -> anyhow::Result<TcpListener> {
 /// An agent.
 pub(crate) fn agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
     log();
+    end_with(args.parent)?;
+    // An agent that is not root has its rights over networks from systemd, in a form that passes to children: QEMU, which
+    // runs what guests say, must not have them.
+    rustix::thread::clear_ambient_capability_set().context("giving up what children would inherit")?;
     if let Some(namespace) = &args.namespace {
         hostnet::world::enter_host(namespace)?;
     }
@@ -124,7 +149,7 @@ pub(crate) fn agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
         underlay_address: args.address,
         reserved_mib: args.reserved_mib,
     };
-    runtime(2)?.block_on(agent::run(config, asked_to_end()))?;
+    runtime(2)?.block_on(agent::run(config, say_ready, asked_to_end()))?;
     Ok(ExitCode::SUCCESS)
 }
 

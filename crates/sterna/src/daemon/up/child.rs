@@ -8,9 +8,11 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 
 use crate::daemon::READY;
 
@@ -20,6 +22,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A child that lived this long did not end at once.
 const LIVED: Duration = Duration::from_secs(5);
 
+/// How long a child that is asked to end may take, before it is killed.
+const END_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How this program is started as another daemon.
 pub(crate) struct Command {
     program: PathBuf,
@@ -28,14 +33,16 @@ pub(crate) struct Command {
 }
 
 impl Command {
-    /// This program with these words.
+    /// This program with these words, as a daemon that does not outlive this process.
     pub(crate) fn new<const N: usize>(words: [&str; N]) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("finding this program")?;
-        Ok(Self {
+        let mut command = Self {
             program,
             arguments: words.into_iter().map(OsString::from).collect(),
             input: None,
-        })
+        };
+        command.option("--parent", std::process::id().to_string());
+        Ok(command)
     }
 
     /// Adds an option with its value.
@@ -74,10 +81,11 @@ fn open_log(path: &Path) -> anyhow::Result<File> {
     opened.with_context(|| format!("opening {}", path.display()))
 }
 
-/// A child that is kept running. Dropping it ends the child.
+/// A child that is kept running. Dropping it kills the child.
 pub(crate) struct Supervised {
     task: tokio::task::JoinHandle<()>,
     ready: watch::Receiver<bool>,
+    end: Option<oneshot::Sender<()>>,
 }
 
 impl Drop for Supervised {
@@ -91,8 +99,26 @@ impl Supervised {
     pub(crate) fn start(name: &str, log: PathBuf, command: Command) -> anyhow::Result<Self> {
         let first = command.spawn(&log)?;
         let (sender, ready) = watch::channel(false);
-        let task = tokio::spawn(keep_running(name.to_owned(), log, command, first, sender));
-        Ok(Self { task, ready })
+        let (end, asked_to_end) = oneshot::channel();
+        let name = name.to_owned();
+        let task = tokio::spawn(async move {
+            let mut child = first;
+            tokio::select! {
+                () = keep_running(&name, &log, &command, &mut child, sender) => {}
+                _ = asked_to_end => stop(&name, &mut child).await,
+            }
+        });
+        Ok(Self {
+            task,
+            ready,
+            end: Some(end),
+        })
+    }
+
+    /// Ends the child in order: what it is doing to a VM this instant is done.
+    pub(crate) async fn end(mut self) {
+        drop(self.end.take());
+        let _ = (&mut self.task).await;
     }
 
     /// Completes when the child has said that it is ready.
@@ -102,18 +128,29 @@ impl Supervised {
     }
 }
 
+/// Asks a child to end; kills it when that is of no use.
+async fn stop(name: &str, child: &mut Child) {
+    let Some(pid) = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) else {
+        return;
+    };
+    let _ = rustix::process::kill_process(pid, Signal::TERM);
+    if timeout(END_PATIENCE, child.wait()).await.is_err() {
+        eprintln!("{name} does not end and is killed");
+        let _ = child.kill().await;
+    }
+}
+
 async fn keep_running(
-    name: String,
-    log: PathBuf,
-    command: Command,
-    first: Child,
+    name: &str,
+    log: &Path,
+    command: &Command,
+    child: &mut Child,
     ready: watch::Sender<bool>,
 ) {
-    let mut child = first;
     let mut pause = FIRST_PAUSE;
     loop {
         let started = tokio::time::Instant::now();
-        let ended = live(&mut child, &ready).await;
+        let ended = live(child, &ready).await;
         eprintln!(
             "{name} ended ({ended}) and is started again: see {}",
             log.display()
@@ -125,9 +162,9 @@ async fn keep_running(
         };
         loop {
             tokio::time::sleep(pause).await;
-            match command.spawn(&log) {
+            match command.spawn(log) {
                 Ok(started) => {
-                    child = started;
+                    *child = started;
                     break;
                 }
                 Err(error) => eprintln!("{name} cannot be started: {error:#}"),

@@ -1,23 +1,32 @@
 //! `sterna up`: a server and N hosts on this machine, each host a network namespace. It supervises the same commands that
-//! real servers and hosts run, and takes everything down when it ends.
+//! real servers and hosts run, and takes everything down when it ends; or everything but the guests, which the next one
+//! in the same directory adopts.
+//!
+//! **What keeps a guest's network.** A namespace lasts as long as a process in it, and QEMU is one: the host's bridges,
+//! tunnels and taps stay with its guests. Only the underlay goes with `up`; the next one joins the hosts to a new one,
+//! with the same addresses.
 
 mod child;
+mod down;
 mod leftovers;
+mod lock;
 mod setup;
 
-use std::fs::File;
-use std::net::TcpListener;
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use hostnet::world::{HostIndex, WORLD_ADDRESS, World};
-use rustix::fs::FlockOperation;
 
 use super::args::UpArgs;
 use super::{asked_to_end, log, runtime};
 use child::Supervised;
+pub(crate) use down::down;
+use leftovers::Guest;
+use lock::Lock;
 use setup::Cloud;
 
 /// The file in a data directory that says that it is one of `up`.
@@ -62,18 +71,60 @@ impl Dir {
 pub(crate) fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
     log();
     let dir = open_dir(&args.data_dir)?;
-    let _lock = take_lock(&dir)?;
+    let Some(_lock) = Lock::take(&dir)? else {
+        bail!(
+            "another `sterna up` runs in {}: end it with `sterna down`, or take another --data-dir",
+            dir.0.display()
+        );
+    };
     let _ = std::fs::remove_file(dir.env());
-    leftovers::end_recorded(&dir.hosts())?;
+    let adopted = leftovers::guests(&dir.hosts());
+    have_hosts(&adopted, args.hosts)?;
     let listener = TcpListener::bind(args.listen)
         .with_context(|| format!("listening on {}: take another address with --listen", args.listen))?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    hostnet::world::enter_world()?;
-    let ended = runtime(2)?.block_on(run(&args, &dir, listener));
-    let _ = std::fs::remove_file(dir.env());
-    leftovers::end_descendants();
-    ended?;
+    match adopted.first() {
+        Some(guest) => hostnet::world::enter_world_beside(guest.pid().cast_unsigned())?,
+        None => hostnet::world::enter_world()?,
+    }
+    runtime(2)?.block_on(async {
+        let ended = run(&args, &dir, listener, &adopted).await;
+        // A start that failed is no reason to end guests that were there before it.
+        let keeps = args.keep || ended.is_err() && !adopted.is_empty();
+        let _ = std::fs::remove_file(dir.env());
+        leave(&dir, keeps).await?;
+        ended
+    })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Every guest that is there needs its host.
+fn have_hosts(guests: &[Guest], hosts: u8) -> anyhow::Result<()> {
+    let names: BTreeSet<String> = (0..hosts).map(host_name).collect();
+    match guests.iter().find(|guest| !names.contains(&guest.host)) {
+        None => Ok(()),
+        Some(guest) => bail!(
+            "a VM still runs on host {}: start as many --hosts as before, or end it with `sterna down`",
+            guest.host
+        ),
+    }
+}
+
+fn host_name(number: u8) -> String {
+    format!("h{}", u16::from(number) + 1)
+}
+
+/// Ends what is left once server and agents have ended: everything, or everything but the guests.
+async fn leave(dir: &Dir, keeps: bool) -> anyhow::Result<()> {
+    let guests = leftovers::guests(&dir.hosts());
+    if !keeps {
+        let ended = leftovers::end(&guests).await;
+        leftovers::end_descendants(&BTreeSet::new());
+        return ended;
+    }
+    leftovers::end_descendants(&guests.iter().map(Guest::pid).collect());
+    eprintln!("{}", setup::farewell(guests.len(), dir));
+    Ok(())
 }
 
 fn open_dir(path: &Path) -> anyhow::Result<Dir> {
@@ -85,61 +136,69 @@ fn open_dir(path: &Path) -> anyhow::Result<Dir> {
     Ok(dir)
 }
 
-fn take_lock(dir: &Dir) -> anyhow::Result<File> {
-    let path = dir.0.join(UP_LOCK);
-    let lock = File::create(&path).with_context(|| format!("opening {}", path.display()))?;
-    if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!(
-            "another `sterna up` runs in {}: end it, or take another --data-dir",
-            dir.0.display()
-        );
-    }
-    Ok(lock)
-}
-
-/// From the start of everything to the end of everything.
-async fn run(args: &UpArgs, dir: &Dir, listener: TcpListener) -> anyhow::Result<()> {
+/// From the start of everything to the end of all but the guests.
+async fn run(args: &UpArgs, dir: &Dir, listener: TcpListener, adopted: &[Guest]) -> anyhow::Result<()> {
     let outside = listener.local_addr()?;
     let mut world = World::open().await?;
-    let server = Supervised::start("server", dir.log("server"), server_command(dir, listener)?)?;
-    let inside = format!("https://{WORLD_ADDRESS}:{SERVER_PORT}");
+    let mut children = vec![Supervised::start(
+        "server",
+        dir.log("server"),
+        server_command(dir, listener)?,
+    )?];
     let started = tokio::select! {
-        started = tokio::time::timeout(START_PATIENCE, start_hosts(args, dir, &mut world, &server, &inside)) => started,
-        () = asked_to_end() => return Ok(()),
+        started = tokio::time::timeout(START_PATIENCE, start_hosts(args, dir, &mut world, &mut children, adopted)) => Some(started),
+        () = asked_to_end() => None,
     };
-    let agents =
-        started.context("not everything was ready in time: see the logs in the data directory")??;
+    let lived = match started {
+        Some(Ok(Ok(()))) => be_there(args, dir, outside).await,
+        Some(Ok(Err(error))) => Err(error),
+        Some(Err(late)) => {
+            Err(late).context("not everything was ready in time: see the logs in the data directory")
+        }
+        None => Ok(()),
+    };
+    futures_util::future::join_all(children.into_iter().map(Supervised::end)).await;
+    lived
+}
+
+/// Says that everything is ready, until it is to end.
+async fn be_there(args: &UpArgs, dir: &Dir, outside: SocketAddr) -> anyhow::Result<()> {
     setup::write_env(dir, outside)?;
-    println!("{}", setup::welcome(args.hosts, dir, outside));
+    println!("{}", setup::welcome(args, dir, outside));
     asked_to_end().await;
-    eprintln!("taking everything down");
-    drop(agents);
-    drop(server);
+    eprintln!(
+        "taking everything down{}",
+        if args.keep { " but the VMs" } else { "" }
+    );
     Ok(())
 }
 
-/// The server first, then what every cloud needs, then the hosts.
+/// The server, which is the first of the children, then what every cloud needs, then the hosts.
 async fn start_hosts(
     args: &UpArgs,
     dir: &Dir,
     world: &mut World,
-    server: &Supervised,
-    inside: &str,
-) -> anyhow::Result<Vec<Supervised>> {
-    server.ready().await;
-    let cloud = Cloud::connect(dir, inside)?;
+    children: &mut Vec<Supervised>,
+    adopted: &[Guest],
+) -> anyhow::Result<()> {
+    for server in &*children {
+        server.ready().await;
+    }
+    let inside = format!("https://{WORLD_ADDRESS}:{SERVER_PORT}");
+    let cloud = Cloud::connect(dir, &inside)?;
     cloud.make_defaults(dir).await?;
-    let mut agents = Vec::new();
     for number in 0..args.hosts {
         let index = HostIndex::new(number).context("too many hosts")?;
-        let name = format!("h{}", u16::from(number) + 1);
-        let namespace = world.add_host(index).await?;
+        let name = host_name(number);
+        let namespace = match adopted.iter().find(|guest| guest.host == name) {
+            Some(guest) => world.adopt_host(index, guest.pid().cast_unsigned()).await?,
+            None => world.add_host(index).await?,
+        };
         let token = cloud.join_token(dir, &name).await?;
-        let command = agent_command(args, dir, &name, index, &namespace, inside, token.as_deref())?;
-        agents.push(Supervised::start(&name, dir.log(&name), command)?);
+        let command = agent_command(args, dir, &name, index, &namespace, &inside, token.as_deref())?;
+        children.push(Supervised::start(&name, dir.log(&name), command)?);
     }
-    cloud.wait_for_hosts(args.hosts).await?;
-    Ok(agents)
+    cloud.wait_for_hosts(args.hosts).await
 }
 
 fn server_command(dir: &Dir, listener: TcpListener) -> anyhow::Result<child::Command> {

@@ -10,6 +10,7 @@ use api::kinds::{Datastore, DatastoreSpec, Host, HostState, JoinToken, JoinToken
 use futures_util::StreamExt;
 
 use super::Dir;
+use crate::daemon::args::UpArgs;
 
 /// The addresses of the network that every VM is plugged into by default.
 const DEFAULT_CIDR: &str = "10.77.0.0/16";
@@ -121,8 +122,14 @@ fn quoted(text: &str) -> String {
 }
 
 /// What to type next.
-pub(crate) fn welcome(hosts: u8, dir: &Dir, server: SocketAddr) -> String {
+pub(crate) fn welcome(args: &UpArgs, dir: &Dir, server: SocketAddr) -> String {
     let env = quoted(&dir.env().to_string_lossy());
+    let hosts = args.hosts;
+    let end = if args.keep {
+        "Ctrl-C leaves the VMs running; `sterna down` ends them too."
+    } else {
+        "Ctrl-C takes everything down."
+    };
     format!(
         "ready: {hosts} hosts, server https://{server}\n\n\
          In another terminal:\n  \
@@ -133,6 +140,17 @@ pub(crate) fn welcome(hosts: u8, dir: &Dir, server: SocketAddr) -> String {
          sterna vm create web --template small --wait=ready\n  \
          sterna vm migrate web --wait\n\n\
          `sterna context set local --from '{env}'` keeps the way here for all terminals.\n\
-         Ctrl-C takes everything down."
+         {end}"
+    )
+}
+
+/// What to type when the guests were left running.
+pub(crate) fn farewell(guests: usize, dir: &Dir) -> String {
+    let dir = quoted(&dir.0.to_string_lossy());
+    format!(
+        "{guests} VMs run on, each reachable on its own host only until\n  \
+         sterna up --keep --data-dir '{dir}'\n\
+         finds them again; this ends them:\n  \
+         sterna down --data-dir '{dir}'"
     )
 }

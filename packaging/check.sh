@@ -1,0 +1,53 @@
+#!/bin/bash
+# Looks at a built package: what is in it, with which modes, and whether its units and scripts can be read.
+#
+#   packaging/check.sh FILE.deb
+set -euo pipefail
+
+deb=${1:?which package? packaging/check.sh FILE.deb}
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+fail() { printf 'check: %s\n' "$*" >&2; exit 1; }
+
+dpkg-deb --raw-extract "$deb" "$root"
+while read -r mode path; do
+    [ -e "$root/$path" ] || fail "$path is not in the package"
+    [ "$(stat -c %a "$root/$path")" = "$mode" ] || fail "$path has the mode $(stat -c %a "$root/$path"), not $mode"
+done <<'FILES'
+755 usr/bin/sterna
+755 usr/sbin/sterna-join
+644 usr/lib/systemd/system/sterna-server.service
+644 usr/lib/systemd/system/sterna-agent.service
+644 etc/sterna/server.conf
+644 etc/sterna/agent.conf
+644 usr/share/bash-completion/completions/sterna
+644 usr/share/fish/vendor_completions.d/sterna.fish
+755 DEBIAN/postinst
+755 DEBIAN/prerm
+755 DEBIAN/postrm
+FILES
+for name in server agent; do
+    grep -qx "/etc/sterna/$name.conf" "$root/DEBIAN/conffiles" || fail "$name.conf is no conffile"
+done
+for package in 'qemu-system-x86 (>= 1:10' 'qemu-utils (>= 1:10' adduser 'libc6 ('; do
+    grep -q "^Depends:.*$package" "$root/DEBIAN/control" || fail "the package does not depend on $package"
+done
+for script in "$root"/DEBIAN/{postinst,prerm,postrm} "$root/usr/sbin/sterna-join"; do
+    sh -n "$script"
+done
+"$root/usr/bin/sterna" --version
+if command -v systemd-analyze >/dev/null; then
+    for name in server agent; do
+        sed "s#/usr/bin/sterna#$root/usr/bin/sterna#" "$root/usr/lib/systemd/system/sterna-$name.service" \
+            >"$root/sterna-$name.service"
+        systemd-analyze verify --man=no "$root/sterna-$name.service"
+        systemd-analyze security --offline=true "$root/sterna-$name.service" 2>/dev/null | tail -n1
+    done
+fi
+# No manual page: `sterna COMMAND --help` is the manual.
+if command -v lintian >/dev/null; then
+    lintian --allow-root --fail-on error,warning --suppress-tags no-manual-page "$deb"
+else
+    echo 'check: lintian is not installed: its rules were NOT checked'
+fi
+printf 'check: %s is as it should be (%s)\n' "$deb" "$(du -h "$deb" | cut -f1)"

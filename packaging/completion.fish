@@ -1,0 +1,1 @@
+sterna completion fish | source
