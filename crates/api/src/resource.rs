@@ -74,9 +74,9 @@ pub struct Create<S> {
 /// A page of objects.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct List<O> {
-    /// The objects, in the order of their making.
+    /// The objects, in the order of their making unless another is asked for.
     pub items: Vec<O>,
-    /// The store's revision of the page: a watch from it misses nothing.
+    /// The store's revision that the page shows, the same on every page: a watch from it misses nothing.
     pub revision: u64,
     /// What to pass as `after` for the next page; `null` on the last one.
     pub next: Option<String>,
@@ -103,5 +103,14 @@ pub struct Change<O> {
     /// The object.
     pub object: O,
     /// The revision to resume from after this line.
+    pub revision: u64,
+}
+
+/// The answer to a poll: what changed since the revision that was asked from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Changes<O> {
+    /// The changes, oldest first, each object once; none if nothing changed in the time.
+    pub items: Vec<Change<O>>,
+    /// What to pass as `from` next time: nothing is missed.
     pub revision: u64,
 }

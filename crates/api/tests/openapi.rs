@@ -69,9 +69,36 @@ fn every_operation_has_an_id_of_its_own_and_says_how_it_fails() {
                 id.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'),
                 "{id}"
             );
-            assert!(operation["responses"]["default"].is_object(), "{method} {path}");
+            for status in ["400", "401", "429", "503"] {
+                assert!(
+                    operation["responses"][status].is_object(),
+                    "{method} {path} {status}"
+                );
+            }
         }
         let takes_name = path.contains("{name}");
         assert_eq!(item["parameters"].is_array(), takes_name, "{path}");
+    }
+}
+
+#[test]
+fn every_schema_is_called_after_what_it_is() {
+    let document = api::openapi::document();
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    let numbered: Vec<_> = schemas
+        .keys()
+        .filter(|name| name.ends_with(|last: char| last.is_ascii_digit()))
+        .collect();
+    assert_eq!(numbered, Vec::<&String>::new());
+    for name in [
+        "Vm",
+        "VmList",
+        "VmChange",
+        "VmChanges",
+        "VmCreate",
+        "Datastore",
+        "EventList",
+    ] {
+        assert!(schemas.contains_key(name), "{name}");
     }
 }

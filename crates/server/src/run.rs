@@ -13,13 +13,15 @@ use model::token::TokenRecord;
 use planner::Plan;
 use store::{RangeRequest, Store};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::agents::secret;
 use crate::auth::sha256_hex;
 use crate::calls::Calls;
+use crate::limits::{Limits, Rates};
 use crate::pki::{Pki, write_private};
 use crate::shared::{Heard, Shared};
-use crate::{contact, routes, tls};
+use crate::{contact, routes, tls, watch};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -33,6 +35,8 @@ pub struct Config {
     pub names: Vec<String>,
     /// The addresses in its certificate.
     pub addresses: Vec<IpAddr>,
+    /// How often may be asked.
+    pub rates: Rates,
 }
 
 /// Runs until the future is dropped. `ready` is called when requests are answered.
@@ -57,6 +61,8 @@ pub async fn run(
         images,
         heard: Heard::default(),
         calls: Calls::default(),
+        limits: Limits::new(config.rates),
+        polls: Arc::new(Semaphore::new(watch::POLLS_MAX)),
     });
     tokio::fs::write(config.data_dir.join("ca.pem"), ca).await?;
     first_token(&app, &config.data_dir.join("admin.token")).await?;

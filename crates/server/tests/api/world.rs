@@ -102,6 +102,7 @@ impl World {
             listeners: vec![listener],
             names: vec!["localhost".to_owned()],
             addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+            rates: server::Rates::default(),
         };
         let (ready, is_ready) = tokio::sync::oneshot::channel();
         let kept = store.clone();
