@@ -4,18 +4,19 @@
 //!
 //! **Does not know:** what is good enough: `docs/performance.md` says what is asked for.
 //!
-//! **Start here:** [`main`]. `bench [RUNS]` prints tables in Markdown.
+//! **Start here:** [`main`]. `bench [RUNS]` prints all tables in Markdown, `bench cli [RUNS]` the command line's alone.
 
 #![allow(clippy::print_stdout, reason = "tables are what it is for")]
 
 mod bare;
+mod cli;
 mod moves;
 mod stats;
 mod sterna;
 
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use bare::{Credentials, Machine};
 use moves::Guest;
 use qemu::command_line::Start;
@@ -32,22 +33,37 @@ const RUNS: usize = 10;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let runs = std::env::args()
-        .nth(1)
-        .map_or(Ok(RUNS), |text| text.parse())
-        .context("RUNS is a number")?;
+    let mut words: Vec<String> = std::env::args().skip(1).collect();
+    let is_cli_alone = words.first().is_some_and(|word| word == "cli");
+    if is_cli_alone {
+        words.remove(0);
+    }
+    let runs = match &words[..] {
+        [] => RUNS,
+        [runs] => runs.parse().context("RUNS is a number: bench [cli] [RUNS]")?,
+        _ => bail!("give: bench [cli] [RUNS]"),
+    };
+    println!("machine: {}", machine()?);
+    println!("\nMedians of {runs} runs in milliseconds (least–most); ratios run by run.");
+    if !is_cli_alone {
+        beside_bare(runs).await?;
+    }
+    cli::measure(runs).await?;
+    println!("\nload after: {}", load()?);
+    Ok(())
+}
+
+/// What Sterna adds to bare QEMU.
+async fn beside_bare(runs: usize) -> anyhow::Result<()> {
     let root = tempfile::tempdir()?;
     let world = World::up(2).await?;
     world.make_template(256).await?;
-    println!("machine: {}", machine()?);
-    println!("\nMedians of {runs} runs in milliseconds (least–most); ratios run by run.\n");
-    println!("| what | Sterna | bare QEMU | ratio |\n|---|---|---|---|");
+    println!("\n| what | Sterna | bare QEMU | ratio |\n|---|---|---|---|");
     boot(&world, root.path(), runs).await?;
     let credentials = credentials(root.path())?;
     for guest in [Guest::idle(256), Guest::idle(1024), Guest::counting(256)] {
         moves::measure(&world, root.path(), guest, runs, &credentials).await?;
     }
-    println!("\nload after: {}", load()?);
     world.down().await
 }
 

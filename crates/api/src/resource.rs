@@ -28,6 +28,10 @@ pub trait Resource: Send + Sync + 'static {
     fn row(object: &Object<Self::Spec, Self::Status>) -> Vec<String>;
 }
 
+/// Labels: keys and values. Only the schema is of this type, so that clients that are made from it have one for all.
+#[derive(Debug, JsonSchema)]
+pub struct Labels(pub BTreeMap<String, String>);
+
 /// An object. Every key is always there, null if unknown.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Object<S, T> {
@@ -42,6 +46,7 @@ pub struct Object<S, T> {
     /// Who created it.
     pub owner: String,
     /// For selection.
+    #[schemars(with = "Labels")]
     pub labels: BTreeMap<String, String>,
     /// The revision of the store that last changed any part of it.
     pub revision: u64,
@@ -66,6 +71,7 @@ pub struct Create<S> {
     pub name: Option<String>,
     /// Its labels.
     #[serde(default)]
+    #[schemars(with = "Labels")]
     pub labels: BTreeMap<String, String>,
     /// What is wanted.
     pub spec: S,

@@ -353,7 +353,7 @@ fn markdown(page: &mut String, source: &str) {
         } else if is_code {
             let _ = writeln!(page, "{}", escaped(line));
         } else if let Some(title) = line.strip_prefix("## ") {
-            let anchor = title.to_lowercase().replace(' ', "-");
+            let anchor = format!("about-{}", title.to_lowercase().replace(' ', "-"));
             let _ = writeln!(
                 page,
                 "<h3 id=\"{0}\"><a href=\"#{0}\">{1}</a></h3>",
@@ -455,7 +455,7 @@ mod tests {
         markdown(&mut page, "## A <b>\n\na `x<y>`\nb & c\n\n```text\n<i>\n```\n");
         assert_eq!(
             page,
-            "<h3 id=\"a-&lt;b&gt;\"><a href=\"#a-&lt;b&gt;\">A &lt;b&gt;</a></h3>\n\
+            "<h3 id=\"about-a-&lt;b&gt;\"><a href=\"#about-a-&lt;b&gt;\">A &lt;b&gt;</a></h3>\n\
              <p>a <code>x&lt;y&gt;</code>\nb &amp; c\n</p>\n<pre><code>&lt;i&gt;\n</code></pre>\n"
         );
     }

@@ -18,6 +18,8 @@ use api::Problem;
 
 /// How many seconds' worth of requests may come at once.
 const BURST_S: f64 = 5.0;
+/// How long idle buckets are not looked for again.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 /// How many buckets of a sort are kept; whoever comes beyond shares one.
 const BUCKETS_MAX: usize = 10_000;
 
@@ -28,6 +30,8 @@ pub struct Rates {
     pub user_per_s: u32,
     /// Requests a second without a valid token that may come from an address; any number if 0.
     pub stranger_per_s: u32,
+    /// How many polls may wait at a time.
+    pub polls: usize,
 }
 
 impl Default for Rates {
@@ -35,6 +39,7 @@ impl Default for Rates {
         Self {
             user_per_s: 500,
             stranger_per_s: 10,
+            polls: 1000,
         }
     }
 }
@@ -119,6 +124,7 @@ struct Buckets<K> {
     all: BTreeMap<K, Bucket>,
     /// For all who came when there were too many.
     shared: Option<Bucket>,
+    swept_at: Option<Instant>,
 }
 
 /// How full a bucket was when it was last looked at.
@@ -134,6 +140,7 @@ impl<K: Ord> Buckets<K> {
             per_s: f64::from(per_s),
             all: BTreeMap::new(),
             shared: None,
+            swept_at: None,
         }
     }
 
@@ -194,8 +201,13 @@ impl<K: Ord> Buckets<K> {
         Ok(())
     }
 
-    /// Full buckets are as good as none.
+    /// Full buckets are as good as none. Looking for them takes a while, so it is not done for every stranger.
     fn forget(&mut self, now: Instant) {
+        let is_recent = |at| now.saturating_duration_since(at) < SWEEP_PAUSE;
+        if self.swept_at.is_some_and(is_recent) {
+            return;
+        }
+        self.swept_at = Some(now);
         let (per_s, full) = (self.per_s, self.full());
         let is_full = |bucket: &Bucket| {
             bucket.tokens + now.saturating_duration_since(bucket.at).as_secs_f64() * per_s >= full
@@ -211,6 +223,7 @@ mod tests {
     const RATES: Rates = Rates {
         user_per_s: 10,
         stranger_per_s: 1,
+        polls: 1,
     };
 
     #[test]
@@ -232,7 +245,7 @@ mod tests {
         assert!(limits.request("ann", start).is_err());
         let unlimited = Limits::new(Rates {
             user_per_s: 0,
-            stranger_per_s: 0,
+            ..RATES
         });
         assert!((0..10_000).all(|_| unlimited.request("ann", start).is_ok()));
     }

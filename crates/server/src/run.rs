@@ -21,7 +21,7 @@ use crate::calls::Calls;
 use crate::limits::{Limits, Rates};
 use crate::pki::{Pki, write_private};
 use crate::shared::{Heard, Shared};
-use crate::{contact, routes, tls, watch};
+use crate::{contact, routes, tls};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -62,7 +62,7 @@ pub async fn run(
         heard: Heard::default(),
         calls: Calls::default(),
         limits: Limits::new(config.rates),
-        polls: Arc::new(Semaphore::new(watch::POLLS_MAX)),
+        polls: Arc::new(Semaphore::new(config.rates.polls)),
     });
     tokio::fs::write(config.data_dir.join("ca.pem"), ca).await?;
     first_token(&app, &config.data_dir.join("admin.token")).await?;

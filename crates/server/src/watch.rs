@@ -24,8 +24,6 @@ use crate::routes::App;
 
 /// How often an empty line shows a quiet reader that the connection lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// How many polls may wait at a time.
-pub const POLLS_MAX: usize = 1000;
 /// How long a poll waits if nobody says.
 const POLL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a poll waits at most: proxies give up after a minute.
@@ -186,8 +184,7 @@ pub async fn poll<R: Served>(
     timeout_s: Option<u64>,
 ) -> Result<Changes<Shown<ObjectOf<R>>>, Problem> {
     let _place = app.polls.clone().try_acquire_owned().map_err(|_| {
-        let detail =
-            format!("{POLLS_MAX} clients wait for changes already: try again, or use a watch (`watch=true`)");
+        let detail = "as many clients wait for changes as may: try again, or use a watch (`watch=true`)";
         Problem::new(429, "too-many-polls", detail)
     })?;
     let timeout = timeout_s

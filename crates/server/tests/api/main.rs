@@ -7,6 +7,8 @@ mod bad_input;
 mod console;
 mod documents;
 mod hosts;
+mod lists;
 mod objects;
+mod programs;
 mod watch;
 mod world;
