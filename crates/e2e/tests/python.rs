@@ -79,10 +79,9 @@ impl Python {
             .arg(document)
             .arg("--output-path")
             .arg(client);
-        let search: Vec<PathBuf> = std::iter::once(self.0.join("bin"))
-            .chain(std::env::var_os("PATH").iter().flat_map(std::env::split_paths))
-            .collect();
-        generator.env("PATH", std::env::join_paths(search)?);
+        generator
+            .arg("--config")
+            .arg(Path::new(SOURCES).join("generator.yaml"));
         let said = run(generator).await?;
         let left_out: Vec<&str> = said
             .lines()

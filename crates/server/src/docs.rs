@@ -266,15 +266,8 @@ fn schemas(page: &mut String, document: &Value) {
         let mut rows: Vec<[String; 3]> = entries(&schema["properties"])
             .map(|(field, value)| [escaped(field), shape(value), prose(text(&value["description"]))])
             .collect();
-        let words = schema["oneOf"].as_array().into_iter().flatten();
-        rows.extend(words.map(|one| {
-            let word = one.get("const").and_then(Value::as_str).map(escaped);
-            [
-                word.unwrap_or_default(),
-                shape(one),
-                prose(text(&one["description"])),
-            ]
-        }));
+        let meanings = entries(&schema[api::openapi::MEANINGS]);
+        rows.extend(meanings.map(|(word, meaning)| [escaped(word), String::new(), prose(text(meaning))]));
         if !rows.is_empty() {
             *page += "<div class=\"scroll\"><table>";
             for [field, kind, what] in rows {

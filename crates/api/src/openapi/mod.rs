@@ -2,6 +2,8 @@
 
 mod parts;
 
+pub use parts::MEANINGS;
+
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
@@ -67,6 +69,7 @@ pub fn document() -> Value {
         },
     });
     names.apply(&mut document);
+    parts::fold_words(&mut document);
     document
 }
 

@@ -216,3 +216,50 @@ pub(super) fn change_parameters() -> Vec<Value> {
 pub(super) fn name_parameter() -> Value {
     json!({ "name": "name", "in": "path", "required": true, "description": "Name or id.", "schema": { "type": "string" } })
 }
+
+/// What a schema's words mean, by word.
+pub const MEANINGS: &str = "x-meanings";
+
+/// Makes a choice between words one `enum`. The generator writes such a choice as a union of constants with a description
+/// each, which clients' generators take for a union of types.
+pub(super) fn fold_words(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.values_mut().for_each(fold_words);
+            let words = map
+                .get("oneOf")
+                .and_then(Value::as_array)
+                .and_then(|all| words(all.as_slice()));
+            if let Some(words) = words {
+                map.remove("oneOf");
+                map.insert("type".to_owned(), "string".into());
+                map.insert(
+                    "enum".to_owned(),
+                    words.iter().map(|(word, _)| word.clone()).collect(),
+                );
+                map.insert(MEANINGS.to_owned(), Value::Object(words.into_iter().collect()));
+            }
+        }
+        Value::Array(all) => all.iter_mut().for_each(fold_words),
+        _ => {}
+    }
+}
+
+/// The words of a choice with their meanings, if it is one between words only.
+fn words(all: &[Value]) -> Option<Vec<(String, Value)>> {
+    let mut words = Vec::new();
+    for one in all {
+        let meaning = one.get("description").cloned().unwrap_or_default();
+        match (one.get("const"), one.get("enum")) {
+            (Some(Value::String(word)), _) => words.push((word.clone(), meaning)),
+            (_, Some(Value::Array(several))) => {
+                let several = several
+                    .iter()
+                    .map(|word| Some((word.as_str()?.to_owned(), Value::Null)));
+                words.extend(several.collect::<Option<Vec<_>>>()?);
+            }
+            _ => return None,
+        }
+    }
+    Some(words)
+}

@@ -18,9 +18,9 @@ pub const MEDIA_TYPE: &str = "application/problem+json";
 pub struct Problem {
     /// A URI that names the kind of problem: `urn:sterna:problem:` and the code.
     #[serde(rename = "type")]
-    pub type_uri: String,
+    pub type_uri: Box<str>,
     /// The kind of problem in a few words.
-    pub title: String,
+    pub title: Box<str>,
     /// The HTTP status code.
     pub status: u16,
     /// What was attempted, why it was not done, and what to do about it.
@@ -29,24 +29,24 @@ pub struct Problem {
     pub code: String,
     /// What helps against problems of this code.
     #[serde(default)]
-    pub remedy: String,
+    pub remedy: Box<str>,
     /// The object's revision now, where another one was expected; the oldest one, where a watch came too late.
     pub current_revision: Option<u64>,
     /// After how many seconds to try again, as the header `Retry-After` says too; `null` where that does not help.
     #[serde(default)]
-    pub retry_after_s: Option<u64>,
+    pub retry_after_s: Option<u16>,
 }
 
 impl Problem {
     /// A problem from its status, code and detail.
     pub fn new(status: u16, code: &str, detail: impl Into<String>) -> Self {
         Self {
-            type_uri: format!("urn:sterna:problem:{code}"),
-            title: title(status).to_owned(),
+            type_uri: format!("urn:sterna:problem:{code}").into(),
+            title: title(status).into(),
             status,
             detail: detail.into(),
             code: code.to_owned(),
-            remedy: codes::find(code).map_or("", |code| code.remedy).to_owned(),
+            remedy: codes::find(code).map_or("", |code| code.remedy).into(),
             current_revision: None,
             retry_after_s: matches!(status, 429 | 503).then_some(1),
         }
@@ -82,7 +82,7 @@ impl Problem {
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         let whole = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
-        self.retry_after_s = Some(whole.max(1));
+        self.retry_after_s = Some(u16::try_from(whole).unwrap_or(u16::MAX).max(1));
         self
     }
 }
