@@ -2,8 +2,8 @@
 # Installs what building and running Sterna needs on Debian 12 and 13, and nothing else.
 #
 #   scripts/setup.sh [run]     what `make build` and `make demo` need
-#   scripts/setup.sh test      also the cargo tools that `make test` needs
-#   scripts/setup.sh deb       also the one that `make deb` needs
+#   scripts/setup.sh test      also the cargo tools and the Python that `make test` needs
+#   scripts/setup.sh deb       also the cargo tool that `make deb` needs
 #
 # It may be run any number of times: with nothing missing it asks no mirror and changes nothing. System packages need
 # root; started through sudo, whatever belongs to the user (cargo tools, the guest's cache) is made as that user.
@@ -230,10 +230,25 @@ setup_cargo_tool() { # setup_cargo_tool NAME WHY [VERSION]
     (cd "$root_dir" && as_user cargo install --quiet --locked ${3:+--version "$3"} "$1")
 }
 
+# One test makes a client of the interface in Python, in an environment of its own below target/.
+setup_python() {
+    if python3 -c 'import ensurepip, venv' 2>/dev/null; then
+        return 0
+    fi
+    if [ "$(id -u)" != 0 ]; then
+        say "setup: a test needs Python with venv. Run:  sudo apt-get install python3-venv"
+        exit 1
+    fi
+    say "setup: installing python3-venv (a test makes a Python client of the interface)"
+    apt-get update -q
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends python3 python3-venv
+}
+
 setup_packages
 setup_tun
 setup_rust
 if [ "$mode" = test ]; then
+    setup_python
     setup_cargo_tool cargo-nextest 'runs the tests'
     setup_cargo_tool cargo-deny 'checks the licences and advisories of what is depended on'
 fi

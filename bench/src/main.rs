@@ -4,11 +4,12 @@
 //!
 //! **Does not know:** what is good enough: `docs/performance.md` says what is asked for.
 //!
-//! **Start here:** [`main`]. `bench [moves|store] [RUNS]` prints tables in Markdown; without a word, all of them.
+//! **Start here:** [`main`]. `bench [moves|store|cli] [RUNS]` prints tables in Markdown; without a word, all of them.
 
 #![allow(clippy::print_stdout, reason = "tables are what it is for")]
 
 mod bare;
+mod cli;
 mod moves;
 mod stats;
 mod sterna;
@@ -47,10 +48,12 @@ async fn main() -> anyhow::Result<()> {
         None => {
             of_store(runs).await?;
             of_guests(runs).await?;
+            cli::measure(runs).await?;
         }
         Some("store") => of_store(runs).await?,
         Some("moves") => of_guests(runs).await?,
-        Some(other) => bail!("{other:?} is not measured here: store, moves, or nothing for both"),
+        Some("cli") => cli::measure(runs).await?,
+        Some(other) => bail!("{other:?} is not measured here: store, moves, cli, or nothing for all"),
     }
     println!("\nload after: {}", load()?);
     Ok(())

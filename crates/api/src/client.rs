@@ -1,12 +1,13 @@
 //! The client: one connection pool, typed calls for every kind, watches as streams of lines.
 
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
-use reqwest::header::HeaderName;
+use reqwest::header::{HeaderMap, HeaderName, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::console::{Console, DialError};
@@ -26,6 +27,11 @@ pub const REVISION: HeaderName = HeaderName::from_static("sterna-revision");
 const LINE_MAX_BYTES: usize = 4 << 20;
 /// A stream that says nothing for so long, not even an empty line, is lost.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
+
+/// How often a request is sent that the server has no time for.
+const ATTEMPTS: u32 = 5;
+/// The longest wait between, whatever the server says.
+const PAUSE_MAX: Duration = Duration::from_secs(15);
 
 /// Why a call did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +78,31 @@ pub struct BackupStream<S> {
     pub digest: String,
     /// Its content.
     pub chunks: S,
+}
+
+/// Which objects, and in which order: see [`crate::query`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// Those with these labels: `key=value`, several with commas.
+    pub label: Option<String>,
+    /// Those for which these conditions hold.
+    pub filter: Option<String>,
+    /// By which fields; not for a watch.
+    pub sort: Option<String>,
+}
+
+impl Choice {
+    fn on(&self, request: RequestBuilder) -> RequestBuilder {
+        let words = [
+            ("label", &self.label),
+            ("filter", &self.filter),
+            ("sort", &self.sort),
+        ];
+        let said = words
+            .into_iter()
+            .filter_map(|(word, said)| Some((word, said.as_ref()?)));
+        request.query(&said.collect::<Vec<_>>())
+    }
 }
 
 /// Talks to one server.
@@ -126,14 +157,26 @@ impl Client {
             .bearer_auth(&self.token)
     }
 
+    /// Sends a request; again if the server says that it was too often, and so did nothing. What is streamed cannot be
+    /// sent again.
     async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
-        let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
-        if answer.status().is_success() {
-            return Ok(answer);
+        let mut request = request;
+        for attempt in 1.. {
+            let again = request.try_clone().filter(|_| attempt < ATTEMPTS);
+            let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+            let status = answer.status();
+            if status.is_success() {
+                return Ok(answer);
+            }
+            let wait = retry_after(answer.headers());
+            let body = answer.bytes().await.map_err(|error| self.unreachable(&error))?;
+            match again {
+                Some(again) if status == StatusCode::TOO_MANY_REQUESTS => request = again,
+                _ => return Err(ClientError::Problem(Box::new(problem(status, &body)))),
+            }
+            tokio::time::sleep(pause(wait, RandomState::new().hash_one(attempt))).await;
         }
-        let status = answer.status();
-        let body = answer.bytes().await.map_err(|error| self.unreachable(&error))?;
-        Err(ClientError::Problem(Box::new(problem(status, &body))))
+        Err(ClientError::NotUnderstood("it was asked too often".to_owned()))
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> ClientError {
@@ -156,33 +199,41 @@ impl Client {
 
     /// Every object of a kind, page by page, and the revision to watch from.
     pub async fn list<R: Resource>(&self) -> Result<(Vec<ObjectOf<R>>, u64), ClientError> {
-        self.list_labelled::<R>(None).await
+        self.list_of::<R>(&Choice::default()).await
     }
 
-    /// As [`Client::list`], but only those with these labels: `key=value`, several with commas.
-    pub async fn list_labelled<R: Resource>(
+    /// As [`Client::list`], but those that are meant, in the order that is wanted.
+    pub async fn list_of<R: Resource>(
         &self,
-        labels: Option<&str>,
+        choice: &Choice,
     ) -> Result<(Vec<ObjectOf<R>>, u64), ClientError> {
         let mut all = Vec::new();
         let mut after: Option<String> = None;
-        let mut first_revision = None;
         loop {
-            let mut request = self.request(Method::GET, &path::<R>(None));
-            if let Some(labels) = labels {
-                request = request.query(&[("label", labels)]);
-            }
+            let mut request = choice.on(self.request(Method::GET, &path::<R>(None)));
             if let Some(after) = &after {
                 request = request.query(&[("after", after)]);
             }
             let page: List<ObjectOf<R>> = self.json(request).await?;
             all.extend(page.items);
-            let revision = *first_revision.get_or_insert(page.revision);
             match page.next {
                 Some(next) => after = Some(next),
-                None => return Ok((all, revision)),
+                None => return Ok((all, page.revision)),
             }
         }
+    }
+
+    /// The names of a kind's objects, and nothing else of them.
+    pub async fn names<R: Resource>(&self) -> Result<Vec<String>, ClientError> {
+        #[derive(Deserialize)]
+        struct Named {
+            name: String,
+        }
+        let request = self
+            .request(Method::GET, &path::<R>(None))
+            .query(&[("fields", "name")]);
+        let page: List<Named> = self.json(request).await?;
+        Ok(page.items.into_iter().map(|named| named.name).collect())
     }
 
     /// The store's revision now: a watch from it misses nothing that is read after this call.
@@ -343,14 +394,14 @@ impl Client {
         from: Option<u64>,
     ) -> Result<impl Stream<Item = Result<Change<ObjectOf<R>>, ClientError>> + Unpin + use<R>, ClientError>
     {
-        self.watch_labelled::<R>(from, None).await
+        self.watch_of::<R>(from, &Choice::default()).await
     }
 
-    /// As [`Client::watch`], but only those with these labels: `key=value`, several with commas.
-    pub async fn watch_labelled<R: Resource>(
+    /// As [`Client::watch`], but only those that are meant; they come in the order of their changes.
+    pub async fn watch_of<R: Resource>(
         &self,
         from: Option<u64>,
-        labels: Option<&str>,
+        choice: &Choice,
     ) -> Result<impl Stream<Item = Result<Change<ObjectOf<R>>, ClientError>> + Unpin + use<R>, ClientError>
     {
         let mut request = self
@@ -359,10 +410,7 @@ impl Client {
         if let Some(from) = from {
             request = request.query(&[("from", from)]);
         }
-        if let Some(labels) = labels {
-            request = request.query(&[("label", labels)]);
-        }
-        self.lines(request).await
+        self.lines(choice.on(request)).await
     }
 
     /// A stream of JSON lines from any path.
@@ -487,6 +535,19 @@ fn escape(name: &str) -> String {
     }
 }
 
+/// How long the server asks to wait; a second if it does not say, or says it as a date.
+fn retry_after(headers: &HeaderMap) -> Duration {
+    let text = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let seconds = text.and_then(|text| text.trim().parse().ok());
+    Duration::from_secs(seconds.unwrap_or(1))
+}
+
+/// How long to wait: as asked, up to a half longer, so that those who were refused together do not come back together.
+fn pause(asked: Duration, random: u64) -> Duration {
+    let share = f64::from((random % 1000) as u32) / 2000.0;
+    asked.min(PAUSE_MAX).mul_f64(1.0 + share).min(PAUSE_MAX)
+}
+
 fn problem(status: StatusCode, body: &[u8]) -> Problem {
     serde_json::from_slice(body).unwrap_or_else(|_| {
         let text: String = String::from_utf8_lossy(body).chars().take(200).collect();
@@ -507,4 +568,25 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_asked_to_wait_waits_a_little_longer_and_never_for_ever() {
+        let asked = Duration::from_secs(2);
+        for random in [0, 1, 999, u64::MAX] {
+            let pause = pause(asked, random);
+            assert!(pause >= asked && pause <= asked * 3 / 2, "{pause:?}");
+        }
+        assert_ne!(pause(asked, 1), pause(asked, 500));
+        assert_eq!(pause(Duration::from_secs(u64::MAX), 500), PAUSE_MAX);
+        let headers = |text: &str| HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]);
+        assert_eq!(retry_after(&headers("7")), Duration::from_secs(7));
+        for odd in ["", "-1", "soon", "Wed, 21 Oct 2026 07:28:00 GMT"] {
+            assert_eq!(retry_after(&headers(odd)), Duration::from_secs(1), "{odd}");
+        }
+    }
 }

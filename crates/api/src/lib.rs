@@ -2,7 +2,7 @@
 //!
 //! **Owns:** the shape of every request and answer ([`resource`], [`kinds`], [`document`],
 //! [`history`], [`store`], [`problem`]), the OpenAPI document
-//! ([`openapi`]), the typed client ([`client`]), a console as a stream ([`console`]).
+//! ([`openapi`]), what may be asked of a list ([`query`]), the typed client ([`client`]), a console as a stream ([`console`]).
 //!
 //! **Does not know:** how anything is stored or decided.
 //!
@@ -18,9 +18,10 @@ pub mod kinds;
 pub mod openapi;
 pub mod placement;
 pub mod problem;
+pub mod query;
 pub mod resource;
 pub mod store;
 pub mod tls;
 
 pub use problem::Problem;
-pub use resource::{Change, ChangeType, Create, List, Object, Resource};
+pub use resource::{Change, ChangeType, Changes, Create, List, Object, Resource};

@@ -8,6 +8,8 @@ use model::placement::{Batch, Strategy};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::resource::Labels;
+
 /// Where a VM may run. Rules hold whenever a host is chosen, for a start and for a move; they do not move what runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -15,6 +17,7 @@ pub struct PlacementSpec {
     /// It starts on this host only. It can be moved away while it runs: an affinity to hosts forbids that too.
     pub host: Option<String>,
     /// Only on hosts with all of these labels. A host with the label `dedicated` takes only VMs that ask for it here.
+    #[schemars(with = "Labels")]
     pub host_labels: BTreeMap<String, String>,
     /// What it belongs with.
     pub affinity: Vec<AffinitySpec>,
@@ -42,11 +45,11 @@ pub struct AffinitySpec {
 #[serde(rename_all = "snake_case")]
 pub enum PeersSpec {
     /// The other VMs that carry all of these labels: one of them at least for an affinity, each of them otherwise.
-    Vms(BTreeMap<String, String>),
+    Vms(#[schemars(with = "Labels")] BTreeMap<String, String>),
     /// These hosts.
     Hosts(Vec<String>),
     /// The hosts that carry all of these labels.
-    HostLabels(BTreeMap<String, String>),
+    HostLabels(#[schemars(with = "Labels")] BTreeMap<String, String>),
 }
 
 /// Why a VM is where it is and not elsewhere, as things are now.

@@ -28,6 +28,10 @@ pub trait Resource: Send + Sync + 'static {
     fn row(object: &Object<Self::Spec, Self::Status>) -> Vec<String>;
 }
 
+/// Labels: keys and values. Only the schema is of this type, so that clients that are made from it have one for all.
+#[derive(Debug, JsonSchema)]
+pub struct Labels(pub BTreeMap<String, String>);
+
 /// An object. Every key is always there, null if unknown.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Object<S, T> {
@@ -42,6 +46,7 @@ pub struct Object<S, T> {
     /// Who created it.
     pub owner: String,
     /// For selection.
+    #[schemars(with = "Labels")]
     pub labels: BTreeMap<String, String>,
     /// The revision of the store that last changed any part of it.
     pub revision: u64,
@@ -66,6 +71,7 @@ pub struct Create<S> {
     pub name: Option<String>,
     /// Its labels.
     #[serde(default)]
+    #[schemars(with = "Labels")]
     pub labels: BTreeMap<String, String>,
     /// What is wanted.
     pub spec: S,
@@ -74,9 +80,9 @@ pub struct Create<S> {
 /// A page of objects.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct List<O> {
-    /// The objects, in the order of their making.
+    /// The objects, in the order of their making unless another is asked for.
     pub items: Vec<O>,
-    /// The store's revision of the page: a watch from it misses nothing.
+    /// The store's revision that the page shows, the same on every page: a watch from it misses nothing.
     pub revision: u64,
     /// What to pass as `after` for the next page; `null` on the last one.
     pub next: Option<String>,
@@ -103,5 +109,14 @@ pub struct Change<O> {
     /// The object.
     pub object: O,
     /// The revision to resume from after this line.
+    pub revision: u64,
+}
+
+/// The answer to a poll: what changed since the revision that was asked from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Changes<O> {
+    /// The changes, oldest first, each object once; none if nothing changed in the time.
+    pub items: Vec<Change<O>>,
+    /// What to pass as `from` next time: nothing is missed.
     pub revision: u64,
 }

@@ -16,6 +16,8 @@ use uuid::Uuid;
 const KEPT_CHANGES: usize = 20_000;
 /// How far back a starting server reads changes, so that followers survive its restart.
 const REPLAYED_REVISIONS: u64 = 2_000;
+/// How many views of the past are kept for those who read a list page by page.
+const KEPT_VIEWS: usize = 2;
 /// How many keys are read at once.
 const PAGE: usize = 5_000;
 
@@ -50,6 +52,8 @@ struct Changes {
 /// The view and its changes.
 pub struct Cache {
     view: RwLock<View>,
+    /// Views of the past that were asked for lately, the newest last.
+    past: tokio::sync::Mutex<VecDeque<Arc<View>>>,
     changes: Mutex<Changes>,
     revision: watch::Sender<u64>,
 }
@@ -64,6 +68,7 @@ impl Cache {
         let view = load(store.as_ref(), base).await?;
         let cache = Arc::new(Self {
             view: RwLock::new(view),
+            past: tokio::sync::Mutex::default(),
             changes: Mutex::new(Changes {
                 oldest: base,
                 ring: VecDeque::new(),
@@ -78,6 +83,21 @@ impl Cache {
     /// The view. Hold it for the length of a decision, never over an await.
     pub fn view(&self) -> RwLockReadGuard<'_, View> {
         self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The view as it was at a revision, if the store still has that. One is read at a time, and few are kept.
+    pub async fn at(&self, store: &dyn Store, revision: u64) -> Result<Arc<View>, StoreError> {
+        let mut past = self.past.lock().await;
+        let kept = past.iter().position(|view| view.revision == revision);
+        let view = match kept.and_then(|at| past.remove(at)) {
+            Some(view) => view,
+            None => Arc::new(load(store, revision).await?),
+        };
+        while past.len() >= KEPT_VIEWS {
+            past.pop_front();
+        }
+        past.push_back(view.clone());
+        Ok(view)
     }
 
     /// The revision up to which the view and its changes are complete.

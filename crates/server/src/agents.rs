@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use api::Problem;
 use api::agent::{JoinRequest, JoinResponse, KEEP_ALIVE_MS};
 use api::kinds::{JoinToken, JoinTokenBody};
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use controller::commit::{CommitError, commit};
 use futures_util::stream;
 use model::audit::Actor;
@@ -24,7 +24,7 @@ use store::RangeRequest;
 use tokio::sync::watch;
 
 use crate::answer::{Body, Refused, commit_problem, store_problem};
-use crate::auth::{Agent, User, hex, sha256_hex};
+use crate::auth::{Agent, Connection, User, hex, sha256_hex};
 use crate::routes::App;
 use crate::shared::LastHeard;
 use crate::watch::{Waited, push, until_changed};
@@ -63,9 +63,25 @@ pub async fn make_join_token(app: &App, user: &User, request: JoinTokenBody) -> 
     Ok(JoinToken { token, expires_at })
 }
 
-/// Takes a host in. The same token with the same key gets the same host again, so that a lost answer does no harm.
-pub async fn join(State(app): State<App>, Body(body): Body) -> Result<Json<JoinResponse>, Refused> {
-    let request: JoinRequest = serde_json::from_slice(&body).map_err(|error| {
+/// Takes a host in, unless too many wrong tokens came from its address.
+pub async fn join(
+    State(app): State<App>,
+    connection: Option<Extension<Connection>>,
+    Body(body): Body,
+) -> Result<Json<JoinResponse>, Refused> {
+    let from = connection.map(|Extension(connection)| connection.peer.ip());
+    let now = std::time::Instant::now();
+    app.limits.knock(None, from, now)?;
+    let joined = take_in(&app, &body).await;
+    if joined.as_ref().is_err_and(|problem| problem.status == 401) {
+        app.limits.turned_away(from, now)?;
+    }
+    Ok(Json(joined?))
+}
+
+/// The same token with the same key gets the same host again, so that a lost answer does no harm.
+async fn take_in(app: &App, body: &[u8]) -> Result<JoinResponse, Problem> {
+    let request: JoinRequest = serde_json::from_slice(body).map_err(|error| {
         Problem::new(
             400,
             "bad-json",
@@ -85,13 +101,13 @@ pub async fn join(State(app): State<App>, Body(body): Body) -> Result<Json<JoinR
     let kv = found.items.into_iter().next().ok_or_else(refused)?;
     let token: StoredJoinToken = record::decode(&kv.value).map_err(|_| refused())?;
     if app.env.now() >= token.expires_at {
-        return Err(refused().into());
+        return Err(refused());
     }
     let used = At {
         value: token,
         revision: kv.mod_revision,
     };
-    let (host, name, plan, response) = admit(&app, &request, &token_key, &used)?;
+    let (host, name, plan, response) = admit(app, &request, &token_key, &used)?;
     let actor = Actor {
         name: format!("agent:{name}"),
         from: None,
@@ -99,7 +115,7 @@ pub async fn join(State(app): State<App>, Body(body): Body) -> Result<Json<JoinR
     let revision = commit(app.writer(&actor), plan).await.map_err(commit_problem)?;
     app.cache.reach(revision, Duration::from_secs(5)).await;
     tracing::info!(%host, name, "a host joined");
-    Ok(Json(response))
+    Ok(response)
 }
 
 fn bad_request(error: crate::pki::PkiError) -> Problem {

@@ -30,8 +30,8 @@ impl IntoResponse for Refused {
             header::CONTENT_TYPE,
             HeaderValue::from_static(api::problem::MEDIA_TYPE),
         );
-        if matches!(self.0.status, 429 | 503) {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = self.0.retry_after_s {
+            headers.insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }

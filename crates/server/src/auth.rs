@@ -1,6 +1,7 @@
 //! Who asks: a bearer token for people and programs, a client certificate for agents.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use api::Problem;
 use axum::extract::FromRequestParts;
@@ -73,40 +74,52 @@ impl FromRequestParts<App> for User {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
+        let now = Instant::now();
+        let connection = parts.extensions.get::<Connection>();
+        let from = connection.map(|connection| connection.peer);
+        let address = from.map(|from| from.ip());
         let header = parts
             .headers
             .get(header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok());
-        let Some(token) = header.and_then(|value| value.strip_prefix("Bearer ")) else {
+        let digest = header
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .map(|token| sha256_hex(token.trim().as_bytes()));
+        app.limits.knock(digest.as_deref(), address, now)?;
+        let Some(digest) = digest else {
+            app.limits.turned_away(address, now)?;
             let detail = "the request shows no token: set STERNA_TOKEN, or send `Authorization: Bearer …`";
             return Err(Problem::new(401, "no-token", detail).into());
         };
-        let key = key::token(&sha256_hex(token.trim().as_bytes()));
-        let found = app
-            .store
-            .range(RangeRequest::key(key))
-            .await
-            .map_err(|error| store_problem(&error))?;
-        let token = found
-            .items
-            .first()
-            .and_then(|kv| record::decode::<TokenRecord>(&kv.value).ok());
-        let now = app.env.now();
-        match token.filter(|token| token.expires_at.is_none_or(|at| now < at)) {
-            Some(token) => Ok(Self {
-                name: token.user,
-                from: parts
-                    .extensions
-                    .get::<Connection>()
-                    .map(|connection| connection.peer),
-            }),
-            None => {
-                let detail = "the token is unknown or has expired: take the one in the server's data directory, \
-                              or ask for a new one";
-                Err(Problem::new(401, "bad-token", detail).into())
-            }
-        }
+        let Some(token) = valid_token(app, &digest).await? else {
+            app.limits.turned_away(address, now)?;
+            let detail = "the token is unknown or has expired: take the one in the server's data directory, \
+                          or ask for a new one";
+            return Err(Problem::new(401, "bad-token", detail).into());
+        };
+        app.limits.let_in(&digest, now);
+        app.limits.request(&token.user, now)?;
+        Ok(Self {
+            name: token.user,
+            from,
+        })
     }
+}
+
+/// What a token with this digest stands for, if it counts.
+async fn valid_token(app: &App, digest: &str) -> Result<Option<TokenRecord>, Problem> {
+    let request = RangeRequest::key(key::token(digest));
+    let found = app
+        .store
+        .range(request)
+        .await
+        .map_err(|error| store_problem(&error))?;
+    let token = found
+        .items
+        .first()
+        .and_then(|kv| record::decode::<TokenRecord>(&kv.value).ok());
+    let now = app.env.now();
+    Ok(token.filter(|token| token.expires_at.is_none_or(|at| now < at)))
 }
 
 /// An agent that has shown its host's certificate.

@@ -1,6 +1,6 @@
 //! The HTTP server: authentication, requests in, objects and streams out.
 //!
-//! **Owns:** the routes that every kind has ([`routes`]), what a request means for each kind ([`kinds`]), the
+//! **Owns:** the routes that every kind has ([`routes`]), reading ([`lists`], [`watch`]), what a request means for each kind ([`kinds`]), the
 //! connections of agents ([`agents`], [`calls`]), people at consoles ([`console`]), the cloud's CAs ([`pki`]), images'
 //! content ([`images`]), the store as a whole ([`backup`], [`compaction`], [`restored`]).
 //!
@@ -18,9 +18,12 @@ pub mod check;
 pub mod compaction;
 pub mod console;
 pub mod contact;
+pub mod docs;
 pub mod history;
 pub mod images;
 pub mod kinds;
+pub mod limits;
+pub mod lists;
 pub mod pki;
 pub mod progress;
 pub mod restored;
@@ -31,4 +34,5 @@ pub mod shared;
 pub mod tls;
 pub mod watch;
 
+pub use limits::Rates;
 pub use run::{Config, run};

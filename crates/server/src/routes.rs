@@ -1,6 +1,5 @@
 //! The routes: the same for every kind, and the few that one kind has beside them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::drain::HostActionBody;
@@ -8,10 +7,10 @@ use api::kinds::{
     ActionBody, Datastore, Event, Host, Image, JoinToken, JoinTokenBody, Migration, Network, Operation,
     Template, Vm,
 };
-use api::{Create, List, Problem};
+use api::{Create, Problem};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Query, State};
-use axum::http::{Method, StatusCode, Uri, header};
+use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use model::{Kind, VmId};
@@ -22,18 +21,16 @@ use uuid::Uuid;
 
 use crate::answer::{Body, Path, Refused};
 use crate::auth::{PROJECT, User, sha256_hex};
-use crate::kinds::{Served, explanation, host_action, missing, render, vm_action};
+use crate::kinds::{Served, explanation, host_action, missing, vm_action};
 use crate::service::{self, Answer, Context, RequestId, check_revision, create_object, replace_object};
 use crate::shared::Shared;
-use crate::{agents, backup, calls, check, console, history, images, progress, restored, watch};
+use crate::{agents, backup, calls, check, console, docs, history, images, lists, progress, restored};
 
 /// What handlers share.
 pub type App = Arc<Shared>;
 
 /// The largest body, images' content left out.
 const BODY_MAX_BYTES: usize = 1 << 20;
-/// The most objects on a page.
-const PAGE_MAX: usize = 1000;
 
 /// Every route.
 pub fn router(app: App) -> Router {
@@ -71,7 +68,9 @@ pub fn router(app: App) -> Router {
         .route("/v1/store", get(restored::status))
         .route("/v1/store/backup", get(backup::backup))
         .route("/v1/store/resume", post(restored::resume))
-        .route("/openapi.json", get(openapi))
+        .route("/openapi.json", get(docs::openapi))
+        .route("/docs", get(docs::page))
+        .route("/docs/style.css", get(docs::style))
         .route("/healthz", get(|| async { "ok\n" }))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
@@ -81,34 +80,27 @@ pub fn router(app: App) -> Router {
 
 fn kind<R: Served>() -> Router<App> {
     let plural = R::KIND.plural();
-    let mut all = get(list::<R>);
+    let mut all = get(lists::list::<R>);
     if R::CREATES || R::KIND == Kind::Host {
         all = all.post(create::<R>);
     }
-    let mut one = get(get_one::<R>);
+    let mut one = get(lists::get_one::<R>);
     if R::CHANGES {
         one = one.put(replace::<R>).patch(patch::<R>).delete(delete::<R>);
     }
     Router::new()
         .route(&format!("/v1/{plural}"), all)
         .route(&format!("/v1/{plural}/{{name}}"), one)
+        .route(&format!("/v1/changes/{plural}"), get(lists::poll::<R>))
         .route(
             &format!("/v1/{plural}/{{name}}/history"),
             get(history::history::<R>),
         )
 }
 
-async fn openapi() -> Response {
-    (
-        [(header::CONTENT_TYPE, "application/json")],
-        api::openapi::document().to_string(),
-    )
-        .into_response()
-}
-
 async fn no_route(uri: Uri) -> Refused {
     let detail = format!(
-        "there is nothing at {}: /openapi.json describes what there is",
+        "there is nothing at {}: /docs describes what there is",
         uri.path()
     );
     Problem::new(404, "no-route", detail).into()
@@ -116,7 +108,7 @@ async fn no_route(uri: Uri) -> Refused {
 
 async fn no_method(method: Method, uri: Uri) -> Refused {
     let detail = format!(
-        "{} does not take {method}: /openapi.json describes what it takes",
+        "{} does not take {method}: /docs describes what it takes",
         uri.path()
     );
     Problem::new(405, "no-method", detail).into()
@@ -129,17 +121,6 @@ pub struct WriteQuery {
     request_id: Option<String>,
     expected_revision: Option<u64>,
     dry_run: bool,
-}
-
-/// What may stand behind the `?` of a list.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ListQuery {
-    after: Option<String>,
-    limit: Option<usize>,
-    label: Option<String>,
-    watch: bool,
-    from: Option<u64>,
 }
 
 /// What stands behind the `?`, or a problem that says what of it is not understood.
@@ -155,7 +136,7 @@ pub fn query<T: DeserializeOwned>(
 /// A body that is JSON, or a problem that names the place.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| {
-        let detail = format!("the request's body is not understood: {error}; /openapi.json describes it");
+        let detail = format!("the request's body is not understood: {error}; /docs describes it");
         if error.is_data() {
             Problem::invalid("invalid-body", detail)
         } else {
@@ -190,7 +171,8 @@ fn respond(answer: Answer) -> Response {
     (status, axum::Json(answer.body)).into_response()
 }
 
-fn find<R: Served>(view: &planner::View, name: &str) -> Result<Uuid, Problem> {
+/// The id that a name or id in a path stands for.
+pub fn find<R: Served>(view: &planner::View, name: &str) -> Result<Uuid, Problem> {
     let project = (!R::KIND.is_cloud_wide()).then_some(PROJECT);
     view.find(R::KIND, project, name)
         .ok_or_else(|| missing(view, R::KIND, project, name))
@@ -199,81 +181,12 @@ fn find<R: Served>(view: &planner::View, name: &str) -> Result<Uuid, Problem> {
 /// What may stand behind the `?`.
 pub type QueryOf<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
 
-async fn get_one<R: Served>(
-    State(app): State<App>,
-    _: User,
-    Path(name): Path<String>,
-) -> Result<Response, Refused> {
-    let view = app.cache.view();
-    let id = find::<R>(&view, &name)?;
-    let object = render::<R>(&app.heard, &view, id).ok_or_else(|| Problem::not_found(R::KIND, &name))?;
-    Ok(axum::Json(object).into_response())
-}
-
-async fn list<R: Served>(
-    State(app): State<App>,
-    _: User,
-    found: QueryOf<ListQuery>,
-) -> Result<Response, Refused> {
-    let query = query(found)?;
-    let labels = labels(query.label.as_deref())?;
-    if query.watch {
-        return Ok(watch::stream::<R>(app, query.from, labels)?);
-    }
-    let after = query.after.as_deref().map(str::parse::<Uuid>).transpose();
-    let after = after.map_err(|_| Problem::new(400, "bad-query", "`after` is not the `next` of a page"))?;
-    let limit = query.limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
-    let view = app.cache.view();
-    let ids = view
-        .ids(R::KIND)
-        .into_iter()
-        .filter(|id| after.is_none_or(|after| *id > after));
-    let has_labels = |id: &Uuid| {
-        view.meta(R::KIND, *id)
-            .is_some_and(|meta| carries(&meta.labels, &labels))
-    };
-    let mut rest = ids.filter(has_labels);
-    let items: Vec<_> = rest
-        .by_ref()
-        .take(limit)
-        .filter_map(|id| render::<R>(&app.heard, &view, id))
-        .collect();
-    let next = rest.next().and(items.last()).map(|last| last.id.to_string());
-    let revision = view.revision;
-    Ok(axum::Json(List {
-        items,
-        revision,
-        next,
-    })
-    .into_response())
-}
-
 async fn explain(State(app): State<App>, _: User, Path(name): Path<String>) -> Result<Response, Refused> {
     let view = app.cache.view();
     let id = find::<Vm>(&view, &name)?;
     let found = explanation(&view, VmId(id), app.env.now());
     let found = found.ok_or_else(|| Problem::not_found(Kind::Vm, &name))?;
     Ok(axum::Json(found).into_response())
-}
-
-/// Labels as they stand in a query.
-fn labels(text: Option<&str>) -> Result<BTreeMap<String, String>, Problem> {
-    let pairs = text.into_iter().flat_map(|text| text.split(',')).map(|pair| {
-        let (key, value) = pair.split_once('=').ok_or_else(|| {
-            Problem::new(
-                400,
-                "bad-query",
-                format!("the label {pair:?} is not understood: give key=value"),
-            )
-        })?;
-        Ok((key.to_owned(), value.to_owned()))
-    });
-    pairs.collect()
-}
-
-/// Whether an object carries all of these labels.
-pub fn carries(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
-    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
 async fn create<R: Served>(
@@ -312,7 +225,7 @@ pub fn decide_create<R: Served>(
 fn spec<R: Served>(value: Value) -> Result<R::Spec, Problem> {
     serde_json::from_value(value).map_err(|error| {
         let detail = format!(
-            "the spec of the {} is not understood: {error}; /openapi.json describes it",
+            "the spec of the {} is not understood: {error}; /docs describes it",
             R::KIND
         );
         Problem::invalid("invalid-spec", detail)

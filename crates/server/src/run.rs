@@ -13,10 +13,12 @@ use model::token::TokenRecord;
 use planner::Plan;
 use store::{RangeRequest, Store};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::agents::secret;
 use crate::auth::{ADMIN, sha256_hex};
 use crate::calls::Calls;
+use crate::limits::{Limits, Rates};
 use crate::pki::{Pki, write_private};
 use crate::shared::{Heard, Shared};
 use crate::{backup, compaction, contact, routes, tls};
@@ -33,6 +35,8 @@ pub struct Config {
     pub names: Vec<String>,
     /// The addresses in its certificate.
     pub addresses: Vec<IpAddr>,
+    /// How often may be asked.
+    pub rates: Rates,
 }
 
 /// Runs until the future is dropped. `ready` is called when requests are answered.
@@ -60,6 +64,8 @@ pub async fn run(
         backup: tokio::sync::Mutex::default(),
         heard: Heard::default(),
         calls: Calls::default(),
+        limits: Limits::new(config.rates),
+        polls: Arc::new(Semaphore::new(config.rates.polls)),
     });
     tokio::fs::write(config.data_dir.join("ca.pem"), ca).await?;
     first_token(&app, &config.data_dir.join("admin.token")).await?;

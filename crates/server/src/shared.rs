@@ -13,9 +13,10 @@ use model::report::{Report, Samples};
 use model::{HostId, Incarnation, VmId};
 use planner::reports::ReportOrder;
 use store::Store;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::calls::Calls;
+use crate::limits::Limits;
 use crate::pki::Pki;
 
 /// One server's state. Everything that matters is in the store; the rest is what was heard lately.
@@ -38,6 +39,10 @@ pub struct Shared {
     pub heard: Heard,
     /// The agents that listen for calls.
     pub calls: Calls,
+    /// How often may be asked.
+    pub limits: Limits,
+    /// Places for those who wait for changes.
+    pub polls: Arc<Semaphore>,
 }
 
 impl Shared {

@@ -1,11 +1,11 @@
 //! Watches: a line of JSON per change, resumable from a revision. A slow reader gets fewer, newer lines, never a queue
-//! without end.
+//! without end. Who cannot read a stream polls: the same changes, a request for each time something has changed.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use api::{Change, ChangeType, Problem};
+use api::client::ObjectOf;
+use api::{Change, ChangeType, Changes, Problem};
 use axum::body::Body;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -19,23 +19,24 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::kinds::{Served, render};
-use crate::routes::{App, carries};
+use crate::lists::{Shown, Wanted};
+use crate::routes::App;
 
 /// How often an empty line shows a quiet reader that the connection lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// How long a poll waits if nobody says.
+const POLL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a poll waits at most: proxies give up after a minute.
+const POLL_TIMEOUT_MAX: Duration = Duration::from_secs(55);
 
 /// The answer to a watch.
-pub fn stream<R: Served>(
-    app: App,
-    from: Option<u64>,
-    labels: BTreeMap<String, String>,
-) -> Result<Response, Problem> {
-    let (seen, first) = begin::<R>(&app, from, &labels)?;
+pub fn stream<R: Served>(app: App, from: Option<u64>, wanted: Wanted) -> Result<Response, Problem> {
+    let (seen, first) = begin::<R>(&app, from, &wanted)?;
     let revisions = app.cache.subscribe();
     let state = Watcher {
         app,
         seen,
-        labels,
+        wanted,
         revisions,
         pending: Some(first),
     };
@@ -48,14 +49,10 @@ pub fn stream<R: Served>(
 }
 
 /// Where a watch begins, and its first lines.
-fn begin<R: Served>(
-    app: &App,
-    from: Option<u64>,
-    labels: &BTreeMap<String, String>,
-) -> Result<(u64, Vec<u8>), Problem> {
+fn begin<R: Served>(app: &App, from: Option<u64>, wanted: &Wanted) -> Result<(u64, Vec<u8>), Problem> {
     let view = app.cache.view();
     let Some(from) = from else {
-        return Ok((view.revision, everything::<R>(app, &view, labels)));
+        return Ok((view.revision, everything::<R>(app, &view, wanted)));
     };
     match app.cache.since(from) {
         Since::Changes(_) => Ok((from, Vec::new())),
@@ -73,7 +70,7 @@ fn compacted(from: u64, oldest: u64) -> Problem {
 struct Watcher {
     app: App,
     seen: u64,
-    labels: BTreeMap<String, String>,
+    wanted: Wanted,
     revisions: watch::Receiver<u64>,
     pending: Option<Vec<u8>>,
 }
@@ -88,9 +85,12 @@ impl Watcher {
         loop {
             self.revisions.borrow_and_update();
             match self.news::<R>() {
-                None => return None,
-                Some(lines) if !lines.is_empty() => return Some(lines),
-                Some(_) => {}
+                Err(oldest) => {
+                    tracing::debug!(oldest, "a watch fell too far behind and is ended");
+                    return None;
+                }
+                Ok(changes) if !changes.is_empty() => return Some(lines(&changes)),
+                Ok(_) => {}
             }
             match until_changed(&mut self.revisions, quiet_until).await {
                 Waited::Changed => {}
@@ -100,29 +100,25 @@ impl Watcher {
         }
     }
 
-    /// The lines since the last ones; `None` if not everything since then is kept. Whoever holds the view has all the
-    /// changes up to it and none after it, so nothing is told twice.
-    fn news<R: Served>(&mut self) -> Option<Vec<u8>> {
+    /// The changes since the last ones; or the oldest revision that is kept, if not everything since then is. Whoever
+    /// holds the view has all the changes up to it and none after it, so nothing is told twice.
+    fn news<R: Served>(&mut self) -> Result<Vec<ChangeOf<R>>, u64> {
         let app = self.app.clone();
         let view = app.cache.view();
         if view.revision <= self.seen {
-            return Some(Vec::new());
+            return Ok(Vec::new());
         }
-        let lines = match app.cache.since(self.seen) {
-            Since::Changes(changes) => self.lines::<R>(&view, changes),
-            Since::Compacted(oldest) => {
-                tracing::debug!(oldest, "a watch fell too far behind and is ended");
-                return None;
-            }
+        let changes = match app.cache.since(self.seen) {
+            Since::Changes(changes) => self.shown::<R>(&view, changes),
+            Since::Compacted(oldest) => return Err(oldest),
         };
         self.seen = view.revision;
-        Some(lines)
+        Ok(changes)
     }
 
-    fn lines<R: Served>(&self, view: &View, changes: Vec<Changed>) -> Vec<u8> {
-        let mut lines = Vec::new();
+    fn shown<R: Served>(&self, view: &View, changes: Vec<Changed>) -> Vec<ChangeOf<R>> {
+        let mut shown = Vec::new();
         for changed in changes.into_iter().filter(|changed| changed.kind == R::KIND) {
-            let revision = changed.revision;
             let (change_type, object) = match &changed.gone {
                 Some(former) => (
                     ChangeType::Deleted,
@@ -133,18 +129,15 @@ impl Watcher {
                     render::<R>(&self.app.heard, view, changed.id),
                 ),
             };
-            if let Some(object) = object.filter(|object| carries(&object.labels, &self.labels)) {
-                push(
-                    &mut lines,
-                    &Change {
-                        change_type,
-                        object,
-                        revision,
-                    },
-                );
+            if let Some(object) = object.and_then(|object| self.wanted.show(object)) {
+                shown.push(Change {
+                    change_type,
+                    object,
+                    revision: changed.revision,
+                });
             }
         }
-        lines
+        shown
     }
 
     /// An object whose own part was written for the first time after what the reader has seen is new to it.
@@ -161,25 +154,71 @@ impl Watcher {
     }
 }
 
+/// A change as it was asked for.
+type ChangeOf<R> = Change<Shown<ObjectOf<R>>>;
+
 /// Every object, as a watch without a revision begins.
-fn everything<R: Served>(app: &App, view: &View, labels: &BTreeMap<String, String>) -> Vec<u8> {
-    let revision = view.revision;
+fn everything<R: Served>(app: &App, view: &View, wanted: &Wanted) -> Vec<u8> {
+    let objects = view.ids(R::KIND).into_iter();
+    let shown = objects.filter_map(|id| wanted.show(render::<R>(&app.heard, view, id)?));
+    let added = shown.map(|object| Change {
+        change_type: ChangeType::Added,
+        object,
+        revision: view.revision,
+    });
+    lines(&added.collect::<Vec<_>>())
+}
+
+fn lines<T: Serialize>(values: &[T]) -> Vec<u8> {
     let mut lines = Vec::new();
-    for id in view.ids(R::KIND) {
-        if let Some(object) =
-            render::<R>(&app.heard, view, id).filter(|object| carries(&object.labels, labels))
-        {
-            push(
-                &mut lines,
-                &Change {
-                    change_type: ChangeType::Added,
-                    object,
-                    revision,
-                },
-            );
+    values.iter().for_each(|value| push(&mut lines, value));
+    lines
+}
+
+/// Answers what changed after a revision: at once if something did, else as soon as something does, or with nothing when
+/// the time is over.
+pub async fn poll<R: Served>(
+    app: App,
+    from: u64,
+    wanted: Wanted,
+    timeout_s: Option<u64>,
+) -> Result<Changes<Shown<ObjectOf<R>>>, Problem> {
+    let _place = app.polls.clone().try_acquire_owned().map_err(|_| {
+        let detail = "as many clients wait for changes as may: try again, or use a watch (`watch=true`)";
+        Problem::new(429, "too-many-polls", detail)
+    })?;
+    let timeout = timeout_s
+        .map_or(POLL_TIMEOUT, Duration::from_secs)
+        .min(POLL_TIMEOUT_MAX);
+    let over_at = Instant::now() + timeout;
+    let mut watcher = Watcher {
+        revisions: app.cache.subscribe(),
+        app,
+        seen: from,
+        wanted,
+        pending: None,
+    };
+    loop {
+        watcher.revisions.borrow_and_update();
+        let items = watcher
+            .news::<R>()
+            .map_err(|oldest| compacted(watcher.seen, oldest))?;
+        let revision = watcher.seen;
+        if !items.is_empty() {
+            return Ok(Changes { items, revision });
+        }
+        match until_changed(&mut watcher.revisions, over_at).await {
+            Waited::Changed => {}
+            Waited::Quiet => return Ok(Changes { items, revision }),
+            Waited::Closed => {
+                return Err(Problem::new(
+                    503,
+                    "store-unavailable",
+                    "the store was closed: try again",
+                ));
+            }
         }
     }
-    lines
 }
 
 /// What ended a wait for the next revision.

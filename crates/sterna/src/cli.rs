@@ -253,10 +253,29 @@ fn example(kind: model::Kind, command: &str) -> String {
         model::Kind::Event => "NAME",
     };
     match command {
-        "list" => format!("Example: sterna {kind} list -l tier=web -o json"),
+        "list" => format!(
+            "Examples:\n  sterna {kind} list -l tier=web -o json\n  sterna {kind} list --filter '{}' --sort name,-created_at\n\n\
+            Fields are those of `-o json`; conditions compare with = != < <= > >= and null is no value.",
+            condition(kind)
+        ),
         "watch" => format!("Example: sterna {kind} watch -o json"),
         "get" => format!("Example: sterna {kind} get {name} -o yaml"),
         _ => format!("Example: sterna {kind} {command} {name}"),
+    }
+}
+
+/// A condition that holds for some objects of a kind.
+const fn condition(kind: model::Kind) -> &'static str {
+    match kind {
+        model::Kind::Vm => "status.phase=running,status.host=h1",
+        model::Kind::Host => "status.state=up,status.vms<10",
+        model::Kind::Image => "status.state=ready",
+        model::Kind::Template => "spec.memory_mib>=1024",
+        model::Kind::Network => "spec.vni>1000",
+        model::Kind::Datastore => "spec.coherent=true",
+        model::Kind::Migration => "status.phase=aborted,spec.vm=web",
+        model::Kind::Operation => "status.phase=failed",
+        model::Kind::Event => "created_at>2026-01-31T12:00:00Z",
     }
 }
 

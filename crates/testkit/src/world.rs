@@ -10,6 +10,7 @@
 //!
 //! **Start here:** [`World::up`].
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
@@ -163,6 +164,11 @@ impl World {
     /// A client of its server, as its first operator.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// What a program needs in its environment to ask its server.
+    pub fn environment(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        environment(&data(&self.up.start.root).join("env"))
     }
 
     /// The directory that was given to `sterna up`.
@@ -459,21 +465,25 @@ fn data(root: &Path) -> PathBuf {
 }
 
 /// A client from the file that `sterna up` writes for shells.
-fn client(env: &Path) -> anyhow::Result<Client> {
+/// What a file that `sterna up` writes for the shell sets.
+fn environment(env: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     let text = fs::read_to_string(env).with_context(|| format!("reading {}", env.display()))?;
+    let said = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("export ")?.split_once('='));
+    Ok(said
+        .map(|(key, value)| (key.to_owned(), value.trim_matches('\'').to_owned()))
+        .collect())
+}
+
+fn client(env: &Path) -> anyhow::Result<Client> {
+    let said = environment(env)?;
     let value = |key: &str| {
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix("export ")?.strip_prefix(key)?.strip_prefix('='));
-        let value = line.with_context(|| format!("{key} is not in {}", env.display()))?;
-        anyhow::Ok(value.trim_matches('\'').to_owned())
+        said.get(key)
+            .with_context(|| format!("{key} is not in {}", env.display()))
     };
     let ca = fs::read_to_string(value("STERNA_CACERT")?).context("reading the CA's certificate")?;
-    Ok(Client::new(
-        &value("STERNA_SERVER")?,
-        &value("STERNA_TOKEN")?,
-        &ca,
-    )?)
+    Ok(Client::new(value("STERNA_SERVER")?, value("STERNA_TOKEN")?, &ca)?)
 }
 
 async fn kill_and_wait(pid: impl Fn() -> anyhow::Result<i32>) -> anyhow::Result<()> {

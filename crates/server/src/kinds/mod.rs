@@ -204,7 +204,7 @@ fn find(context: &Context<'_>, kind: Kind, name: &str) -> Result<Uuid, Problem> 
     context.view.find(kind, project, name).ok_or_else(|| {
         let mut problem = missing(context.view, kind, project, name);
         problem.status = 422;
-        problem.title = "Invalid".to_owned();
+        problem.title = api::problem::title(422).into();
         problem
     })
 }

@@ -66,7 +66,10 @@ impl Said {
         assert_eq!(self.body["status"], status);
         assert_eq!(self.body["type"], format!("urn:sterna:problem:{code}"));
         let has_text = |key: &str| self.body[key].as_str().is_some_and(|text| !text.is_empty());
-        assert!(has_text("detail") && has_text("title"), "{self:#?}");
+        assert!(
+            has_text("detail") && has_text("title") && has_text("remedy"),
+            "{self:#?}"
+        );
     }
 
     #[track_caller]
@@ -94,6 +97,11 @@ impl World {
     }
 
     pub(crate) async fn on(store: Arc<dyn Store>) -> Self {
+        Self::with(store, server::Rates::default()).await
+    }
+
+    /// A server that takes so many requests.
+    pub(crate) async fn with(store: Arc<dyn Store>, rates: server::Rates) -> Self {
         let dir = TempDir::new().unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
@@ -102,6 +110,7 @@ impl World {
             listeners: vec![listener],
             names: vec!["localhost".to_owned()],
             addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+            rates,
         };
         let (ready, is_ready) = tokio::sync::oneshot::channel();
         let kept = store.clone();

@@ -10,11 +10,14 @@ use crate::units;
 /// What can be asked of every kind.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ReadCommand {
-    /// List all, or those with given labels
+    /// List all, or those that are chosen by labels and conditions
     List {
         /// Which ones.
         #[command(flatten)]
         which: ListArgs,
+        /// By which fields, with - before one for downwards, as in name,-created_at [default: in the order of their making]
+        #[arg(long, value_name = "FIELD,-FIELD", allow_hyphen_values = true)]
+        sort: Option<String>,
         /// Stay, and show the list anew when something changes
         #[arg(short, long)]
         watch: bool,
@@ -49,6 +52,9 @@ pub(crate) struct ListArgs {
     /// Only those with this label; may be given several times
     #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = units::label)]
     pub(crate) labels: Vec<(String, String)>,
+    /// Only those for which this holds, as in status.phase=running or spec.vcpus>=2; may be given several times
+    #[arg(long = "filter", value_name = "CONDITION")]
+    pub(crate) filters: Vec<String>,
 }
 
 /// What can be asked of the kinds that users change.

@@ -35,6 +35,5 @@ fn found(kind: Kind) -> anyhow::Result<Vec<String>> {
 }
 
 async fn listed<R: Resource>(client: &Client) -> anyhow::Result<Vec<String>> {
-    let (objects, _) = client.list::<R>().await?;
-    Ok(objects.into_iter().map(|object| object.name).collect())
+    Ok(client.names::<R>().await?)
 }

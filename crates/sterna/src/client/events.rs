@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use api::client::Choice;
 use api::kinds::Event;
 
 use super::output::{self, Printer};
@@ -11,7 +12,13 @@ use crate::cli::Output;
 /// Prints events; with `follow`, goes on with those to come.
 pub(super) async fn events(context: &Context, follow: bool) -> anyhow::Result<ExitCode> {
     if follow && context.output != Output::Table {
-        return kinds::follow::<Event>(context, Printer::added::<Event>(context), None, None).await;
+        return kinds::follow::<Event>(
+            context,
+            Printer::added::<Event>(context),
+            None,
+            &Choice::default(),
+        )
+        .await;
     }
     let (mut events, revision) = context.client.list::<Event>().await?;
     events.sort_by_key(|event| (event.spec.at, event.id));
@@ -20,5 +27,5 @@ pub(super) async fn events(context: &Context, follow: bool) -> anyhow::Result<Ex
     }
     let mut printer = Printer::added::<Event>(context);
     printer.rows::<Event>(context, &events)?;
-    kinds::follow::<Event>(context, printer, Some(revision), None).await
+    kinds::follow::<Event>(context, printer, Some(revision), &Choice::default()).await
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use api::client::{ClientError, ObjectOf};
+use api::client::{Choice, ClientError, ObjectOf};
 use api::{Change, ChangeType, Create, Resource};
 use futures_util::StreamExt;
 
 use super::output::Printer;
-use super::select::{self, selector};
+use super::select::{self, choice};
 use super::wait::{Gone, PAUSE_MAX, PAUSE_MIN, until};
 use super::{Context, edit, history, live, output};
 use crate::cli::{CreateArgs, DeleteArgs, ListArgs, Output, ReadCommand, WriteCommand};
@@ -16,8 +16,17 @@ use crate::cli::{CreateArgs, DeleteArgs, ListArgs, Output, ReadCommand, WriteCom
 /// What can be asked of every kind.
 pub(super) async fn read<R: Resource>(context: &Context, command: ReadCommand) -> anyhow::Result<ExitCode> {
     match command {
-        ReadCommand::List { which, watch: true } => live::live::<R>(context, &which.labels).await,
-        ReadCommand::List { which, .. } => list::<R>(context, &which).await,
+        ReadCommand::List { which, sort, watch } => {
+            let choice = Choice {
+                sort,
+                ..choice(&which)
+            };
+            if watch {
+                return live::live::<R>(context, choice, which.labels).await;
+            }
+            let (items, revision) = context.client.list_of::<R>(&choice).await?;
+            output::list::<R>(context, &items, revision)
+        }
         ReadCommand::Get { name } => {
             let object = context.client.get::<R>(&name).await?;
             output::one::<R>(context, &object)
@@ -36,22 +45,9 @@ pub(super) async fn write<R: Resource>(context: &Context, command: WriteCommand)
     }
 }
 
-async fn list<R: Resource>(context: &Context, args: &ListArgs) -> anyhow::Result<ExitCode> {
-    let (items, revision) = context
-        .client
-        .list_labelled::<R>(selector(&args.labels).as_deref())
-        .await?;
-    output::list::<R>(context, &items, revision)
-}
-
 async fn watch<R: Resource>(context: &Context, args: &ListArgs) -> anyhow::Result<ExitCode> {
-    follow::<R>(
-        context,
-        Printer::changes::<R>(context),
-        None,
-        selector(&args.labels).as_deref(),
-    )
-    .await
+    let printer = Printer::changes::<R>(context);
+    follow::<R>(context, printer, None, &choice(args)).await
 }
 
 /// Prints changes for ever.
@@ -59,9 +55,9 @@ pub(super) async fn follow<R: Resource>(
     context: &Context,
     mut printer: Printer,
     from: Option<u64>,
-    labels: Option<&str>,
+    choice: &Choice,
 ) -> anyhow::Result<ExitCode> {
-    each_change::<R>(context, from, labels, |change| {
+    each_change::<R>(context, from, choice, |change| {
         printer.change::<R>(context, &change)
     })
     .await
@@ -71,11 +67,11 @@ pub(super) async fn follow<R: Resource>(
 pub(super) async fn each_change<R: Resource>(
     context: &Context,
     mut from: Option<u64>,
-    labels: Option<&str>,
+    choice: &Choice,
     mut see: impl FnMut(Change<ObjectOf<R>>) -> anyhow::Result<()>,
 ) -> anyhow::Result<ExitCode> {
     let mut pause = PAUSE_MIN;
-    let mut changes = context.client.watch_labelled::<R>(from, labels).await?;
+    let mut changes = context.client.watch_of::<R>(from, choice).await?;
     loop {
         match changes.next().await {
             Some(Ok(change)) => {
@@ -88,7 +84,7 @@ pub(super) async fn each_change<R: Resource>(
         }
         loop {
             tokio::time::sleep(pause).await;
-            match context.client.watch_labelled::<R>(from, labels).await {
+            match context.client.watch_of::<R>(from, choice).await {
                 Err(ClientError::Unreachable { .. }) => pause = (pause * 2).min(PAUSE_MAX),
                 answer => {
                     changes = answer?;

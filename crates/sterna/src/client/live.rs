@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use api::client::ObjectOf;
+use api::client::{Choice, ObjectOf};
+use api::query::{Filter, Order, Shape};
 use api::{Change, ChangeType, Resource};
 use console::Term;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::output::{self, Printer};
-use super::select::selector;
 use super::{Context, kinds};
 use crate::cli::Output;
 
@@ -23,18 +24,21 @@ const AGEING_TICKS: u32 = 5;
 /// Shows the list and keeps it up to date. Where nobody looks at a terminal, changes are printed as they come.
 pub(super) async fn live<R: Resource>(
     context: &Context,
-    labels: &[(String, String)],
+    choice: Choice,
+    labels: Vec<(String, String)>,
 ) -> anyhow::Result<ExitCode> {
-    let wanted = selector(labels);
     let term = Term::buffered_stdout();
     if context.output != Output::Table || !term.features().is_attended() {
-        return kinds::follow::<R>(context, Printer::changes::<R>(context), None, wanted.as_deref()).await;
+        let unsorted = Choice { sort: None, ..choice };
+        return kinds::follow::<R>(context, Printer::changes::<R>(context), None, &unsorted).await;
     }
-    let (objects, revision) = context.client.list_labelled::<R>(wanted.as_deref()).await?;
-    let screen = RefCell::new(Screen::<R>::new(term, objects));
-    // All changes are followed: one by which an object loses a label takes it off the list.
-    let following = kinds::each_change::<R>(context, Some(revision), None, |change| {
-        screen.borrow_mut().take(change, labels);
+    let (objects, revision) = context.client.list_of::<R>(&choice).await?;
+    let shown = Shown::new::<R>(&choice, labels)?;
+    let screen = RefCell::new(Screen::<R>::new(term, objects, shown));
+    // All changes are followed: one by which an object is no longer meant takes it off the list.
+    let all = Choice::default();
+    let following = kinds::each_change::<R>(context, Some(revision), &all, |change| {
+        screen.borrow_mut().take(change);
         Ok(())
     });
     let drawing = async {
@@ -50,9 +54,52 @@ pub(super) async fn live<R: Resource>(
     }
 }
 
+/// Which objects are drawn, and in which order.
+#[derive(Default)]
+struct Shown {
+    labels: Vec<(String, String)>,
+    filter: Filter,
+    order: Order,
+}
+
+impl Shown {
+    fn new<R: Resource>(choice: &Choice, labels: Vec<(String, String)>) -> anyhow::Result<Self> {
+        let (shape, text) = (Shape::of::<R>(), Option::as_deref);
+        let filter = text(&choice.filter)
+            .map(|text| Filter::parse(text, shape))
+            .transpose()?;
+        let order = text(&choice.sort)
+            .map(|text| Order::parse(text, shape))
+            .transpose()?;
+        Ok(Self {
+            labels,
+            filter: filter.unwrap_or_default(),
+            order: order.unwrap_or_default(),
+        })
+    }
+
+    fn takes<R: Resource>(&self, object: &ObjectOf<R>) -> bool {
+        let mut labels = self.labels.iter();
+        labels.all(|(key, value)| object.labels.get(key) == Some(value))
+            && (self.filter.is_empty() || self.filter.holds(&value::<R>(object)))
+    }
+
+    fn sort<R: Resource>(&self, objects: &mut [&ObjectOf<R>]) {
+        if !self.order.is_empty() {
+            let place = |object: &ObjectOf<R>| self.order.place(&value::<R>(object));
+            objects.sort_by(|a, b| self.order.compare(&place(a), &place(b)));
+        }
+    }
+}
+
+fn value<R: Resource>(object: &ObjectOf<R>) -> Value {
+    serde_json::to_value(object).unwrap_or_default()
+}
+
 /// The objects, and what of them is drawn.
 struct Screen<R: Resource> {
     term: Term,
+    shown: Shown,
     objects: BTreeMap<Uuid, ObjectOf<R>>,
     drawn_lines: usize,
     size: (u16, u16),
@@ -61,8 +108,9 @@ struct Screen<R: Resource> {
 }
 
 impl<R: Resource> Screen<R> {
-    fn new(term: Term, objects: Vec<ObjectOf<R>>) -> Self {
+    fn new(term: Term, objects: Vec<ObjectOf<R>>, shown: Shown) -> Self {
         Self {
+            shown,
             size: term.size(),
             term,
             objects: objects.into_iter().map(|object| (object.id, object)).collect(),
@@ -72,15 +120,10 @@ impl<R: Resource> Screen<R> {
         }
     }
 
-    fn take(&mut self, change: Change<ObjectOf<R>>, labels: &[(String, String)]) {
+    fn take(&mut self, change: Change<ObjectOf<R>>) {
         self.is_stale = true;
         let object = change.object;
-        let is_there = change.change_type != ChangeType::Deleted;
-        if is_there
-            && labels
-                .iter()
-                .all(|(key, value)| object.labels.get(key) == Some(value))
-        {
+        if change.change_type != ChangeType::Deleted && self.shown.takes::<R>(&object) {
             self.objects.insert(object.id, object);
         } else {
             self.objects.remove(&object.id);
@@ -102,7 +145,8 @@ impl<R: Resource> Screen<R> {
             self.term.clear_last_lines(self.drawn_lines)?;
         }
         let (rows, columns) = (usize::from(size.0), usize::from(size.1));
-        let objects: Vec<&ObjectOf<R>> = self.objects.values().collect();
+        let mut objects: Vec<&ObjectOf<R>> = self.objects.values().collect();
+        self.shown.sort::<R>(&mut objects);
         let lines = shortened(
             output::table_of::<R>(context, &objects).lines(Some(columns)),
             rows,
@@ -138,27 +182,35 @@ mod tests {
     }
 
     #[test]
-    fn what_loses_the_label_leaves_the_list() {
+    fn what_is_no_longer_meant_leaves_the_list() {
         use api::kinds::Network;
         let change = |kind: &str, labels: serde_json::Value| -> Change<ObjectOf<Network>> {
-            serde_json::from_value(serde_json::json!({ "type": kind, "revision": 7, "object": {
+            serde_json::from_value(serde_json::json!({
+                "type": if kind == "moved" { "modified" } else { kind }, "revision": 7, "object": {
                 "kind": "network", "id": "01890000-0000-7000-8000-000000000001", "name": "front", "project": null,
                 "owner": "admin", "labels": labels, "revision": 7, "created_at": "2026-01-01T00:00:00Z",
                 "updated_at": "2026-01-01T00:00:00Z", "deleted_at": null,
-                "spec": { "cidr": "10.1.0.0/24" }, "status": {},
+                "spec": { "cidr": "10.1.0.0/24", "vni": if kind == "moved" { 1 } else { 2000 } }, "status": {},
             } }))
             .unwrap()
         };
         let labels = [("app".to_owned(), "web".to_owned())];
-        let mut screen = Screen::<Network>::new(Term::buffered_stdout(), Vec::new());
+        let choice = Choice {
+            filter: Some("spec.vni>1000".to_owned()),
+            ..Choice::default()
+        };
+        let shown = Shown::new::<Network>(&choice, labels.to_vec()).unwrap();
+        let mut screen = Screen::<Network>::new(Term::buffered_stdout(), Vec::new(), shown);
         for (kind, carried, there) in [
             ("added", serde_json::json!({ "app": "db" }), 0),
             ("added", serde_json::json!({ "app": "web", "x": "y" }), 1),
             ("modified", serde_json::json!({}), 0),
             ("modified", serde_json::json!({ "app": "web" }), 1),
+            ("moved", serde_json::json!({ "app": "web" }), 0),
+            ("modified", serde_json::json!({ "app": "web" }), 1),
             ("deleted", serde_json::json!({ "app": "web" }), 0),
         ] {
-            screen.take(change(kind, carried), &labels);
+            screen.take(change(kind, carried));
             assert_eq!(screen.objects.len(), there, "{kind}");
         }
     }

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use api::Resource;
-use api::client::{Client, ClientError};
+use api::client::{Choice, Client, ClientError};
 use futures_util::{StreamExt, stream};
 
 use super::{Context, PARALLEL, report};
-use crate::cli::Selection;
+use crate::cli::{ListArgs, Selection};
 
 /// One object to act on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,9 +52,13 @@ pub(super) async fn choose<R: Resource>(client: &Client, which: &Selection) -> a
         };
         return Ok(which.names.iter().map(named).collect());
     }
-    let labels = selector(&which.labels).unwrap_or_default();
-    let (objects, _) = client.list_labelled::<R>(Some(&labels)).await?;
+    let choice = Choice {
+        label: selector(&which.labels),
+        ..Choice::default()
+    };
+    let (objects, _) = client.list_of::<R>(&choice).await?;
     if objects.is_empty() {
+        let labels = choice.label.unwrap_or_default();
         bail!(
             "no {kind} carries {labels}: nothing was done; `sterna {kind} list -o wide` shows the labels",
             kind = R::KIND
@@ -67,8 +71,17 @@ pub(super) async fn choose<R: Resource>(client: &Client, which: &Selection) -> a
     Ok(carrying.collect())
 }
 
+/// Labels and conditions as the server takes them.
+pub(super) fn choice(args: &ListArgs) -> Choice {
+    Choice {
+        label: selector(&args.labels),
+        filter: (!args.filters.is_empty()).then(|| args.filters.join(",")),
+        sort: None,
+    }
+}
+
 /// Labels as the server takes them.
-pub(super) fn selector(labels: &[(String, String)]) -> Option<String> {
+fn selector(labels: &[(String, String)]) -> Option<String> {
     let pairs: Vec<String> = labels
         .iter()
         .map(|(key, value)| format!("{key}={value}"))

@@ -53,6 +53,9 @@ pub(crate) struct ServerArgs {
     /// An address by which clients call it, beside those it listens on; may be given several times
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) address: Vec<IpAddr>,
+    /// How many requests a second each user may make; bursts may be five times as many; 0 is any number
+    #[arg(long, value_name = "N", default_value_t = server::Rates::default().user_per_s)]
+    pub(crate) requests_per_second: u32,
     /// Also take connections on the listening socket that standard input is
     #[arg(long, hide = true)]
     pub(crate) listen_stdin: bool,

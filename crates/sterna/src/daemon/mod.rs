@@ -110,6 +110,10 @@ async fn serve(args: ServerArgs) -> anyhow::Result<std::convert::Infallible> {
         listeners,
         names,
         addresses,
+        rates: server::Rates {
+            user_per_s: args.requests_per_second,
+            ..server::Rates::default()
+        },
     };
     let ready = || {
         tracing::info!(?bound, "ready");

@@ -203,3 +203,49 @@ async fn history_says_who_changed_what() {
         .await
         .refused(1, &["there is no template \"wob\""]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_are_filtered_and_sorted() {
+    let world = World::new().await;
+    for (name, memory) in [("b", "128MiB"), ("a", "1GiB"), ("c", "1GiB")] {
+        world
+            .run(&format!("template create {name} --image disk --memory {memory}"))
+            .await
+            .ok();
+    }
+    let listed = async |options: &str| {
+        let said = world.run(&format!("template list -o name {options}")).await.ok();
+        said.replace("template/", "").replace('\n', " ")
+    };
+    assert_eq!(listed("--sort name").await, "a b c small ");
+    assert_eq!(listed("--sort -spec.memory_mib,-name").await, "c a b small ");
+    assert_eq!(
+        listed("--sort=-name --filter spec.memory_mib>100").await,
+        "c b a "
+    );
+    assert_eq!(
+        listed("--filter spec.memory_mib>100 --filter name!=a,name!=c").await,
+        "b "
+    );
+    world
+        .run("vm list --filter status.phse=running")
+        .await
+        .refused(1, &["\"status.phse\"", "phase"]);
+    world
+        .run("vm list --sort age")
+        .await
+        .refused(1, &["\"age\"", "created_at"]);
+    let help = world.run("vm list --help").await.ok();
+    assert!(
+        help.contains("--filter 'status.phase=running,status.host=h1' --sort name"),
+        "{help}"
+    );
+    let mut child = world
+        .command("template list --watch --filter name=a -o json")
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let first = lines.next_line().await.unwrap().unwrap();
+    assert!(first.contains("\"name\":\"a\""), "{first}");
+    child.kill().await.unwrap();
+}

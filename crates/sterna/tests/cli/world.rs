@@ -77,6 +77,7 @@ impl World {
             listeners: vec![listener],
             names: vec!["localhost".to_owned()],
             addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+            rates: server::Rates::default(),
         };
         std::fs::create_dir_all(&config.data_dir).unwrap();
         let (ready, is_ready) = tokio::sync::oneshot::channel();

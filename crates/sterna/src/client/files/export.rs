@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use api::Resource;
+use api::client::Choice;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::of_kind;
 use crate::cli::{DESCRIBED, ExportArgs, Output};
-use crate::client::select::selector;
+use crate::client::select::choice;
 use crate::client::{Context, output};
 
 /// A document as it is written; its keys stand in this order.
@@ -27,10 +28,10 @@ pub(in crate::client) async fn export(context: &Context, args: ExportArgs) -> an
         [] => *kind != model::Kind::Host,
         kinds => kinds.contains(kind),
     };
-    let labels = selector(&args.which.labels);
+    let choice = choice(&args.which);
     let mut all = Vec::new();
     for kind in DESCRIBED.into_iter().filter(is_asked) {
-        all.extend(of_kind!(kind, written(context, labels.as_deref()).await)?);
+        all.extend(of_kind!(kind, written(context, &choice).await)?);
     }
     match context.output {
         Output::Table | Output::Yaml => {
@@ -46,8 +47,8 @@ pub(in crate::client) async fn export(context: &Context, args: ExportArgs) -> an
 }
 
 /// The documents of a kind. What is being deleted is left out.
-async fn written<R: Resource>(context: &Context, labels: Option<&str>) -> anyhow::Result<Vec<Written>> {
-    let (objects, _) = context.client.list_labelled::<R>(labels).await?;
+async fn written<R: Resource>(context: &Context, choice: &Choice) -> anyhow::Result<Vec<Written>> {
+    let (objects, _) = context.client.list_of::<R>(choice).await?;
     let present = objects.into_iter().filter(|object| object.deleted_at.is_none());
     let one = |object: api::client::ObjectOf<R>| {
         let mut spec = serde_json::to_value(&object.spec)?;

@@ -1,7 +1,13 @@
 //! How an error looks on the wire: problem details as in RFC 9457, with a code for programs and a remedy for people.
 
+mod codes;
+
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use codes::{CODES, Code};
 
 /// The media type of an error.
 pub const MEDIA_TYPE: &str = "application/problem+json";
@@ -12,29 +18,37 @@ pub const MEDIA_TYPE: &str = "application/problem+json";
 pub struct Problem {
     /// A URI that names the kind of problem: `urn:sterna:problem:` and the code.
     #[serde(rename = "type")]
-    pub type_uri: String,
+    pub type_uri: Box<str>,
     /// The kind of problem in a few words.
-    pub title: String,
+    pub title: Box<str>,
     /// The HTTP status code.
     pub status: u16,
     /// What was attempted, why it was not done, and what to do about it.
     pub detail: String,
     /// Stable, for programs.
     pub code: String,
+    /// What helps against problems of this code.
+    #[serde(default)]
+    pub remedy: Box<str>,
     /// The object's revision now, where another one was expected; the oldest one, where a watch came too late.
     pub current_revision: Option<u64>,
+    /// After how many seconds to try again, as the header `Retry-After` says too; `null` where that does not help.
+    #[serde(default)]
+    pub retry_after_s: Option<u16>,
 }
 
 impl Problem {
     /// A problem from its status, code and detail.
     pub fn new(status: u16, code: &str, detail: impl Into<String>) -> Self {
         Self {
-            type_uri: format!("urn:sterna:problem:{code}"),
-            title: title(status).to_owned(),
+            type_uri: format!("urn:sterna:problem:{code}").into(),
+            title: title(status).into(),
             status,
             detail: detail.into(),
             code: code.to_owned(),
+            remedy: codes::find(code).map_or("", |code| code.remedy).into(),
             current_revision: None,
+            retry_after_s: matches!(status, 429 | 503).then_some(1),
         }
     }
 
@@ -63,6 +77,14 @@ impl Problem {
         self.current_revision = Some(revision);
         self
     }
+
+    /// The same problem with how long to wait: whole seconds, at least one.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        let whole = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
+        self.retry_after_s = Some(u16::try_from(whole).unwrap_or(u16::MAX).max(1));
+        self
+    }
 }
 
 impl From<model::Reason> for Problem {
@@ -71,7 +93,8 @@ impl From<model::Reason> for Problem {
     }
 }
 
-fn title(status: u16) -> &'static str {
+/// A status code in words.
+pub fn title(status: u16) -> &'static str {
     match status {
         400 => "Bad request",
         401 => "Not signed in",
@@ -83,6 +106,7 @@ fn title(status: u16) -> &'static str {
         413 => "Too large",
         415 => "Unsupported media type",
         422 => "Invalid",
+        426 => "Upgrade required",
         429 => "Too many requests",
         503 => "Not available now",
         504 => "Timed out",

@@ -1,0 +1,146 @@
+//! Every code that a problem can have, with what it means and what helps. `docs/problems.md` and the server's own pages
+//! show this table; a test holds the server's sources to it.
+
+/// A kind of problem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Code {
+    /// The HTTP status that it usually comes with. What only a request's body names is 422 where a path's is 404.
+    pub status: u16,
+    /// Stable, for programs.
+    pub code: &'static str,
+    /// What it means.
+    pub means: &'static str,
+    /// What helps.
+    pub remedy: &'static str,
+}
+
+const fn code(status: u16, code: &'static str, means: &'static str, remedy: &'static str) -> Code {
+    Code {
+        status,
+        code,
+        means,
+        remedy,
+    }
+}
+
+/// What is known of a code.
+pub(super) fn find(code: &str) -> Option<&'static Code> {
+    CODES.iter().find(|known| known.code == code)
+}
+
+/// All codes, by status.
+#[rustfmt::skip]
+pub const CODES: &[Code] = &[
+    code(400, "bad-json", "The body is not JSON.", "Send JSON as the document of the interface describes it."),
+    code(400, "bad-path", "The path is not text.", "Escape names in paths as UTF-8."),
+    code(400, "bad-query", "What stands behind the `?` is not understood.", "Look at the operation's parameters."),
+    code(400, "body-broken", "The body ended early.", "Send the request again."),
+    code(400, "upload-broken", "The content ended early.", "Send it again from the beginning."),
+    code(401, "bad-join-token", "The join token is unknown, used or expired.", "Make a new one with `sterna host token`."),
+    code(401, "bad-token", "The token is unknown or has expired.", "Take the one in the server's data directory, or ask for a new one."),
+    code(401, "no-certificate", "An agent's route was asked without a host's certificate.", "Join with a token first."),
+    code(401, "no-token", "The request shows no token.", "Send `Authorization: Bearer TOKEN`."),
+    code(403, "certificate-replaced", "The host has joined again since, and has another certificate.", "Join again."),
+    code(403, "host-removed", "The host was removed from the cloud.", "Join again."),
+    code(403, "not-admin", "It is for administrators.", "Show an administrator's token."),
+    code(403, "not-an-agent", "The certificate is not one of a host.", "Show the one that the agent got when it joined."),
+    code(404, "gone", "The object went while the request was under way.", "Nothing: it is not there any more."),
+    code(404, "no-call", "Nobody waits for an answer to this call.", "Nothing: whoever called has given up."),
+    code(404, "no-content", "The image has no such content.", "Import the image again."),
+    code(404, "no-route", "There is nothing at this path.", "Look at `/docs`."),
+    code(404, "no-such-action", "There is no such action on this kind.", "Look at the kind's actions in `/docs`."),
+    code(404, "not-found", "What is named is not there.", "List the kind, and check the name; create it first if it should be there."),
+    code(405, "hosts-join", "Hosts are not created.", "Make a token with `sterna host token`, and let the host's agent join with it."),
+    code(405, "no-method", "The path does not take this method.", "Look at `/docs`."),
+    code(405, "read-only", "Objects of this kind are records of what happens.", "Nothing: they are not written by users."),
+    code(409, "address-taken", "Another VM has the address.", "Take another one, or leave it out to get a free one."),
+    code(409, "already-migrating", "The VM moves already.", "Wait for the move's end, or cancel it."),
+    code(409, "backup-under-way", "A backup is being made.", "Wait until it has ended."),
+    code(409, "being-deleted", "The object is being deleted.", "Wait until it is gone."),
+    code(409, "busy", "Others changed the same objects each time this was tried.", "Try again."),
+    code(409, "cancelled", "It was cancelled already.", "Wait for its end."),
+    code(409, "host-dead", "The host was declared dead.", "Let it join again."),
+    code(409, "host-holds-vms", "VMs hold something on the host.", "Drain the host, or delete the VMs that the answer names."),
+    code(409, "host-is-heard", "The host is not silent, so it is not dead.", "Switch it off first."),
+    code(409, "host-silent", "The host is silent.", "Wait until it is heard, or switch it off and `confirm-dead` it."),
+    code(409, "hosts-silent", "Hosts have not said what they run since the store was restored.", "Start their agents; declare those dead that never come back."),
+    code(409, "image-differs", "The image has another content than the document says.", "Import that content under another name."),
+    code(409, "image-has-content", "The image has its content, which never changes.", "Create another image."),
+    code(409, "image-not-ready", "The image has no content yet.", "Send its content, or wait until it has come."),
+    code(409, "image-not-there", "A document describes an image that is not there.", "Import the image first."),
+    code(409, "in-use", "Others need the object.", "Delete or change those that the answer names."),
+    code(409, "is-over", "It has ended already.", "Nothing: read how it ended."),
+    code(409, "is-there-already", "The VM is on that host.", "Name another host."),
+    code(409, "name-taken", "There is an object of this kind and name.", "Take another name, or delete that one."),
+    code(409, "network-full", "All addresses of the network are taken.", "Delete VMs, or make another network."),
+    code(409, "no-console", "The VM has no console now.", "Start the VM, or ask for the console's log."),
+    code(409, "not-running", "Only what runs can be moved so.", "Start or resume the VM first."),
+    code(409, "request-id-reused", "The request id was used for another request.", "Take a new one."),
+    code(409, "runs-unknown", "Hosts run VMs that the restored store does not know.", "Look at them with `sterna store status`; end them with `sterna store resume --end-unknown`."),
+    code(409, "stale-revision", "The object was changed after the revision that was expected.", "Read it again, and decide again."),
+    code(409, "under-way", "Something is under way with the object.", "Wait for its end, or cancel it."),
+    code(409, "vni-taken", "Another network has the identifier.", "Take another one, or leave it out to get a free one."),
+    code(409, "wrong-phase", "The VM's phase does not allow the action.", "Look at the VM's `next_commands`."),
+    code(410, "compacted", "What happened so long ago is no longer kept.", "List again, and go on from the list's revision."),
+    code(413, "too-large", "The request is larger than is taken.", "Send less at once."),
+    code(422, "address-not-in-network", "The address is none that the network gives out.", "Take one inside the network, not its first or last."),
+    code(422, "bad-certificate-request", "The request for a certificate cannot be signed.", "Let the agent make its keys anew."),
+    code(422, "confirmed-dead-by-action", "`confirmed_dead` is set by an action only.", "Use the action `confirm-dead`."),
+    code(422, "digest-differs", "The content does not have the digest that was expected.", "Send the right file, or correct `expected_sha256`."),
+    code(422, "disk-too-small", "The disk is smaller than its image.", "Give it at least the image's virtual size."),
+    code(422, "draining-by-action", "`draining` is set by an action only.", "Use the actions `drain` and `undrain`."),
+    code(422, "empty-rule", "A placement rule names nothing.", "Name VMs, hosts or labels, or leave the rule out."),
+    code(422, "image-missing", "Neither the VM nor its template has an image.", "Give a template or an image."),
+    code(422, "immutable", "The field can be chosen once only.", "Create another object."),
+    code(422, "invalid-body", "The body does not have the form that is described.", "Look at the operation's body in `/docs`."),
+    code(422, "invalid-cidr", "The network's range cannot be used.", "Give one like 10.1.0.0/24."),
+    code(422, "invalid-digest", "The digest is no SHA-256.", "Give 64 hexadecimal digits."),
+    code(422, "invalid-filter", "A condition of `filter` is not understood.", "Give FIELD=VALUE, or another comparison: see `/docs`."),
+    code(422, "invalid-label", "A label cannot be used.", "Use short, printable keys and values."),
+    code(422, "invalid-mac", "The hardware address cannot be used.", "Give a unicast address, or leave it out."),
+    code(422, "invalid-name", "The name cannot be used.", "Use lower-case letters, digits, dashes and dots."),
+    code(422, "invalid-patch", "The body is no patch of name, labels and spec.", "Send an object with `labels`, `spec` or both."),
+    code(422, "invalid-path", "The datastore's path cannot be used.", "Give an absolute path."),
+    code(422, "invalid-request-id", "The request id cannot be used.", "Use 1 to 128 letters, digits, dashes, dots or underscores."),
+    code(422, "invalid-sort", "The field of `sort` is not one value.", "Sort by a field with a single value."),
+    code(422, "invalid-spec", "The spec does not have the form that is described.", "Look at the kind's spec in `/docs`."),
+    code(422, "invalid-ssh-key", "A line is no ssh public key.", "Give one public key an entry."),
+    code(422, "invalid-value", "A value of `filter` is none that the field can have.", "Give one of those that the answer names."),
+    code(422, "larger-than-any-host", "No host is as large as the VM.", "Ask for less, or add a larger host."),
+    code(422, "memory-missing", "Neither the VM nor its template says how much memory.", "Give `memory_mib`."),
+    code(422, "name-missing", "The object needs a name.", "Give `name`."),
+    code(422, "not-a-document", "A document's kind cannot be written by a file.", "Leave the document out."),
+    code(422, "not-an-image", "The content is no disk image that can be used.", "Send a qcow2 image without a backing file, or a raw disk."),
+    code(422, "out-of-range", "A number is too small or too large.", "Give one within the bounds that the answer names."),
+    code(422, "rules-contradict", "Two placement rules contradict each other.", "Change one of the two that the answer names."),
+    code(422, "too-many-labels", "There are more labels than are taken.", "Give fewer."),
+    code(422, "unknown-field", "The object has no field of this name.", "Take one of those that the answer names."),
+    code(426, "no-websocket", "The console is a WebSocket.", "Ask for the upgrade, or for the log with `log=true`."),
+    code(429, "too-many-attempts", "Too many requests without a valid token came from this address.", "Correct the token, and wait as long as `Retry-After` says."),
+    code(429, "too-many-polls", "Too many clients wait for changes.", "Wait as long as `Retry-After` says, or use a watch."),
+    code(429, "too-many-requests", "The token's user asks more often than is allowed.", "Wait as long as `Retry-After` says; use a watch instead of asking again and again."),
+    code(500, "backup-failed", "The backup could not be made.", "Look at the server's disk and log."),
+    code(500, "image-not-kept", "The image's content could not be written.", "Look at the server's disk and log."),
+    code(500, "not-shown", "The object cannot be shown.", "Look at the server's log."),
+    code(500, "store-failed", "The store failed.", "Look at the server's log."),
+    code(500, "unreadable", "What is stored cannot be read.", "Look at the server's log: which release wrote it?"),
+    code(503, "agent-away", "The host's agent is not connected.", "See `sterna status`, and try again."),
+    code(503, "image-store-full", "There is no room for the image's content.", "Free room where the server keeps images."),
+    code(503, "store-full", "There is no room for the store; nothing was changed.", "Free room where the server keeps its store."),
+    code(503, "store-unavailable", "The store does not answer now.", "Try again."),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_in_order_and_each_there_once() {
+        let keys: Vec<_> = CODES.iter().map(|code| (code.status, code.code)).collect();
+        assert!(keys.is_sorted(), "by status, then by name");
+        let mut codes: Vec<_> = CODES.iter().map(|code| code.code).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), CODES.len());
+    }
+}
