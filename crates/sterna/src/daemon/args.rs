@@ -8,8 +8,8 @@ use clap::Args;
 /// Options of `sterna up`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: sterna up --hosts 3 --data-dir /tmp/cloud\n\n\
-    VMs that an earlier `sterna up` in the same directory left running, with --keep or because it was killed, are \
-    found again. While no `sterna up` runs they go on, but reach only VMs of their own host. `sterna down` ends them.")]
+    VMs that were left running in the same directory, by --keep or because this was killed, are found again. Until then \
+    they go on, but reach only VMs of their own host. `sterna down` ends them.")]
 pub(crate) struct UpArgs {
     /// How many hosts: h1, h2, …
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=64))]
