@@ -331,6 +331,7 @@ impl Core {
             }
             Mark::UsedSaved => self.marks.used_saved = true,
             Mark::Removed => self.marks.removed = true,
+            Mark::Rebooting(rebooting) => self.marks.rebooting = Some(*rebooting),
             Mark::Rebooted(rebooted) => self.marks.rebooted = Some(*rebooted),
         }
     }

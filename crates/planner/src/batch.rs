@@ -1,6 +1,6 @@
 //! VMs that are placed together for the first time, or not at all.
 
-use model::vm::{Power, VmSpec};
+use model::vm::VmSpec;
 use model::{Reason, VmId};
 
 use crate::view::{View, Vm};
@@ -39,7 +39,7 @@ pub(crate) fn together(view: &View, id: VmId, vm: &Vm, spec: &VmSpec) -> Togethe
     }
     let members: Vec<VmId> = all
         .into_iter()
-        .filter(|(_, vm)| is_new(vm) && wants_to_run(vm))
+        .filter(|(_, vm)| is_new(vm) && needs_host(vm))
         .map(|(id, _)| id)
         .collect();
     Together::With(members)
@@ -52,7 +52,7 @@ fn is_new(vm: &Vm) -> bool {
         .is_none_or(|at| at.value.last_incarnation.0 == 0)
 }
 
-fn wants_to_run(vm: &Vm) -> bool {
+fn needs_host(vm: &Vm) -> bool {
     let spec = vm.object.as_ref().map(|at| &at.value.spec);
-    spec.is_some_and(|spec| matches!(spec.power, Power::Running | Power::Paused))
+    spec.is_some_and(|spec| spec.power.needs_host())
 }

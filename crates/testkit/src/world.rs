@@ -10,6 +10,7 @@
 //!
 //! **Start here:** [`World::up`].
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
@@ -127,6 +128,25 @@ impl World {
     /// The process of a host's agent now.
     pub fn agent_pid(&self, host: &str) -> anyhow::Result<i32> {
         self.agent(host).map(|process| process.id.pid)
+    }
+
+    /// The interfaces in a host's network namespace.
+    pub fn interfaces(&self, host: &str) -> anyhow::Result<BTreeSet<String>> {
+        let path = format!("/proc/{}/net/dev", self.agent_pid(host)?);
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        let names = text.lines().filter_map(|line| line.split_once(':'));
+        Ok(names.map(|(name, _)| name.trim().to_owned()).collect())
+    }
+
+    /// The program as a user's command, with this cloud for its server.
+    pub fn command(&self, words: &[&str]) -> anyhow::Result<tokio::process::Command> {
+        let env = self.directory().join("env");
+        let mut command = tokio::process::Command::new(program()?);
+        command.args(words).kill_on_drop(true);
+        for key in ["STERNA_SERVER", "STERNA_TOKEN", "STERNA_CACERT"] {
+            command.env(key, value(&env, key)?);
+        }
+        Ok(command)
     }
 
     /// A host's address in the underlay.
@@ -297,20 +317,22 @@ fn data(root: &Path) -> PathBuf {
 
 /// A client from the file that `sterna up` writes for shells.
 fn client(env: &Path) -> anyhow::Result<Client> {
-    let text = fs::read_to_string(env).with_context(|| format!("reading {}", env.display()))?;
-    let value = |key: &str| {
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix("export ")?.strip_prefix(key)?.strip_prefix('='));
-        let value = line.with_context(|| format!("{key} is not in {}", env.display()))?;
-        anyhow::Ok(value.trim_matches('\'').to_owned())
-    };
-    let ca = fs::read_to_string(value("STERNA_CACERT")?).context("reading the CA's certificate")?;
+    let ca = fs::read_to_string(value(env, "STERNA_CACERT")?).context("reading the CA's certificate")?;
     Ok(Client::new(
-        &value("STERNA_SERVER")?,
-        &value("STERNA_TOKEN")?,
+        &value(env, "STERNA_SERVER")?,
+        &value(env, "STERNA_TOKEN")?,
         &ca,
     )?)
+}
+
+/// What a file for shells sets a variable to.
+fn value(env: &Path, key: &str) -> anyhow::Result<String> {
+    let text = fs::read_to_string(env).with_context(|| format!("reading {}", env.display()))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("export ")?.strip_prefix(key)?.strip_prefix('='));
+    let value = line.with_context(|| format!("{key} is not in {}", env.display()))?;
+    Ok(value.trim_matches('\'').to_owned())
 }
 
 async fn kill_and_wait(pid: impl Fn() -> anyhow::Result<i32>) -> anyhow::Result<()> {
