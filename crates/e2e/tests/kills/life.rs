@@ -75,108 +75,69 @@ enum End {
     FinishedOrFailed,
 }
 
-const ALL_STAGES: &[Stage] = &[Stage::Asked, Stage::Marked, Stage::Process];
-const ASKED: &[Stage] = &[Stage::Asked];
-
 const LIFE: [Step; 14] = [
-    step(
-        Ask::Create,
-        Phase::Running,
-        Guest::Boots,
-        ALL_STAGES,
-        End::FinishedOrFailed,
-    )
-    .qemu(Stage::Process),
-    step(
-        Ask::Act("pause"),
-        Phase::Paused,
-        Guest::Rests,
-        ASKED,
-        End::Finished,
-    ),
-    step(
-        Ask::Act("resume"),
-        Phase::Running,
-        Guest::GoesOn,
-        ASKED,
-        End::Finished,
-    ),
-    step(
-        Ask::Act("suspend"),
-        Phase::Suspended,
-        Guest::Rests,
-        ALL_STAGES,
-        End::Finished,
-    )
-    .qemu(Stage::Asked),
-    step(
-        Ask::Act("resume"),
-        Phase::Running,
-        Guest::GoesOn,
-        ALL_STAGES,
-        End::FinishedOrFailed,
-    ),
-    step(Ask::Resize, Phase::Running, Guest::GoesOn, ASKED, End::Finished),
-    step(
-        Ask::Act("reboot"),
-        Phase::Running,
-        Guest::Boots,
-        &[Stage::Asked, Stage::LastWord, Stage::Marked],
-        End::Finished,
-    )
-    .qemu(Stage::Asked),
-    step(
-        Ask::Act("stop"),
-        Phase::Stopped,
-        Guest::Rests,
-        ALL_STAGES,
-        End::Finished,
-    ),
-    step(
-        Ask::ResumeElsewhere,
-        Phase::Running,
-        Guest::GoesOn,
-        ALL_STAGES,
-        End::FinishedOrFailed,
-    ),
-    step(
-        Ask::Act("shutdown"),
-        Phase::Off,
-        Guest::Rests,
-        &[Stage::Asked, Stage::LastWord, Stage::Marked, Stage::Process],
-        End::Finished,
-    )
-    .qemu(Stage::Asked),
-    step(Ask::Act("hold"), Phase::Hold, Guest::Rests, ASKED, End::Finished),
-    step(
-        Ask::Act("release"),
-        Phase::Running,
-        Guest::Boots,
-        ALL_STAGES,
-        End::FinishedOrFailed,
-    ),
-    step(
-        Ask::Retry,
-        Phase::Running,
-        Guest::Boots,
-        ALL_STAGES,
-        End::FinishedOrFailed,
-    ),
-    step(Ask::Delete, Phase::Done, Guest::Rests, ALL_STAGES, End::Finished),
+    boots(Ask::Create).launches().qemu(Stage::Process),
+    rests(Ask::Act("pause"), Phase::Paused).leaves(ASKED),
+    goes_on(Ask::Act("resume")).leaves(ASKED),
+    rests(Ask::Act("suspend"), Phase::Suspended).qemu(Stage::Asked),
+    goes_on(Ask::Act("resume")).launches().qemu(Stage::Process),
+    goes_on(Ask::Resize).leaves(ASKED),
+    boots(Ask::Act("reboot")).leaves(LAST_WORD).qemu(Stage::Asked),
+    rests(Ask::Act("stop"), Phase::Stopped),
+    goes_on(Ask::ResumeElsewhere).launches(),
+    rests(Ask::Act("shutdown"), Phase::Off)
+        .leaves(ALL)
+        .qemu(Stage::Asked),
+    rests(Ask::Act("hold"), Phase::Hold).leaves(ASKED),
+    boots(Ask::Act("release")).launches(),
+    boots(Ask::Retry).launches(),
+    rests(Ask::Delete, Phase::Done).qemu(Stage::Asked),
 ];
 
-const fn step(ask: Ask, to: Phase, guest: Guest, stages: &'static [Stage], end: End) -> Step {
+const ASKED: &[Stage] = &[Stage::Asked];
+const LAST_WORD: &[Stage] = &[Stage::Asked, Stage::LastWord, Stage::Marked];
+const HOSTS_OWN: &[Stage] = &[Stage::Asked, Stage::Marked, Stage::Process];
+const ALL: &[Stage] = &[Stage::Asked, Stage::LastWord, Stage::Marked, Stage::Process];
+
+const fn boots(ask: Ask) -> Step {
     Step {
         ask,
-        to,
-        guest,
-        stages,
+        to: Phase::Running,
+        guest: Guest::Boots,
+        stages: HOSTS_OWN,
         qemu: None,
-        end,
+        end: End::Finished,
+    }
+}
+
+const fn goes_on(ask: Ask) -> Step {
+    Step {
+        guest: Guest::GoesOn,
+        ..boots(ask)
+    }
+}
+
+const fn rests(ask: Ask, to: Phase) -> Step {
+    Step {
+        to,
+        guest: Guest::Rests,
+        ..boots(ask)
     }
 }
 
 impl Step {
+    const fn leaves(self, stages: &'static [Stage]) -> Self {
+        Self { stages, ..self }
+    }
+
+    /// A QEMU is started for it.
+    const fn launches(self) -> Self {
+        Self {
+            end: End::FinishedOrFailed,
+            ..self
+        }
+    }
+
     const fn qemu(self, stage: Stage) -> Self {
         Self {
             qemu: Some(stage),
@@ -242,8 +203,7 @@ async fn walk(part: Part, stage: impl Fn(&Step) -> Option<Stage>) -> anyhow::Res
     let mut life = Life::new(&world);
     for step in &LIFE {
         let kill = stage(step).map(|stage| (part, stage));
-        // Nothing of a QEMU is to be learned from what others have shown.
-        if part == Part::Qemu && kill.is_none() && step.ask == Ask::Retry {
+        if part == Part::Qemu && step.qemu.is_none() {
             continue;
         }
         let told = format!("{:?}, killed: {kill:?}", step.ask);

@@ -172,6 +172,25 @@ fn a_batch_is_placed_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_batch_that_is_only_prepared_is_placed_too() {
+    let mut world = World::new(1);
+    let batch = Batch {
+        id: Uuid::from_u128(8),
+        size: 2,
+    };
+    let vms = [world.vm("w0", Power::Hold), world.vm("w1", Power::Hold)];
+    for vm in &vms {
+        assert!(world.host_of(*vm).is_empty());
+        world.change_vm(*vm, |object| {
+            object.spec.placement.batch = Some(batch);
+            object.spec.power = Power::Prepared;
+        });
+    }
+    world.settle();
+    assert!(vms.iter().all(|vm| !world.host_of(*vm).is_empty()));
+}
+
+#[test]
 fn a_host_on_which_starts_fail_is_avoided_for_a_while() {
     let mut world = World::new(1);
     let vm = world.vm("web", Power::Running);
