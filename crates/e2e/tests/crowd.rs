@@ -55,7 +55,7 @@ async fn a_hundred_operations_at_once_queue_up_on_a_host() -> anyhow::Result<()>
 
     let begun = Instant::now();
     let ask = async |n: usize| match n {
-        0..WITH_PROCESS if n % 2 == 0 => world.act(&name(n), "shutdown").await.map(drop),
+        0..WITH_PROCESS if n.is_multiple_of(2) => world.act(&name(n), "shutdown").await.map(drop),
         0..WITH_PROCESS => world.act(&name(n), "suspend").await.map(drop),
         _ => Ok(world.client().delete::<Vm>(&name(n)).await.map(drop)?),
     };
@@ -63,7 +63,14 @@ async fn a_hundred_operations_at_once_queue_up_on_a_host() -> anyhow::Result<()>
     for n in WITH_PROCESS..VMS {
         wait::until_gone::<Vm>(world.client(), &name(n), PATIENCE).await?;
     }
-    all_reach(&world, |n| if n % 2 == 0 { Phase::Off } else { Phase::Suspended }).await?;
+    all_reach(&world, |n| {
+        if n.is_multiple_of(2) {
+            Phase::Off
+        } else {
+            Phase::Suspended
+        }
+    })
+    .await?;
     println!(
         "{VMS} shutdowns, suspensions and deletions took {:?}",
         begun.elapsed()

@@ -53,7 +53,7 @@ impl World {
     }
 
     /// Runs a command in the namespaces of a host's agent.
-    async fn act_in(&self, host: &str, words: &[&str]) -> anyhow::Result<()> {
+    pub async fn act_in(&self, host: &str, words: &[&str]) -> anyhow::Result<()> {
         let pid = self.agent_pid(host)?;
         let user = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/user"));
         let mut command = Command::new("nsenter");
