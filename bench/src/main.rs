@@ -4,11 +4,12 @@
 //!
 //! **Does not know:** what is good enough: `docs/performance.md` says what is asked for.
 //!
-//! **Start here:** [`main`]. `bench [RUNS]` prints tables in Markdown.
+//! **Start here:** [`main`]. `bench [RUNS]` prints tables in Markdown; `bench memory` one of what QEMU takes.
 
 #![allow(clippy::print_stdout, reason = "tables are what it is for")]
 
 mod bare;
+mod memory;
 mod moves;
 mod stats;
 mod sterna;
@@ -32,10 +33,13 @@ const RUNS: usize = 10;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let runs = std::env::args()
-        .nth(1)
+    let asked = std::env::args().nth(1);
+    if asked.as_deref() == Some("memory") {
+        return memory::measure().await;
+    }
+    let runs = asked
         .map_or(Ok(RUNS), |text| text.parse())
-        .context("RUNS is a number")?;
+        .context("give the number of runs, or `memory`")?;
     let root = tempfile::tempdir()?;
     let world = World::up(2).await?;
     world.make_template(256).await?;

@@ -187,6 +187,7 @@ struct Inner {
     answered: Option<HostStatus>,
     runs: BTreeMap<(VmId, Incarnation), RunStatus>,
     transfers: BTreeMap<VmId, Progress>,
+    qemu_mib: BTreeMap<VmId, u64>,
     sequence: u64,
     /// When what changed has to be posted.
     due: Option<Instant>,
@@ -200,6 +201,7 @@ impl Board {
             answered: None,
             runs: BTreeMap::new(),
             transfers: BTreeMap::new(),
+            qemu_mib: BTreeMap::new(),
             sequence: 0,
             due: None,
         };
@@ -256,6 +258,15 @@ impl Board {
         };
     }
 
+    /// What a VM's QEMU takes beside its guest's memory; goes out with the next heartbeat.
+    pub fn set_qemu_mib(&self, vm: VmId, mib: Option<u64>) {
+        let mut inner = self.lock();
+        match mib {
+            Some(mib) => inner.qemu_mib.insert(vm, mib),
+            None => inner.qemu_mib.remove(&vm),
+        };
+    }
+
     fn report(&self, session: Uuid) -> Report {
         let mut inner = self.lock();
         inner.sequence += 1;
@@ -275,6 +286,7 @@ impl Board {
                 .collect(),
             samples: Samples {
                 transfers: inner.transfers.clone(),
+                qemu_mib: inner.qemu_mib.clone(),
                 ..load
             },
         }

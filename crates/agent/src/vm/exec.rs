@@ -296,6 +296,7 @@ impl Vm {
     fn listeners(&self) -> Listeners {
         Listeners {
             vm: self.id.vm,
+            board: Arc::clone(&self.host.board),
             consoles: self.host.consoles.clone(),
             directory: self.run_dir(),
             console_log: self.dir().console_log(),
@@ -478,6 +479,7 @@ impl Vm {
 
     async fn release(&self) -> Result<(), Failure> {
         *self.live.lock().await = None;
+        self.host.board.set_qemu_mib(self.id.vm, None);
         self.host
             .network
             .release(self.id)
