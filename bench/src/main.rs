@@ -4,12 +4,14 @@
 //!
 //! **Does not know:** what is good enough: `docs/performance.md` says what is asked for.
 //!
-//! **Start here:** [`main`]. `bench [moves|store|cli] [RUNS]` prints tables in Markdown; without a word, all of them.
+//! **Start here:** [`main`]. `bench [moves|store|cli|memory] [RUNS]` prints tables in Markdown; without a word, all but the
+//! last.
 
 #![allow(clippy::print_stdout, reason = "tables are what it is for")]
 
 mod bare;
 mod cli;
+mod memory;
 mod moves;
 mod stats;
 mod sterna;
@@ -53,7 +55,8 @@ async fn main() -> anyhow::Result<()> {
         Some("store") => of_store(runs).await?,
         Some("moves") => of_guests(runs).await?,
         Some("cli") => cli::measure(runs).await?,
-        Some(other) => bail!("{other:?} is not measured here: store, moves, cli, or nothing for all"),
+        Some("memory") => memory::measure().await?,
+        Some(other) => bail!("{other:?} is not measured here: store, moves, cli, memory, or nothing for the first three"),
     }
     println!("\nload after: {}", load()?);
     Ok(())

@@ -169,6 +169,7 @@ fn apply_mark(marks: &mut Marks, mark: Mark) {
         }
         Mark::UsedSaved => marks.used_saved = true,
         Mark::Removed => marks.removed = true,
+        Mark::Rebooting(rebooting) => marks.rebooting = Some(rebooting),
         Mark::Rebooted(rebooted) => marks.rebooted = Some(rebooted),
     }
 }

@@ -46,6 +46,7 @@ use pki::{HostIdentity, PkiError, Tls};
 use reconcile::Fleet;
 use storage::Storage;
 use vm::console::Consoles;
+use vm::turns::Turns;
 use vm::{Clock, Host};
 
 /// QEMU's program, found in `PATH`.
@@ -175,6 +176,7 @@ impl Joined {
     fn host(self, journal: Journal, board: Arc<Board>) -> Result<Host, AgentError> {
         Ok(Host {
             consoles: Consoles::default(),
+            turns: Turns::new(self.status.cpus.try_into().unwrap_or(1)),
             network: Network::open(&self.config.data_dir, self.config.underlay_address)?,
             storage: Storage::new(self.client, self.config.server),
             peers: Peers::new(self.tls.to_peers),

@@ -189,6 +189,7 @@ struct Inner {
     /// The journal's incarnations of which nothing was said yet; none while the journal was not read.
     unsaid: Option<BTreeSet<(VmId, Incarnation)>>,
     transfers: BTreeMap<VmId, Progress>,
+    qemu_mib: BTreeMap<VmId, u64>,
     sequence: u64,
     /// When what changed has to be posted.
     due: Option<Instant>,
@@ -203,6 +204,7 @@ impl Board {
             runs: BTreeMap::new(),
             unsaid: None,
             transfers: BTreeMap::new(),
+            qemu_mib: BTreeMap::new(),
             sequence: 0,
             due: None,
         };
@@ -270,6 +272,15 @@ impl Board {
         };
     }
 
+    /// What a VM's QEMU takes beside its guest's memory; goes out with the next heartbeat.
+    pub fn set_qemu_mib(&self, vm: VmId, mib: Option<u64>) {
+        let mut inner = self.lock();
+        match mib {
+            Some(mib) => inner.qemu_mib.insert(vm, mib),
+            None => inner.qemu_mib.remove(&vm),
+        };
+    }
+
     fn report(&self, session: Uuid) -> Report {
         let mut inner = self.lock();
         inner.sequence += 1;
@@ -290,6 +301,7 @@ impl Board {
             is_complete: inner.unsaid.as_ref().is_some_and(BTreeSet::is_empty),
             samples: Samples {
                 transfers: inner.transfers.clone(),
+                qemu_mib: inner.qemu_mib.clone(),
                 ..load
             },
         }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use driver::types::Identity;
 use hostnet::{
     BridgeSpec, InvalidName, LinkKind, LinkName, Mac, NetError, Netlink, TapSpec, VXLAN_OVERHEAD_BYTES,
-    VXLAN_PORT, VxlanSpec, link_name, world_prefix,
+    VXLAN_PORT, VxlanSpec, link_name, link_prefix, world_prefix,
 };
 use model::document::{NetworkDocument, Port};
 use qemu::command_line::NIC_SLOTS;
@@ -64,8 +64,8 @@ pub struct Network {
 struct State {
     /// The last one.
     wanted: BTreeMap<u32, NetworkDocument>,
-    /// What the links were brought to; `None` where that is not known.
-    settled: BTreeMap<u32, Option<NetworkDocument>>,
+    /// What the links were brought to; `None` while that is not known.
+    settled: Option<BTreeMap<u32, NetworkDocument>>,
 }
 
 impl Network {
@@ -158,42 +158,45 @@ impl Network {
         Mac(bytes)
     }
 
-    /// After a restart: these networks may be there, in whatever state.
-    pub async fn recall(&self, vnis: impl IntoIterator<Item = u32>) {
-        self.state.lock().await.settled = vnis.into_iter().map(|vni| (vni, None)).collect();
-    }
-
     /// Remembers what the document says, for ports made from now on.
     pub async fn note(&self, document: BTreeMap<u32, NetworkDocument>) {
         self.state.lock().await.wanted = document;
     }
 
-    /// Brings the networks that are there to what the document says, and deletes those that it does not name.
+    /// Brings the networks that are there to what the document says, and deletes those that it does not name: also what an
+    /// agent left that ended half-way.
     pub async fn settle(&self) -> Result<(), NetworkError> {
         let mut state = self.state.lock().await;
         let State { wanted, settled } = &mut *state;
-        let known: BTreeMap<_, _> = wanted
-            .iter()
-            .map(|(vni, document)| (*vni, Some(document.clone())))
-            .collect();
-        if known == *settled {
+        if settled.as_ref() == Some(wanted) {
             return Ok(());
         }
+        let before = settled.take().unwrap_or_default();
         let links = self.netlink.links(&world_prefix(self.world)).await?;
         let there: BTreeSet<String> = links.into_iter().map(|link| link.name).collect();
-        for vni in settled.keys().filter(|vni| !wanted.contains_key(vni)) {
-            self.netlink.delete_link(&self.tunnel(*vni)).await?;
-            self.netlink.delete_link(&self.bridge(*vni)).await?;
+        // The tunnel first: it is in the bridge.
+        for kind in [LinkKind::Vxlan, LinkKind::Bridge] {
+            let prefix = link_prefix(self.world, kind);
+            let is_wanted = |name: &str| {
+                let mut own = wanted
+                    .keys()
+                    .map(|vni| link_name(self.world, kind, &vni.to_be_bytes()));
+                own.any(|wanted| wanted.as_str() == name)
+            };
+            let own = there.iter().filter(|name| name.starts_with(&prefix));
+            for name in own.filter(|name| !is_wanted(name)) {
+                self.netlink.delete_link(&name.parse()?).await?;
+            }
         }
         for (vni, document) in &*wanted {
-            let has_changed = settled.get(vni) != known.get(vni);
+            let has_changed = before.get(vni) != Some(document);
             if has_changed && there.contains(self.tunnel(*vni).as_str()) {
                 self.netlink
                     .set_vxlan_peers(&self.tunnel(*vni), &peers(document))
                     .await?;
             }
         }
-        *settled = known;
+        *settled = Some(wanted.clone());
         Ok(())
     }
 

@@ -87,14 +87,6 @@ impl Fleet {
 
     /// Obeys the link until it ends.
     pub async fn hear(&self, mut link: mpsc::Receiver<LinkEvent>) {
-        let known: Vec<u32> = self
-            .lock()
-            .document
-            .iter()
-            .flat_map(|document| document.networks.keys())
-            .copied()
-            .collect();
-        self.host.network.recall(known).await;
         while let Some(event) = link.recv().await {
             match event {
                 LinkEvent::Connected => self.set_lease(Lease {

@@ -115,11 +115,24 @@ pub struct VmStatus {
     pub placement: Option<Placement>,
     /// How long each step of its start took, in milliseconds.
     pub steps_ms: BTreeMap<String, u64>,
+    /// What it takes of its host's memory; `null` while none is reserved for it.
+    pub memory: Option<VmMemory>,
     /// The parts of its spec that the running or saved guest does not have yet: they hold from the next start on. What
     /// is not named here holds now; what the guest is told (`guest`) is read at each start.
     pub at_next_start: Vec<String>,
     /// What leads on from here.
     pub next_commands: Vec<String>,
+}
+
+/// What a VM takes of its host's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VmMemory {
+    /// Reserved for it: its main memory and QEMU's own part.
+    pub reserved_mib: u64,
+    /// Of this, for QEMU's own part.
+    pub qemu_reserved_mib: u64,
+    /// What its QEMU really takes beside the guest's memory, measured by its host each minute; `null` until then.
+    pub qemu_mib: Option<u64>,
 }
 
 /// How a host was chosen, or why none was.

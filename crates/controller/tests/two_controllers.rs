@@ -59,7 +59,7 @@ impl World {
         for n in 1..=hosts {
             let id = HostId(Uuid::from_u128(100 + n));
             let host = object(id.0, &format!("h{n}"), HostSpec::default());
-            let status = host_status((128 + 128) * room);
+            let status = host_status(planner::placement::with_qemu_mib(128, 1) * room);
             txn = txn.put(key::object(Kind::Host, id.0), record::encode(&host));
             txn = txn.put(key::host_status(id), record::encode(&status));
         }

@@ -225,6 +225,9 @@ impl Core {
                     self.failed(now, &effect, failure);
                 }
             }
+            Input::NotBegun(id) => {
+                self.look_again |= self.answered(id).is_some();
+            }
             Input::LookAgain => {
                 self.timer_us = self.timer_us.filter(|at_us| *at_us > now.monotonic_us);
                 self.look_again = true;
@@ -331,6 +334,7 @@ impl Core {
             }
             Mark::UsedSaved => self.marks.used_saved = true,
             Mark::Removed => self.marks.removed = true,
+            Mark::Rebooting(rebooting) => self.marks.rebooting = Some(*rebooting),
             Mark::Rebooted(rebooted) => self.marks.rebooted = Some(*rebooted),
         }
     }

@@ -55,11 +55,23 @@ pub struct Marks {
     pub saved_in: SavedIn,
     /// Its volumes were removed.
     pub removed: bool,
+    /// The last reboot that was begun.
+    #[serde(default)]
+    pub rebooting: Option<Rebooting>,
     /// The last reboot that was asked for and made.
     #[serde(default)]
     pub rebooted: Option<Rebooted>,
     /// Why it was closed, if not as asked.
     pub reason: Option<Reason>,
+}
+
+/// A reboot that may have been asked of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rebooting {
+    /// The user's request.
+    pub request: u64,
+    /// For how long the guest was up before, if that was known: one that has been up for less was rebooted since.
+    pub up_ms: Option<u64>,
 }
 
 /// One line of the journal.
@@ -94,6 +106,8 @@ pub enum Mark {
     UsedSaved,
     /// See [`Marks::removed`].
     Removed,
+    /// See [`Marks::rebooting`].
+    Rebooting(Rebooting),
     /// See [`Marks::rebooted`].
     Rebooted(Rebooted),
 }
@@ -139,6 +153,8 @@ pub struct Guest {
     pub ready: bool,
     /// The guest's addresses, loopback left out.
     pub addresses: Vec<IpAddr>,
+    /// For how long it has been up, as it counts itself, when it was asked last. Never from before this agent's start.
+    pub up_ms: Option<u64>,
 }
 
 /// Why a guest stands still by itself (`-action shutdown=pause,panic=pause` keeps its QEMU for us to see).
@@ -232,6 +248,8 @@ pub enum Input {
     Done(EffectId, Outcome),
     /// An effect failed or ran out of time. It may have taken effect all the same.
     Failed(EffectId, Failure),
+    /// An effect was not begun: the incarnation's order changed while it waited for its turn.
+    NotBegun(EffectId),
     /// An event hinted that something may have changed, or a timer rang.
     LookAgain,
 }

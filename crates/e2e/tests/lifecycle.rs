@@ -1,10 +1,9 @@
 //! The life of one VM: made, paused, suspended, shut down, started again, deleted.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use model::lifecycle::Phase;
 use testkit::console::Console;
 use testkit::vms::{self, VmObject};
@@ -19,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 async fn a_vm_lives_and_dies() -> anyhow::Result<()> {
     let world = World::up(1).await?;
     world.make_template(192).await?;
-    let links = links(&world)?;
+    let links = world.interfaces(HOST)?;
     world.create_vm(NAME, vms::spec(None, "probe tick &")).await?;
     let vm = world.until_ready(NAME).await?;
     ensure!(
@@ -97,7 +96,7 @@ async fn is_deleted(world: &World, vm: &VmObject, links_before: &BTreeSet<String
         volumes.display()
     );
     ensure!(
-        links(world)? != *links_before,
+        world.interfaces(HOST)? != *links_before,
         "the VM has no interface on its host"
     );
     world.delete_vm(NAME).await?;
@@ -105,7 +104,11 @@ async fn is_deleted(world: &World, vm: &VmObject, links_before: &BTreeSet<String
     ensure!(found.is_err(), "a deleted VM is found: {found:?}");
     ensure!(!volumes.exists(), "{} is left", volumes.display());
     // The bridge of a network without a VM goes with the next document.
-    let are_gone = || links(world).is_ok_and(|links| links.is_subset(links_before));
+    let are_gone = || {
+        world
+            .interfaces(HOST)
+            .is_ok_and(|links| links.is_subset(links_before))
+    };
     wait::until_it_holds("the host has the interfaces of before", PATIENCE, are_gone).await?;
     ensure!(world.living(vms::id(vm)).is_empty(), "a deleted VM has a process");
     Ok(())
@@ -126,14 +129,4 @@ async fn ticks_after(console: &mut Console, least: u64) -> anyhow::Result<u64> {
     console
         .until(&format!("more than {least} ticks"), PATIENCE, ticks)
         .await
-}
-
-/// The interfaces in the host's network namespace.
-fn links(world: &World) -> anyhow::Result<BTreeSet<String>> {
-    let path = format!("/proc/{}/net/dev", world.agent_pid(HOST)?);
-    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    Ok(text
-        .lines()
-        .filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()))
-        .collect())
 }

@@ -24,7 +24,7 @@ pub mod world;
 
 pub use error::{Cause, NetError};
 pub use links::{BridgeSpec, LinkInfo, VXLAN_OVERHEAD_BYTES, VXLAN_PORT, VxlanSpec};
-pub use names::{InvalidName, LinkKind, LinkName, Mac, link_name, world_prefix};
+pub use names::{InvalidName, LinkKind, LinkName, Mac, link_name, link_prefix, world_prefix};
 pub use netlink::Netlink;
 pub use probe::{Lack, probe_kernel};
 pub use tap::TapSpec;

@@ -84,15 +84,21 @@ pub enum LinkKind {
 /// 2⁻²⁵, two ids of one kind in a world with 2⁻⁴⁰.
 #[must_use]
 pub fn link_name(world: u64, kind: LinkKind, id: &[u8]) -> LinkName {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&Sha256::digest(id)[..8]);
+    let id = digits(u64::from_be_bytes(bytes), ID_CHARS);
+    LinkName(format!("{}{id}", link_prefix(world, kind)))
+}
+
+/// What the names of all links of one kind in a world begin with.
+#[must_use]
+pub fn link_prefix(world: u64, kind: LinkKind) -> String {
     let letter = match kind {
         LinkKind::Bridge => 'b',
         LinkKind::Vxlan => 'x',
         LinkKind::Tap => 't',
     };
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&Sha256::digest(id)[..8]);
-    let id = digits(u64::from_be_bytes(bytes), ID_CHARS);
-    LinkName(format!("{}{letter}{id}", world_prefix(world)))
+    format!("{}{letter}", world_prefix(world))
 }
 
 /// What the names of all links of a world begin with.

@@ -159,4 +159,7 @@ pub struct Samples {
     pub memory_available_mib: u64,
     /// Transfers under way.
     pub transfers: BTreeMap<VmId, Progress>,
+    /// What each VM's QEMU takes beside its guest's memory.
+    #[serde(default)]
+    pub qemu_mib: BTreeMap<VmId, u64>,
 }

@@ -74,7 +74,7 @@ pub fn explain(view: &View, id: VmId, now: Timestamp) -> Option<Explanation> {
     };
     Some(Explanation {
         needs_mib: request.memory_mib,
-        overhead_mib: qemu_part_mib(memory_mib),
+        overhead_mib: qemu_part_mib(memory_mib, request.vcpus),
         needs_vcpus: request.vcpus,
         hosts: hosts.iter().zip(obstacles).map(of_host).collect(),
         smallest_change,

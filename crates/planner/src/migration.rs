@@ -237,7 +237,7 @@ impl Step<'_> {
         self.set_intent(&mut plan, &moves);
         let reserved = Reserved {
             incarnation: to,
-            memory_mib: with_qemu_mib(open.memory_mib),
+            memory_mib: with_qemu_mib(open.memory_mib, open.vcpus),
             vcpus: open.vcpus,
         };
         let next = VmIntent {

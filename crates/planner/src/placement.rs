@@ -144,7 +144,7 @@ pub(crate) fn move_request<'a>(
     let status = view.hosts.get(&source).and_then(|host| host.status.as_ref());
     Request {
         guest: guest(object),
-        memory_mib: with_qemu_mib(open.memory_mib),
+        memory_mib: with_qemu_mib(open.memory_mib, open.vcpus),
         vcpus: open.vcpus,
         only: None,
         except: Some(source),
@@ -175,7 +175,7 @@ pub(crate) fn start_request<'a>(object: &'a Object<VmSpec>, saved: Option<&'a Sa
     });
     Request {
         guest: guest(object),
-        memory_mib: with_qemu_mib(memory_mib),
+        memory_mib: with_qemu_mib(memory_mib, vcpus),
         vcpus,
         only: saved
             .filter(|saved| saved.saved_in.is_host())

@@ -278,6 +278,13 @@ impl GuestAgent {
         Ok(interfaces)
     }
 
+    /// For how long the guest has been up, as the times of its first processor add up: less than by the clock, if it
+    /// stood still or lacked its share.
+    pub async fn up_ms(&mut self) -> Result<u64, GuestAgentError> {
+        let times: Vec<CpuTimes> = self.query("guest-get-cpustats", json!({})).await?;
+        Ok(times.first().map_or(0, CpuTimes::sum_ms))
+    }
+
     /// Asks the guest to end. The agent does not answer when it obeys, so silence and a closed socket are success; that the
     /// guest is off is seen by QMP.
     pub async fn shutdown(&mut self, mode: ShutdownMode) -> Result<(), GuestAgentError> {
@@ -361,6 +368,37 @@ struct WireInterface {
 struct WireAddress {
     #[serde(rename = "ip-address")]
     text: String,
+}
+
+/// What a processor has done since the boot, in milliseconds.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct CpuTimes {
+    user: u64,
+    nice: u64,
+    system: u64,
+    idle: u64,
+    iowait: u64,
+    irq: u64,
+    softirq: u64,
+    steal: u64,
+}
+
+impl CpuTimes {
+    fn sum_ms(&self) -> u64 {
+        [
+            self.user,
+            self.nice,
+            self.system,
+            self.idle,
+            self.iowait,
+            self.irq,
+            self.softirq,
+            self.steal,
+        ]
+        .into_iter()
+        .fold(0, u64::saturating_add)
+    }
 }
 
 #[derive(Deserialize)]

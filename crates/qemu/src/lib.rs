@@ -14,6 +14,7 @@
 pub mod command_line;
 pub mod guest_agent;
 pub mod image;
+pub mod memory;
 pub mod migration_settings;
 pub mod migration_tls;
 pub mod probe_accelerator;

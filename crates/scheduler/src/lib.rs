@@ -106,22 +106,26 @@ pub struct Request<'a> {
 /// Virtual processors per physical one that a host takes, unless its operator says otherwise.
 pub const VCPUS_PER_CPU: u32 = 16;
 
-/// What QEMU needs beside a guest's main memory, in MiB. Measured outside the guest's memory on running guests of 128 MiB
-/// to 2 GiB with 1 to 8 processors, under TCG: 35 to 62 MiB before and after a migration, whatever their size. A migration
-/// takes its channels' buffers meanwhile; the rest is margin.
-pub const QEMU_BASE_MIB: u64 = 128;
-/// What it needs for each GiB of the guest's memory: 2 MiB of page tables on the host, the same again for nested ones, and
+/// What a QEMU needs beside a guest's main memory, in MiB: under TCG 45 to 50 were measured with one processor, whatever the
+/// guest does, before and during a migration; the cache of a large disk's tables takes 32 more, and the rest is margin.
+/// `docs/performance.md` has the table, and `bench memory` makes it.
+pub const QEMU_BASE_MIB: u64 = 92;
+/// What it needs for each virtual processor: 2 to 3 were measured.
+pub const QEMU_PER_VCPU_MIB: u64 = 4;
+/// What it needs for each GiB of the guest's memory: 2 for page tables on the host, as many for nested ones under KVM, and
 /// the bitmaps of dirty pages.
 pub const QEMU_PER_GIB_MIB: u64 = 5;
 
 /// What a VM takes on its host beside its main memory.
-pub fn qemu_part_mib(memory_mib: u64) -> u64 {
-    QEMU_BASE_MIB.saturating_add((memory_mib / 1024).saturating_mul(QEMU_PER_GIB_MIB))
+pub fn qemu_part_mib(memory_mib: u64, vcpus: u32) -> u64 {
+    let by_memory = memory_mib.saturating_mul(QEMU_PER_GIB_MIB).div_ceil(1024);
+    let by_vcpus = u64::from(vcpus) * QEMU_PER_VCPU_MIB;
+    QEMU_BASE_MIB.saturating_add(by_vcpus).saturating_add(by_memory)
 }
 
 /// What a VM takes on its host altogether.
-pub fn with_qemu_mib(memory_mib: u64) -> u64 {
-    memory_mib.saturating_add(qemu_part_mib(memory_mib))
+pub fn with_qemu_mib(memory_mib: u64, vcpus: u32) -> u64 {
+    memory_mib.saturating_add(qemu_part_mib(memory_mib, vcpus))
 }
 
 /// The names of hosts shown per reason.

@@ -130,6 +130,11 @@ impl Heard {
         all.entry(host).or_default().clone()
     }
 
+    /// What a VM's QEMU on a host takes beside its guest's memory, if that was measured.
+    pub fn qemu_mib(&self, host: HostId, vm: VmId) -> Option<u64> {
+        self.hosts().get(&host)?.samples.qemu_mib.get(&vm).copied()
+    }
+
     /// How far the transfer of a VM from a host is.
     pub fn progress(&self, host: HostId, vm: VmId) -> Option<Progress> {
         self.hosts().get(&host)?.samples.transfers.get(&vm).cloned()

@@ -33,6 +33,13 @@ impl Console {
         while self.take().is_some() {}
     }
 
+    /// How many lines of the whole log contain a text.
+    pub fn count(&self, text: &str) -> usize {
+        let log = std::fs::read(&self.path).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        log.lines().filter(|line| line.contains(text)).count()
+    }
+
     /// The next whole line.
     fn take(&mut self) -> Option<String> {
         let mut file = File::open(&self.path).ok()?;

@@ -65,7 +65,7 @@ impl World {
     }
 
     /// Runs a command in the namespaces of a host's agent.
-    async fn act_in(&self, host: &str, words: &[&str]) -> anyhow::Result<()> {
+    pub async fn act_in(&self, host: &str, words: &[&str]) -> anyhow::Result<()> {
         let mut entering = self.entering(host)?.into_iter();
         let mut command = Command::new(entering.next().context("nothing to start")?);
         command.args(entering).args(words).stdin(Stdio::null());

@@ -10,7 +10,7 @@
 //!
 //! **Start here:** [`World::up`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
@@ -207,6 +207,25 @@ impl World {
     /// The process of a host's agent now.
     pub fn agent_pid(&self, host: &str) -> anyhow::Result<i32> {
         self.agent(host).map(|process| process.id.pid)
+    }
+
+    /// The interfaces in a host's network namespace.
+    pub fn interfaces(&self, host: &str) -> anyhow::Result<BTreeSet<String>> {
+        let path = format!("/proc/{}/net/dev", self.agent_pid(host)?);
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        let names = text.lines().filter_map(|line| line.split_once(':'));
+        Ok(names.map(|(name, _)| name.trim().to_owned()).collect())
+    }
+
+    /// The program as a user's command, with this cloud for its server.
+    pub fn command(&self, words: &[&str]) -> anyhow::Result<tokio::process::Command> {
+        let env = self.directory().join("env");
+        let mut command = tokio::process::Command::new(program()?);
+        command.args(words).kill_on_drop(true);
+        for key in ["STERNA_SERVER", "STERNA_TOKEN", "STERNA_CACERT"] {
+            command.env(key, value(&env, key)?);
+        }
+        Ok(command)
     }
 
     /// A host's address in the underlay.
@@ -464,7 +483,6 @@ fn data(root: &Path) -> PathBuf {
     root.join("data")
 }
 
-/// A client from the file that `sterna up` writes for shells.
 /// What a file that `sterna up` writes for the shell sets.
 fn environment(env: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     let text = fs::read_to_string(env).with_context(|| format!("reading {}", env.display()))?;
@@ -476,6 +494,7 @@ fn environment(env: &Path) -> anyhow::Result<BTreeMap<String, String>> {
         .collect())
 }
 
+/// A client from the file that `sterna up` writes for shells.
 fn client(env: &Path) -> anyhow::Result<Client> {
     let said = environment(env)?;
     let value = |key: &str| {

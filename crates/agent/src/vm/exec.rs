@@ -15,7 +15,7 @@ use std::time::Duration;
 use driver::types::{Effect, EffectId, Failure, Identity, Input, Mark, Outcome, Qemu};
 use hostnet::Mac;
 use model::Reason;
-use model::document::{Machine, VmDocument};
+use model::document::{Machine, Order, VmDocument};
 use model::host::AcceleratorName;
 use qemu::command_line::{
     Accelerator, Access, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE, Nic, QMP_SOCKET, Start,
@@ -24,10 +24,11 @@ use qemu::command_line::{
 use qemu::guest_agent::ShutdownMode;
 use qemu::qmp::QmpError;
 use qemu::spawn::{self, Found};
-use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
 use tokio::time::timeout;
 
 use super::live::{Launch, Listeners, Live, QMP_DEADLINE};
+use super::turns::{Turn, Work};
 use super::{Host, guest, retryable, terminal};
 use crate::config::VmDir;
 use crate::journal::Entry;
@@ -37,6 +38,8 @@ use crate::{config, seed};
 
 /// How long QEMU may take from its start to its monitor's greeting.
 const START_DEADLINE: Duration = Duration::from_secs(30);
+/// How long an image may take to come; silence within it has a deadline of its own.
+const FETCH_DEADLINE: Duration = Duration::from_secs(3600);
 /// The cache of translated code: enough for small guests, and it keeps them small.
 const TCG_TB_SIZE_MIB: u32 = 16;
 /// How long an end is waited for that a closed monitor announces.
@@ -52,6 +55,10 @@ pub struct Vm {
     /// Told when a look may be worth it.
     pub look: Arc<Notify>,
     desired: Mutex<Option<Box<VmDocument>>>,
+    /// The newest document's order for it.
+    order: watch::Sender<Option<Order>>,
+    /// Held from `Prepare` to the end of `Spawn`, or for one effect.
+    turn: Mutex<Option<Turn>>,
     live: AsyncMutex<Option<Arc<Live>>>,
     guest: guest::Known,
 }
@@ -64,6 +71,8 @@ impl Vm {
             host,
             look: Arc::default(),
             desired: Mutex::default(),
+            order: watch::Sender::default(),
+            turn: Mutex::default(),
             live: AsyncMutex::default(),
             guest: guest::Known::default(),
         }
@@ -71,6 +80,12 @@ impl Vm {
 
     /// Remembers the newest order, for what effects leave out.
     pub fn follow(&self, document: Option<&VmDocument>) {
+        self.order.send_if_modified(|order| {
+            let newest = document.map(|document| document.order.clone());
+            let is_news = *order != newest;
+            *order = newest;
+            is_news
+        });
         if let Some(document) = document {
             *self.desired.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(document.clone()));
         }
@@ -106,13 +121,15 @@ impl Vm {
             return Input::Observed(self.observe().await);
         }
         let (name, deadline) = (format!("{effect:?}"), deadline(&effect));
-        let result = timeout(deadline, self.act(effect)).await.unwrap_or_else(|_| {
-            let message = format!("{name} was not done within {} s", deadline.as_secs());
-            Err(Failure {
-                reason: Reason::new("timed-out", message),
-                is_retryable: true,
-            })
-        });
+        let keeps_turn = keeps_turn(&effect);
+        let result = match self.make_way(&effect).await {
+            Ok(Way::Clear) => within(&name, deadline, self.act(effect)).await,
+            Ok(Way::GivenUp) => return Input::NotBegun(id),
+            Err(failure) => Err(failure),
+        };
+        if !keeps_turn || result.is_err() {
+            self.end_turn();
+        }
         match result {
             Ok(outcome) => Input::Done(id, outcome),
             Err(failure) => {
@@ -121,6 +138,47 @@ impl Vm {
                 Input::Failed(id, failure)
             }
         }
+    }
+
+    /// What an effect needs before its time begins: the image, and its turn.
+    async fn make_way(&self, effect: &Effect) -> Result<Way, Failure> {
+        if matches!(effect, Effect::Journal(_) | Effect::Spawn { .. }) {
+            return Ok(Way::Clear);
+        }
+        // What it was for was not begun.
+        self.end_turn();
+        let Some(work) = Work::of(effect) else {
+            return Ok(Way::Clear);
+        };
+        let mut orders = self.order.subscribe();
+        if work == Work::Start {
+            within("fetching the image", FETCH_DEADLINE, self.fetch_image()).await?;
+        }
+        let reordered = async {
+            let _ = orders.changed().await;
+        };
+        let Some(turn) = self.host.turns.take(work, reordered).await else {
+            return Ok(Way::GivenUp);
+        };
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = Some(turn);
+        Ok(Way::Clear)
+    }
+
+    fn end_turn(&self) {
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    async fn fetch_image(&self) -> Result<(), Failure> {
+        let disk = self.desired()?.machine.disk;
+        if storage::disk_path(self.id.vm, &disk).exists() {
+            return Ok(());
+        }
+        self.host
+            .storage
+            .image(&disk)
+            .await
+            .map(drop)
+            .map_err(storage_failure)
     }
 
     async fn act(&self, effect: Effect) -> Result<Outcome, Failure> {
@@ -238,6 +296,7 @@ impl Vm {
     fn listeners(&self) -> Listeners {
         Listeners {
             vm: self.id.vm,
+            board: Arc::clone(&self.host.board),
             consoles: self.host.consoles.clone(),
             directory: self.run_dir(),
             console_log: self.dir().console_log(),
@@ -420,6 +479,7 @@ impl Vm {
 
     async fn release(&self) -> Result<(), Failure> {
         *self.live.lock().await = None;
+        self.host.board.set_qemu_mib(self.id.vm, None);
         self.host
             .network
             .release(self.id)
@@ -489,13 +549,38 @@ impl Vm {
     }
 }
 
-/// How long an effect may take.
+/// Whether an effect may begin.
+enum Way {
+    Clear,
+    /// The VM's order changed while it waited.
+    GivenUp,
+}
+
+/// Whether the turn that an effect has goes on after it: making a VM ready and starting its process are one.
+fn keeps_turn(effect: &Effect) -> bool {
+    matches!(effect, Effect::Prepare { .. } | Effect::Journal(_))
+}
+
+/// Does something, but not for ever.
+async fn within<T>(
+    name: &str,
+    deadline: Duration,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    timeout(deadline, work).await.unwrap_or_else(|_| {
+        let message = format!("{name} was not done within {} s", deadline.as_secs());
+        Err(Failure {
+            reason: Reason::new("timed-out", message),
+            is_retryable: true,
+        })
+    })
+}
+
+/// How long an effect may take, from its turn on.
 fn deadline(effect: &Effect) -> Duration {
     let seconds = match effect {
-        // An image may have to be fetched: silence within it has a deadline of its own.
-        Effect::Prepare { .. } => 3600,
         Effect::Save { .. } | Effect::LoadSaved { .. } => 1800,
-        Effect::Spawn { .. } | Effect::RemoveVolumes => 60,
+        Effect::Prepare { .. } | Effect::Spawn { .. } | Effect::RemoveVolumes => 60,
         Effect::Kill | Effect::Journal(_) | Effect::SendGo { .. } => 30,
         _ => 15,
     };

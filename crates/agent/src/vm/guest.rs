@@ -38,7 +38,9 @@ pub struct Known(Arc<Mutex<Remembered>>);
 
 #[derive(Debug, Default)]
 struct Remembered {
+    /// Without the time that it has been up: that is no news.
     guest: Guest,
+    up_ms: Option<u64>,
     file: Option<PathBuf>,
 }
 
@@ -56,7 +58,11 @@ impl Known {
 
     /// What was said last.
     pub fn get(&self) -> Guest {
-        self.lock().guest.clone()
+        let known = self.lock();
+        Guest {
+            up_ms: known.up_ms,
+            ..known.guest.clone()
+        }
     }
 
     /// What an earlier agent was told by the same QEMU's guest.
@@ -68,9 +74,11 @@ impl Known {
         let guest = kept.map(|kept| Guest {
             ready: kept.ready,
             addresses: kept.addresses,
+            up_ms: None,
         });
         *self.lock() = Remembered {
             guest: guest.unwrap_or_default(),
+            up_ms: None,
             file: Some(file),
         };
     }
@@ -78,6 +86,7 @@ impl Known {
     /// The guest was reset: what it said was said by one that is gone.
     pub fn begin_anew(&self) {
         self.set(Guest::default());
+        self.lock().up_ms = None;
     }
 
     /// Whether that is news.
@@ -137,28 +146,28 @@ async fn converse(mut agent: GuestAgent, known: &Known, news: &Notify, asks: &mu
 async fn look(agent: &mut GuestAgent, known: &Known, news: &Notify) -> Result<Guest, GuestAgentError> {
     if !known.get().ready {
         agent.ping().await?;
-        known.set(Guest {
-            ready: true,
-            addresses: Vec::new(),
-        });
+        known.set(answered(Vec::new()));
         news.notify_one();
     }
+    // A guest agent that does not know a command has answered all the same.
     let guest = match agent.network_interfaces().await {
-        Ok(interfaces) => Guest {
-            ready: true,
-            addresses: addresses(interfaces),
-        },
-        // A guest agent that does not know the command has answered all the same.
-        Err(GuestAgentError::Command { .. }) => Guest {
-            ready: true,
-            addresses: Vec::new(),
-        },
+        Ok(interfaces) => answered(addresses(interfaces)),
+        Err(GuestAgentError::Command { .. }) => answered(Vec::new()),
         Err(error) => return Err(error),
     };
     if known.set(guest.clone()) {
         news.notify_one();
     }
+    known.lock().up_ms = agent.up_ms().await.ok();
     Ok(guest)
+}
+
+fn answered(addresses: Vec<IpAddr>) -> Guest {
+    Guest {
+        ready: true,
+        addresses,
+        up_ms: None,
+    }
 }
 
 /// All that others can reach: neither loopback nor link-local.

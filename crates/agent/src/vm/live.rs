@@ -24,12 +24,18 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use super::observe::{self, Aside};
 use super::{console, guest};
+use crate::link::Board;
 
 /// How long a monitor may take to answer.
 pub const QMP_DEADLINE: Duration = Duration::from_secs(5);
+/// When it is first seen what a QEMU takes: its guest has booted by then.
+const FIRST_MEASURED_AFTER: Duration = Duration::from_secs(10);
+/// How often after that: it costs milliseconds for each GiB of a guest.
+const MEASURED_EVERY: Duration = Duration::from_secs(60);
 /// The file that says how QEMU was started.
 const LAUNCH_FILE: &str = "launch.json";
 
@@ -97,6 +103,8 @@ impl Ask {
 pub struct Listeners {
     /// Which VM it is.
     pub vm: VmId,
+    /// Where what it takes is reported.
+    pub board: Arc<Board>,
     /// Where its console is found.
     pub consoles: console::Consoles,
     /// The run directory.
@@ -121,6 +129,7 @@ impl Live {
         let mut tasks = JoinSet::new();
         tasks.spawn(hear(events, heard, to.guest.clone(), Arc::clone(&to.look)));
         tasks.spawn(watch_process(Arc::clone(&process), Arc::clone(&to.look)));
+        tasks.spawn(watch_memory(process.id().pid, to.vm, to.board));
         to.guest.recall(&to.directory);
         let agent = to.directory.join(AGENT_SOCKET);
         tasks.spawn(guest::watch(agent, to.guest.clone(), Arc::clone(&to.look), asked));
@@ -233,6 +242,20 @@ async fn watch_process(process: Arc<QemuProcess>, look: Arc<Notify>) {
         tracing::warn!(%error, "QEMU's end will be seen late");
     }
     look.notify_one();
+}
+
+/// Measures what QEMU takes beside its guest's memory, now and then.
+async fn watch_memory(pid: i32, vm: VmId, board: Arc<Board>) {
+    let mut pause = FIRST_MEASURED_AFTER;
+    loop {
+        sleep(pause).await;
+        pause = MEASURED_EVERY;
+        match tokio::task::spawn_blocking(move || qemu::memory::measure(pid)).await {
+            Ok(Ok(held)) => board.set_qemu_mib(vm, Some(held.own_kib.div_ceil(1024))),
+            Ok(Err(error)) => tracing::debug!(%error, "QEMU's memory is not measured"),
+            Err(error) => tracing::warn!(%error, "QEMU's memory is not measured"),
+        }
+    }
 }
 
 /// Connects to a socket by its directory's descriptor: the path itself may be longer than a socket's name can be.

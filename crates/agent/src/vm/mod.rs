@@ -22,6 +22,7 @@ mod migrate;
 pub mod observe;
 mod saved;
 pub mod task;
+pub mod turns;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -57,6 +58,8 @@ pub struct Host {
     pub peers: Peers,
     /// The guests' consoles.
     pub consoles: console::Consoles,
+    /// Who may load the host now.
+    pub turns: turns::Turns,
     /// How guests are run.
     pub accelerator: Accelerator,
     /// The processor that guests see.

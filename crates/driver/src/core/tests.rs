@@ -737,3 +737,27 @@ fn a_mark_in_doubt_is_written_before_anything_else_is_done() {
     let out = core.step(later, Input::Observed(pre_switchover()));
     assert_eq!(out[0].1, FORBID);
 }
+
+#[test]
+fn a_save_that_waited_for_its_turn_in_vain_is_no_failure() {
+    let given = Given {
+        order: Some(Order::Stop(Stop::Suspend)),
+        qemu: running(),
+        marks: ran(),
+        lease: FRESH,
+        go: false,
+    };
+    let (mut core, out) = core(&given);
+    let (id, save) = &out[0];
+    assert!(matches!(save, Effect::Save { .. }), "{out:?}");
+    let desired = Input::Desired {
+        revision: 8,
+        document: run().map(|order| document(N, order)),
+    };
+    assert_eq!(core.step(now(), desired), []);
+    let out = core.step(now(), Input::NotBegun(*id));
+    assert_eq!(out[0].1, Effect::Look);
+    core.step(now(), Input::Observed(running()));
+    let status = core.status().unwrap();
+    assert_eq!((status.state, &status.reason), (RunState::Running, &None));
+}

@@ -235,6 +235,7 @@ fn write_down(marks: &mut Marks, mark: &Mark) {
         }
         Mark::UsedSaved => marks.used_saved = true,
         Mark::Removed => marks.removed = true,
+        Mark::Rebooting(rebooting) => marks.rebooting = Some(*rebooting),
         Mark::Rebooted(rebooted) => marks.rebooted = Some(*rebooted),
     }
 }

@@ -1,6 +1,6 @@
 //! One host, one incarnation: boot, steady state, every way to end.
 
-use driver::types::{Effect, Input, Mark, RunStatusWord};
+use driver::types::{Effect, Input, Mark, Rebooting, RunStatusWord};
 use model::Incarnation;
 use model::document::{Order, StartFrom, Stop};
 use model::report::{Rebooted, RunState};
@@ -519,7 +519,11 @@ fn a_guest_reboots_within_its_incarnation_when_it_is_asked() {
     };
     assert_eq!(
         log(&world),
-        [Effect::AskReboot, Effect::Journal(Mark::Rebooted(rebooted))]
+        [
+            begun(1, None),
+            Effect::AskReboot,
+            Effect::Journal(Mark::Rebooted(rebooted))
+        ]
     );
     assert_eq!(world.hosts[SOURCE].last().rebooted, Some(rebooted));
     assert_eq!(
@@ -530,6 +534,53 @@ fn a_guest_reboots_within_its_incarnation_when_it_is_asked() {
     world.restart_agent(SOURCE);
     world.settle(70_000_000);
     assert_eq!(world.hosts[SOURCE].process.as_ref().unwrap().resets, 1);
+}
+
+fn begun(request: u64, up_ms: Option<u64>) -> Effect {
+    Effect::Journal(Mark::Rebooting(Rebooting { request, up_ms }))
+}
+
+/// The agent is restarted in the middle of a reboot. What the next one hears of the guest decides.
+fn after_a_restart(up_ms: Option<u64>) -> World {
+    let mut world = running();
+    let process = world.hosts[SOURCE].process.as_mut().unwrap();
+    (process.is_ready, process.up_ms) = (true, Some(20_000));
+    world.settle(1_000_000);
+    world.hosts[SOURCE].listens = false;
+    reboot(&mut world, 1, 90_000);
+    world.settle(1_000_000);
+    assert_eq!(log(&world), [begun(1, Some(20_000)), Effect::AskReboot]);
+    world.restart_agent(SOURCE);
+    world.hosts[SOURCE].process.as_mut().unwrap().up_ms = up_ms;
+    world.order(SOURCE, run(false));
+    world.settle(50_000_000);
+    world
+}
+
+#[test]
+fn a_guest_that_rebooted_while_no_agent_listened_is_not_rebooted_again() {
+    let world = after_a_restart(Some(4_000));
+    let rebooted = Rebooted {
+        request: 1,
+        forced: false,
+    };
+    assert_eq!(world.hosts[SOURCE].last().rebooted, Some(rebooted));
+    assert_eq!(asked(&world), 1);
+}
+
+#[test]
+fn a_guest_that_did_not_reboot_is_asked_again_after_a_restart() {
+    assert!(asked(&after_a_restart(Some(21_000))) > 1);
+    // One that does not answer is given time to.
+    let mut world = after_a_restart(None);
+    assert_eq!(asked(&world), 1);
+    world.settle(20_000_000);
+    assert!(asked(&world) > 1);
+}
+
+fn asked(world: &World) -> usize {
+    let log = log(world);
+    log.iter().filter(|effect| **effect == Effect::AskReboot).count()
 }
 
 #[test]
@@ -546,7 +597,8 @@ fn a_guest_that_does_not_reboot_by_itself_is_reset_at_the_deadline() {
             forced: true,
         };
         let asked = if is_ready { 2 } else { 0 };
-        let mut expected = vec![Effect::AskReboot; asked];
+        let mut expected = vec![begun(7, None)];
+        expected.extend(vec![Effect::AskReboot; asked]);
         expected.extend([Effect::Reset, Effect::Journal(Mark::Rebooted(rebooted))]);
         assert_eq!(log(&world), expected);
         assert_eq!(world.hosts[SOURCE].last().rebooted, Some(rebooted));

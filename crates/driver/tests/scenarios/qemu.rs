@@ -14,6 +14,8 @@ pub(crate) struct Process {
     pub(crate) is_silent: bool,
     pub(crate) limit_ms: u64,
     pub(crate) resets: u64,
+    /// What the guest says of itself.
+    pub(crate) up_ms: Option<u64>,
     /// What the guest returns to when a migration ends badly.
     before: RunStatusWord,
 }
@@ -35,6 +37,7 @@ impl Process {
             is_silent: false,
             limit_ms: 20,
             resets: 0,
+            up_ms: None,
             before: run,
         }
     }
@@ -66,6 +69,7 @@ impl Process {
             guest: Guest {
                 ready: self.is_ready,
                 addresses: Vec::new(),
+                up_ms: self.up_ms,
             },
             ended,
             resets: self.resets,

@@ -9,7 +9,7 @@ use model::{HostId, MigrationId, VmId};
 use planner::drain::{ATTEMPTS_MAX, Held, Outlook, Progress, Standing, progress};
 use uuid::Uuid;
 
-use super::world::{VM_MIB, World};
+use super::world::{World, taken_mib};
 
 impl World {
     fn drain(&mut self, name: &str, parallel: u32) {
@@ -144,13 +144,16 @@ fn a_drain_with_nowhere_to_go_says_so_with_numbers_and_goes_on_when_there_is_roo
     };
     assert_eq!(
         reason.message,
-        "no host can take it: h2: short by 128 MiB: 256 MiB of 256 MiB are free"
+        format!(
+            "no host can take it: h2: short by {} MiB: 256 MiB of 256 MiB are free",
+            taken_mib() - 256
+        )
     );
     world.pass(3600);
     world.settle();
     assert_eq!(world.active(), [], "time alone changes nothing");
     // Room for one of them.
-    world.host_status(h2, VM_MIB + 128, "qemu64");
+    world.host_status(h2, taken_mib(), "qemu64");
     world.settle();
     let active = world.active();
     assert_eq!(active.len(), 1);

@@ -11,7 +11,7 @@ use model::{MigrationId, Reason, VmId};
 use planner::placement::{AVOIDED_S, FAILED_STARTS_MAX};
 use uuid::Uuid;
 
-use super::world::{VM_MIB, World};
+use super::world::{World, taken_mib};
 
 fn web() -> Vec<Affinity> {
     let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
@@ -133,7 +133,7 @@ fn a_batch_is_placed_whole_or_not_at_all() {
     let mut world = World::new(2);
     for host in ["h1", "h2"] {
         let id = world.host_id(host);
-        world.host_status(id, 2 * (VM_MIB + 128), "qemu64");
+        world.host_status(id, 2 * taken_mib(), "qemu64");
     }
     let batch = Batch {
         id: Uuid::from_u128(7),
@@ -221,7 +221,7 @@ fn a_host_on_which_starts_fail_is_avoided_for_a_while() {
 fn a_host_may_promise_more_than_it_has() {
     let mut world = World::new(1);
     let h1 = world.host_id("h1");
-    world.host_status(h1, VM_MIB + 128, "qemu64");
+    world.host_status(h1, taken_mib(), "qemu64");
     let vms = [world.vm("a", Power::Running), world.vm("b", Power::Running)];
     assert_eq!(world.phase(vms[1]), Phase::Pending);
     world.host_spec("h1", |spec| {

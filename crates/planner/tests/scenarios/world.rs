@@ -23,6 +23,11 @@ use uuid::Uuid;
 /// What a guest of these scenarios takes on its host.
 pub(crate) const VM_MIB: u64 = 256;
 
+/// What each takes on a host.
+pub(crate) fn taken_mib() -> u64 {
+    planner::placement::with_qemu_mib(VM_MIB, 1)
+}
+
 pub(crate) struct World {
     pub(crate) store: BTreeMap<String, (Vec<u8>, u64)>,
     pub(crate) view: View,

@@ -60,6 +60,21 @@ async fn stale_answers_are_skipped_and_addresses_read() {
 }
 
 #[tokio::test]
+async fn the_times_of_the_first_processor_add_up() {
+    let (_directory, path, listener) = socket();
+    tokio::spawn(guest(listener, |request| {
+        sync_answer(&request).unwrap_or_else(|| {
+            let answer = json!({"return": [
+                {"type": "linux", "cpu": 0, "user": 100, "nice": 0, "system": 20, "idle": 3000, "guest": 7},
+                {"type": "linux", "cpu": 1, "user": 1, "nice": 1, "system": 1, "idle": u64::MAX}]});
+            format!("{answer}\n").into_bytes()
+        })
+    }));
+    let connected = GuestAgent::connect(&path, Duration::from_secs(5), 0).await;
+    assert_eq!(connected.unwrap().up_ms().await.unwrap(), 3120);
+}
+
+#[tokio::test]
 async fn a_refusal_keeps_the_conversation_and_output_is_decoded() {
     let (_directory, path, listener) = socket();
     let mut syncs = 0;

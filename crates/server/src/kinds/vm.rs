@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 
 use api::Problem;
-use api::kinds::{GuestSpec, NicSpec, Placement, Vm, VmSpec, VmStatus};
+use api::kinds::{GuestSpec, NicSpec, Placement, Vm, VmMemory, VmSpec, VmStatus};
 use model::lifecycle::{self, Phase};
 use model::limits::{NICS_MAX, check_range};
 use model::network::{AddressHolder, NetworkSpec};
 use model::template::TemplateSpec;
 use model::vm::{GuestConfig, Nic, Power, RebootRequest, VmIntent};
-use model::{DatastoreId, ImageId, Kind, NetworkId, Object, TemplateId, Timestamp, VmId, key};
+use model::{DatastoreId, ImageId, Kind, NetworkId, Object, Reason, TemplateId, Timestamp, VmId, key};
 use planner::placement::with_qemu_mib;
 use planner::view::At;
 use planner::{Plan, View};
@@ -47,7 +47,7 @@ impl Served for Vm {
         }
     }
 
-    fn status(_: &Heard, view: &View, id: Uuid) -> Option<VmStatus> {
+    fn status(heard: &Heard, view: &View, id: Uuid) -> Option<VmStatus> {
         let vm = view.vms.get(&VmId(id))?;
         let facts = view.facts(VmId(id))?;
         let (phase, availability) = lifecycle::project(facts);
@@ -65,13 +65,15 @@ impl Served for Vm {
             .and_then(|intent| intent.host)
             .filter(|id| view.hosts.contains_key(id))
             .map(|id| host_name(view, id));
+        let memory = memory(heard, view, VmId(id), intent);
         Some(VmStatus {
             phase,
             availability,
             incarnation: open.map(|open| open.incarnation).or(ended),
             addresses: run.map(|run| run.addresses.clone()).unwrap_or_default(),
             ready: run.is_some_and(|run| run.ready),
-            reason: lifecycle::reason(facts, phase),
+            reason: lifecycle::reason(facts, phase).or_else(|| memory.and_then(over_reservation)),
+            memory,
             placement: intent
                 .and_then(|intent| intent.placement.clone())
                 .map(|record| Placement {
@@ -123,7 +125,7 @@ impl Served for Vm {
         let disk_bytes = spec.disk_bytes.or(base.and_then(|base| base.disk_bytes));
         check_sizes(vcpus, memory_mib, disk_bytes)?;
         check_image(context.view, image, disk_bytes)?;
-        check_largest_host(context, memory_mib)?;
+        check_largest_host(context, memory_mib, vcpus)?;
         let datastore = find(
             context,
             Kind::Datastore,
@@ -174,7 +176,7 @@ impl Served for Vm {
         let vcpus = spec.vcpus.unwrap_or(old.spec.vcpus);
         let memory_mib = spec.memory_mib.unwrap_or(old.spec.memory_mib);
         check_sizes(vcpus, memory_mib, None)?;
-        check_largest_host(context, memory_mib)?;
+        check_largest_host(context, memory_mib, vcpus)?;
         let power = spec.power.unwrap_or(old.spec.power);
         if power == Power::Prepared && old.spec.power != power {
             let detail = "only a new VM is prepared: create another one, or switch this one off";
@@ -218,6 +220,29 @@ impl Served for Vm {
             plan,
         ))
     }
+}
+
+/// What the open incarnation takes of its host's memory.
+fn memory(heard: &Heard, view: &View, id: VmId, intent: Option<&VmIntent>) -> Option<VmMemory> {
+    let (host, open) = intent.and_then(|intent| intent.host.zip(intent.open.as_ref()))?;
+    let reservations = view.hosts.get(&host)?.reservations.as_ref()?;
+    let reserved_mib = reservations.value.vms.get(&id)?.memory_mib;
+    Some(VmMemory {
+        reserved_mib,
+        qemu_reserved_mib: reserved_mib.saturating_sub(open.memory_mib),
+        qemu_mib: heard.qemu_mib(host, id),
+    })
+}
+
+/// Its host may run out of memory with all reservations kept.
+fn over_reservation(memory: VmMemory) -> Option<Reason> {
+    let takes_mib = memory.qemu_mib.filter(|mib| *mib > memory.qemu_reserved_mib)?;
+    let message = format!(
+        "its QEMU takes {takes_mib} MiB beside the guest's memory, and {} MiB are reserved for that: its host may run short; \
+         moving it to another host starts a new QEMU",
+        memory.qemu_reserved_mib
+    );
+    Some(Reason::new("memory-over-reservation", message))
 }
 
 /// The sizes that were changed after the guest got its own. A saved guest keeps them.
@@ -295,13 +320,13 @@ fn check_image(view: &View, image: ImageId, disk_bytes: Option<u64>) -> Result<(
 }
 
 /// Memory that no host could ever give is an error now, not a VM that waits for ever.
-fn check_largest_host(context: &Context<'_>, memory_mib: u64) -> Result<(), Problem> {
+fn check_largest_host(context: &Context<'_>, memory_mib: u64, vcpus: u32) -> Result<(), Problem> {
     let hosts = context.view.hosts.values().map(|host| {
         let memory_mib = planner::hardware::capacity(host).memory_mib;
         (memory_mib, host.name())
     });
     let largest = hosts.filter(|(has_mib, _)| *has_mib > 0).max();
-    let needs = with_qemu_mib(memory_mib);
+    let needs = with_qemu_mib(memory_mib, vcpus);
     match largest {
         Some((has_mib, host)) if needs > has_mib => {
             let detail = format!(

@@ -354,6 +354,7 @@ async fn long_actions_leave_records_and_a_reboot_is_one() {
         ),
         (&json!("admin"), &json!("start"), &json!("web"))
     );
+    memory_is_told(&world, &mut agent, &run).await;
     let asked = act("reboot").await.ok(200);
     assert_eq!(asked["status"]["operation"], "web-reboot-1");
     let told = |document: &HostDocument| document.vms.get(&vm).is_some_and(|vm| vm.reboot.is_some());
@@ -386,6 +387,18 @@ async fn long_actions_leave_records_and_a_reboot_is_one() {
         .patch("/v1/vms/web", &prepared)
         .await
         .refused(422, "immutable");
+}
+
+/// What a VM's QEMU takes is heard, and more than is reserved for it is something to be said.
+async fn memory_is_told(world: &World, agent: &mut Agent, run: &VmRun) {
+    for (qemu_mib, code) in [(4096, json!("memory-over-reservation")), (1, json!(null))] {
+        let mut report = agent_report(agent, run);
+        report.samples.qemu_mib.insert(run.vm, qemu_mib);
+        agent.send(world, &report).await.ok(204);
+        let shown = world.get("/v1/vms/web").await.ok(200);
+        assert_eq!(shown["status"]["memory"]["qemu_mib"], qemu_mib);
+        assert_eq!(shown["status"]["reason"]["code"], code);
+    }
 }
 
 fn agent_report(agent: &mut Agent, run: &VmRun) -> Report {

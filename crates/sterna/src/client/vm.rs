@@ -1,11 +1,12 @@
 //! What only VMs have: creating several alike, and telling them what to do.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::{bail, ensure};
 use api::Create;
-use api::client::ObjectOf;
+use api::client::{ClientError, ObjectOf};
 use api::kinds::{ActionBody, Operation, PlacementSpec, Vm, VmSpec};
 use api::placement::{AffinitySpec, PeersSpec};
 use model::placement::{BATCH_MAX, Batch, Strategy};
@@ -48,24 +49,48 @@ async fn create(context: &Context, args: VmArgs) -> anyhow::Result<ExitCode> {
     });
     let dry_run = args.dry_run;
     let bodies = bodies(args)?;
-    let ask = async |body: Create<VmSpec>| context.client.create::<Vm>(&body, None, dry_run).await;
+    let unanswered = RefCell::<Vec<String>>::default();
+    let ask = async |body: Create<VmSpec>| {
+        let answer = context.client.create::<Vm>(&body, None, dry_run).await;
+        if matches!(answer, Err(ClientError::Unreachable { .. })) {
+            unanswered.borrow_mut().extend(body.name);
+        }
+        answer
+    };
     let is_batch = bodies.iter().any(|body| body.spec.placement.batch.is_some());
     let (vms, code) = context.each(bodies, ask).await;
     if code != ExitCode::SUCCESS && is_batch && !dry_run {
-        // What is placed together or not at all would wait for ever for the others.
-        let names = vms.iter().map(|vm| vm.name.as_str());
-        let delete = async |name: &str| context.client.delete::<Vm>(name).await;
-        let (deleted, _) = context.each(names, delete).await;
-        let names: Vec<&str> = deleted.iter().map(|vm| vm.name.as_str()).collect();
-        if !names.is_empty() {
-            eprintln!(
-                "not all could be created, so these are deleted again: {}",
-                names.join(", ")
-            );
-        }
+        take_back(context, &vms, unanswered.into_inner()).await;
         return Ok(code);
     }
     finish(context, vms, goal, code).await
+}
+
+/// Deletes a part of what is placed together or not at all: it would wait for ever for the others. What may be there and
+/// cannot be deleted is named.
+async fn take_back(context: &Context, created: &[ObjectOf<Vm>], unanswered: Vec<String>) {
+    let delete = async |name: &str| context.client.delete::<Vm>(name).await;
+    let names = created.iter().map(|vm| vm.name.as_str());
+    let (deleted, _) = context.each(names, delete).await;
+    let deleted: Vec<&str> = deleted.iter().map(|vm| vm.name.as_str()).collect();
+    if !deleted.is_empty() {
+        eprintln!(
+            "not all could be created, so these are deleted again: {}",
+            deleted.join(", ")
+        );
+    }
+    let created = created.iter().map(|vm| vm.name.clone());
+    let left = created
+        .chain(unanswered)
+        .filter(|name| !deleted.contains(&name.as_str()));
+    let left: Vec<String> = left.collect();
+    if !left.is_empty() {
+        eprintln!(
+            "what there is of these waits for the others and has no place; when the server answers, delete it with \
+             `sterna vm delete {}`, and create them anew",
+            left.join(" ")
+        );
+    }
 }
 
 async fn act(
