@@ -111,3 +111,10 @@ fn guests_outlive_the_agents_unit() {
     assert_eq!(value(&text, "KillMode"), "process");
     assert_eq!(value(&text, "OOMPolicy"), "continue");
 }
+
+/// QEMU's `-sandbox` is refused where the call that it is made with is.
+#[test]
+fn guests_may_shut_themselves_in() {
+    let text = fs::read_to_string(packaging("sterna-agent.service")).unwrap();
+    assert!(value(&text, "SystemCallFilter").contains("seccomp"));
+}
