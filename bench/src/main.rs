@@ -56,7 +56,9 @@ async fn main() -> anyhow::Result<()> {
         Some("moves") => of_guests(runs).await?,
         Some("cli") => cli::measure(runs).await?,
         Some("memory") => memory::measure().await?,
-        Some(other) => bail!("{other:?} is not measured here: store, moves, cli, memory, or nothing for the first three"),
+        Some(other) => {
+            bail!("{other:?} is not measured here: store, moves, cli, memory, or nothing for the first three")
+        }
     }
     println!("\nload after: {}", load()?);
     Ok(())

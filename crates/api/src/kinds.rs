@@ -161,7 +161,11 @@ impl Resource for Vm {
             vm.status.host.clone().unwrap_or_default(),
             addresses(vm),
             size(vm, "vcpus", vm.spec.vcpus.map(|n| n.to_string())),
-            size(vm, "memory_mib", vm.spec.memory_mib.map(|mib| format!("{mib} MiB"))),
+            size(
+                vm,
+                "memory_mib",
+                vm.spec.memory_mib.map(|mib| format!("{mib} MiB")),
+            ),
             vm.created_at.to_string(),
             vm.status
                 .reason

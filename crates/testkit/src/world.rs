@@ -219,12 +219,8 @@ impl World {
 
     /// The program as a user's command, with this cloud for its server.
     pub fn command(&self, words: &[&str]) -> anyhow::Result<tokio::process::Command> {
-        let env = self.directory().join("env");
         let mut command = tokio::process::Command::new(program()?);
-        command.args(words).kill_on_drop(true);
-        for key in ["STERNA_SERVER", "STERNA_TOKEN", "STERNA_CACERT"] {
-            command.env(key, value(&env, key)?);
-        }
+        command.args(words).kill_on_drop(true).envs(self.environment()?);
         Ok(command)
     }
 

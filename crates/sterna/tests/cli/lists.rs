@@ -83,7 +83,10 @@ async fn several_are_created_at_once() {
         .ok();
     assert_eq!(batches, "2\n2\n", "they are placed together");
     let both = "vm create a b --template small --count 2";
-    world.run(both).await.refused(1, &["give one, or leave --count out"]);
+    world
+        .run(both)
+        .await
+        .refused(1, &["give one, or leave --count out"]);
     let named = "vm create c d --template small --hostname web";
     world.run(named).await.refused(1, &["--hostname is for one VM"]);
 }
