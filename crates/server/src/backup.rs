@@ -47,7 +47,7 @@ pub async fn backup(State(app): State<App>, user: User) -> Result<Response, Refu
         "a backup of the store was taken"
     );
     let headers = [
-        (header::CONTENT_TYPE, "application/vnd.sqlite3".to_owned()),
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
         (header::CONTENT_LENGTH, bytes.to_string()),
         (api::client::REPR_DIGEST, format!("sha-256=:{digest}:")),
         (api::client::REVISION, revision.to_string()),

@@ -253,9 +253,8 @@ fn extras(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
     let answers = json!({ "200": answer(&image, "The image.") });
     let mut upload =
         operation("send an image's content", "images", Vec::new(), answers).refuses(Problems::Change);
-    let bytes = json!({ "type": "string", "format": "binary" });
     upload["requestBody"] =
-        json!({ "required": true, "content": { "application/octet-stream": { "schema": bytes } } });
+        json!({ "required": true, "content": { "application/octet-stream": { "schema": bytes() } } });
     paths.insert(
         "/v1/images/{name}/content".to_owned(),
         json!({ "parameters": [name_parameter()], "put": upload }),
@@ -291,6 +290,11 @@ fn extras(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
     paths.insert("/v1/check".to_owned(), json!({ "post": post }));
 }
 
+/// Content that is no text.
+fn bytes() -> Value {
+    json!({ "type": "string", "format": "binary" })
+}
+
 fn store(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
     let status = generator.subschema_for::<StoreStatus>().to_value();
     let body = generator.subschema_for::<ResumeBody>().to_value();
@@ -313,7 +317,7 @@ fn store(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
             "Repr-Digest": header("Its SHA-256 (RFC 9530)."),
             "Sterna-Revision": header("The revision that it holds."),
         },
-        "content": { "application/vnd.sqlite3": {} },
+        "content": { "application/octet-stream": { "schema": bytes() } },
     } });
     let get = operation("back up the store", "store", Vec::new(), file);
     paths.insert(
