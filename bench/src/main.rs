@@ -4,13 +4,14 @@
 //!
 //! **Does not know:** what is good enough: `docs/performance.md` says what is asked for.
 //!
-//! **Start here:** [`main`]. `bench [moves|store|cli|memory] [RUNS]` prints tables in Markdown; without a word, all but the
-//! last.
+//! **Start here:** [`main`]. `bench [WHAT] [RUNS]` prints tables in Markdown; WHAT is one of [`ALL`], or `memory`.
 
 #![allow(clippy::print_stdout, reason = "tables are what it is for")]
 
 mod bare;
+mod changes;
 mod cli;
+mod drain;
 mod memory;
 mod moves;
 mod stats;
@@ -34,6 +35,9 @@ use testkit::world::{World, guest_image};
 /// How often each thing is measured unless asked otherwise.
 const RUNS: usize = 10;
 
+/// What is measured, in this order.
+const ALL: [&str; 6] = ["store", "boots", "moves", "drain", "changes", "cli"];
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut words = std::env::args().skip(1).peekable();
@@ -46,45 +50,57 @@ async fn main() -> anyhow::Result<()> {
     println!(
         "\nMedians of {runs} runs (least–most), in milliseconds unless a row says otherwise; ratios run by run.\n"
     );
-    match what.as_deref() {
+    match what {
         None => {
-            of_store(runs).await?;
-            of_guests(runs).await?;
-            cli::measure(runs).await?;
+            for what in ALL {
+                measure(what, runs).await?;
+            }
         }
-        Some("store") => of_store(runs).await?,
-        Some("moves") => of_guests(runs).await?,
-        Some("cli") => cli::measure(runs).await?,
-        Some("memory") => memory::measure().await?,
-        Some(other) => {
-            bail!("{other:?} is not measured here: store, moves, cli, memory, or nothing for the first three")
-        }
+        Some(what) => measure(&what, runs).await?,
     }
     println!("\nload after: {}", load()?);
     Ok(())
 }
 
-/// What the store adds to SQLite. Its files are where temporary files are: see to it that this is a disk.
-async fn of_store(runs: usize) -> anyhow::Result<()> {
+async fn measure(what: &str, runs: usize) -> anyhow::Result<()> {
     let root = tempfile::tempdir()?;
+    let root = root.path();
+    match what {
+        "store" => return of_store(root, runs).await,
+        "cli" => return cli::measure(runs).await,
+        "memory" => return memory::measure().await,
+        what if !ALL.contains(&what) => bail!("{what:?} is not measured here: {}, memory", ALL.join(", ")),
+        _ => {}
+    }
+    let world = World::up(2).await?;
+    world.make_template(256).await?;
+    if what != "changes" {
+        println!("| what | Sterna | bare QEMU | ratio |\n|---|---|---|---|");
+    }
+    match what {
+        "boots" => boot(&world, root, runs).await?,
+        "drain" => drain::measure(&world, root, runs, &credentials(root)?).await?,
+        "changes" => changes::measure(&world, runs).await?,
+        _ => moves(&world, root, runs).await?,
+    }
+    println!();
+    world.down().await
+}
+
+/// What the store adds to SQLite. Its files are where temporary files are: see to it that this is a disk.
+async fn of_store(root: &Path, runs: usize) -> anyhow::Result<()> {
     println!("| what | Sterna | bare SQLite | ratio |\n|---|---|---|---|");
-    store::measure(root.path(), runs).await?;
+    store::measure(root, runs).await?;
     println!();
     Ok(())
 }
 
-/// Boots and moves of guests.
-async fn of_guests(runs: usize) -> anyhow::Result<()> {
-    let root = tempfile::tempdir()?;
-    let world = World::up(2).await?;
-    world.make_template(256).await?;
-    println!("| what | Sterna | bare QEMU | ratio |\n|---|---|---|---|");
-    boot(&world, root.path(), runs).await?;
-    let credentials = credentials(root.path())?;
+async fn moves(world: &World, root: &Path, runs: usize) -> anyhow::Result<()> {
+    let credentials = credentials(root)?;
     for guest in [Guest::idle(256), Guest::idle(1024), Guest::counting(256)] {
-        moves::measure(&world, root.path(), guest, runs, &credentials).await?;
+        moves::measure(world, root, guest, runs, &credentials).await?;
     }
-    world.down().await
+    Ok(())
 }
 
 fn load() -> anyhow::Result<String> {

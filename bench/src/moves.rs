@@ -158,7 +158,7 @@ pub(crate) async fn largest_gap(console: &mut Console) -> anyhow::Result<f64> {
 }
 
 /// A bare guest that moves from QEMU to QEMU.
-struct BareGuest<'a> {
+pub(crate) struct BareGuest<'a> {
     root: &'a Path,
     name: &'a str,
     credentials: &'a Credentials,
@@ -171,7 +171,8 @@ struct BareGuest<'a> {
 }
 
 impl<'a> BareGuest<'a> {
-    async fn boot(
+    /// Boots it on the first of two places.
+    pub(crate) async fn boot(
         root: &'a Path,
         name: &'a str,
         guest: Guest,
@@ -199,7 +200,8 @@ impl<'a> BareGuest<'a> {
         })
     }
 
-    async fn migrate(&mut self, recipe: Recipe) -> anyhow::Result<Took> {
+    /// Moves it to the place where it is not.
+    pub(crate) async fn migrate(&mut self, recipe: Recipe) -> anyhow::Result<Took> {
         self.moves += 1;
         let name = format!("{}-{}", self.name, self.moves);
         let source = self.machine.take().context("an earlier move failed")?;

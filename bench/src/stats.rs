@@ -30,6 +30,13 @@ impl Series {
         }
     }
 
+    /// What so many of a hundred do not exceed.
+    pub(crate) fn at_percent(&self, percent: usize) -> f64 {
+        let sorted = self.sorted();
+        let at = (sorted.len() * percent).div_ceil(100);
+        sorted.get(at.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+    }
+
     /// The ratio of each run to the other series' run beside it.
     pub(crate) fn ratio_to(&self, other: &Self) -> Self {
         Self(
@@ -63,6 +70,10 @@ mod tests {
         let ours = Series(vec![3.0, 1.0, 8.0, 2.0]);
         let theirs = Series(vec![1.0, 1.0, 4.0, 2.0]);
         assert_eq!(ours.median(), 2.5);
+        assert_eq!(
+            [50, 75, 99].map(|percent| ours.at_percent(percent)),
+            [2.0, 3.0, 8.0]
+        );
         assert_eq!(ours.ratio_to(&theirs).0, [3.0, 1.0, 2.0, 1.0]);
         assert_eq!(ours.to_string(), "2.50 (1.00–8.00)");
         assert_eq!(Series::default().to_string(), "–");

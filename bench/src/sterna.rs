@@ -27,7 +27,7 @@ pub(crate) fn plain(host: &str, memory_mib: u64, script: &str) -> VmSpec {
 }
 
 /// Follows a kind from now on, does something, and says when an object is as wanted.
-async fn timed<R: Resource>(
+pub(crate) async fn timed<R: Resource>(
     world: &World,
     act: impl AsyncFnOnce() -> anyhow::Result<()>,
     wanted: impl Fn(&ObjectOf<R>) -> anyhow::Result<bool>,

@@ -166,6 +166,7 @@ impl Step {
 }
 
 #[tokio::test]
+#[ignore = "long: make soak"]
 async fn the_server_is_killed_in_every_operation_of_a_vm() -> anyhow::Result<()> {
     walk(Part::Server, |step| step.usual_stage(Part::Server)).await
 }

@@ -4,7 +4,8 @@
 //! What is killed, and when, is the entry of a table: an operation, the [`Part`] that dies, and the [`Stage`] at which it
 //! does. A stage is a trace that the operation has left, so that no instant is guessed. Many operations share a world:
 //! those of one VM's life are walked through one after the other ([`life`]), those of several VMs and hosts too
-//! ([`fleet`]). `make test` runs each operation with each part at one stage, `make soak` all of the cross product.
+//! ([`fleet`]). `make test` kills the agent and the QEMU once in each operation of a VM, and the server in those
+//! on several; `make soak` kills all of them at all stages.
 
 mod fleet;
 mod life;
