@@ -2,6 +2,7 @@
 //!
 //! **Owns:** the table [`LIFE`], and what must hold after each of its entries.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -218,19 +219,25 @@ async fn walk(part: Part, stage: impl Fn(&Step) -> Option<Stage>) -> anyhow::Res
         println!("{told}: well after {:?}", begun.elapsed());
     }
     let bridge = life.end().await?;
+    are_as_before(&world, &links).await?;
     if part == Part::Agent {
         // What an agent left that ended half-way goes with the next one. This one knows of nothing to delete.
         world
             .act_in(HOSTS[0], &["ip", "link", "add", &bridge, "type", "bridge"])
             .await?;
         world.kill_agent(HOSTS[0]).await?;
+        are_as_before(&world, &links).await?;
     }
-    for (host, links) in HOSTS.iter().zip(&links) {
-        // The bridge of a network without a VM goes with the next document.
+    world.down().await
+}
+
+/// Waits until the hosts have the interfaces of before. The bridge of a network without a VM goes with the next document.
+async fn are_as_before(world: &World, links: &[BTreeSet<String>]) -> anyhow::Result<()> {
+    for (host, links) in HOSTS.iter().zip(links) {
         let are_gone = || world.interfaces(host).is_ok_and(|now| now.is_subset(links));
         wait::until_it_holds("the host has the interfaces of before", PATIENCE, are_gone).await?;
     }
-    world.down().await
+    Ok(())
 }
 
 /// The VM as it was seen last.
