@@ -76,34 +76,24 @@ impl World {
 
     /// As [`World::up`], for the owner.
     pub async fn up_as(owner: Owner, hosts: u8) -> anyhow::Result<Self> {
-        let root = tempfile::Builder::new().prefix("sterna-world-").tempdir()?.keep();
-        let before = Machine::look();
-        Self::start(
-            Start {
-                root,
-                owner,
-                hosts,
-                keep: Keep::Nothing,
-            },
-            before,
-        )
-        .await
+        Self::fresh(owner, hosts, Keep::Nothing).await
     }
 
     /// As [`World::up_as`], with VMs that outlive its `sterna up`; see [`World::leave`].
     pub async fn up_kept(owner: Owner, hosts: u8) -> anyhow::Result<Self> {
+        Self::fresh(owner, hosts, Keep::Vms).await
+    }
+
+    /// One in a directory of its own.
+    async fn fresh(owner: Owner, hosts: u8, keep: Keep) -> anyhow::Result<Self> {
         let root = tempfile::Builder::new().prefix("sterna-world-").tempdir()?.keep();
-        let before = Machine::look();
-        Self::start(
-            Start {
-                root,
-                owner,
-                hosts,
-                keep: Keep::Vms,
-            },
-            before,
-        )
-        .await
+        let start = Start {
+            root,
+            owner,
+            hosts,
+            keep,
+        };
+        Self::start(start, Machine::look()).await
     }
 
     async fn start(start: Start, before: Machine) -> anyhow::Result<Self> {
