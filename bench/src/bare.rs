@@ -52,6 +52,8 @@ pub(crate) struct Machine {
     process: QemuProcess,
     qmp: Qmp,
     events: Events,
+    /// Held as Sterna holds it: a guest whose agent's port nobody has open after a move spins, and is not idle.
+    agent: Option<GuestAgent>,
 }
 
 impl Drop for Machine {
@@ -118,12 +120,23 @@ impl Machine {
         let process = spawn::spawn(Path::new(program), words, &directory)?;
         let (qmp, events) = spawn::connect(&process, &directory, QMP_SOCKET, PATIENCE).await?;
         log_console(&directory).await?;
-        Ok(Self {
+        let mut machine = Self {
             directory,
             process,
             qmp,
             events,
-        })
+            agent: None,
+        };
+        machine.hold_agent(ASK_EVERY).await?;
+        Ok(machine)
+    }
+
+    /// Opens the port of the guest's agent, with this patience for each answer.
+    async fn hold_agent(&mut self, patience: Duration) -> anyhow::Result<&mut GuestAgent> {
+        // It takes one connection at a time.
+        self.agent = None;
+        let agent = GuestAgent::connect(&self.directory.join(AGENT_SOCKET), patience, 7).await?;
+        Ok(self.agent.insert(agent))
     }
 
     /// Lets the guest run.
@@ -132,13 +145,10 @@ impl Machine {
     }
 
     /// Waits until the guest's agent answers.
-    pub(crate) async fn ready(&self) -> anyhow::Result<()> {
-        let socket = self.directory.join(AGENT_SOCKET);
+    pub(crate) async fn ready(&mut self) -> anyhow::Result<()> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while tokio::time::Instant::now() < deadline {
-            if let Ok(mut agent) = GuestAgent::connect(&socket, ASK_EVERY, 7).await
-                && agent.ping().await.is_ok()
-            {
+            if self.hold_agent(ASK_EVERY).await?.ping().await.is_ok() {
                 return Ok(());
             }
             tokio::time::sleep(ASK_EVERY / 5).await;
@@ -152,8 +162,8 @@ impl Machine {
     }
 
     /// Runs a line of shell in the guest.
-    pub(crate) async fn execute(&self, script: &str) -> anyhow::Result<()> {
-        let mut agent = GuestAgent::connect(&self.directory.join(AGENT_SOCKET), PATIENCE, 8).await?;
+    pub(crate) async fn execute(&mut self, script: &str) -> anyhow::Result<()> {
+        let agent = self.hold_agent(PATIENCE).await?;
         agent.exec("/bin/sh", &["-c", script]).await?;
         Ok(())
     }

@@ -4,7 +4,8 @@
 //!
 //! **Does not know:** what is good enough: `docs/performance.md` says what is asked for.
 //!
-//! **Start here:** [`main`]. `bench [WHAT] [RUNS]` prints tables in Markdown; WHAT is one of [`ALL`], or `memory`.
+//! **Start here:** [`main`]. `bench [WHAT] [RUNS]` prints tables in Markdown; WHAT is one of [`ALL`],
+//! `memory`, or `move`.
 
 #![allow(clippy::print_stdout, reason = "tables are what it is for")]
 
@@ -21,7 +22,7 @@ mod store;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use bare::{Credentials, Machine, Place};
+use bare::{Credentials, Machine, Place, Recipe};
 use moves::Guest;
 use qemu::command_line::Start;
 use qemu::migration_tls::{DH_PARAMETERS_FILE, DH_PARAMETERS_PEM};
@@ -69,7 +70,10 @@ async fn measure(what: &str, runs: usize) -> anyhow::Result<()> {
         "store" => return of_store(root, runs).await,
         "cli" => return cli::measure(runs).await,
         "memory" => return memory::measure().await,
-        what if !ALL.contains(&what) => bail!("{what:?} is not measured here: {}, memory", ALL.join(", ")),
+        "move" => {}
+        what if !ALL.contains(&what) => {
+            bail!("{what:?} is not measured here: {}, memory, move", ALL.join(", "))
+        }
         _ => {}
     }
     let world = World::up(2).await?;
@@ -81,6 +85,7 @@ async fn measure(what: &str, runs: usize) -> anyhow::Result<()> {
         "boots" => boot(&world, root, runs).await?,
         "drain" => drain::measure(&world, root, runs, &credentials(root)?).await?,
         "changes" => changes::measure(&world, runs).await?,
+        "move" => one_move(&world, root, runs).await?,
         _ => moves(&world, root, runs).await?,
     }
     println!();
@@ -98,9 +103,15 @@ async fn of_store(root: &Path, runs: usize) -> anyhow::Result<()> {
 async fn moves(world: &World, root: &Path, runs: usize) -> anyhow::Result<()> {
     let credentials = credentials(root)?;
     for guest in [Guest::idle(256), Guest::idle(1024), Guest::counting(256)] {
-        moves::measure(world, root, guest, runs, &credentials).await?;
+        moves::measure(world, root, guest, guest.recipes(), runs, &credentials).await?;
     }
     Ok(())
+}
+
+/// The first row of `moves` alone: for a look between two builds.
+async fn one_move(world: &World, root: &Path, runs: usize) -> anyhow::Result<()> {
+    let credentials = credentials(root)?;
+    moves::measure(world, root, Guest::idle(256), &[Recipe::Same], runs, &credentials).await
 }
 
 fn load() -> anyhow::Result<String> {
@@ -123,7 +134,7 @@ async fn boot(world: &World, root: &Path, runs: usize) -> anyhow::Result<()> {
         world.delete_vm(&name).await?;
         let begun = std::time::Instant::now();
         let disk = bare::overlay(root, &name, &image)?;
-        let machine = Machine::start(root, &name, &bare::spec(&disk, 256, Start::Boot), &place).await?;
+        let mut machine = Machine::start(root, &name, &bare::spec(&disk, 256, Start::Boot), &place).await?;
         machine.run().await?;
         machine.ready().await?;
         let bare_ms = begun.elapsed().as_secs_f64() * 1000.0;

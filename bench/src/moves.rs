@@ -63,7 +63,7 @@ impl Guest {
     }
 
     /// The scripts that it is moved by, besides Sterna.
-    fn recipes(self) -> &'static [Recipe] {
+    pub(crate) fn recipes(self) -> &'static [Recipe] {
         if self.counts {
             &[Recipe::Same]
         } else {
@@ -95,6 +95,7 @@ pub(crate) async fn measure(
     world: &World,
     root: &Path,
     guest: Guest,
+    recipes: &[Recipe],
     runs: usize,
     credentials: &Credentials,
 ) -> anyhow::Result<()> {
@@ -106,7 +107,7 @@ pub(crate) async fn measure(
     let mut bare = BareGuest::boot(root, &name, guest, credentials, places).await?;
     let mut hosts = ["h2", "h1"].into_iter().cycle();
     // In turn, one of each: what either leaves in caches is then the same for both.
-    for recipe in guest.recipes() {
+    for recipe in recipes {
         let (mut ours, mut theirs) = (Moves::default(), Moves::default());
         for run in 0..=runs {
             let to = hosts.next().unwrap_or_default();
@@ -181,7 +182,7 @@ impl<'a> BareGuest<'a> {
     ) -> anyhow::Result<Self> {
         let disk = bare::overlay(root, name, &guest_image()?)?;
         let spec = bare::spec(&disk, guest.memory_mib, Start::Boot);
-        let machine = Machine::start(root, &format!("{name}-0"), &spec, &places[0]).await?;
+        let mut machine = Machine::start(root, &format!("{name}-0"), &spec, &places[0]).await?;
         machine.run().await?;
         machine.ready().await?;
         if guest.counts {
