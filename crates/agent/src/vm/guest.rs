@@ -24,7 +24,7 @@ use super::live::Ask;
 const ANSWER_DEADLINE: Duration = Duration::from_millis(1500);
 /// Between requests until the first answer.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// Between looks at the addresses while there are none.
+/// Between looks at the addresses while there are none, at first: twice as long after each. Many guests never have one.
 const SEARCH_PAUSE: Duration = Duration::from_millis(250);
 /// Between looks at the addresses.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -127,9 +127,13 @@ pub async fn watch(socket: PathBuf, known: Known, news: Arc<Notify>, mut asks: m
 /// Until the socket closes.
 async fn converse(mut agent: GuestAgent, known: &Known, news: &Notify, asks: &mut mpsc::Receiver<Ask>) {
     let mut pause = FIRST_PAUSE;
+    let mut search_pause = SEARCH_PAUSE;
     loop {
         match look(&mut agent, known, news).await {
-            Ok(guest) if guest.addresses.is_empty() => pause = SEARCH_PAUSE,
+            Ok(guest) if guest.addresses.is_empty() => {
+                pause = search_pause;
+                search_pause = (2 * search_pause).min(PAUSE);
+            }
             Ok(_) => pause = PAUSE,
             Err(GuestAgentError::Closed { .. }) => return,
             Err(_) => {}
