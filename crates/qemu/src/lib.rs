@@ -16,6 +16,7 @@ pub mod guest_agent;
 pub mod image;
 pub mod memory;
 pub mod migration_settings;
+pub mod migration_sockets;
 pub mod migration_tls;
 pub mod probe_accelerator;
 pub mod qmp;

@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 
 use crate::migration_tls::TlsParameters;
 
+/// Connections that carry memory, beside the main one. Four are no better than two on two cores.
+pub const MULTIFD_CHANNELS: usize = 2;
+
 /// The side of a migration that settings are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -53,7 +56,7 @@ fn capability_list(capabilities: &[(&str, bool)]) -> Value {
 /// Two channels, since four are no better on two cores.
 pub fn parameters(tls: Option<&TlsParameters>, downtime_limit_ms: u64) -> Value {
     let mut parameters = json!({
-        "multifd-channels": 2,
+        "multifd-channels": MULTIFD_CHANNELS,
         "zero-page-detection": "multifd",
         "max-bandwidth": 10_000_000_000_u64,
     });

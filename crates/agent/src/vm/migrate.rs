@@ -6,7 +6,9 @@
 //!
 //! **Start here:** [`Vm::listen`] for the target, [`Vm::migrate`] for the source.
 
+use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::agent::GoRequest;
@@ -14,10 +16,12 @@ use driver::passes::LIMITS_MS;
 use driver::types::{Failure, Outcome};
 use model::document::{MigrateTo, Order, Target};
 use model::{HostId, Incarnation, Reason};
-use qemu::migration_settings::{Side, capabilities, downtime_limit_parameter, parameters};
+use qemu::migration_settings::{MULTIFD_CHANNELS, Side, capabilities, downtime_limit_parameter, parameters};
+use qemu::migration_sockets::{bound_listener, bound_streams};
 use qemu::migration_tls::{self as tls, OBJECT_IDS, TlsParameters};
 use qemu::qmp::migration::{MigrationChannel, MigrationStatus};
 use qemu::qmp::{Qmp, QmpError};
+use qemu::spawn::QemuProcess;
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
@@ -29,6 +33,12 @@ use crate::pki;
 const FAIL_PATIENCE: Duration = Duration::from_millis(100);
 /// How long QEMU may take to come out of a cancelled transfer. What it says then is seen by the next look.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(1);
+/// Connections of one transfer: the main one, and those that carry memory.
+const STREAMS: usize = 1 + MULTIFD_CHANNELS;
+/// How long they may take to be there.
+const STREAMS_PATIENCE: Duration = Duration::from_secs(1);
+/// Between looks at them.
+const STREAMS_LOOK: Duration = Duration::from_millis(5);
 /// Between looks at one.
 const CANCEL_LOOK: Duration = Duration::from_millis(5);
 
@@ -80,6 +90,10 @@ impl Vm {
             ),
             is_retryable: true,
         })?;
+        let address = SocketAddr::new(self.host.underlay, port);
+        if let Err(error) = bound_listener(&live.process, address) {
+            tracing::debug!(%error, "the stream's buffers are as large as the kernel likes them");
+        }
         Ok(self.listening(port))
     }
 
@@ -108,7 +122,9 @@ impl Vm {
         )
         .await?;
         live.note_downtime_limit(LIMITS_MS[0]);
-        live.qmp.migrate(&channel).await.map_err(qmp_failure)
+        live.qmp.migrate(&channel).await.map_err(qmp_failure)?;
+        tokio::spawn(bound_all_streams(Arc::clone(&live.process), address));
+        Ok(())
     }
 
     /// Ends the transfer. Its connections are shut first: QEMU's own cancel says good-bye over TLS on each of them, and
@@ -164,11 +180,29 @@ impl Vm {
             to,
         };
         let answered = self.host.peers.go(peer, host, &request).await;
-        answered.map_err(|error| retryable("go-not-answered", &error))?;
+        let running_for = answered.map_err(|error| retryable("go-not-answered", &error))?;
         // The process may be gone by now: the figure is lost then, and nothing else.
         let stopped_for = self.live().await.ok().and_then(|live| live.stopped_for());
+        let stopped_for = stopped_for.map(|time| time.saturating_sub(running_for));
         let downtime_us = stopped_for.and_then(|time| u64::try_from(time.as_micros()).ok());
         Ok(Outcome::TargetRuns { downtime_us })
+    }
+}
+
+/// Bounds the buffers of all connections of a stream, as they come. What is not bounded costs downtime and nothing else.
+async fn bound_all_streams(process: Arc<QemuProcess>, to: SocketAddr) {
+    let all = async {
+        while bound_streams(&process, to)? < STREAMS {
+            sleep(STREAMS_LOOK).await;
+        }
+        Ok::<_, io::Error>(())
+    };
+    match timeout(STREAMS_PATIENCE, all).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "the stream's buffers are as large as the kernel likes them");
+        }
+        Err(_) => tracing::debug!(%to, "the stream has fewer connections than it should"),
     }
 }
 

@@ -9,7 +9,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitId, WaitIdOptions, pidfd_getfd};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -129,6 +130,27 @@ impl QemuProcess {
     /// What tells it from all others.
     pub fn id(&self) -> &ProcessId {
         &self.id
+    }
+
+    /// Its sockets, as descriptors of ours. The kernel allows it to whom it allows to trace the process: to root, and to the
+    /// parent.
+    pub(crate) fn sockets(&self) -> io::Result<Vec<OwnedFd>> {
+        let mut sockets = Vec::new();
+        for entry in fs::read_dir(format!("/proc/{}/fd", self.id.pid))? {
+            let entry = entry?;
+            // It may be closed by now.
+            let is_socket = fs::read_link(entry.path())
+                .is_ok_and(|target| target.to_string_lossy().starts_with("socket:"));
+            let number = entry.file_name().to_string_lossy().parse();
+            if let (true, Ok(number)) = (is_socket, number) {
+                match pidfd_getfd(&self.descriptor, number, PidfdGetfdFlags::empty()) {
+                    Ok(socket) => sockets.push(socket),
+                    Err(Errno::BADF) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(sockets)
     }
 
     /// Kills it, without waiting for its end; see [`kill`](super::kill). No error if it has ended already.
