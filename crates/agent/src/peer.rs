@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::agent::{GoRequest, GoResponse};
 use bytes::Bytes;
@@ -40,7 +40,10 @@ const MAX_CONNECTIONS: usize = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GoAnswer {
     /// The guest runs.
-    Runs,
+    Runs {
+        /// Since when, if QEMU said so.
+        since: Option<Instant>,
+    },
     /// This host is no target of such a migration, or the sender is not its source.
     Refused,
     /// The guest did not run in time.
@@ -113,35 +116,46 @@ async fn answer<T: Targets>(
     targets: &T,
     certificate: &CertificateDer<'_>,
 ) -> Response<Full<Bytes>> {
-    let status = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/peer/v1/ping") => StatusCode::OK,
+    let answered = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/peer/v1/ping") => Ok(None),
         (&Method::POST, "/peer/v1/go") => go(request, targets, certificate).await,
-        _ => StatusCode::NOT_FOUND,
+        _ => Err(StatusCode::NOT_FOUND),
     };
-    let mut response = Response::new(Full::from(serde_json::to_vec(&GoResponse {}).unwrap_or_default()));
+    let (status, since) = match answered {
+        Ok(since) => (StatusCode::OK, since),
+        Err(status) => (status, None),
+    };
+    let running_for_us = since.map_or(0, |since| micros(since.elapsed()));
+    let answer = GoResponse { running_for_us };
+    let mut response = Response::new(Full::from(serde_json::to_vec(&answer).unwrap_or_default()));
     *response.status_mut() = status;
     response
 }
 
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Since when the guest runs.
 async fn go<T: Targets>(
     request: Request<Incoming>,
     targets: &T,
     certificate: &CertificateDer<'_>,
-) -> StatusCode {
+) -> Result<Option<Instant>, StatusCode> {
     let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await;
     let Ok(Ok(request)) = body.map(|body| serde_json::from_slice::<GoRequest>(&body.to_bytes())) else {
-        return StatusCode::BAD_REQUEST;
+        return Err(StatusCode::BAD_REQUEST);
     };
     let is_source = targets
         .source_of(&request)
         .is_some_and(|host| pki::is_certificate_of(certificate, host));
     if !is_source {
-        return StatusCode::FORBIDDEN;
+        return Err(StatusCode::FORBIDDEN);
     }
     match timeout(GO_DEADLINE, targets.go(request)).await {
-        Ok(GoAnswer::Runs) => StatusCode::OK,
-        Ok(GoAnswer::Refused) => StatusCode::FORBIDDEN,
-        Ok(GoAnswer::Late) | Err(_) => StatusCode::GATEWAY_TIMEOUT,
+        Ok(GoAnswer::Runs { since }) => Ok(since),
+        Ok(GoAnswer::Refused) => Err(StatusCode::FORBIDDEN),
+        Ok(GoAnswer::Late) | Err(_) => Err(StatusCode::GATEWAY_TIMEOUT),
     }
 }
 
@@ -158,7 +172,7 @@ pub enum PeerError {
     },
     /// Talking.
     #[error("the connection to the agent of the target's host broke")]
-    Broken(#[from] hyper::Error),
+    Broken(#[source] BoxError),
     /// No answer.
     #[error("the agent of the target's host did not answer in time")]
     Late,
@@ -189,12 +203,17 @@ impl Peers {
     pub async fn warm_up(&self, peer: &str, host: HostId) -> Result<(), PeerError> {
         self.request(peer, host, Method::GET, "/peer/v1/ping", Bytes::new())
             .await
+            .map(drop)
     }
 
-    /// Tells the target's agent that the source's QEMU completed; returns when the guest runs.
-    pub async fn go(&self, peer: &str, host: HostId, request: &GoRequest) -> Result<(), PeerError> {
+    /// Tells the target's agent that the source's QEMU completed; returns when the guest runs, and for how long it did
+    /// when the answer was sent.
+    pub async fn go(&self, peer: &str, host: HostId, request: &GoRequest) -> Result<Duration, PeerError> {
         let body = serde_json::to_vec(request).unwrap_or_default().into();
-        self.request(peer, host, Method::POST, "/peer/v1/go", body).await
+        let answer = self.request(peer, host, Method::POST, "/peer/v1/go", body).await?;
+        // That it runs is what counts: what cannot be read of its time is no time.
+        let answer = serde_json::from_slice::<GoResponse>(&answer).unwrap_or_default();
+        Ok(Duration::from_micros(answer.running_for_us))
     }
 
     /// Sends over the warm connection, and over a new one if that fails: both requests may be repeated.
@@ -205,15 +224,15 @@ impl Peers {
         method: Method,
         path: &'static str,
         body: Bytes,
-    ) -> Result<(), PeerError> {
+    ) -> Result<Bytes, PeerError> {
         let key = (peer.to_owned(), host);
         // The lock is not held while the other side is waited for.
         let warm = self.warm.lock().await.remove(&key);
         if let Some(mut sender) = warm {
             match send(&mut sender, method.clone(), path, body.clone()).await {
-                Ok(status) => {
+                Ok(answer) => {
                     self.warm.lock().await.insert(key, sender);
-                    return judge(status);
+                    return judge(answer);
                 }
                 Err(error) => {
                     tracing::debug!(error = crate::link::chain(&error), "the warm connection is lost")
@@ -221,9 +240,9 @@ impl Peers {
             }
         }
         let mut sender = self.connect(peer, host).await?;
-        let status = send(&mut sender, method, path, body).await?;
+        let answer = send(&mut sender, method, path, body).await?;
         self.warm.lock().await.insert(key, sender);
-        judge(status)
+        judge(answer)
     }
 
     async fn connect(&self, peer: &str, host: HostId) -> Result<Sender, PeerError> {
@@ -256,7 +275,7 @@ async fn send(
     method: Method,
     path: &'static str,
     body: Bytes,
-) -> Result<StatusCode, PeerError> {
+) -> Result<(StatusCode, Bytes), PeerError> {
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = method;
     *request.uri_mut() = http::Uri::from_static(path);
@@ -267,8 +286,8 @@ async fn send(
         sender.ready().await?;
         let response = sender.send_request(request).await?;
         let status = response.status();
-        response.into_body().collect().await?;
-        Ok::<_, hyper::Error>(status)
+        let body = Limited::new(response.into_body(), MAX_BODY_BYTES).collect().await?;
+        Ok::<_, BoxError>((status, body.to_bytes()))
     };
     let slack = Duration::from_secs(1);
     timeout(GO_DEADLINE + slack, exchange)
@@ -277,9 +296,9 @@ async fn send(
         .map_err(PeerError::Broken)
 }
 
-fn judge(status: StatusCode) -> Result<(), PeerError> {
+fn judge((status, body): (StatusCode, Bytes)) -> Result<Bytes, PeerError> {
     if status.is_success() {
-        Ok(())
+        Ok(body)
     } else {
         Err(PeerError::Refused(status))
     }

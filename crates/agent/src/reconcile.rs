@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use api::agent::GoRequest;
 use driver::types::{Identity, Lease};
 use model::document::{HostDocument, Order};
-use model::report::{RunState, RunStatus};
+use model::report::RunState;
 use model::{HostId, Incarnation, Reason, VmId};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -23,7 +23,7 @@ use crate::link::LinkEvent;
 use crate::peer::{GoAnswer, Targets};
 use crate::storage;
 use crate::vm::Host;
-use crate::vm::task::{self, Go, Inbox, Orders};
+use crate::vm::task::{self, Go, Inbox, Orders, Shown};
 
 /// Several `go` for one incarnation are repeats.
 const MAX_WAITING_GO: usize = 4;
@@ -47,7 +47,7 @@ struct Inner {
 struct Handle {
     orders: watch::Sender<Orders>,
     go: mpsc::Sender<Go>,
-    status: watch::Receiver<Option<RunStatus>>,
+    status: watch::Receiver<Option<Shown>>,
 }
 
 impl Fleet {
@@ -184,7 +184,7 @@ impl Fleet {
     fn orders_of(
         &self,
         request: &GoRequest,
-    ) -> Option<(mpsc::Sender<Go>, watch::Receiver<Option<RunStatus>>)> {
+    ) -> Option<(mpsc::Sender<Go>, watch::Receiver<Option<Shown>>)> {
         let inner = self.lock();
         let handle = inner.tasks.get(&(request.vm, request.to))?;
         Some((handle.go.clone(), handle.status.clone()))
@@ -282,12 +282,16 @@ impl Targets for Fleet {
         {
             return GoAnswer::Refused;
         }
-        let runs = |run: &Option<RunStatus>| {
-            run.as_ref()
-                .is_some_and(|run| run.ran && matches!(run.state, RunState::Running | RunState::Paused))
+        let runs = |shown: &Option<Shown>| {
+            let run = shown.as_ref().map(|shown| &shown.status);
+            run.is_some_and(|run| run.ran && matches!(run.state, RunState::Running | RunState::Paused))
         };
-        let ended = status.wait_for(runs).await.map(drop);
-        ended.map_or(GoAnswer::Refused, |()| GoAnswer::Runs)
+        let Ok(shown) = status.wait_for(runs).await else {
+            return GoAnswer::Refused;
+        };
+        GoAnswer::Runs {
+            since: shown.as_ref().and_then(|shown| shown.continued_at),
+        }
     }
 }
 

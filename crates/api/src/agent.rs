@@ -78,5 +78,9 @@ pub struct GoRequest {
 }
 
 /// The guest runs.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct GoResponse {}
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct GoResponse {
+    /// For how long already, when this was sent: QEMU had said so, and the rest of the agent's work was no downtime.
+    #[serde(default)]
+    pub running_for_us: u64,
+}

@@ -271,7 +271,7 @@ pub enum Outcome {
     },
     /// `SendGo`: the target runs.
     TargetRuns {
-        /// From the guest's stop to this answer, if the stop was seen.
+        /// From the guest's stop to this answer, less what the guest had run by then, if the stop was seen.
         downtime_us: Option<u64>,
     },
 }

@@ -112,7 +112,7 @@ pub struct Route {
 /// The three quantities of a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Figures {
-    /// From the guest's stop at the source to the target's answer that it runs.
+    /// From the guest's stop at the source to the target's QEMU letting it run, and the way of that answer back.
     pub downtime_ms: u64,
     /// From the request to the commit.
     pub total_ms: u64,

@@ -126,7 +126,8 @@ pub struct Outgoing {
     pub to: Incarnation,
     /// How far it is.
     pub state: OutgoingState,
-    /// From the guest's stop to the target's answer, on the source's monotonic clock.
+    /// From the guest's stop to the target's answer, on the source's monotonic clock, less what the guest had run when it
+    /// was sent.
     pub downtime_us: Option<u64>,
     /// From the start of the transfer to its end.
     pub transfer_ms: Option<u64>,

@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use driver::types::{Effect, EffectId, Failure, Identity, Input, Mark, Outcome, Qemu};
 use hostnet::Mac;
@@ -60,6 +60,8 @@ pub struct Vm {
     /// Held from `Prepare` to the end of `Spawn`, or for one effect.
     turn: Mutex<Option<Turn>>,
     live: AsyncMutex<Option<Arc<Live>>>,
+    /// When QEMU said last that the guest goes on.
+    continued_at: Mutex<Option<Instant>>,
     guest: guest::Known,
 }
 
@@ -74,6 +76,7 @@ impl Vm {
             order: watch::Sender::default(),
             turn: Mutex::default(),
             live: AsyncMutex::default(),
+            continued_at: Mutex::default(),
             guest: guest::Known::default(),
         }
     }
@@ -196,7 +199,7 @@ impl Vm {
                 saved_in,
             } => self.remove_saved(incarnation, saved_in)?,
             Effect::OpenPorts => self.open_ports().await?,
-            Effect::Continue => self.live().await?.qmp.cont().await.map_err(qmp_failure)?,
+            Effect::Continue => self.cont().await?,
             Effect::Announce => self.announce().await?,
             Effect::Pause => self.live().await?.qmp.stop().await.map_err(qmp_failure)?,
             Effect::Save { saved_in } => return self.save(saved_in).await,
@@ -222,6 +225,17 @@ impl Vm {
             Effect::Look | Effect::Timer { .. } | Effect::Report { .. } => {}
         }
         Ok(Outcome::Ok)
+    }
+
+    async fn cont(&self) -> Result<(), Failure> {
+        self.live().await?.qmp.cont().await.map_err(qmp_failure)?;
+        *self.continued_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        Ok(())
+    }
+
+    /// When QEMU said last that the guest goes on, if this agent had it go on.
+    pub fn continued_at(&self) -> Option<Instant> {
+        *self.continued_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn mark(&self, mark: Mark) -> Result<(), Failure> {

@@ -50,7 +50,16 @@ pub struct Inbox {
     /// `go`.
     pub go: mpsc::Receiver<Go>,
     /// Where the status is shown, besides the report.
-    pub status: watch::Sender<Option<RunStatus>>,
+    pub status: watch::Sender<Option<Shown>>,
+}
+
+/// What is reported of an incarnation, for the rest of this agent.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// The report.
+    pub status: RunStatus,
+    /// When QEMU said last that the guest goes on.
+    pub continued_at: Option<std::time::Instant>,
 }
 
 type Running = FuturesUnordered<BoxFuture<'static, Input>>;
@@ -61,7 +70,7 @@ struct Task {
     timer: Option<Instant>,
     running: Running,
     seen: Orders,
-    status: watch::Sender<Option<RunStatus>>,
+    status: watch::Sender<Option<Shown>>,
     forgetting: Option<EffectId>,
 }
 
@@ -143,7 +152,10 @@ impl Task {
             match effect {
                 Effect::Timer { at_us } => self.timer = Some(host.clock.instant(at_us)),
                 Effect::Report { status, within_ms } => {
-                    self.status.send_replace(Some((*status).clone()));
+                    self.status.send_replace(Some(Shown {
+                        status: (*status).clone(),
+                        continued_at: self.vm.continued_at(),
+                    }));
                     let within = Duration::from_millis(within_ms);
                     host.board.set_run(self.vm.id.vm, *status, within);
                 }
