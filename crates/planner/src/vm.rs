@@ -86,6 +86,19 @@ impl<'a> Step<'a> {
         plan
     }
 
+    /// The same for all of a batch, each of whose histories will show it.
+    fn begin_together(&self, steps: &[Self]) -> Plan {
+        let is_prepared = self.spec().power == Power::Prepared;
+        let names: Vec<&str> = steps
+            .iter()
+            .map(|step| step.object.value.meta.name.as_str())
+            .collect();
+        let what = if is_prepared { "prepare" } else { "start" };
+        let mut plan = Plan::new(format!("{what} {}", names.join(", ")));
+        self.rely_on_object(&mut plan);
+        plan
+    }
+
     fn rely_on_object(&self, plan: &mut Plan) {
         plan.rely(key::object(Kind::Vm, self.id.0), self.object.revision);
     }
@@ -299,8 +312,7 @@ impl<'a> Step<'a> {
             Err((at, record)) => self.keep_refusal(&all, &of_batch(&all, at, record)),
             Ok(_) if !steps.iter().all(Step::image_is_ready) => Decision::wait_for_room(),
             Ok(placed) => {
-                let is_prepared = self.spec().power == Power::Prepared;
-                let mut plan = self.begin(if is_prepared { "prepare" } else { "start" });
+                let mut plan = self.begin_together(&steps);
                 for (starting, placed) in all.into_iter().zip(placed) {
                     starting.grant(&mut plan, placed);
                 }
