@@ -514,15 +514,20 @@ impl Resource for Migration {
 
     fn row(migration: &Object<MigrationSpec, MigrationStatus>) -> Vec<String> {
         let status = &migration.status;
-        let measured = |show: fn(&Figures) -> String| status.measured.as_ref().map(show).unwrap_or_default();
+        // Until it is over, what is expected of it.
+        let figures = |show: fn(&Figures) -> String| match (&status.measured, &status.predicted) {
+            (Some(measured), _) => show(measured),
+            (None, Some(predicted)) if status.reason.is_none() => format!("~{}", show(predicted)),
+            _ => String::new(),
+        };
         vec![
             format!("{:?}", status.phase),
             migration.spec.vm.clone(),
             status.source.clone().unwrap_or_default(),
             status.target.clone().unwrap_or_default(),
-            measured(|figures| format!("{} ms", figures.downtime_ms)),
-            measured(|figures| format!("{} ms", figures.total_ms)),
-            measured(|figures| format!("{} MiB", figures.bytes.div_ceil(1 << 20))),
+            figures(|of| format!("{} ms", of.downtime_ms)),
+            figures(|of| format!("{} ms", of.total_ms)),
+            figures(|of| format!("{} MiB", of.bytes.div_ceil(1 << 20))),
             status
                 .reason
                 .as_ref()
