@@ -88,7 +88,10 @@ impl Served for Migration {
             .phase(vm)
             .unwrap_or((Phase::Unknown, model::lifecycle::Availability::Inactive));
         if !matches!(phase, Phase::Running | Phase::Paused) {
-            let detail = format!("VM {name} is {phase}: only a running or paused VM is migrated live");
+            let detail = format!(
+                "VM {name} is {phase}: only a running or paused VM is migrated live{}",
+                instead(phase, &name)
+            );
             return Err(Problem::conflict("not-running", detail));
         }
         let held = context.view.vms.get(&vm);
@@ -165,5 +168,15 @@ impl Served for Migration {
             intent.map_or(0, |at| at.revision),
         );
         Ok(id.0)
+    }
+}
+
+/// What brings a VM that does not run to another host.
+fn instead(phase: Phase, name: &str) -> String {
+    match phase {
+        Phase::Suspended => format!(": `sterna vm resume {name}` first, its state is on its host's disk"),
+        Phase::Stopped => format!(": it holds no host, and `sterna vm resume {name}` finds it one"),
+        Phase::Off => format!(": it holds no host, and `sterna vm start {name}` finds it one"),
+        _ => String::new(),
     }
 }
