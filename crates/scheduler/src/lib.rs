@@ -427,7 +427,9 @@ fn capacity_refusal(request: &Request<'_>, host: &HostView<'_>) -> Option<Refusa
 struct Refused<'a> {
     count: u32,
     names: Vec<&'a str>,
-    nearest: Option<Refusal>,
+    nearest: Option<(&'a str, Refusal)>,
+    /// Their words differ: what is said holds for the nearest alone.
+    differs: bool,
 }
 
 impl<'a> Refused<'a> {
@@ -436,19 +438,28 @@ impl<'a> Refused<'a> {
         if self.names.len() < NAMES_SHOWN {
             self.names.push(name);
         }
-        if self
-            .nearest
-            .as_ref()
-            .is_none_or(|nearest| refusal.distance() < nearest.distance())
-        {
-            self.nearest = Some(refusal);
+        let Some((_, nearest)) = &self.nearest else {
+            self.nearest = Some((name, refusal));
+            return;
+        };
+        self.differs |= *nearest != refusal;
+        if refusal.distance() < nearest.distance() {
+            self.nearest = Some((name, refusal));
         }
     }
 
     fn into_model(self) -> RefusedGroup {
         let reason = self.nearest.map_or_else(
             || Reason::new("unknown", "no reason was kept"),
-            |refusal| Reason::new(refusal.code(), refusal.message()),
+            |(host, refusal)| {
+                let message = refusal.message();
+                let told = if self.differs {
+                    format!("on {host}, {message}")
+                } else {
+                    message
+                };
+                Reason::new(refusal.code(), told)
+            },
         );
         RefusedGroup {
             count: self.count,

@@ -144,7 +144,7 @@ fn refusals_are_grouped_and_carry_the_nearest_hosts_numbers() {
     let closed = "it is cordoned: `sterna host uncordon` opens it";
     assert_eq!(
         found,
-        [(1, closed), (2, "short by 3 GiB: 6 GiB of 8 GiB are free")]
+        [(1, closed), (2, "on h2, short by 3 GiB: 6 GiB of 8 GiB are free")]
     );
 }
 
