@@ -156,8 +156,11 @@ async fn until_all_have_spoken(world: &World) -> anyhow::Result<StoreStatus> {
         .context("hosts do not say what they run")
 }
 
+/// A host, an incarnation there, and its process.
+type Living = (String, Incarnation, i32);
+
 /// Processes of guests, as they were seen.
-struct Guests(Vec<(VmId, Vec<(String, Incarnation, i32)>)>);
+struct Guests(Vec<(VmId, Vec<Living>)>);
 
 impl Guests {
     fn seen(world: &World, vms: &[VmId]) -> anyhow::Result<Self> {
