@@ -58,8 +58,8 @@ fmt: ## format the code
 	$(CARGO) fmt --all
 
 bench: STERNA_BIN := $(CURDIR)/target/release/sterna
-bench: build ## what Sterna adds to bare QEMU and SQLite, as ratios: docs/performance.md has the last table
-	target/release/bench
+bench: build ## what Sterna adds to bare QEMU and SQLite, as ratios; of one thing by WHAT=store, boots, moves, drain, changes, cli or memory
+	target/release/bench $(WHAT)
 
 soak: ## the long tests, which `make test` leaves out
 	scripts/setup.sh test
@@ -70,7 +70,9 @@ soak: ## the long tests, which `make test` leaves out
 # In a directory of its own, so that what is found there is what was built now.
 deb: ## build the Debian package below target/debian, and check it
 	scripts/setup.sh deb
-	rm -rf target/debian
+	rm -rf target/debian target/man
+	$(CARGO) build --locked --release --package sterna
+	target/release/sterna manual target/man
 	$(CARGO) deb --quiet --locked --no-dbgsym --package sterna --output target/debian/
 	packaging/check.sh target/debian/sterna_*.deb
 

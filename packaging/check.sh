@@ -22,6 +22,8 @@ done <<'FILES'
 644 etc/sterna/agent.conf
 644 usr/share/bash-completion/completions/sterna
 644 usr/share/fish/vendor_completions.d/sterna.fish
+644 usr/share/man/man1/sterna.1.gz
+644 usr/share/man/man1/sterna-vm-create.1.gz
 755 DEBIAN/postinst
 755 DEBIAN/prerm
 755 DEBIAN/postrm
@@ -36,6 +38,20 @@ for script in "$root"/DEBIAN/{postinst,prerm,postrm} "$root/usr/sbin/sterna-join
     sh -n "$script"
 done
 "$root/usr/bin/sterna" --version
+
+# A purge forgets what was set up, and keeps the cloud. dpkg has removed the package's own files by then.
+purged=$root/purged
+mkdir -p "$purged/etc/sterna" "$purged/var/lib/sterna/server/store"
+touch "$purged/etc/sterna/join.token" "$purged/etc/sterna/ca.pem" "$purged/var/lib/sterna/server/store/store.db"
+said=$(DPKG_ROOT=$purged sh "$root/DEBIAN/postrm" purge)
+[ ! -e "$purged/etc/sterna" ] || fail "a purge leaves $(ls "$purged/etc/sterna") in /etc/sterna"
+[ -e "$purged/var/lib/sterna/server/store/store.db" ] || fail 'a purge removes the store'
+case $said in
+    *'rm -r /var/lib/sterna'*) ;;
+    *) fail "a purge does not say how to forget the data, but: $said" ;;
+esac
+DPKG_ROOT=$purged sh "$root/DEBIAN/postrm" purge >/dev/null || fail 'a second purge fails'
+
 if command -v systemd-analyze >/dev/null; then
     for name in server agent; do
         sed "s#/usr/bin/sterna#$root/usr/bin/sterna#" "$root/usr/lib/systemd/system/sterna-$name.service" \
@@ -44,7 +60,7 @@ if command -v systemd-analyze >/dev/null; then
         systemd-analyze security --offline=true "$root/sterna-$name.service" 2>/dev/null | tail -n1
     done
 fi
-# No manual page: `sterna COMMAND --help` is the manual. The program has its libraries in it, as Rust's do. The changes are
+# sterna-join has no manual page: `sterna-join --help` is its manual. The program has its libraries in it, as Rust's do. The changes are
 # under the name by which README names them, and this is no upload to Debian.
 if command -v lintian >/dev/null; then
     lintian --allow-root --fail-on error,warning --suppress-tags \

@@ -42,6 +42,11 @@ pub enum What {
         /// Whether it is silent now.
         silent: bool,
     },
+    /// A VM's QEMU takes more memory than is reserved for it, or no longer does.
+    MemoryReservation {
+        /// Whether it takes more now.
+        exceeded: bool,
+    },
 }
 
 /// A VM's change of phase with what it holds from now on.

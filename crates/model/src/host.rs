@@ -1,7 +1,7 @@
 //! A host: what its operator says of it, what it reports of itself, and what the controller has reserved on it and is
 //! doing about it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use jiff::Timestamp;
@@ -157,11 +157,14 @@ pub struct Lack {
     pub consequence: String,
 }
 
-/// Whether the servers hear from the host. Written by the server when that changes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What the servers hear from the host, as far as a change of it is worth keeping. Written by the server when that changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostContact {
     /// Since when nothing was heard; `None` while the host is connected.
     pub silent_since: Option<Timestamp>,
+    /// The VMs whose QEMU takes more of the host's memory than is reserved for it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub over_reservation: BTreeSet<VmId>,
 }
 
 /// What is reserved on a host. Written by the controller; the agent's reports do not touch it.

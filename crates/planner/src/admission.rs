@@ -89,6 +89,9 @@ pub fn admit(plan: &mut Plan, view: &View, before: &BTreeMap<String, Before>, st
             Kind::Host => contact_event(&old, &new, id, stamp.now),
             _ => None,
         });
+        if kind == Kind::Host {
+            events.extend(memory_events(view, &old, &new, id, stamp.now));
+        }
     }
     let audit = audit_record(plan, before, stamp);
     for (key, was) in before {
@@ -243,6 +246,30 @@ fn contact_event(old: &View, new: &View, id: Uuid, now: Timestamp) -> Option<Eve
         What::HostContact { silent },
         reason,
     ))
+}
+
+/// One for each VM on a host whose QEMU began to take more than is reserved, or takes no more.
+fn memory_events(view: &View, old: &View, new: &View, host: Uuid, now: Timestamp) -> Vec<Event> {
+    let over = |view: &View| {
+        let contact = view.hosts.get(&host.into()).and_then(|host| host.contact.clone());
+        contact.map(|at| at.value.over_reservation).unwrap_or_default()
+    };
+    let (before, after) = (over(old), over(new));
+    let changed = before.symmetric_difference(&after);
+    let event_of = |vm: &VmId| {
+        let meta = &view.vms.get(vm)?.object.as_ref()?.value.meta;
+        let exceeded = after.contains(vm);
+        let message = "its QEMU takes more of its host's memory than is reserved for it: `sterna vm get` has the figures";
+        let reason = exceeded.then(|| Reason::new("memory-over-reservation", message));
+        Some(event(
+            Kind::Vm,
+            meta,
+            now,
+            What::MemoryReservation { exceeded },
+            reason,
+        ))
+    };
+    changed.filter_map(event_of).collect()
 }
 
 fn event(kind: Kind, meta: &Meta, at: Timestamp, what: What, reason: Option<Reason>) -> Event {

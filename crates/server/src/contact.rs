@@ -1,5 +1,5 @@
-//! Which hosts are heard. Heartbeats stay in memory; what is stored is the change: a host became silent, or was heard
-//! again.
+//! Which hosts are heard, and which VMs they say take more memory than is reserved. Heartbeats and samples stay in memory;
+//! what is stored is the change.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,30 +7,56 @@ use std::time::{Duration, Instant};
 use controller::commit::commit;
 use model::audit::Actor;
 use model::host::HostContact;
-use model::{HostId, key};
+use model::{HostId, VmId, key};
 use planner::Plan;
+use planner::view::Host;
 
+use crate::kinds::exceeds_reservation;
 use crate::routes::App;
 
 /// After this long without a report a host is silent.
 const SILENT_AFTER: Duration = Duration::from_secs(10);
 /// How often that is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often what VMs take is looked at: hosts measure it each minute.
+const MEMORY_EVERY: Duration = Duration::from_secs(5);
 
 /// Watches over all hosts until the task is dropped. A starting server gives every host its full time.
 pub async fn run(app: App) {
     let mut first_seen: BTreeMap<HostId, Instant> = BTreeMap::new();
+    let mut memory_at: Option<Instant> = None;
     let mut beats = app.heard.beats.subscribe();
     loop {
-        for (host, silent) in changes(&app, &mut first_seen, Instant::now()) {
-            note(&app, host, silent).await;
+        let now = Instant::now();
+        for (host, contact) in silences(&app, &mut first_seen, now) {
+            let action = match contact.silent_since {
+                Some(_) => "note that a host is silent",
+                None => "note that a host is heard again",
+            };
+            note(&app, host, contact, action).await;
+        }
+        if memory_at.is_none_or(|at| now.duration_since(at) >= MEMORY_EVERY) {
+            memory_at = Some(now);
+            for (host, contact) in excesses(&app) {
+                note(
+                    &app,
+                    host,
+                    contact,
+                    "note which VMs take more memory than is reserved",
+                )
+                .await;
+            }
         }
         let _ = tokio::time::timeout(LOOK_EVERY, beats.changed()).await;
     }
 }
 
-/// The hosts whose stored contact is not what is so.
-fn changes(app: &App, first_seen: &mut BTreeMap<HostId, Instant>, now: Instant) -> Vec<(HostId, bool)> {
+/// The hosts whose silence, or whose being heard, is not what is stored.
+fn silences(
+    app: &App,
+    first_seen: &mut BTreeMap<HostId, Instant>,
+    now: Instant,
+) -> Vec<(HostId, HostContact)> {
     let view = app.cache.view();
     first_seen.retain(|host, _| view.hosts.contains_key(host));
     let mut found = Vec::new();
@@ -50,32 +76,60 @@ fn changes(app: &App, first_seen: &mut BTreeMap<HostId, Instant>, now: Instant) 
             is_silent
         };
         if differs {
-            found.push((*id, is_silent));
+            let silent_since = is_silent.then(|| app.env.now());
+            let contact = HostContact {
+                silent_since,
+                ..contact(host)
+            };
+            found.push((*id, contact));
         }
     }
     found
 }
 
-async fn note(app: &App, host: HostId, silent: bool) {
-    let now = app.env.now();
-    let mut plan = Plan::new(if silent {
-        "note that a host is silent"
-    } else {
-        "note that a host is heard again"
-    });
+/// The hosts whose VMs that take more memory than is reserved are not those that are stored. A VM that is not measured
+/// now, because its agent has just started, is taken to be as it was.
+fn excesses(app: &App) -> Vec<(HostId, HostContact)> {
+    let view = app.cache.view();
+    let mut found = Vec::new();
+    for (id, host) in &view.hosts {
+        let Some(reservations) = &host.reservations else {
+            continue;
+        };
+        let old = contact(host);
+        let exceeds = |vm: &&VmId| {
+            let measured = exceeds_reservation(&app.heard, &view, **vm);
+            measured.unwrap_or_else(|| old.over_reservation.contains(*vm))
+        };
+        let over_reservation = reservations.value.vms.keys().filter(exceeds).copied().collect();
+        if over_reservation != old.over_reservation {
+            let silent_since = old.silent_since;
+            found.push((
+                *id,
+                HostContact {
+                    silent_since,
+                    over_reservation,
+                },
+            ));
+        }
+    }
+    found
+}
+
+fn contact(host: &Host) -> HostContact {
+    let stored = host.contact.as_ref();
+    stored.map(|at| at.value.clone()).unwrap_or_default()
+}
+
+async fn note(app: &App, host: HostId, contact: HostContact, action: &str) {
+    let mut plan = Plan::new(action);
     {
         let view = app.cache.view();
         let Some(found) = view.hosts.get(&host) else {
             return;
         };
         let revision = found.contact.as_ref().map_or(0, |contact| contact.revision);
-        plan.replace(
-            key::host_contact(host),
-            revision,
-            &HostContact {
-                silent_since: silent.then_some(now),
-            },
-        );
+        plan.replace(key::host_contact(host), revision, &contact);
     }
     let actor = Actor {
         name: "server".to_owned(),

@@ -32,6 +32,8 @@ pub struct Rates {
     pub stranger_per_s: u32,
     /// How many polls may wait at a time.
     pub polls: usize,
+    /// How many watches may be open at a time.
+    pub watches: usize,
 }
 
 impl Default for Rates {
@@ -40,6 +42,7 @@ impl Default for Rates {
             user_per_s: 500,
             stranger_per_s: 10,
             polls: 1000,
+            watches: 12_000,
         }
     }
 }
@@ -224,6 +227,7 @@ mod tests {
         user_per_s: 10,
         stranger_per_s: 1,
         polls: 1,
+        watches: 1,
     };
 
     #[test]

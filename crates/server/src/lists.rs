@@ -253,12 +253,16 @@ fn page<R: Served>(app: &App, view: &View, asked: &Asked) -> Page<R> {
         view.meta(R::KIND, *id)
             .is_some_and(|meta| asked.wanted.takes_labels(&meta.labels))
     };
-    let ids = sorted::<R>(app, view, &asked.order).into_iter().filter(carries);
-    // What is passed over is rendered only if that tells whether it is meant.
-    let mut meant: Box<dyn Iterator<Item = _>> = if asked.wanted.filter.is_empty() {
-        Box::new(ids.skip(asked.skip).filter_map(show))
-    } else {
-        Box::new(ids.filter_map(show).skip(asked.skip))
+    let ids = view.ids(R::KIND).into_iter().filter(carries);
+    let (order, skip) = (&asked.order, asked.skip);
+    // What is passed over is rendered only if that tells whether it is meant, and then not again.
+    let mut meant: Box<dyn Iterator<Item = _>> = match (order.is_empty(), asked.wanted.filter.is_empty()) {
+        (true, true) => Box::new(ids.skip(skip).filter_map(show)),
+        (true, false) => Box::new(ids.filter_map(show).skip(skip)),
+        (false, _) => {
+            let sorted = sorted::<R>(app, view, asked, ids);
+            Box::new(sorted.into_iter().skip(skip).filter_map(show))
+        }
     };
     let items: Vec<_> = meant.by_ref().take(asked.limit).collect();
     let next = meant.next().map(|_| {
@@ -275,21 +279,17 @@ fn page<R: Served>(app: &App, view: &View, asked: &Asked) -> Page<R> {
     }
 }
 
-/// All ids of a kind in order; those that come at the same place are in the order of their making.
-fn sorted<R: Served>(app: &App, view: &View, order: &Order) -> Vec<Uuid> {
-    let mut ids = view.ids(R::KIND);
-    if order.is_empty() {
-        return ids;
-    }
-    let place = |id: &Uuid| {
-        let object = render::<R>(&app.heard, view, *id).map_or(Value::Null, |object| value_of(&object));
-        (order.place(&object), *id)
+/// Those that are meant, in order; those that come at the same place are in the order of their making. Only their places
+/// are kept: all objects as they are shown would be many times as much.
+fn sorted<R: Served>(app: &App, view: &View, asked: &Asked, ids: impl Iterator<Item = Uuid>) -> Vec<Uuid> {
+    let place = |id: Uuid| {
+        let object = value_of(&render::<R>(&app.heard, view, id)?);
+        let is_meant = asked.wanted.filter.holds(&object);
+        is_meant.then(|| (asked.order.place(&object), id))
     };
-    let mut places: Vec<_> = ids.iter().map(place).collect();
-    places.sort_by(|a, b| Ordering::then(order.compare(&a.0, &b.0), a.1.cmp(&b.1)));
-    ids.clear();
-    ids.extend(places.into_iter().map(|(_, id)| id));
-    ids
+    let mut places: Vec<_> = ids.filter_map(place).collect();
+    places.sort_by(|a, b| Ordering::then(asked.order.compare(&a.0, &b.0), a.1.cmp(&b.1)));
+    places.into_iter().map(|(_, id)| id).collect()
 }
 
 /// Where a page begins: `REVISION-SKIP-DIGEST`, the digest telling whether it is the same list that is asked for.

@@ -66,6 +66,7 @@ pub async fn run(
         calls: Calls::default(),
         limits: Limits::new(config.rates),
         polls: Arc::new(Semaphore::new(config.rates.polls)),
+        watches: Arc::new(Semaphore::new(config.rates.watches)),
     });
     tokio::fs::write(config.data_dir.join("ca.pem"), ca).await?;
     first_token(&app, &config.data_dir.join("admin.token")).await?;

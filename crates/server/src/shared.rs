@@ -43,6 +43,8 @@ pub struct Shared {
     pub limits: Limits,
     /// Places for those who wait for changes.
     pub polls: Arc<Semaphore>,
+    /// Places for those who read changes as a stream.
+    pub watches: Arc<Semaphore>,
 }
 
 impl Shared {

@@ -14,7 +14,7 @@ use controller::cache::{Changed, Since};
 use futures_util::stream;
 use planner::View;
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -31,6 +31,10 @@ const POLL_TIMEOUT_MAX: Duration = Duration::from_secs(55);
 
 /// The answer to a watch.
 pub fn stream<R: Served>(app: App, from: Option<u64>, wanted: Wanted) -> Result<Response, Problem> {
+    let place = app.watches.clone().try_acquire_owned().map_err(|_| {
+        let detail = "as many watches are open as may be: end those that nobody reads, or try again";
+        Problem::new(429, "too-many-watches", detail)
+    })?;
     let (seen, first) = begin::<R>(&app, from, &wanted)?;
     let revisions = app.cache.subscribe();
     let state = Watcher {
@@ -39,6 +43,7 @@ pub fn stream<R: Served>(app: App, from: Option<u64>, wanted: Wanted) -> Result<
         wanted,
         revisions,
         pending: Some(first),
+        _place: place,
     };
     let lines = stream::unfold(state, |mut watcher| async move {
         let chunk = watcher.next::<R>().await?;
@@ -73,6 +78,7 @@ struct Watcher {
     wanted: Wanted,
     revisions: watch::Receiver<u64>,
     pending: Option<Vec<u8>>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Watcher {
@@ -183,7 +189,7 @@ pub async fn poll<R: Served>(
     wanted: Wanted,
     timeout_s: Option<u64>,
 ) -> Result<Changes<Shown<ObjectOf<R>>>, Problem> {
-    let _place = app.polls.clone().try_acquire_owned().map_err(|_| {
+    let place = app.polls.clone().try_acquire_owned().map_err(|_| {
         let detail = "as many clients wait for changes as may: try again, or use a watch (`watch=true`)";
         Problem::new(429, "too-many-polls", detail)
     })?;
@@ -197,6 +203,7 @@ pub async fn poll<R: Served>(
         seen: from,
         wanted,
         pending: None,
+        _place: place,
     };
     loop {
         watcher.revisions.borrow_and_update();

@@ -10,6 +10,7 @@ mod completion;
 mod contexts;
 mod files;
 mod kinds;
+mod manual;
 mod output;
 mod store;
 mod vm;
@@ -28,6 +29,7 @@ pub(crate) use kinds::{
     ImageCommand, ImportArgs, LabelArgs, ListArgs, MigrationCommand, NetworkArgs, ReadCommand, Selection,
     TemplateArgs, TokenArgs, WriteCommand,
 };
+pub(crate) use manual::{ManualArgs, write as write_manual};
 pub(crate) use output::{Output, Printing};
 pub(crate) use store::{CheckArgs, RestoreArgs, StoreCommand};
 pub(crate) use vm::{
@@ -190,6 +192,8 @@ pub(crate) enum ClientCommand {
     Context(ContextCommand),
     /// Print the script with which a shell completes commands and names
     Completion(CompletionArgs),
+    /// Write the manual pages, one for each command
+    Manual(ManualArgs),
     /// Print the OpenAPI document of the server's interface
     #[command(after_help = "Example: sterna openapi > sterna.json")]
     Openapi,

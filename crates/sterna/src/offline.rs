@@ -15,9 +15,9 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use controller::Env;
 use model::audit::{Actor, AuditRecord, Change};
-use model::restored::{INCARNATION_LEAP, Restored};
+use model::restored::{Restored, incarnation_floor, revision_floor};
 use model::vm::VmIntent;
-use model::{key, record};
+use model::{Timestamp, key, record};
 use store::{RangeRequest, Store, Txn};
 use store_sqlite::{DATABASE, Fault, Options, Restore, SqliteStore, check, stored};
 use tempfile::NamedTempFile;
@@ -141,10 +141,11 @@ async fn backup(path: &Path, force: bool, store: &Path) -> anyhow::Result<ExitCo
 
 async fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
     let dir = store_dir(&args.data);
-    let restore = Restore::begin(&args.file, &dir)?;
+    let now = System.now();
+    let restore = Restore::begin(&args.file, &dir, |in_backup| revision_floor(in_backup, now))?;
     let from = restore.from;
     let store = restore.store()?;
-    let unread = hold(&store, from).await?;
+    let unread = hold(&store, from, now).await?;
     drop(store);
     restore.finish()?;
     eprintln!("{}: restored from revision {from}", dir.display());
@@ -160,7 +161,7 @@ async fn restore(args: &RestoreArgs) -> anyhow::Result<ExitCode> {
 
 /// Marks the store as restored, and lets every VM's incarnations go on far behind what may have been granted since. The
 /// intents that cannot be read.
-async fn hold(store: &SqliteStore, from_revision: u64) -> anyhow::Result<Vec<String>> {
+async fn hold(store: &SqliteStore, from_revision: u64, now: Timestamp) -> anyhow::Result<Vec<String>> {
     let vms = RangeRequest::prefix(key::kind_prefix(model::Kind::Vm));
     let mut unread = Vec::new();
     let mut leaps = Vec::new();
@@ -170,7 +171,7 @@ async fn hold(store: &SqliteStore, from_revision: u64) -> anyhow::Result<Vec<Str
         }
         match record::decode::<VmIntent>(&kv.value) {
             Ok(mut intent) => {
-                intent.last_incarnation.0 = intent.last_incarnation.0.saturating_add(INCARNATION_LEAP);
+                intent.last_incarnation.0 = incarnation_floor(intent.last_incarnation.0, now);
                 leaps.push((kv.key, record::encode(&intent)));
             }
             Err(_) => unread.push(kv.key),
@@ -183,13 +184,13 @@ async fn hold(store: &SqliteStore, from_revision: u64) -> anyhow::Result<Vec<Str
             .fold(Txn::new(), |txn, (key, intent)| txn.put(key, intent));
         store.txn(txn).await?;
     }
-    store.txn(mark(&System, from_revision)?).await?;
+    store.txn(mark(from_revision, now)?).await?;
     Ok(unread)
 }
 
-fn mark(env: &dyn Env, from_revision: u64) -> anyhow::Result<Txn> {
+fn mark(from_revision: u64, now: Timestamp) -> anyhow::Result<Txn> {
     let restored = Restored {
-        at: env.now(),
+        at: now,
         from_revision,
         ends_unknown: false,
     };
@@ -208,7 +209,7 @@ fn mark(env: &dyn Env, from_revision: u64) -> anyhow::Result<Txn> {
     };
     Ok(Txn::new()
         .put(key::RESTORED, record::encode(&restored))
-        .put(key::audit(env.next_id()), record::encode(&audit)))
+        .put(key::audit(System.next_id()), record::encode(&audit)))
 }
 
 /// Names what is broken.

@@ -41,7 +41,7 @@ impl Writer {
         let (revision, commits) = {
             let state = shared.read();
             let mut draft = Draft::new(&state);
-            (draft.end_lease(lease), draft.into_commits())
+            (draft.end_lease(&state, lease), draft.into_commits())
         };
         self.store("end lease", &commits, |tx| {
             tx.execute("DELETE FROM lease WHERE id = ?1", params![signed(lease.0)])?;

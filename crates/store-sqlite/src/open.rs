@@ -89,9 +89,10 @@ pub(crate) fn open(options: &Options) -> Result<Opened, OpenError> {
     make_dir(dir)?;
     let lock = lock(dir)?;
     let path = dir.join(DATABASE);
+    let sqlite = |error: rusqlite::Error| translate("open", &path, &error);
+    take_back(&path).map_err(sqlite)?;
     let known = inspect(&path)?;
     create_file(&path).map_err(|error| io(&path, error))?;
-    let sqlite = |error: rusqlite::Error| translate("open", &path, &error);
     let mut writer = Connection::open(&path).map_err(sqlite)?;
     configure(&writer, options.max_bytes).map_err(sqlite)?;
     if !known {
@@ -151,6 +152,19 @@ pub(crate) fn lock(dir: &Path) -> Result<File, OpenError> {
     file.rewind().map_err(io)?;
     writeln!(file, "{}", std::process::id()).map_err(io)?;
     Ok(file)
+}
+
+/// A crash while the database was made, before it had a write-ahead log, leaves a journal, by which SQLite takes back what
+/// was half done. It has to write for that.
+fn take_back(path: &Path) -> rusqlite::Result<()> {
+    let mut journal = path.as_os_str().to_owned();
+    journal.push("-journal");
+    if !Path::new(&journal).exists() || !path.exists() {
+        return Ok(());
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
 }
 
 /// Looks at the database without writing to it; says whether it has our tables.

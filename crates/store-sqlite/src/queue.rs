@@ -5,8 +5,8 @@
 //! The bound is on bytes: whoever comes when the line is full waits for room before joining it.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use store::backend::lock;
 use store::{Lease, LeaseId, Revision, StoreError, Txn, TxnResponse};
@@ -18,28 +18,21 @@ const UNIT_BYTES: usize = 16 * 1_024;
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
+/// A txn, and who waits for its answer.
+pub(crate) struct Waiting {
+    pub(crate) txn: Txn,
+    pub(crate) reply: Reply<TxnResponse>,
+    /// Its place in the line, which it keeps until it is answered.
+    pub(crate) room: OwnedSemaphorePermit,
+}
+
 /// What the writer is asked for.
 pub(crate) enum Job {
-    Txn {
-        txn: Txn,
-        reply: Reply<TxnResponse>,
-        room: OwnedSemaphorePermit,
-    },
-    Compact {
-        revision: Revision,
-        reply: Reply<()>,
-    },
-    Grant {
-        ttl: Duration,
-        reply: Reply<Lease>,
-    },
-    Revoke {
-        lease: LeaseId,
-        reply: Reply<Revision>,
-    },
-    Tick {
-        reply: Reply<()>,
-    },
+    Txn(Waiting),
+    Compact { revision: Revision, reply: Reply<()> },
+    Grant { ttl: Duration, reply: Reply<Lease> },
+    Revoke { lease: LeaseId, reply: Reply<Revision> },
+    Tick { reply: Reply<()> },
 }
 
 pub(crate) struct Queue {
@@ -51,8 +44,8 @@ pub(crate) struct Queue {
 #[derive(Default)]
 struct Line {
     jobs: VecDeque<Job>,
-    /// The writer sleeps until so many wait.
-    wanted: usize,
+    /// The writer sleeps until somebody comes.
+    sleeps: bool,
     closed: bool,
 }
 
@@ -74,7 +67,8 @@ impl Queue {
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         let room = self.room.clone().acquire_many_owned(units).await;
         let room = room.map_err(|_| StoreError::Closed { attempt })?;
-        self.ask(attempt, |reply| Job::Txn { txn, reply, room }).await
+        self.ask(attempt, |reply| Job::Txn(Waiting { txn, reply, room }))
+            .await
     }
 
     /// Queues a job and waits for its answer.
@@ -97,39 +91,29 @@ impl Queue {
             return Err(StoreError::Closed { attempt });
         }
         line.jobs.push_back(job);
-        let enough = line.jobs.len() >= line.wanted;
+        let sleeps = std::mem::take(&mut line.sleeps);
         drop(line);
-        if enough {
+        if sleeps {
             self.wake.notify_one();
         }
         Ok(())
     }
 
     /// Takes all that waits; waits for the first at most `patience`. None once the queue is closed and empty.
-    ///
-    /// Those who were answered last are likely to come back at once. So if only a part of `last` has come, the rest gets
-    /// `moment`: otherwise the first to come back would be committed alone, and the others would wait for that.
-    pub(crate) fn take(&self, patience: Duration, last: usize, moment: Duration) -> Option<VecDeque<Job>> {
-        let mut line = self.wait(lock(&self.line), 1, patience);
-        if line.jobs.is_empty() {
-            return (!line.closed).then(VecDeque::new);
+    pub(crate) fn take(&self, patience: Duration) -> Option<VecDeque<Job>> {
+        let mut line = lock(&self.line);
+        let until = Instant::now() + patience;
+        while line.jobs.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            if line.closed || left.is_zero() {
+                return (!line.closed).then(VecDeque::new);
+            }
+            line.sleeps = true;
+            let woken = self.wake.wait_timeout(line, left);
+            line = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
-        if line.jobs.len() < last {
-            line = self.wait(line, last, moment);
-        }
+        line.sleeps = false;
         Some(std::mem::take(&mut line.jobs))
-    }
-
-    fn wait<'l>(
-        &self,
-        mut line: MutexGuard<'l, Line>,
-        wanted: usize,
-        patience: Duration,
-    ) -> MutexGuard<'l, Line> {
-        line.wanted = wanted;
-        let idle = |line: &mut Line| line.jobs.len() < wanted && !line.closed;
-        let waited = self.wake.wait_timeout_while(line, patience, idle);
-        waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Lets nobody join the line any more.

@@ -2,8 +2,9 @@
 //! Does not know: what has to be changed in it before it is used; that is done through [`Restore::store`].
 //! Start here: [`Restore::begin`]; until [`Restore::finish`] nothing of it counts.
 //!
-//! A restored store goes on at a revision far behind the backup's, and nothing before that can be read or watched: whoever
-//! has seen a revision that the backup does not know would otherwise take an old state for a new one.
+//! A restored store goes on at a revision behind all that were ever seen, which the caller knows, and nothing before that can
+//! be read or watched: whoever has seen a revision that the backup does not know would otherwise take an old state for a
+//! new one.
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
@@ -18,10 +19,6 @@ use crate::errors::{translate, translate_io};
 use crate::open::{self, create_file, inspect, stored};
 use crate::schema::{self, row_id};
 use crate::{DATABASE, OpenError, Options, SqliteStore};
-
-/// How far a restored store leaps. More than was written since any backup that one would restore: at a thousand writes a
-/// second it is eleven days; and a number that a store can leap by two thousand times.
-const LEAP: Revision = 1_000_000_000;
 
 /// The directory, within the store's, in which a restored store is made.
 const WORK: &str = "restoring";
@@ -42,9 +39,13 @@ pub struct Restore {
 }
 
 impl Restore {
-    /// Copies a backup beside the place where the store will be. Refused if there is a store, or if the backup cannot be
-    /// used; then nothing was changed.
-    pub fn begin(backup: &Path, dir: &Path) -> Result<Self, OpenError> {
+    /// Copies a backup beside the place where the store will be; `floor` says from the backup's revision where it goes on.
+    /// Refused if there is a store, or if the backup cannot be used; then nothing was changed.
+    pub fn begin(
+        backup: &Path,
+        dir: &Path,
+        floor: impl FnOnce(Revision) -> Revision,
+    ) -> Result<Self, OpenError> {
         stored(backup)?;
         inspect(backup)?;
         let checked = check(backup)?;
@@ -61,11 +62,11 @@ impl Restore {
             from: checked.revision,
             _lock: lock,
         };
-        restore.copy(backup)?;
+        restore.copy(backup, floor(restore.from).max(restore.from + 1))?;
         Ok(restore)
     }
 
-    fn copy(&self, backup: &Path) -> Result<(), OpenError> {
+    fn copy(&self, backup: &Path, revision: Revision) -> Result<(), OpenError> {
         let io = |path: &Path, error| translate_io("restore", path, &error);
         // What a restore that was cut off has left.
         if self.work.exists() {
@@ -79,7 +80,7 @@ impl Restore {
         let source = crate::reader::connect(backup).map_err(sqlite)?;
         let mut target = Connection::open(&copy).map_err(sqlite)?;
         copy_all(&source, &mut target).map_err(sqlite)?;
-        leap(&mut target, self.from.saturating_add(LEAP)).map_err(sqlite)?;
+        leap(&mut target, revision).map_err(sqlite)?;
         Ok(())
     }
 

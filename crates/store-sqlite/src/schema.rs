@@ -78,20 +78,22 @@ pub(crate) fn key(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
 const INSERT: &str = "INSERT INTO history (id, key, value, create_revision, version, lease, deleted)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 
-/// Appends the rows of a revision.
-pub(crate) fn insert(tx: &Transaction<'_>, commit: &Commit) -> rusqlite::Result<()> {
+/// Appends the rows of revisions.
+pub(crate) fn insert(tx: &Transaction<'_>, commits: &[Commit]) -> rusqlite::Result<()> {
     let mut statement = tx.prepare_cached(INSERT)?;
-    for (id, event) in (row_id(commit.revision)..).zip(commit.events.iter()) {
-        let Event { kind, kv, .. } = event;
-        statement.execute(params![
-            id,
-            kv.key.as_bytes(),
-            kv.value.as_ref(),
-            signed(kv.create_revision),
-            signed(kv.version),
-            kv.lease.map(|lease| signed(lease.0)),
-            *kind == EventKind::Delete,
-        ])?;
+    for commit in commits {
+        for (id, event) in (row_id(commit.revision)..).zip(commit.events.iter()) {
+            let Event { kind, kv, .. } = event;
+            statement.execute(params![
+                id,
+                kv.key.as_bytes(),
+                kv.value.as_ref(),
+                signed(kv.create_revision),
+                signed(kv.version),
+                kv.lease.map(|lease| signed(lease.0)),
+                *kind == EventKind::Delete,
+            ])?;
+        }
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Owns: the thread that alone writes to the database.
 //! Does not know: how a txn is decided (`store::backend::Draft`), how old rows go (`purge.rs`).
 //! Start here: [`Writer::run`], then [`Writer::commit`]: all txns that wait are decided one after the other, become
-//! durable together, and only then are seen and answered.
+//! durable together, and only then are seen and answered. Whoever comes while rows are being written joins their commit.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -11,13 +11,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
-use store::backend::{Commit, Draft};
-use store::{Revision, StoreError, Txn, TxnResponse};
+use store::backend::{Commit, Draft, State};
+use store::{Revision, StoreError, TxnResponse};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::Shared;
 use crate::errors::{translate, translate_io};
 use crate::purge::Purge;
-use crate::queue::{Job, Queue, Reply};
+use crate::queue::{Job, Queue, Reply, Waiting};
 use crate::schema;
 
 /// How often leases are looked at, if there is one.
@@ -35,17 +36,12 @@ pub(crate) struct Writer {
     pub(crate) shared: Arc<Shared>,
     queue: Arc<Queue>,
     pub(crate) purge: Purge,
-    /// How long the last commit took.
+    /// How long the last commit took, and how many txns were in it.
     took: Duration,
+    last: usize,
     /// Why nothing can be written any more: whether the last commit is in the file is not known.
     broken: Option<StoreError>,
     _lock: File,
-}
-
-struct Waiting {
-    txn: Txn,
-    reply: Reply<TxnResponse>,
-    _room: tokio::sync::OwnedSemaphorePermit,
 }
 
 pub(crate) fn start(
@@ -62,6 +58,7 @@ pub(crate) fn start(
         queue,
         purge,
         took: Duration::ZERO,
+        last: 0,
         broken: None,
         _lock: lock,
     };
@@ -73,19 +70,9 @@ pub(crate) fn start(
 
 impl Writer {
     fn run(mut self) {
-        let mut last = 0;
-        while let Some(jobs) = self.queue.clone().take(self.patience(), last, self.moment()) {
-            let mut jobs = jobs;
-            last = jobs.len();
-            while !jobs.is_empty() {
-                let group = take_group(&mut jobs);
-                if group.is_empty() {
-                    if let Some(job) = jobs.pop_front() {
-                        self.other(job);
-                    }
-                } else {
-                    self.commit(group);
-                }
+        while let Some(mut line) = self.queue.clone().take(self.patience()) {
+            while let Some(job) = line.pop_front() {
+                self.work(job, &mut line);
             }
             self.end_due_leases();
             self.purge_some();
@@ -102,20 +89,16 @@ impl Writer {
         }
     }
 
-    /// How long those are waited for who are likely to come: whoever comes just too late waits for a whole commit, so a
-    /// part of one is well spent.
+    /// How long those are waited for who are likely to come, because they were answered last: whoever comes just too late
+    /// waits for a whole commit, so a part of one is well spent.
     fn moment(&self) -> Duration {
         (self.took / 4).min(MOMENT_MAX)
     }
 
-    fn other(&mut self, job: Job) {
+    fn work(&mut self, job: Job, line: &mut VecDeque<Job>) {
         // Whoever asked may have gone; then the answer goes nowhere.
         match job {
-            Job::Txn { txn, reply, room } => self.commit(vec![Waiting {
-                txn,
-                reply,
-                _room: room,
-            }]),
+            Job::Txn(first) => self.commit(first, line),
             Job::Compact { revision, reply } => drop(reply.send(self.compact(revision))),
             Job::Grant { ttl, reply } => drop(reply.send(self.grant(ttl))),
             Job::Revoke { lease, reply } => drop(reply.send(self.end_lease(lease))),
@@ -126,26 +109,42 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, group: Vec<Waiting>) {
-        let shared = self.shared.clone();
-        let (outcomes, commits) = {
-            let state = shared.read();
-            let mut draft = Draft::new(&state);
-            let outcomes: Vec<_> = group.iter().map(|one| draft.apply(&one.txn)).collect();
-            (outcomes, draft.into_commits())
-        };
-        let stored = if commits.is_empty() {
+    /// Commits a txn, those behind it in the line, and those who come while rows are written.
+    fn commit(&mut self, first: Waiting, line: &mut VecDeque<Job>) {
+        let (shared, queue) = (self.shared.clone(), self.queue.clone());
+        let mut group = Group::new(&shared.read());
+        group.decide(first, &shared.read());
+        group.decide_all(line, &shared.read());
+        let stored = if group.draft.commits().is_empty() {
             Ok(())
         } else {
-            self.store("txn", &commits, |_| Ok(()))
+            let (expected, moment) = (self.last, self.moment());
+            let mut over_at = None;
+            self.write("txn", |tx| {
+                loop {
+                    group.insert(tx)?;
+                    // What is left of the line does not fit, or is no txn.
+                    if !line.is_empty() || group.is_full() {
+                        return Ok(());
+                    }
+                    let now = Instant::now();
+                    let patience = match group.decided.len() < expected {
+                        true => over_at.get_or_insert(now + moment).duration_since(now),
+                        false => Duration::ZERO,
+                    };
+                    *line = queue.take(patience).unwrap_or_default();
+                    group.decide_all(line, &shared.read());
+                    if group.is_inserted() {
+                        return Ok(());
+                    }
+                }
+            })
         };
-        for (one, outcome) in group.into_iter().zip(outcomes) {
-            let answer = match &stored {
-                Ok(()) => outcome,
-                Err(error) => outcome.and_then(|_| Err(error.clone())),
-            };
-            drop(one.reply.send(answer));
+        if stored.is_ok() {
+            self.show(group.draft.commits());
         }
+        self.last = group.decided.len();
+        group.answer(&stored);
     }
 
     /// Makes revisions durable, together with what `also` writes, and then visible.
@@ -156,16 +155,21 @@ impl Writer {
         also: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
     ) -> Result<(), StoreError> {
         self.write(attempt, |tx| {
-            commits.iter().try_for_each(|commit| schema::insert(tx, commit))?;
+            schema::insert(tx, commits)?;
             also(tx)
         })?;
+        self.show(commits);
+        Ok(())
+    }
+
+    /// Lets everybody see what is durable.
+    fn show(&self, commits: &[Commit]) {
         let mut state = self.shared.write();
         for commit in commits {
             state.absorb(commit);
         }
         drop(state);
         self.shared.hub.publish(commits);
-        Ok(())
     }
 
     /// One durable change of the database.
@@ -236,22 +240,73 @@ fn unknown_outcome(attempt: &'static str, error: &StoreError) -> StoreError {
     }
 }
 
-/// The txns at the head of the line, as many as fit into one commit.
-fn take_group(jobs: &mut VecDeque<Job>) -> Vec<Waiting> {
-    let (mut group, mut bytes) = (Vec::new(), 0);
-    while group.len() < GROUP_TXNS && bytes < GROUP_BYTES {
-        match jobs.pop_front() {
-            Some(Job::Txn { txn, reply, room }) => {
-                bytes += txn.size_bytes();
-                let _room = room;
-                group.push(Waiting { txn, reply, _room });
-            }
-            Some(other) => {
-                jobs.push_front(other);
-                break;
-            }
-            None => break,
+/// Txns that become durable together.
+struct Group {
+    draft: Draft,
+    /// How many of the draft's revisions have their rows.
+    inserted: usize,
+    decided: Vec<Decided>,
+    bytes: usize,
+}
+
+struct Decided {
+    outcome: Result<TxnResponse, StoreError>,
+    reply: Reply<TxnResponse>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Group {
+    fn new(base: &State) -> Self {
+        Self {
+            draft: Draft::new(base),
+            inserted: 0,
+            decided: Vec::new(),
+            bytes: 0,
         }
     }
-    group
+
+    fn is_full(&self) -> bool {
+        self.decided.len() >= GROUP_TXNS || self.bytes >= GROUP_BYTES
+    }
+
+    fn decide(&mut self, waiting: Waiting, base: &State) {
+        let Waiting { txn, reply, room } = waiting;
+        self.bytes += txn.size_bytes();
+        self.decided.push(Decided {
+            outcome: self.draft.apply(base, &txn),
+            reply,
+            _room: room,
+        });
+    }
+
+    /// Decides the txns at the head of the line, as many as fit.
+    fn decide_all(&mut self, line: &mut VecDeque<Job>, base: &State) {
+        while !self.is_full() {
+            match line.pop_front() {
+                Some(Job::Txn(waiting)) => self.decide(waiting, base),
+                Some(other) => return line.push_front(other),
+                None => return,
+            }
+        }
+    }
+
+    fn is_inserted(&self) -> bool {
+        self.inserted == self.draft.commits().len()
+    }
+
+    fn insert(&mut self, tx: &Transaction<'_>) -> rusqlite::Result<()> {
+        schema::insert(tx, &self.draft.commits()[self.inserted..])?;
+        self.inserted = self.draft.commits().len();
+        Ok(())
+    }
+
+    fn answer(self, stored: &Result<(), StoreError>) {
+        for one in self.decided {
+            let answer = match stored {
+                Ok(()) => one.outcome,
+                Err(error) => one.outcome.and_then(|_| Err(error.clone())),
+            };
+            drop(one.reply.send(answer));
+        }
+    }
 }

@@ -213,6 +213,10 @@ async fn a_backup_opens_as_a_store() {
     assert_eq!(put(&copy, "k", 1).await.unwrap(), first + 2);
 }
 
+fn leap(in_backup: u64) -> u64 {
+    in_backup + 1_000_000_000
+}
+
 async fn backup_of(dir: &TempDir, name: &str) -> std::path::PathBuf {
     let target = dir.path().join(name);
     open(dir).backup(&target).await.unwrap();
@@ -231,7 +235,7 @@ async fn a_restored_store_goes_on_far_behind_its_backup() {
         .revision;
     drop(store);
     let backup = backup_of(&dir, "backup.db").await;
-    let restore = Restore::begin(&backup, other.path()).unwrap();
+    let restore = Restore::begin(&backup, other.path(), leap).unwrap();
     assert_eq!(restore.from, last);
     put(&restore.store().unwrap(), "held", 1).await.unwrap();
     restore.finish().unwrap();
@@ -254,7 +258,7 @@ async fn a_restored_store_goes_on_far_behind_its_backup() {
     assert!(matches!(said, WatchItem::Compacted { .. }), "{said:?}");
     drop((restored, watch));
     assert_eq!(check(&other.path().join(DATABASE)).unwrap().faults, []);
-    let again = Restore::begin(&backup, other.path()).map(|_| ());
+    let again = Restore::begin(&backup, other.path(), leap).map(|_| ());
     assert!(matches!(again, Err(OpenError::Occupied { .. })), "{again:?}");
 }
 
@@ -263,23 +267,23 @@ async fn a_restore_that_is_cut_off_or_refused_leaves_no_store() {
     let (dir, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     put(&open(&dir), "k", 1).await.unwrap();
     let backup = backup_of(&dir, "backup.db").await;
-    drop(Restore::begin(&backup, other.path()).unwrap());
+    drop(Restore::begin(&backup, other.path(), leap).unwrap());
     assert!(!other.path().join(DATABASE).exists());
     // What a killed one leaves does not stop the next.
     std::fs::create_dir(other.path().join("restoring")).unwrap();
     std::fs::write(other.path().join("restoring/store.db"), "half").unwrap();
-    drop(Restore::begin(&backup, other.path()).unwrap());
+    drop(Restore::begin(&backup, other.path(), leap).unwrap());
     let connection = Connection::open(&backup).unwrap();
     connection.pragma_update(None, "user_version", 99).unwrap();
     drop(connection);
     let before = std::fs::read(&backup).unwrap();
-    let newer = Restore::begin(&backup, other.path()).map(|_| ());
+    let newer = Restore::begin(&backup, other.path(), leap).map(|_| ());
     assert!(
         matches!(newer, Err(OpenError::Newer { found: 99, .. })),
         "{newer:?}"
     );
     assert_eq!(std::fs::read(&backup).unwrap(), before);
-    let used = Restore::begin(&dir.path().join(DATABASE), dir.path()).map(|_| ());
+    let used = Restore::begin(&dir.path().join(DATABASE), dir.path(), leap).map(|_| ());
     assert!(matches!(used, Err(OpenError::Occupied { .. })), "{used:?}");
 }
 

@@ -84,7 +84,7 @@ impl MemoryStore {
         self.tick();
         let mut inner = lock(&self.inner);
         let mut draft = Draft::new(&inner.state);
-        let response = draft.apply(txn)?;
+        let response = draft.apply(&inner.state, txn)?;
         let commits = draft.into_commits();
         self.publish(&mut inner, &commits);
         Ok(response)
@@ -100,7 +100,7 @@ impl MemoryStore {
     fn end_lease(&self, inner: &mut Inner, lease: LeaseId) -> Result<Revision, StoreError> {
         inner.state.leases_mut().begin_end(lease)?;
         let mut draft = Draft::new(&inner.state);
-        let revision = draft.end_lease(lease);
+        let revision = draft.end_lease(&inner.state, lease);
         let commits = draft.into_commits();
         self.publish(inner, &commits);
         inner.state.forget_lease(lease)?;

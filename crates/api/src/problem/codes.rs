@@ -119,6 +119,7 @@ pub const CODES: &[Code] = &[
     code(429, "too-many-attempts", "Too many requests without a valid token came from this address.", "Correct the token, and wait as long as `Retry-After` says."),
     code(429, "too-many-polls", "Too many clients wait for changes.", "Wait as long as `Retry-After` says, or use a watch."),
     code(429, "too-many-requests", "The token's user asks more often than is allowed.", "Wait as long as `Retry-After` says; use a watch instead of asking again and again."),
+    code(429, "too-many-watches", "Too many watches are open.", "End those that nobody reads, or wait as long as `Retry-After` says."),
     code(500, "backup-failed", "The backup could not be made.", "Look at the server's disk and log."),
     code(500, "image-not-kept", "The image's content could not be written.", "Look at the server's disk and log."),
     code(500, "not-shown", "The object cannot be shown.", "Look at the server's log."),

@@ -171,6 +171,7 @@ impl World {
         let id = self.host_id(name);
         let contact = HostContact {
             silent_since: silent.then_some(self.now),
+            ..HostContact::default()
         };
         self.write(key::host_contact(id), &contact);
         self.settle();

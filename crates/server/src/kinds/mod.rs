@@ -12,6 +12,7 @@ mod vm;
 pub use host::{Host as HostActions, host_action};
 pub use placement::explanation;
 pub use vm::action as vm_action;
+pub(crate) use vm::exceeds_reservation;
 
 use api::{Object as WireObject, Problem, Resource};
 use model::{HostId, Kind, MigrationId, Object, Timestamp, VmId};

@@ -106,5 +106,7 @@ fn summary(what: &What) -> String {
         What::Migration { phase } => format!("{phase:?}"),
         What::HostContact { silent: true } => "silent".to_owned(),
         What::HostContact { silent: false } => "heard again".to_owned(),
+        What::MemoryReservation { exceeded: true } => "takes more memory than is reserved".to_owned(),
+        What::MemoryReservation { exceeded: false } => "takes no more memory than is reserved".to_owned(),
     }
 }

@@ -234,6 +234,13 @@ fn memory(heard: &Heard, view: &View, id: VmId, intent: Option<&VmIntent>) -> Op
     })
 }
 
+/// Whether a VM's QEMU takes more than is reserved for it; none while that is not measured.
+pub(crate) fn exceeds_reservation(heard: &Heard, view: &View, id: VmId) -> Option<bool> {
+    let intent = view.vms.get(&id)?.intent.as_ref();
+    let memory = memory(heard, view, id, intent.map(|at| &at.value))?;
+    memory.qemu_mib.map(|mib| mib > memory.qemu_reserved_mib)
+}
+
 /// Its host may run out of memory with all reservations kept.
 fn over_reservation(memory: VmMemory) -> Option<Reason> {
     let takes_mib = memory.qemu_mib.filter(|mib| *mib > memory.qemu_reserved_mib)?;

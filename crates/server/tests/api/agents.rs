@@ -389,7 +389,7 @@ async fn long_actions_leave_records_and_a_reboot_is_one() {
         .refused(422, "immutable");
 }
 
-/// What a VM's QEMU takes is heard, and more than is reserved for it is something to be said.
+/// What a VM's QEMU takes is heard, and more than is reserved for it is something to be said, now and later.
 async fn memory_is_told(world: &World, agent: &mut Agent, run: &VmRun) {
     for (qemu_mib, code) in [(4096, json!("memory-over-reservation")), (1, json!(null))] {
         let mut report = agent_report(agent, run);
@@ -398,6 +398,14 @@ async fn memory_is_told(world: &World, agent: &mut Agent, run: &VmRun) {
         let shown = world.get("/v1/vms/web").await.ok(200);
         assert_eq!(shown["status"]["memory"]["qemu_mib"], qemu_mib);
         assert_eq!(shown["status"]["reason"]["code"], code);
+        let happened = |event: &serde_json::Value| {
+            let summary = event["spec"]["summary"].as_str().unwrap_or_default();
+            event["spec"]["object_name"] == "web"
+                && summary.contains("than is reserved")
+                && event["spec"]["reason"]["code"] == code
+        };
+        let is_told = |events: &serde_json::Value| events["items"].as_array().unwrap().iter().any(happened);
+        world.until("/v1/events", is_told).await;
     }
 }
 

@@ -237,3 +237,32 @@ async fn only_so_many_may_wait() {
         () = waits => {}
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_so_many_may_watch() {
+    let rates = server::Rates {
+        watches: 1,
+        ..server::Rates::default()
+    };
+    let world = World::with(
+        std::sync::Arc::new(store::MemoryStore::new(store::system_clock())),
+        rates,
+    )
+    .await;
+    let watch = world.typed().watch::<api::kinds::Vm>(None).await.unwrap();
+    let path = "/v1/images?watch=true";
+    world.get(path).await.refused(429, "too-many-watches");
+    // Lists and polls have places of their own.
+    let from = world.get("/v1/vms").await.ok(200)["revision"].clone();
+    let poll = format!("/v1/changes/vms?from={from}&timeout_s=0");
+    world.get(&poll).await.ok(200);
+    drop(watch);
+    let begun = std::time::Instant::now();
+    while world.typed().watch::<api::kinds::Vm>(None).await.is_err() {
+        assert!(
+            begun.elapsed() < std::time::Duration::from_secs(20),
+            "its place stays taken"
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}

@@ -15,7 +15,7 @@ pub(crate) enum ReadCommand {
         /// Which ones.
         #[command(flatten)]
         which: ListArgs,
-        /// By which fields, with - before one for downwards, as in name,-created_at [default: in the order of their making]
+        /// By which fields, with - before one for downwards, as in name,-created_at [default: name]
         #[arg(long, value_name = "FIELD,-FIELD", allow_hyphen_values = true)]
         sort: Option<String>,
         /// Stay, and show the list anew when something changes

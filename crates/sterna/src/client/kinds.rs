@@ -24,7 +24,10 @@ pub(super) async fn read<R: Resource>(context: &Context, command: ReadCommand) -
             if watch {
                 return live::live::<R>(context, choice, which.labels).await;
             }
-            let (items, revision) = context.client.list_of::<R>(&choice).await?;
+            let (mut items, revision) = context.client.list_of::<R>(&choice).await?;
+            if choice.sort.is_none() {
+                items.sort_by_cached_key(by_name::<R>);
+            }
             output::list::<R>(context, &items, revision)
         }
         ReadCommand::Get { name } => {
@@ -34,6 +37,11 @@ pub(super) async fn read<R: Resource>(context: &Context, command: ReadCommand) -
         ReadCommand::Watch(args) => watch::<R>(context, &args).await,
         ReadCommand::History(args) => history::history::<R>(context, args).await,
     }
+}
+
+/// The order of lists, unless another one is asked for. The server's is that of their making, and costs it nothing.
+pub(super) fn by_name<R: Resource>(object: &ObjectOf<R>) -> String {
+    object.name.to_lowercase()
 }
 
 /// What can be asked of the kinds that users change.

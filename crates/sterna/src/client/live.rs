@@ -85,10 +85,11 @@ impl Shown {
     }
 
     fn sort<R: Resource>(&self, objects: &mut [&ObjectOf<R>]) {
-        if !self.order.is_empty() {
-            let place = |object: &ObjectOf<R>| self.order.place(&value::<R>(object));
-            objects.sort_by(|a, b| self.order.compare(&place(a), &place(b)));
+        if self.order.is_empty() {
+            return objects.sort_by_cached_key(|object| kinds::by_name::<R>(object));
         }
+        let place = |object: &ObjectOf<R>| self.order.place(&value::<R>(object));
+        objects.sort_by(|a, b| self.order.compare(&place(a), &place(b)));
     }
 }
 

@@ -179,6 +179,7 @@ pub(crate) fn run(global: Global, command: ClientCommand) -> anyhow::Result<Exit
         ClientCommand::Openapi => output::document(&api::openapi::document()),
         ClientCommand::Context(command) => contexts::run(&global, command),
         ClientCommand::Completion(args) => completion(args.shell),
+        ClientCommand::Manual(args) => crate::cli::write_manual(&args.dir).map(|()| ExitCode::SUCCESS),
         command => {
             let context = Context::new(&global)?;
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -272,8 +273,9 @@ async fn dispatch(context: &Context, command: ClientCommand) -> anyhow::Result<E
         ClientCommand::Apply(args) => files::apply::apply(context, args).await,
         ClientCommand::Export(args) => files::export::export(context, args).await,
         ClientCommand::Events { follow } => events::events(context, follow).await,
-        ClientCommand::Openapi | ClientCommand::Context(_) | ClientCommand::Completion(_) => {
-            bail!("this command asks no server")
-        }
+        ClientCommand::Openapi
+        | ClientCommand::Context(_)
+        | ClientCommand::Completion(_)
+        | ClientCommand::Manual(_) => bail!("this command asks no server"),
     }
 }

@@ -102,7 +102,7 @@ async fn forms_of_output() {
         .run("template list -o jsonpath={.items[*].spec.memory_mib}")
         .await
         .ok();
-    assert_eq!(path, "64\n1024\n");
+    assert_eq!(path, "1024\n64\n");
     assert_eq!(
         world.run("template get big -o jsonpath=$.name").await.ok(),
         "big\n"
@@ -220,6 +220,9 @@ async fn lists_are_filtered_and_sorted() {
         let said = world.run(&format!("template list -o name {options}")).await.ok();
         said.replace("template/", "").replace('\n', " ")
     };
+    // The API lists in the order of their making, and people look for names.
+    assert_eq!(listed("").await, "a b c small ");
+    assert_eq!(listed("--sort created_at").await, "small b a c ");
     assert_eq!(listed("--sort name").await, "a b c small ");
     assert_eq!(listed("--sort -spec.memory_mib,-name").await, "c a b small ");
     assert_eq!(

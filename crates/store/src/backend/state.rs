@@ -177,19 +177,19 @@ impl State {
 }
 
 /// Revisions that are decided one after the other on top of a state, to be made durable together.
+///
+/// Its calls are given the state that it was begun on. Of that only the times of leases may have changed meanwhile.
 #[derive(Debug)]
-pub struct Draft<'s> {
-    base: &'s State,
+pub struct Draft {
     revision: Revision,
     changed: BTreeMap<String, Option<KeyValue>>,
     commits: Vec<Commit>,
 }
 
-impl<'s> Draft<'s> {
+impl Draft {
     /// A draft that changes nothing yet.
-    pub fn new(base: &'s State) -> Self {
+    pub fn new(base: &State) -> Self {
         Self {
-            base,
             revision: base.revision,
             changed: BTreeMap::new(),
             commits: Vec::new(),
@@ -197,16 +197,12 @@ impl<'s> Draft<'s> {
     }
 
     /// Decides a txn; on an error the draft is as before.
-    pub fn apply(&mut self, txn: &Txn) -> Result<TxnResponse, StoreError> {
-        let failed = self.failed_compares(txn);
+    pub fn apply(&mut self, base: &State, txn: &Txn) -> Result<TxnResponse, StoreError> {
+        let failed = self.failed_compares(base, txn);
         let succeeded = failed.is_empty();
         let ops = if succeeded { &txn.then } else { &txn.otherwise };
-        self.check_leases(ops)?;
-        let mut step = Step {
-            draft: self,
-            revision: self.revision + 1,
-            events: BTreeMap::new(),
-        };
+        check_leases(base, ops)?;
+        let mut step = Step::new(self, base);
         let results = ops.iter().map(|op| step.run(op)).collect();
         let events = step.events;
         if events.len() > MAX_TXN_EVENTS {
@@ -226,21 +222,11 @@ impl<'s> Draft<'s> {
     }
 
     /// Decides the deletion of a lease's keys, in one revision.
-    pub fn end_lease(&mut self, lease: LeaseId) -> Revision {
-        let keys: Vec<String> = self
-            .base
-            .attached
-            .get(&lease)
-            .into_iter()
-            .flatten()
-            .filter(|key| self.get(key).is_some_and(|kv| kv.lease == Some(lease)))
-            .cloned()
-            .collect();
-        let mut step = Step {
-            draft: self,
-            revision: self.revision + 1,
-            events: BTreeMap::new(),
-        };
+    pub fn end_lease(&mut self, base: &State, lease: LeaseId) -> Revision {
+        let attached = base.attached.get(&lease).into_iter().flatten();
+        let is_kept = |key: &&String| self.get(base, key).is_some_and(|kv| kv.lease == Some(lease));
+        let keys: Vec<String> = attached.filter(is_kept).cloned().collect();
+        let mut step = Step::new(self, base);
         for key in keys {
             step.delete(&key);
         }
@@ -259,45 +245,29 @@ impl<'s> Draft<'s> {
         &self.commits
     }
 
-    fn get(&self, key: &str) -> Option<&KeyValue> {
+    fn get<'a>(&'a self, base: &'a State, key: &str) -> Option<&'a KeyValue> {
         match self.changed.get(key) {
             Some(changed) => changed.as_ref(),
-            None => self.base.get(key),
+            None => base.get(key),
         }
     }
 
-    fn failed_compares(&self, txn: &Txn) -> Vec<FailedCompare> {
-        let stored = txn
-            .compares
-            .iter()
-            .map(|compare| (compare, self.get(&compare.key)));
+    fn failed_compares(&self, base: &State, txn: &Txn) -> Vec<FailedCompare> {
+        let compares = txn.compares.iter().enumerate();
+        let stored = compares.map(|(index, compare)| (index, compare, self.get(base, &compare.key)));
         stored
-            .enumerate()
-            .filter(|(_, (compare, stored))| !compare.holds(*stored))
-            .map(|(index, (_, stored))| FailedCompare {
+            .filter(|(_, compare, stored)| !compare.holds(*stored))
+            .map(|(index, _, stored)| FailedCompare {
                 index,
                 actual: stored.cloned(),
             })
             .collect()
     }
 
-    fn check_leases(&self, ops: &[Op]) -> Result<(), StoreError> {
-        for op in ops {
-            if let Op::Put {
-                lease: Some(lease), ..
-            } = op
-                && !self.base.leases.contains(*lease)
-            {
-                return Err(StoreError::LeaseNotFound { lease: *lease });
-            }
-        }
-        Ok(())
-    }
-
-    fn keys_with_prefix(&self, prefix: &str) -> BTreeSet<String> {
+    fn keys_with_prefix(&self, base: &State, prefix: &str) -> BTreeSet<String> {
         let range = KeyRange::Prefix(prefix.to_owned());
         let from = (Bound::Included(prefix), Bound::Unbounded);
-        let base = self.base.keys.range::<str, _>(from).map(|(key, _)| key);
+        let base = base.keys.range::<str, _>(from).map(|(key, _)| key);
         let base = base.take_while(|key| range.contains(key));
         let base = base.filter(|key| !self.changed.contains_key(*key));
         let changed = self.changed.range::<str, _>(from);
@@ -322,14 +292,37 @@ impl<'s> Draft<'s> {
     }
 }
 
+fn check_leases(base: &State, ops: &[Op]) -> Result<(), StoreError> {
+    for op in ops {
+        if let Op::Put {
+            lease: Some(lease), ..
+        } = op
+            && !base.leases.contains(*lease)
+        {
+            return Err(StoreError::LeaseNotFound { lease: *lease });
+        }
+    }
+    Ok(())
+}
+
 /// One txn while its steps run.
-struct Step<'d, 's> {
-    draft: &'d Draft<'s>,
+struct Step<'a> {
+    draft: &'a Draft,
+    base: &'a State,
     revision: Revision,
     events: BTreeMap<String, Event>,
 }
 
-impl Step<'_, '_> {
+impl<'a> Step<'a> {
+    fn new(draft: &'a Draft, base: &'a State) -> Self {
+        Self {
+            draft,
+            base,
+            revision: draft.revision + 1,
+            events: BTreeMap::new(),
+        }
+    }
+
     fn run(&mut self, op: &Op) -> OpResult {
         match op {
             Op::Put { key, value, lease } => {
@@ -340,7 +333,7 @@ impl Step<'_, '_> {
                 count: usize::from(self.delete(key)),
             },
             Op::DeletePrefix { prefix } => {
-                let keys = self.draft.keys_with_prefix(prefix);
+                let keys = self.draft.keys_with_prefix(self.base, prefix);
                 let deleted = keys.iter().filter(|key| self.delete(key));
                 OpResult::Deleted {
                     count: deleted.count(),
@@ -353,13 +346,13 @@ impl Step<'_, '_> {
     fn get(&self, key: &str) -> Option<&KeyValue> {
         match self.events.get(key) {
             Some(event) => (event.kind == EventKind::Put).then_some(&event.kv),
-            None => self.draft.get(key),
+            None => self.draft.get(self.base, key),
         }
     }
 
     /// A key is put at most once by a branch and never also deleted by it, so the draft holds what was before.
     fn put(&mut self, key: &str, value: &Bytes, lease: Option<LeaseId>) {
-        let prev = self.draft.get(key).cloned();
+        let prev = self.draft.get(self.base, key).cloned();
         let kv = KeyValue {
             key: key.to_owned(),
             value: value.clone(),
