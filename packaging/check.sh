@@ -22,6 +22,7 @@ done <<'FILES'
 644 etc/sterna/agent.conf
 644 usr/share/bash-completion/completions/sterna
 644 usr/share/fish/vendor_completions.d/sterna.fish
+644 usr/share/sterna/grafana/sterna.json
 755 DEBIAN/postinst
 755 DEBIAN/prerm
 755 DEBIAN/postrm

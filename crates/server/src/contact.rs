@@ -80,6 +80,7 @@ async fn note(app: &App, host: HostId, silent: bool) {
     let actor = Actor {
         name: "server".to_owned(),
         from: None,
+        request: None,
     };
     match commit(app.writer(&actor), plan).await {
         Ok(revision) => {

@@ -18,8 +18,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::auth::{Standing, User};
 use crate::kinds::{Served, render};
 use crate::lists::{Shown, Wanted};
+use crate::metrics::Present;
 use crate::routes::App;
 
 /// How often an empty line shows a quiet reader that the connection lives.
@@ -30,19 +32,30 @@ const POLL_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_TIMEOUT_MAX: Duration = Duration::from_secs(55);
 
 /// The answer to a watch.
-pub fn stream<R: Served>(app: App, from: Option<u64>, wanted: Wanted) -> Result<Response, Problem> {
+pub fn stream<R: Served>(
+    app: App,
+    user: &User,
+    from: Option<u64>,
+    wanted: Wanted,
+) -> Result<Response, Problem> {
     let (seen, first) = begin::<R>(&app, from, &wanted)?;
     let revisions = app.cache.subscribe();
+    let present = app.metrics.watcher(R::KIND);
     let state = Watcher {
         app,
         seen,
         wanted,
         revisions,
         pending: Some(first),
+        _present: present,
     };
-    let lines = stream::unfold(state, |mut watcher| async move {
+    let state = (state, Standing::of(user));
+    let lines = stream::unfold(state, |(mut watcher, mut standing)| async move {
+        if !standing.holds(&watcher.app).await {
+            return None;
+        }
         let chunk = watcher.next::<R>().await?;
-        Some((Ok::<Bytes, Infallible>(Bytes::from(chunk)), watcher))
+        Some((Ok::<Bytes, Infallible>(Bytes::from(chunk)), (watcher, standing)))
     });
     let body = Body::from_stream(lines);
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
@@ -73,6 +86,7 @@ struct Watcher {
     wanted: Wanted,
     revisions: watch::Receiver<u64>,
     pending: Option<Vec<u8>>,
+    _present: Present,
 }
 
 impl Watcher {
@@ -193,6 +207,7 @@ pub async fn poll<R: Served>(
     let over_at = Instant::now() + timeout;
     let mut watcher = Watcher {
         revisions: app.cache.subscribe(),
+        _present: app.metrics.watcher(R::KIND),
         app,
         seen: from,
         wanted,

@@ -197,6 +197,7 @@ fn mark(env: &dyn Env, from_revision: u64) -> anyhow::Result<Txn> {
         actor: Actor {
             name: "operator".to_owned(),
             from: None,
+            request: None,
         },
         at: restored.at,
         action: format!("restore the store from a backup of revision {from_revision}"),

@@ -278,6 +278,7 @@ impl World {
                 to,
                 cancel: false,
                 drain: None,
+                request_id: None,
             },
         );
         self.settle();
