@@ -200,7 +200,10 @@ impl Storage {
         let base = self.image(disk).await?;
         let directory = volume_dir(Path::new(&disk.datastore), vm);
         // Others on the host, and on the storage, have no business in guests' disks.
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory);
         made.map_err(file("make", &directory))?;
         let temporary = directory.join(format!("{}.part", chance::unique()));
         let format = qemu_format(disk.image_format);

@@ -30,6 +30,10 @@ impl Role {
     const fn former() -> Self {
         Self::Admin
     }
+
+    const fn is_former(&self) -> bool {
+        matches!(self, Self::Admin)
+    }
 }
 
 /// What a token stands for. Stored under the token's hash.
@@ -40,7 +44,7 @@ pub struct TokenRecord {
     /// What it is called.
     pub name: String,
     /// What it may do.
-    #[serde(default = "Role::former")]
+    #[serde(default = "Role::former", skip_serializing_if = "Role::is_former")]
     pub role: Role,
     /// When it was made.
     pub created_at: Timestamp,
