@@ -24,6 +24,7 @@ done <<'FILES'
 644 usr/share/fish/vendor_completions.d/sterna.fish
 644 usr/share/man/man1/sterna.1.gz
 644 usr/share/man/man1/sterna-vm-create.1.gz
+644 usr/share/sterna/grafana/sterna.json
 755 DEBIAN/postinst
 755 DEBIAN/prerm
 755 DEBIAN/postrm

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use model::host::{Accelerator, AcceleratorName, HostStatus, Lack};
-use model::report::Samples;
+use model::report::{AgentUse, Samples};
 use qemu::command_line::TCG_CPU_MODEL;
 use qemu::probe_accelerator::{AcceleratorKind, PROBE_DEADLINE, probe_accelerator};
 use serde::{Deserialize, Serialize};
@@ -144,17 +144,34 @@ pub fn load() -> Samples {
     Samples {
         load1_percent: (load1 * 100.0) as u32,
         memory_available_mib: meminfo_mib("MemAvailable"),
+        agent: own_use(),
         ..Samples::default()
     }
 }
 
+/// What this process takes. All of its threads' time counts, in the kernel's hundredths of a second.
+fn own_use() -> AgentUse {
+    let stat = read_line("/proc/self/stat");
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let times = fields.split_whitespace().skip(11).take(2);
+    let ticks: u64 = times.filter_map(|word| word.parse::<u64>().ok()).sum();
+    AgentUse {
+        resident_kib: kib_in("/proc/self/status", "VmRSS").unwrap_or_default(),
+        cpu_ms: ticks * 10,
+    }
+}
+
 fn meminfo_mib(field: &str) -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    kib_in("/proc/meminfo", field).unwrap_or_default() / 1024
+}
+
+/// The number behind a field's name in a file of the kernel's.
+fn kib_in(path: &str, field: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
     let line = text
         .lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    let kib: Option<u64> = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    kib.unwrap_or_default() / 1024
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 fn read_line(path: &str) -> String {

@@ -159,7 +159,7 @@ impl Joined {
             }
         };
         let board = Arc::new(Board::new(self.status.clone()));
-        let from_peers = Arc::clone(&self.tls.from_peers);
+        let (from_peers, own) = (Arc::clone(&self.tls.from_peers), Arc::clone(&self.tls.own));
         let host = Arc::new(self.host(journal, Arc::clone(&board))?);
         let fleet = Arc::new(Fleet::open(Arc::clone(&host), state));
         let (events, link) = mpsc::channel(MAX_WAITING_EVENTS);
@@ -169,6 +169,7 @@ impl Joined {
             link::reports(client.clone(), server.clone(), &board, session),
             peer::serve(listener, from_peers, Arc::clone(&fleet)),
             calls::answer_all(client.clone(), server.clone(), &host),
+            pki::renew(client.clone(), server.clone(), host.dir.clone(), own),
         );
         Ok(())
     }

@@ -12,25 +12,30 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use api::agent::{HOST_SAN_SUFFIX, JoinRequest, JoinResponse};
-use model::HostId;
+use api::agent::{HOST_SAN_SUFFIX, JoinRequest, JoinResponse, RenewRequest};
+use model::{HostId, Timestamp};
 use qemu::migration_tls::{DH_PARAMETERS_FILE, DH_PARAMETERS_PEM};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
-use rustls::client::verify_server_name;
+use rustls::client::{ResolvesClientCert, Resumption, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, HostDir, JoinToken};
 
 /// How long a server may take to answer a request to join.
 const JOIN_DEADLINE: Duration = Duration::from_secs(20);
+/// Between tries to renew the certificates.
+const RENEW_PAUSE: Duration = Duration::from_secs(5);
+/// The longest sleep until they are due.
+const LOOK_EVERY: Duration = Duration::from_secs(3600);
 
 /// Which host this is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +44,9 @@ pub struct HostIdentity {
     pub id: HostId,
     /// Its name.
     pub name: String,
+    /// When new certificates are due; at once if it was never said.
+    #[serde(default)]
+    pub renew_at: Option<Timestamp>,
 }
 
 /// Why the host has no identity, or cannot use it.
@@ -100,15 +108,21 @@ impl PkiError {
 
 /// The host's identity, with the files that prove it. Joins if the host has not joined before.
 pub async fn join(config: &Config, dir: &HostDir) -> Result<HostIdentity, PkiError> {
-    if let Ok(bytes) = fs::read(dir.identity()) {
-        return serde_json::from_slice(&bytes).map_err(|error| PkiError::Content {
-            path: dir.identity(),
-            why: error.to_string(),
-        });
+    if dir.identity().exists() {
+        return read_identity(dir);
     }
     let request = join_request(config, dir)?;
     let response = ask(config, &request).await?;
     keep(dir, &response)
+}
+
+fn read_identity(dir: &HostDir) -> Result<HostIdentity, PkiError> {
+    let path = dir.identity();
+    let text = read_text(&path)?;
+    serde_json::from_str(&text).map_err(|error| PkiError::Content {
+        path,
+        why: error.to_string(),
+    })
 }
 
 fn join_request(config: &Config, dir: &HostDir) -> Result<JoinRequest, PkiError> {
@@ -121,9 +135,64 @@ fn join_request(config: &Config, dir: &HostDir) -> Result<JoinRequest, PkiError>
     Ok(JoinRequest {
         token: token.trim().to_owned(),
         name: config.name.clone(),
-        agent_csr_pem: certificate_request(&dir.pki().join("agent-key.pem"))?,
-        migration_csr_pem: certificate_request(&dir.migration_pki().join("server-key.pem"))?,
+        agent_csr_pem: certificate_request(&agent_key(dir))?,
+        migration_csr_pem: certificate_request(&migration_key(dir))?,
     })
+}
+
+fn agent_key(dir: &HostDir) -> PathBuf {
+    dir.pki().join("agent-key.pem")
+}
+
+fn migration_key(dir: &HostDir) -> PathBuf {
+    dir.migration_pki().join("server-key.pem")
+}
+
+/// Keeps the host's certificates from expiring, for as long as it is let. The keys stay, and so do connections; QEMU reads
+/// its files anew for each stream.
+pub async fn renew(client: reqwest::Client, server: String, dir: HostDir, own: Arc<OwnCertificate>) {
+    loop {
+        let due = read_identity(&dir).ok().and_then(|identity| identity.renew_at);
+        let left = due.map_or(Duration::ZERO, |at| until(at, crate::chance::now()));
+        if !left.is_zero() {
+            // The wall clock may jump meanwhile.
+            tokio::time::sleep(left.min(LOOK_EVERY)).await;
+            continue;
+        }
+        match renewed(&client, &server, &dir, &own).await {
+            // A server that says no time is asked again when this agent starts.
+            Ok(None) => return,
+            Ok(Some(_)) => tracing::info!("this host has new certificates"),
+            Err(error) => {
+                tracing::warn!(
+                    error = crate::link::chain(&error),
+                    "this host's certificates are not renewed yet"
+                );
+                tokio::time::sleep(RENEW_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn until(at: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(now)).unwrap_or_default()
+}
+
+async fn renewed(
+    client: &reqwest::Client,
+    server: &str,
+    dir: &HostDir,
+    own: &OwnCertificate,
+) -> Result<Option<Timestamp>, PkiError> {
+    let request = RenewRequest {
+        agent_csr_pem: certificate_request(&agent_key(dir))?,
+        migration_csr_pem: certificate_request(&migration_key(dir))?,
+    };
+    let answer = client.post(format!("{server}/agent/v1/renew")).json(&request);
+    let response = answered(answer, server).await?;
+    let identity = keep(dir, &response)?;
+    own.load(dir)?;
+    Ok(identity.renew_at)
 }
 
 /// A request for a certificate for the key in that file, which is made if there is none. The server sets the names.
@@ -151,13 +220,17 @@ async fn ask(config: &Config, request: &JoinRequest) -> Result<JoinResponse, Pki
         source,
     };
     let client = http_client(tls).map_err(unreachable)?;
-    let answer = client
-        .post(url)
-        .timeout(JOIN_DEADLINE)
-        .json(request)
-        .send()
-        .await
-        .map_err(unreachable)?;
+    answered(client.post(url).json(request), &config.server).await
+}
+
+/// What a server answers to a request for certificates.
+async fn answered(request: reqwest::RequestBuilder, server: &str) -> Result<JoinResponse, PkiError> {
+    let server = || server.to_owned();
+    let unreachable = |source| PkiError::Unreachable {
+        server: server(),
+        source,
+    };
+    let answer = request.timeout(JOIN_DEADLINE).send().await.map_err(unreachable)?;
     let status = answer.status();
     if status.is_client_error() {
         let text = answer.text().await.unwrap_or_default();
@@ -195,6 +268,7 @@ fn keep(dir: &HostDir, response: &JoinResponse) -> Result<HostIdentity, PkiError
     let identity = HostIdentity {
         id: response.host_id,
         name: response.name.clone(),
+        renew_at: response.renew_at,
     };
     let json = serde_json::to_vec_pretty(&identity).map_err(|error| PkiError::Content {
         path: dir.identity(),
@@ -204,9 +278,48 @@ fn keep(dir: &HostDir, response: &JoinResponse) -> Result<HostIdentity, PkiError
     Ok(identity)
 }
 
+/// The host's certificate, which new connections are shown.
+#[derive(Debug)]
+pub struct OwnCertificate(RwLock<Arc<CertifiedKey>>);
+
+impl OwnCertificate {
+    fn open(dir: &HostDir) -> Result<Arc<Self>, PkiError> {
+        Ok(Arc::new(Self(RwLock::new(Arc::new(own_certificate(dir)?)))))
+    }
+
+    /// Takes what is in the files now.
+    fn load(&self, dir: &HostDir) -> Result<(), PkiError> {
+        let key = Arc::new(own_certificate(dir)?);
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = key;
+        Ok(())
+    }
+
+    fn present(&self) -> Arc<CertifiedKey> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ResolvesServerCert for OwnCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.present())
+    }
+}
+
+impl ResolvesClientCert for OwnCertificate {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.present())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
 /// The TLS settings of a host that has joined.
 #[derive(Clone)]
 pub struct Tls {
+    /// What all of them show.
+    pub own: Arc<OwnCertificate>,
     /// For connections to servers.
     pub to_servers: ClientConfig,
     /// For connections to other agents.
@@ -219,21 +332,22 @@ impl Tls {
     /// Reads the host's certificates.
     pub fn load(config: &Config, dir: &HostDir) -> Result<Self, PkiError> {
         let ca = dir.pki().join("agent-ca.pem");
-        let mut to_servers = client(roots(&[&config.server_ca, &ca])?, dir)?;
+        let own = OwnCertificate::open(dir)?;
+        let mut to_servers = client(roots(&[&config.server_ca, &ca])?, &own)?;
         to_servers.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let to_peers = Arc::new(client(roots(&[&ca])?, dir)?);
+        let to_peers = Arc::new(client(roots(&[&ca])?, &own)?);
         let verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&[&ca])?), provider()).build();
         let verifier = verifier.map_err(|error| PkiError::Content {
             path: ca,
             why: error.to_string(),
         })?;
-        let (chain, key) = own_certificate(dir)?;
         let from_peers = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, key)?;
+            .with_cert_resolver(own.clone());
         Ok(Self {
+            own,
             to_servers,
             to_peers,
             from_peers: Arc::new(from_peers),
@@ -269,23 +383,24 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-fn client(roots: RootCertStore, dir: &HostDir) -> Result<ClientConfig, PkiError> {
-    let (chain, key) = own_certificate(dir)?;
-    Ok(ClientConfig::builder_with_provider(provider())
+/// A session that is resumed would show the certificate that it began with, so none is.
+fn client(roots: RootCertStore, own: &Arc<OwnCertificate>) -> Result<ClientConfig, PkiError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)?)
+        .with_client_cert_resolver(own.clone());
+    config.resumption = Resumption::disabled();
+    Ok(config)
 }
 
-fn own_certificate(
-    dir: &HostDir,
-) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), PkiError> {
-    let path = dir.pki().join("agent-key.pem");
+fn own_certificate(dir: &HostDir) -> Result<CertifiedKey, PkiError> {
+    let path = agent_key(dir);
     let key = PrivateKeyDer::from_pem_file(&path).map_err(|error| PkiError::Content {
         path,
         why: error.to_string(),
     })?;
-    Ok((certificates(&dir.pki().join("agent-cert.pem"))?, key))
+    let chain = certificates(&dir.pki().join("agent-cert.pem"))?;
+    Ok(CertifiedKey::from_der(chain, key, &provider())?)
 }
 
 fn roots(files: &[&Path]) -> Result<RootCertStore, PkiError> {

@@ -9,7 +9,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -198,7 +199,12 @@ impl Storage {
         }
         let base = self.image(disk).await?;
         let directory = volume_dir(Path::new(&disk.datastore), vm);
-        fs::create_dir_all(&directory).map_err(file("make", &directory))?;
+        // Others on the host, and on the storage, have no business in guests' disks.
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory);
+        made.map_err(file("make", &directory))?;
         let temporary = directory.join(format!("{}.part", chance::unique()));
         let format = qemu_format(disk.image_format);
         self.tool
@@ -224,7 +230,13 @@ fn qemu_format(format: ImageFormat) -> qemu::command_line::ImageFormat {
 /// Writes a file whole or not at all; it need not survive a power failure.
 pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), StorageError> {
     let temporary = path.with_extension("new");
-    fs::write(&temporary, content).map_err(file("write", &temporary))?;
+    // What guests are told stands in some of these files.
+    let mut private = fs::OpenOptions::new();
+    private.write(true).create(true).truncate(true).mode(0o600);
+    let written = private
+        .open(&temporary)
+        .and_then(|mut file| file.write_all(content));
+    written.map_err(file("write", &temporary))?;
     fs::rename(&temporary, path).map_err(file("rename", &temporary))
 }
 

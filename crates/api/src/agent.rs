@@ -1,6 +1,6 @@
 //! What agents and servers, and agents among themselves, say beside documents and reports.
 
-use model::{HostId, Incarnation, VmId};
+use model::{HostId, Incarnation, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 
 /// How often a server sends an empty line on a document stream.
@@ -38,6 +38,18 @@ pub struct JoinResponse {
     pub migration_certificate_pem: String,
     /// Who signs those.
     pub migration_ca_pem: String,
+    /// When to ask for new certificates, which is well before these expire; never if absent.
+    #[serde(default)]
+    pub renew_at: Option<Timestamp>,
+}
+
+/// A host that wants new certificates, for the keys that it has. It shows the present one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RenewRequest {
+    /// For the connection to the servers and to other agents.
+    pub agent_csr_pem: String,
+    /// For QEMU's migration streams.
+    pub migration_csr_pem: String,
 }
 
 /// A server asks an agent to dial back, for a stream of bytes that has a connection of its own.

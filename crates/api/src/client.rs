@@ -17,6 +17,7 @@ use crate::problem::Problem;
 use crate::resource::{Change, Create, List, Object, Resource};
 use crate::store::{ResumeBody, StoreStatus};
 use crate::tls;
+use crate::token::{NewToken, Token, TokenBody, Tokens};
 
 /// The header with the digest of what is sent (RFC 9530).
 pub const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
@@ -335,6 +336,22 @@ impl Client {
         body: &B,
     ) -> Result<T, ClientError> {
         self.json(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// All tokens; for administrators.
+    pub async fn tokens(&self) -> Result<Tokens, ClientError> {
+        self.json(self.request(Method::GET, "/v1/tokens")).await
+    }
+
+    /// Makes a token; for administrators.
+    pub async fn create_token(&self, body: &TokenBody) -> Result<NewToken, ClientError> {
+        self.post("/v1/tokens", body).await
+    }
+
+    /// Revokes a token; for administrators.
+    pub async fn revoke_token(&self, name: &str) -> Result<Token, ClientError> {
+        let path = format!("/v1/tokens/{}", escape(name));
+        self.json(self.request(Method::DELETE, &path)).await
     }
 
     /// Sends an image's content.

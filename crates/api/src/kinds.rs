@@ -547,6 +547,8 @@ pub struct OperationSpec {
     pub object_kind: Kind,
     /// The name of the object concerned.
     pub object: String,
+    /// The id of the request that asked for it; the logs have it too.
+    pub request_id: Option<String>,
 }
 
 /// How far a long action is.

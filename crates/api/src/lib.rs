@@ -1,7 +1,7 @@
 //! The public wire types, the document that describes them, and the client.
 //!
 //! **Owns:** the shape of every request and answer ([`resource`], [`kinds`], [`document`],
-//! [`history`], [`store`], [`problem`]), the OpenAPI document
+//! [`history`], [`store`], [`token`], [`problem`]), the OpenAPI document
 //! ([`openapi`]), what may be asked of a list ([`query`]), the typed client ([`client`]), a console as a stream ([`console`]).
 //!
 //! **Does not know:** how anything is stored or decided.
@@ -22,6 +22,7 @@ pub mod query;
 pub mod resource;
 pub mod store;
 pub mod tls;
+pub mod token;
 
 pub use problem::Problem;
 pub use resource::{Change, ChangeType, Changes, Create, List, Object, Resource};

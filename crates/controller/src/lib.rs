@@ -1,7 +1,7 @@
 //! Watch → keyed, deduplicating queue → plan → commit.
 //!
 //! **Owns:** the server's view of the store ([`cache`]), the one way in which anything is written ([`commit`]), and the
-//! loop that asks the planner for the next step of whatever changed ([`queue`], [`run`]).
+//! loop that asks the planner for the next step of whatever changed ([`queue`], [`run`]), with its counts ([`figures`]).
 //!
 //! **Does not know:** any rule about VMs, hosts or migrations: the planner decides, and this commits.
 //!
@@ -9,6 +9,7 @@
 
 pub mod cache;
 pub mod commit;
+pub mod figures;
 pub mod queue;
 pub mod run;
 

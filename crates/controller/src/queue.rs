@@ -89,6 +89,16 @@ impl Queue {
         }
     }
 
+    /// How many items are named.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
     /// The next item.
     pub fn pop(&mut self) -> Option<Item> {
         let item = self.order.pop_front()?;

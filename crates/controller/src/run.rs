@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::audit::Actor;
+use model::document::Cause;
 use model::{Kind, Timestamp};
 use planner::Decision;
 use store::Store;
@@ -12,6 +13,7 @@ use store::Store;
 use crate::Env;
 use crate::cache::{Cache, Changed, Since};
 use crate::commit::{CommitError, Writer, commit};
+use crate::figures::{Figures, Outcome};
 use crate::queue::{Item, Queue};
 
 /// How long the view may take to show what was committed before the item is looked at all the same.
@@ -22,7 +24,7 @@ const STORE_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 
 /// Runs until the task is dropped.
-pub async fn run(store: Arc<dyn Store>, cache: Arc<Cache>, env: Arc<dyn Env>) {
+pub async fn run(store: Arc<dyn Store>, cache: Arc<Cache>, env: Arc<dyn Env>, figures: Arc<Figures>) {
     let actor = Actor::controller();
     let mut revisions = cache.subscribe();
     let mut seen = cache.revision();
@@ -30,6 +32,7 @@ pub async fn run(store: Arc<dyn Store>, cache: Arc<Cache>, env: Arc<dyn Env>) {
     loop {
         seen = wake_changed(&cache, &mut queue, seen);
         let next = queue.ring(env.now());
+        figures.queued(queue.len());
         // What has to be looked at waits until a restored store goes on.
         let is_held = cache.view().is_held();
         if let Some(item) = (!is_held).then(|| queue.pop()).flatten() {
@@ -39,7 +42,8 @@ pub async fn run(store: Arc<dyn Store>, cache: Arc<Cache>, env: Arc<dyn Env>) {
                 env: env.as_ref(),
                 actor: &actor,
             };
-            step(writer, &mut queue, item).await;
+            let outcome = step(writer, &mut queue, item).await;
+            figures.decided(item, outcome);
             continue;
         }
         let sleep = next.map_or(LONGEST_SLEEP, |at| until(at, env.now()));
@@ -88,18 +92,22 @@ fn wake_changed(cache: &Cache, queue: &mut Queue, seen: u64) -> u64 {
 }
 
 /// Looks at one item, and commits what the planner wants.
-async fn step(writer: Writer<'_>, queue: &mut Queue, item: Item) {
+async fn step(writer: Writer<'_>, queue: &mut Queue, item: Item) -> Outcome {
     let decision = decide(writer, item);
     let Some(plan) = decision.plan else {
         queue.wait(item, decision.look_again_at, decision.is_waiting);
-        return;
+        return Outcome::Nothing;
     };
     let action = plan.action.clone();
+    let cause = cause(writer, item);
     match commit(writer, plan).await {
         Ok(revision) => {
-            tracing::info!(revision, "{action}");
+            let operation = cause.as_ref().map(|cause| cause.operation.to_string());
+            let request = cause.and_then(|cause| cause.request);
+            tracing::info!(revision, operation, request, "{action}");
             writer.cache.reach(revision, CATCH_UP).await;
             queue.push(item);
+            Outcome::Committed
         }
         Err(CommitError::Conflict { key }) => {
             // The change that overtook the plan is on its way to the view.
@@ -110,13 +118,26 @@ async fn step(writer: Writer<'_>, queue: &mut Queue, item: Item) {
                 .reach(at.saturating_add(1), Duration::from_millis(50))
                 .await;
             queue.push(item);
+            Outcome::Overtaken
         }
         Err(CommitError::Store(error)) => {
             tracing::error!(%error, "{action}: not committed, tried again");
             tokio::time::sleep(STORE_PAUSE).await;
             queue.push(item);
+            Outcome::Failed
         }
     }
+}
+
+/// What the item is looked at for.
+fn cause(writer: Writer<'_>, item: Item) -> Option<Cause> {
+    let view = writer.cache.view();
+    let vm = match item {
+        Item::Vm(id) => id,
+        Item::Migration(id) => view.migrations.get(&id)?.object.as_ref()?.value.spec.vm,
+        Item::Host(_) => return None,
+    };
+    planner::operation::cause(&view, vm)
 }
 
 fn decide(writer: Writer<'_>, item: Item) -> Decision {

@@ -78,7 +78,7 @@ impl World {
                 tokio::spawn(async move {
                     // Each has a view of its own, as two servers have.
                     let own = Cache::start(store.clone()).await.unwrap();
-                    controller::run::run(store, own, env).await;
+                    controller::run::run(store, own, env, Arc::default()).await;
                 })
             })
             .collect();
@@ -249,7 +249,12 @@ async fn a_vm_that_waits_for_company_comes_when_another_gets_the_label() {
     };
     let cache = Cache::start(world.store.clone()).await.unwrap();
     let env = Arc::new(Counted(AtomicU64::new(0), 3 << 64));
-    let controller = tokio::spawn(controller::run::run(world.store.clone(), cache, env));
+    let controller = tokio::spawn(controller::run::run(
+        world.store.clone(),
+        cache,
+        env,
+        Arc::default(),
+    ));
     for (n, rule) in [PlacementRule::default(), with_db].into_iter().enumerate() {
         let id = Uuid::from_u128(1000 + n as u128);
         let txn = Txn::new().put(key::object(Kind::Vm, id), record::encode(&vm(id, n, rule)));

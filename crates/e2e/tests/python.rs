@@ -1,7 +1,8 @@
-//! A client in another language, made from the document that the server serves, runs a VM's life cycle.
+//! What others make of the document that the server serves: a client in another language runs a VM's life cycle, and
+//! schemathesis asks for all that is described, in the right ways and in wrong ones.
 //!
-//! The generator is installed once into a directory below `target/`, from a list with the digest of every file. It needs
-//! Python with `venv`, which `scripts/setup.sh test` installs.
+//! Both are installed once into a directory below `target/`, from lists with the digest of every file. They need Python
+//! with `venv`, which `scripts/setup.sh test` installs.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -16,7 +17,7 @@ const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python");
 
 #[tokio::test]
 async fn a_generated_python_client_runs_a_life_cycle() -> anyhow::Result<()> {
-    let python = Python::install(Path::new(env!("CARGO_TARGET_TMPDIR")).join("python")).await?;
+    let python = Python::install("python", "requirements.txt").await?;
     let world = World::up(1).await?;
     world.make_template(192).await?;
     let dir = tempfile::tempdir()?;
@@ -33,13 +34,58 @@ async fn a_generated_python_client_runs_a_life_cycle() -> anyhow::Result<()> {
     world.down().await
 }
 
-/// A Python of its own, with the generator.
+/// How long the server is asked.
+const ASKED_FOR_S: &str = "40";
+
+#[tokio::test]
+async fn no_answer_is_other_than_described() -> anyhow::Result<()> {
+    let python = Python::install("schemathesis", "schemathesis.txt").await?;
+    let world = World::up(1).await?;
+    world.make_template(192).await?;
+    let environment = world.environment()?;
+    let said = |key: &str| environment.get(key).with_context(|| format!("{key} is not set"));
+    let dir = tempfile::tempdir()?;
+    let document = dir.path().join("openapi.json");
+    fs::write(&document, world.client().text("/openapi.json").await?)?;
+    let mut ask = python.program("schemathesis");
+    ask.current_dir(dir.path());
+    ask.arg("--config-file")
+        .arg(Path::new(SOURCES).join("schemathesis.toml"));
+    ask.arg("run")
+        .arg(&document)
+        .args(["--url", said("STERNA_SERVER")?]);
+    ask.args(["--tls-verify", said("STERNA_CACERT")?, "--request-timeout", "20"]);
+    ask.args([
+        "--header",
+        &format!("Authorization: Bearer {}", said("STERNA_TOKEN")?),
+    ]);
+    let checks = [
+        "not_a_server_error",
+        "status_code_conformance",
+        "content_type_conformance",
+        "response_schema_conformance",
+        "response_headers_conformance",
+    ];
+    ask.args([
+        "--checks",
+        &checks.join(","),
+        "--phases",
+        "examples,coverage,fuzzing",
+    ]);
+    ask.args(["--max-time", ASKED_FOR_S, "--generation-deterministic"]);
+    ask.args(["--continue-on-failure", "--no-color", "--warnings", "off"]);
+    println!("{}", run(ask).await?);
+    world.down().await
+}
+
+/// A Python of its own, with what a list names.
 struct Python(PathBuf);
 
 impl Python {
     /// Installs what is listed, unless just that is there.
-    async fn install(dir: PathBuf) -> anyhow::Result<Self> {
-        let list = Path::new(SOURCES).join("requirements.txt");
+    async fn install(name: &str, list: &str) -> anyhow::Result<Self> {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let list = Path::new(SOURCES).join(list);
         let wanted = fs::read_to_string(&list)?;
         let stamp = dir.join("installed.txt");
         let python = Self(dir.join("venv"));
@@ -61,7 +107,7 @@ impl Python {
             "--only-binary=:all:",
         ]);
         pip.arg("--cache-dir").arg(dir.join("pip")).arg("-r").arg(&list);
-        run(pip).await.context("installing the generator")?;
+        run(pip).await.context("installing what is listed")?;
         fs::write(&stamp, wanted)?;
         Ok(python)
     }

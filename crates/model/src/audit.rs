@@ -14,6 +14,9 @@ pub struct Actor {
     pub name: String,
     /// The address that the request came from; `None` within the server.
     pub from: Option<String>,
+    /// The id of the request, which the log and the operation have too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
 }
 
 impl Actor {
@@ -22,6 +25,7 @@ impl Actor {
         Self {
             name: "controller".to_owned(),
             from: None,
+            request: None,
         }
     }
 }

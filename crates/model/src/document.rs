@@ -42,6 +42,37 @@ pub struct VmDocument {
     /// The guest shall be rebooted while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reboot: Option<Reboot>,
+    /// What it is done for: for logs, nothing is decided by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+}
+
+/// What something is done for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// The operation or migration.
+    pub operation: Uuid,
+    /// The id of the request that asked for it, if a request did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+}
+
+impl HostDocument {
+    /// Whether another document asks for nothing else: it may be of another revision, and for another cause.
+    pub fn asks_the_same(&self, other: &Self) -> bool {
+        let (mine, theirs) = (self.vms.iter(), other.vms.iter());
+        let vms = mine.map(|(id, vm)| (id, vm.asked()));
+        self.unreadable == other.unreadable
+            && self.networks == other.networks
+            && vms.eq(theirs.map(|(id, vm)| (id, vm.asked())))
+    }
+}
+
+impl VmDocument {
+    /// All of it that is to be obeyed.
+    const fn asked(&self) -> (Incarnation, &Order, &Machine, Option<Reboot>) {
+        (self.incarnation, &self.order, &self.machine, self.reboot)
+    }
 }
 
 /// What to do with an incarnation: the column *document* of the protocol's table.

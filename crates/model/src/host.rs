@@ -23,6 +23,9 @@ pub struct HostSpec {
     pub confirmed_dead_at: Option<Timestamp>,
     /// The digest of the certificate's key that its agent must show, as lower-case hexadecimal SHA-256.
     pub certificate_sha256: Option<String>,
+    /// That of the certificate with which the last one was asked for: it counts too, since the answer may have been lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former_certificate_sha256: Option<String>,
     /// That its VMs shall leave it, and that no new one is placed on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,

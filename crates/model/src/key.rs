@@ -18,6 +18,7 @@
 //! /restored                           the store comes from a backup, and nothing is decided yet
 //! /audit/{id}                         who wrote what
 //! /token/{hash}, /join/{hash}         credentials
+//! /token-name/{name}                  the hash of the token of that name
 //! ```
 
 use std::net::IpAddr;
@@ -116,9 +117,17 @@ pub fn audit(id: Uuid) -> String {
     format!("{AUDIT_PREFIX}{id}")
 }
 
+/// What all tokens' keys begin with.
+pub const TOKEN_PREFIX: &str = "/token/";
+
 /// A token, by the lower-case hexadecimal SHA-256 of its secret.
 pub fn token(hash: &str) -> String {
-    format!("/token/{hash}")
+    format!("{TOKEN_PREFIX}{hash}")
+}
+
+/// The hash of the token that has a name: names are unique while tokens count.
+pub fn token_name(name: &str) -> String {
+    format!("/token-name/{name}")
 }
 
 /// A token with which a host joins, by the hash of its secret.

@@ -28,6 +28,9 @@ pub struct MigrationSpec {
     /// The drain that it was made for. It does not begin when that drain is over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Uuid>,
+    /// The id of the request that asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
 }
 
 /// How a VM moves.

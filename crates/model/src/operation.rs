@@ -27,6 +27,9 @@ pub struct OperationSpec {
     pub request: u64,
     /// Who asked for it.
     pub owner: String,
+    /// The id of the request that asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]

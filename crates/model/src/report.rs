@@ -163,4 +163,16 @@ pub struct Samples {
     /// What each VM's QEMU takes beside its guest's memory.
     #[serde(default)]
     pub qemu_mib: BTreeMap<VmId, u64>,
+    /// What the agent itself takes.
+    #[serde(default)]
+    pub agent: AgentUse,
+}
+
+/// What an agent's process takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentUse {
+    /// Resident memory.
+    pub resident_kib: u64,
+    /// Processor time since its start.
+    pub cpu_ms: u64,
 }

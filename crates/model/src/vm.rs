@@ -3,6 +3,7 @@
 //! One writer per part: the user writes [`VmSpec`] (through the API), the controller writes [`VmIntent`], and the agent
 //! of the host that holds an incarnation writes that incarnation's [`crate::report::RunStatus`].
 
+use std::fmt;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
@@ -95,7 +96,7 @@ pub struct Nic {
 }
 
 /// What the guest learns through its NoCloud seed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestConfig {
     /// The VM's name if `None`.
     pub hostname: Option<String>,
@@ -103,6 +104,21 @@ pub struct GuestConfig {
     pub ssh_keys: Vec<String>,
     /// A shell script that begins with `#!`, or cloud-config.
     pub user_data: Option<String>,
+}
+
+/// User data holds passwords, and what is formatted this way may end in a log.
+impl fmt::Debug for GuestConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let user_data = self
+            .user_data
+            .as_ref()
+            .map(|text| format!("{} bytes", text.len()));
+        f.debug_struct("GuestConfig")
+            .field("hostname", &self.hostname)
+            .field("ssh_keys", &self.ssh_keys.len())
+            .field("user_data", &user_data)
+            .finish()
+    }
 }
 
 /// What the controller has decided for a VM.

@@ -13,6 +13,7 @@ use model::vm::{Goal, Open, Reboot, Start, VmIntent, VmSpec};
 use model::{HostId, Incarnation, Kind, MigrationId, VmId, key};
 
 use crate::migration::unwanted;
+use crate::operation;
 use crate::view::{Host, Migration, View, Vm};
 
 /// How long a transfer may take before its source gives up: a base, and a time per MiB of memory.
@@ -38,6 +39,7 @@ pub fn build(view: &View, host: HostId) -> HostDocument {
                         reboot: reboot(view, id, &order),
                         order,
                         machine,
+                        cause: operation::cause(view, id),
                     },
                 );
             }

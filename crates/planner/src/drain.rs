@@ -191,6 +191,7 @@ fn begin(
         to: None,
         cancel: false,
         drain: Some(drain.id),
+        request_id: None,
     };
     plan.create(key::object(Kind::Migration, new_id), &Object { meta, spec });
     plan.create(index, &new_id);

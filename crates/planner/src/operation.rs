@@ -9,6 +9,7 @@
 //!
 //! How far an operation is follows from the VM alone, whenever it is looked at: nobody has to be awake when it ends.
 
+use model::document::Cause;
 use model::operation::{Action, OperationPhase, OperationSpec, OperationStatus};
 use model::report::{RunState, RunStatus};
 use model::vm::{Goal, Outcome, Power, VmIntent};
@@ -112,6 +113,7 @@ pub(crate) fn create(plan: &mut Plan, view: &View, asked: &Asked, stamp: &mut St
         object_name: asked.vm_name.clone(),
         request: asked.request,
         owner,
+        request_id: stamp.actor.request.clone(),
     };
     plan.create(
         key::name_index(Kind::Operation, meta.project.as_deref(), &name),
@@ -211,6 +213,27 @@ pub fn under_way(view: &View, vm: VmId) -> Option<&Meta> {
         .filter(|(_, operation)| status(operation).ended_at.is_none());
     let objects = running.filter_map(|(_, operation)| operation.object.as_ref());
     objects.last().map(|at| &at.value.meta)
+}
+
+/// What is done for a VM now, for whoever reads logs: its migration, or the newest of its operations, ended or not, so that
+/// an end alone is no news to its host.
+pub fn cause(view: &View, vm: VmId) -> Option<Cause> {
+    let migration = view.active_migrations(vm).next();
+    let migration = migration.and_then(|(_, migration)| migration.object.as_ref());
+    if let Some(at) = migration {
+        return Some(Cause {
+            operation: at.value.meta.id,
+            request: at.value.spec.request_id.clone(),
+        });
+    }
+    let objects = view.operations_on(vm);
+    let newest = objects
+        .filter_map(|(_, operation)| operation.object.as_ref())
+        .last()?;
+    Some(Cause {
+        operation: newest.value.meta.id,
+        request: newest.value.spec.request_id.clone(),
+    })
 }
 
 /// How far an operation is that had not ended.

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use api::Problem;
-use api::agent::{JoinRequest, JoinResponse, KEEP_ALIVE_MS};
+use api::agent::{JoinRequest, JoinResponse, KEEP_ALIVE_MS, RenewRequest};
 use api::kinds::{JoinToken, JoinTokenBody};
 use axum::body::Bytes;
 use axum::extract::State;
@@ -25,6 +25,7 @@ use tokio::sync::watch;
 
 use crate::answer::{Body, Refused, commit_problem, store_problem};
 use crate::auth::{Agent, Connection, User, hex, sha256_hex};
+use crate::metrics::Present;
 use crate::routes::App;
 use crate::shared::LastHeard;
 use crate::watch::{Waited, push, until_changed};
@@ -111,6 +112,7 @@ async fn take_in(app: &App, body: &[u8]) -> Result<JoinResponse, Problem> {
     let actor = Actor {
         name: format!("agent:{name}"),
         from: None,
+        request: None,
     };
     let revision = commit(app.writer(&actor), plan).await.map_err(commit_problem)?;
     app.cache.reach(revision, Duration::from_secs(5)).await;
@@ -178,9 +180,9 @@ fn admit(
     }
     let now = app.env.now();
     let id = there.map_or_else(|| app.env.next_id(), |at| at.value.meta.id);
-    let sign = |ca: &crate::pki::Ca, csr: &str| ca.sign_host(csr, HostId(id), &name).map_err(bad_request);
-    let (agent_pem, agent_der) = sign(&app.pki.agents, &request.agent_csr_pem)?;
-    let (migration_pem, _) = sign(&app.pki.migration, &request.migration_csr_pem)?;
+    let csrs = (request.agent_csr_pem.as_str(), request.migration_csr_pem.as_str());
+    let host = HostId(id);
+    let (agent_sha256, response) = certificates(app, host, &name, csrs)?;
     let meta = there.map_or_else(
         || host_meta(id, &name, now),
         |at| Meta {
@@ -190,7 +192,8 @@ fn admit(
     );
     let spec = HostSpec {
         confirmed_dead_at: None,
-        certificate_sha256: Some(sha256_hex(&agent_der)),
+        certificate_sha256: Some(agent_sha256),
+        former_certificate_sha256: None,
         ..there.map(|at| at.value.spec.clone()).unwrap_or_default()
     };
     let mut plan = Plan::new(format!("join host {name}"));
@@ -208,25 +211,70 @@ fn admit(
         ..token.value.clone()
     };
     plan.replace(token_key.to_owned(), token.revision, &used);
+    Ok((HostId(id), name, plan, response))
+}
+
+/// Signs a host's two keys. The digest is of the certificate that it shows to servers.
+fn certificates(
+    app: &App,
+    host: HostId,
+    name: &str,
+    (agent_csr, migration_csr): (&str, &str),
+) -> Result<(String, JoinResponse), Problem> {
+    let (now, life) = (app.env.now(), app.pki.life);
+    let sign = |ca: &crate::pki::Ca, csr: &str| ca.sign_host(csr, host, name, now, life).map_err(bad_request);
+    let (agent_pem, agent_der) = sign(&app.pki.agents, agent_csr)?;
+    let (migration_pem, _) = sign(&app.pki.migration, migration_csr)?;
     let response = JoinResponse {
-        host_id: HostId(id),
-        name: name.clone(),
+        host_id: host,
+        name: name.to_owned(),
         agent_certificate_pem: agent_pem,
         agent_ca_pem: app.pki.agents.pem.clone(),
         migration_certificate_pem: migration_pem,
         migration_ca_pem: app.pki.migration.pem.clone(),
+        renew_at: now.checked_add(life / 2).ok(),
     };
-    Ok((HostId(id), name, plan, response))
+    Ok((sha256_hex(&agent_der), response))
+}
+
+/// Signs a host's keys anew, well before its certificates expire. The one that it shows goes on counting, until it has
+/// asked with another one.
+pub async fn renew(
+    State(app): State<App>,
+    agent: Agent,
+    Body(body): Body,
+) -> Result<Json<JoinResponse>, Refused> {
+    let request: RenewRequest = serde_json::from_slice(&body)
+        .map_err(|error| Problem::new(400, "bad-json", format!("the request is not understood: {error}")))?;
+    let actor = agent.actor();
+    let csrs = (request.agent_csr_pem.as_str(), request.migration_csr_pem.as_str());
+    let (agent_sha256, response) = certificates(&app, agent.host, &agent.name, csrs)?;
+    let mut plan = Plan::new(format!("renew the certificates of host {}", agent.name));
+    {
+        let view = app.cache.view();
+        let at = view.hosts.get(&agent.host).and_then(|host| host.object.as_ref());
+        let at = at.ok_or_else(|| Problem::not_found(Kind::Host, &agent.name))?;
+        let mut object = at.value.clone();
+        object.spec.certificate_sha256 = Some(agent_sha256);
+        object.spec.former_certificate_sha256 = Some(agent.certificate_sha256.clone());
+        plan.replace(key::object(Kind::Host, agent.host.0), at.revision, &object);
+    }
+    let revision = commit(app.writer(&actor), plan).await.map_err(commit_problem)?;
+    app.cache.reach(revision, Duration::from_secs(5)).await;
+    tracing::info!(host = agent.name, "a host has new certificates");
+    Ok(Json(response))
 }
 
 /// Streams the host's desired document: a line when it changes, an empty line to show that the connection lives.
 pub async fn document(State(app): State<App>, agent: Agent) -> Response {
     let revisions = app.cache.subscribe();
+    let present = app.metrics.agent();
     let state = DocumentStream {
         app,
         host: agent.host,
         revisions,
         last: None,
+        _present: present,
     };
     let lines = stream::unfold(state, |mut stream| async move {
         let chunk = stream.next().await?;
@@ -244,6 +292,7 @@ struct DocumentStream {
     host: HostId,
     revisions: watch::Receiver<u64>,
     last: Option<model::document::HostDocument>,
+    _present: Present,
 }
 
 impl DocumentStream {
@@ -278,12 +327,11 @@ impl DocumentStream {
             return Some(None);
         }
         let document = planner::document::build(&view, self.host);
-        let same = |last: &model::document::HostDocument| {
-            last.vms == document.vms
-                && last.unreadable == document.unreadable
-                && last.networks == document.networks
-        };
-        if self.last.as_ref().is_some_and(same) {
+        if self
+            .last
+            .as_ref()
+            .is_some_and(|last| last.asks_the_same(&document))
+        {
             return Some(None);
         }
         let mut line = Vec::new();

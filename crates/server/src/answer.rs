@@ -10,6 +10,8 @@ use controller::commit::CommitError;
 use serde::de::DeserializeOwned;
 use store::StoreError;
 
+use crate::requests::RefusedWith;
+
 /// A problem on its way out.
 #[derive(Debug)]
 pub struct Refused(pub Problem);
@@ -25,11 +27,17 @@ impl IntoResponse for Refused {
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&self.0).unwrap_or_default();
         let mut response = (status, body).into_response();
+        let code = RefusedWith(self.0.code.to_string());
+        response.extensions_mut().insert(code);
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static(api::problem::MEDIA_TYPE),
         );
+        if self.0.code == "certificate-replaced" {
+            // On a new connection the host shows the certificate that it has now.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(seconds) = self.0.retry_after_s {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }

@@ -1,19 +1,20 @@
 //! Who asks: a bearer token for people and programs, a client certificate for agents.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use api::Problem;
 use axum::extract::FromRequestParts;
 use axum::http::header;
 use axum::http::request::Parts;
 use model::audit::Actor;
-use model::token::TokenRecord;
+use model::token::{Role, TokenRecord};
 use model::{HostId, key, record};
 use sha2::{Digest, Sha256};
 use store::RangeRequest;
 
 use crate::answer::{Refused, store_problem};
+use crate::requests::RequestId;
 use crate::routes::App;
 
 /// The project that tokens of the first release work in.
@@ -24,17 +25,23 @@ pub const PROJECT: &str = "default";
 pub struct User {
     /// Its name.
     pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// The digest of its token.
+    pub digest: String,
     /// Where the request came from.
     pub from: Option<SocketAddr>,
+    /// The id of the request.
+    pub request: Option<String>,
 }
 
-/// Whose token the server makes by itself; the only one who may handle the store as a whole.
+/// Whose token the server makes by itself.
 pub const ADMIN: &str = "admin";
 
 impl User {
     /// Refuses what only an administrator may do.
     pub fn must_be_admin(&self, what: &str) -> Result<(), Problem> {
-        if self.name == ADMIN {
+        if self.role >= Role::Admin {
             return Ok(());
         }
         let detail =
@@ -42,11 +49,21 @@ impl User {
         Err(Problem::new(403, "not-admin", detail))
     }
 
+    /// Refuses what needs more than a reader's token.
+    pub fn must_be_operator(&self, what: &str) -> Result<(), Problem> {
+        if self.role >= Role::Operator {
+            return Ok(());
+        }
+        let detail = format!("a token of the role reader may not {what}: use an operator's");
+        Err(Problem::new(403, "read-only-token", detail))
+    }
+
     /// Who writes, for the audit trail.
     pub fn actor(&self) -> Actor {
         Actor {
             name: format!("user:{}", self.name),
             from: self.from.map(|address| address.to_string()),
+            request: self.request.clone(),
         }
     }
 }
@@ -99,10 +116,17 @@ impl FromRequestParts<App> for User {
         };
         app.limits.let_in(&digest, now);
         app.limits.request(&token.user, now)?;
-        Ok(Self {
+        let user = Self {
             name: token.user,
+            role: token.role,
+            digest,
             from,
-        })
+            request: parts.extensions.get::<RequestId>().map(|id| id.0.clone()),
+        };
+        if !parts.method.is_safe() {
+            user.must_be_operator("change anything")?;
+        }
+        Ok(user)
     }
 }
 
@@ -119,7 +143,36 @@ async fn valid_token(app: &App, digest: &str) -> Result<Option<TokenRecord>, Pro
         .first()
         .and_then(|kv| record::decode::<TokenRecord>(&kv.value).ok());
     let now = app.env.now();
-    Ok(token.filter(|token| token.expires_at.is_none_or(|at| now < at)))
+    Ok(token.filter(|token| token.counts(now)))
+}
+
+/// How often it is asked whether the token of an open stream still counts.
+const RECHECK: Duration = Duration::from_secs(30);
+
+/// Whether somebody who follows a stream may still do so.
+#[derive(Debug)]
+pub struct Standing {
+    digest: String,
+    asked_at: Instant,
+}
+
+impl Standing {
+    /// The user's token counted just now.
+    pub fn of(user: &User) -> Self {
+        Self {
+            digest: user.digest.clone(),
+            asked_at: Instant::now(),
+        }
+    }
+
+    /// Asks again, now and then. While the store does not answer, what was known holds.
+    pub async fn holds(&mut self, app: &App) -> bool {
+        if self.asked_at.elapsed() < RECHECK {
+            return true;
+        }
+        self.asked_at = Instant::now();
+        !matches!(valid_token(app, &self.digest).await, Ok(None))
+    }
 }
 
 /// An agent that has shown its host's certificate.
@@ -129,6 +182,8 @@ pub struct Agent {
     pub host: HostId,
     /// The host's name.
     pub name: String,
+    /// The digest of the certificate that was shown.
+    pub certificate_sha256: String,
     /// Where the request came from.
     pub from: SocketAddr,
 }
@@ -139,6 +194,7 @@ impl Agent {
         Actor {
             name: format!("agent:{}", self.name),
             from: Some(self.from.to_string()),
+            request: None,
         }
     }
 }
@@ -177,7 +233,12 @@ impl FromRequestParts<App> for Agent {
             );
             return Err(refuse("host-dead", detail));
         }
-        if object.spec.certificate_sha256.as_deref() != Some(shown.as_str()) {
+        let spec = &object.spec;
+        let known = [&spec.certificate_sha256, &spec.former_certificate_sha256];
+        if !known
+            .into_iter()
+            .any(|digest| digest.as_deref() == Some(shown.as_str()))
+        {
             let detail = format!(
                 "the certificate is not the one that host {} got last: join again",
                 object.meta.name
@@ -187,6 +248,7 @@ impl FromRequestParts<App> for Agent {
         Ok(Self {
             host,
             name: object.meta.name.clone(),
+            certificate_sha256: shown,
             from,
         })
     }

@@ -55,6 +55,7 @@ pub async fn attach(
     query: Result<Query<ConsoleQuery>, axum::extract::rejection::QueryRejection>,
     socket: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Refused> {
+    user.must_be_operator("use a console")?;
     let Query(ConsoleQuery { log }) =
         query.map_err(|error| Problem::new(400, "bad-query", error.to_string()))?;
     let socket = socket.map_err(|error| {

@@ -134,6 +134,7 @@ async fn note(app: &App, host: HostId, contact: HostContact, action: &str) {
     let actor = Actor {
         name: "server".to_owned(),
         from: None,
+        request: None,
     };
     match commit(app.writer(&actor), plan).await {
         Ok(revision) => {

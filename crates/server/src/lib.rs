@@ -2,7 +2,8 @@
 //!
 //! **Owns:** the routes that every kind has ([`routes`]), reading ([`lists`], [`watch`]), what a request means for each kind ([`kinds`]), the
 //! connections of agents ([`agents`], [`calls`]), people at consoles ([`console`]), the cloud's CAs ([`pki`]), images'
-//! content ([`images`]), the store as a whole ([`backup`], [`compaction`], [`restored`]).
+//! content ([`images`]), the store as a whole ([`backup`], [`compaction`], [`restored`]), what is seen of it all from
+//! outside ([`metrics`], [`requests`]).
 //!
 //! **Does not know:** which store it runs on, and what happens on hosts. It writes what people want and what agents
 //! report, each through the controller's commit; it decides nothing about VMs.
@@ -24,15 +25,18 @@ pub mod images;
 pub mod kinds;
 pub mod limits;
 pub mod lists;
+pub mod metrics;
 pub mod pki;
 pub mod progress;
+pub mod requests;
 pub mod restored;
 pub mod routes;
 pub mod run;
 pub mod service;
 pub mod shared;
 pub mod tls;
+pub mod tokens;
 pub mod watch;
 
 pub use limits::Rates;
-pub use run::{Config, run};
+pub use run::{CERTIFICATE_LIFE, Config, run};

@@ -157,7 +157,7 @@ pub async fn get_one<R: Served>(
 /// Answers a page of objects, or streams their changes.
 pub async fn list<R: Served>(
     State(app): State<App>,
-    _: User,
+    user: User,
     found: QueryOf<ListQuery>,
 ) -> Result<Response, Refused> {
     let query = query(found)?;
@@ -169,7 +169,7 @@ pub async fn list<R: Served>(
                 "changes come in the order of their happening: leave `sort` and `after` out of a watch";
             return Err(Problem::new(400, "bad-query", detail).into());
         }
-        return Ok(watch::stream::<R>(app, query.from, wanted)?);
+        return Ok(watch::stream::<R>(app, &user, query.from, wanted)?);
     }
     let sort = query.sort.as_deref();
     let order = sort

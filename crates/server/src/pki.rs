@@ -7,7 +7,9 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use model::HostId;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
@@ -62,22 +64,36 @@ pub struct Pki {
     pub agents: Ca,
     /// For migration streams.
     pub migration: Ca,
-    /// This server.
-    pub server: ServerIdentity,
+    /// How long the certificates of servers and hosts are good for. After half of it they are made anew.
+    pub life: SignedDuration,
+    names: Vec<String>,
+    addresses: Vec<IpAddr>,
 }
 
 impl Pki {
-    /// Reads the CAs, or makes them, and makes a certificate for this server's names and addresses.
-    pub fn open(dir: &Path, names: &[String], addresses: &[IpAddr]) -> Result<Self, PkiError> {
+    /// Reads the CAs, or makes them. The server is called by these names and addresses.
+    pub fn open(
+        dir: &Path,
+        names: &[String],
+        addresses: &[IpAddr],
+        life: SignedDuration,
+    ) -> Result<Self, PkiError> {
         fs::create_dir_all(dir).map_err(|source| file_error("making", dir)(source))?;
         let agents = Ca::open(dir, "ca", "Sterna CA")?;
         let migration = Ca::open(dir, "migration-ca", "Sterna migration CA")?;
-        let server = agents.server(names, addresses)?;
         Ok(Self {
             agents,
             migration,
-            server,
+            life,
+            names: names.to_vec(),
+            addresses: addresses.to_vec(),
         })
+    }
+
+    /// A new key and certificate for this server.
+    pub fn server(&self, now: Timestamp) -> Result<ServerIdentity, PkiError> {
+        let until = expiry(now, self.life);
+        self.agents.server(&self.names, &self.addresses, until)
     }
 }
 
@@ -129,7 +145,12 @@ impl Ca {
         Ok(Self { pem, issuer })
     }
 
-    fn server(&self, names: &[String], addresses: &[IpAddr]) -> Result<ServerIdentity, PkiError> {
+    fn server(
+        &self,
+        names: &[String],
+        addresses: &[IpAddr],
+        until: Timestamp,
+    ) -> Result<ServerIdentity, PkiError> {
         let key = KeyPair::generate().map_err(cert_error("making the server's key"))?;
         let mut params =
             CertificateParams::new(names.to_vec()).map_err(cert_error("making the server's certificate"))?;
@@ -137,7 +158,7 @@ impl Ca {
             .subject_alt_names
             .extend(addresses.iter().map(|address| SanType::IpAddress(*address)));
         params.distinguished_name = distinguished_name("sterna-server");
-        leaf(&mut params);
+        leaf(&mut params, until);
         let certificate = params
             .signed_by(&key, &self.issuer)
             .map_err(cert_error("signing the server's certificate"))?;
@@ -149,14 +170,21 @@ impl Ca {
 
     /// Signs a host's request. Of the request only the key counts: the names are the server's word. Returns the
     /// certificate as PEM and as DER.
-    pub fn sign_host(&self, csr_pem: &str, host: HostId, name: &str) -> Result<(String, Vec<u8>), PkiError> {
+    pub fn sign_host(
+        &self,
+        csr_pem: &str,
+        host: HostId,
+        name: &str,
+        now: Timestamp,
+        life: SignedDuration,
+    ) -> Result<(String, Vec<u8>), PkiError> {
         let mut request = CertificateSigningRequestParams::from_pem(csr_pem)
             .map_err(cert_error("reading the certificate request"))?;
         let names = vec![name.to_owned(), format!("{host}{}", api::agent::HOST_SAN_SUFFIX)];
         let mut params =
             CertificateParams::new(names).map_err(cert_error("making the host's certificate"))?;
         params.distinguished_name = distinguished_name(name);
-        leaf(&mut params);
+        leaf(&mut params, expiry(now, life));
         request.params = params;
         let certificate = request
             .signed_by(&self.issuer)
@@ -170,6 +198,11 @@ pub fn public_key(csr_pem: &str) -> Result<Vec<u8>, PkiError> {
     let request = CertificateSigningRequestParams::from_pem(csr_pem)
         .map_err(cert_error("reading the certificate request"))?;
     Ok(request.public_key.subject_public_key_info())
+}
+
+/// When a certificate that is made now expires.
+fn expiry(now: Timestamp, life: SignedDuration) -> Timestamp {
+    now.checked_add(life).unwrap_or(Timestamp::MAX)
 }
 
 fn ca_params(common_name: &str) -> CertificateParams {
@@ -187,7 +220,8 @@ fn ca_params(common_name: &str) -> CertificateParams {
 }
 
 /// QEMU's TLS wants keyEncipherment beside digitalSignature.
-fn leaf(params: &mut CertificateParams) {
+/// It is good from long ago on: a clock that is behind must not shut a host out.
+fn leaf(params: &mut CertificateParams, until: Timestamp) {
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![
         KeyUsagePurpose::DigitalSignature,
@@ -199,5 +233,8 @@ fn leaf(params: &mut CertificateParams) {
     ];
     params.use_authority_key_identifier_extension = true;
     params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-    params.not_after = rcgen::date_time_ymd(2060, 1, 1);
+    // Never later than the CA's own end.
+    let seconds = u64::try_from(until.as_second()).unwrap_or(0);
+    let until = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
+    params.not_after = until.min(rcgen::date_time_ymd(2060, 1, 1));
 }

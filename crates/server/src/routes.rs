@@ -11,6 +11,7 @@ use api::{Create, Problem};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use model::{Kind, VmId};
@@ -24,7 +25,10 @@ use crate::auth::{PROJECT, User, sha256_hex};
 use crate::kinds::{Served, explanation, host_action, missing, vm_action};
 use crate::service::{self, Answer, Context, RequestId, check_revision, create_object, replace_object};
 use crate::shared::Shared;
-use crate::{agents, backup, calls, check, console, docs, history, images, lists, progress, restored};
+use crate::{
+    agents, backup, calls, check, console, docs, history, images, lists, metrics, progress, requests,
+    restored, tokens,
+};
 
 /// What handlers share.
 pub type App = Arc<Shared>;
@@ -51,6 +55,8 @@ pub fn router(app: App) -> Router {
         .route("/v1/hosts/{name}/actions/{action}", post(act_on_host))
         .route("/v1/migrations/{name}/progress", get(progress::follow))
         .route("/v1/join-tokens", post(join_token))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/{name}", axum::routing::delete(tokens::delete))
         .route(
             "/v1/check",
             post(check::check).layer(DefaultBodyLimit::max(check::BODY_MAX_BYTES)),
@@ -60,6 +66,7 @@ pub fn router(app: App) -> Router {
             put(images::upload).layer(DefaultBodyLimit::disable()),
         )
         .route("/agent/v1/join", post(agents::join))
+        .route("/agent/v1/renew", post(agents::renew))
         .route("/agent/v1/document", get(agents::document))
         .route("/agent/v1/report", post(agents::report))
         .route("/agent/v1/calls", get(calls::listen))
@@ -71,10 +78,12 @@ pub fn router(app: App) -> Router {
         .route("/openapi.json", get(docs::openapi))
         .route("/docs", get(docs::page))
         .route("/docs/style.css", get(docs::style))
+        .route("/metrics", get(metrics::serve))
         .route("/healthz", get(|| async { "ok\n" }))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
+        .layer(from_fn_with_state(app.clone(), requests::pass))
         .with_state(app)
 }
 
@@ -422,6 +431,7 @@ pub fn optional<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Problem
 }
 
 async fn join_token(State(app): State<App>, user: User, Body(body): Body) -> Result<Response, Refused> {
+    user.must_be_admin("let hosts join")?;
     let request: JoinTokenBody = optional(&body)?;
     if let Some(name) = &request.name {
         model::limits::check_name(name).map_err(Problem::from)?;

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use controller::Env;
 use controller::cache::Cache;
 use controller::commit::{Writer, commit};
+use controller::figures::Figures;
+use jiff::SignedDuration;
 use model::audit::Actor;
 use model::key;
-use model::token::TokenRecord;
+use model::token::{Role, TokenRecord};
 use planner::Plan;
 use store::{RangeRequest, Store};
 use tokio::net::TcpListener;
@@ -19,11 +21,15 @@ use crate::agents::secret;
 use crate::auth::{ADMIN, sha256_hex};
 use crate::calls::Calls;
 use crate::limits::{Limits, Rates};
+use crate::metrics::{Metered, Metrics};
 use crate::pki::{Pki, write_private};
 use crate::shared::{Heard, Shared};
-use crate::{backup, compaction, contact, routes, tls};
+use crate::{backup, compaction, contact, metrics, routes, tls};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long certificates are good for if nobody says.
+pub const CERTIFICATE_LIFE: SignedDuration = SignedDuration::from_hours(90 * 24);
 
 /// What a server is started with.
 pub struct Config {
@@ -37,6 +43,8 @@ pub struct Config {
     pub addresses: Vec<IpAddr>,
     /// How often may be asked.
     pub rates: Rates,
+    /// How long certificates of servers and hosts are good for.
+    pub certificate_life: SignedDuration,
 }
 
 /// Runs until the future is dropped. `ready` is called when requests are answered.
@@ -46,13 +54,22 @@ pub async fn run(
     env: Arc<dyn Env>,
     ready: impl FnOnce(),
 ) -> Result<std::convert::Infallible, Error> {
-    let pki = Pki::open(&config.data_dir.join("pki"), &config.names, &config.addresses)?;
+    let life = config.certificate_life;
+    let pki = Pki::open(
+        &config.data_dir.join("pki"),
+        &config.names,
+        &config.addresses,
+        life,
+    )?;
     let images = config.data_dir.join("images");
     tokio::fs::create_dir_all(&images).await?;
     remove_beginning_with(&images, "incoming-").await;
     backup::remove_unfinished(&config.data_dir).await;
-    let tls = Arc::new(tls::config(&pki)?);
+    let own = Arc::new(tls::OwnCertificate::make(&pki, env.now())?);
+    let tls = Arc::new(tls::config(&pki, own.clone())?);
     let ca = pki.agents.pem.clone();
+    let (counted, figures) = (Metrics::default(), Arc::new(Figures::default()));
+    let store: Arc<dyn Store> = Arc::new(Metered::new(store, counted.store.clone()));
     let cache = Cache::start(store.clone()).await?;
     let app = Arc::new(Shared {
         store: store.clone(),
@@ -65,6 +82,8 @@ pub async fn run(
         heard: Heard::default(),
         calls: Calls::default(),
         limits: Limits::new(config.rates),
+        metrics: counted,
+        figures: figures.clone(),
         polls: Arc::new(Semaphore::new(config.rates.polls)),
         watches: Arc::new(Semaphore::new(config.rates.watches)),
     });
@@ -77,8 +96,10 @@ pub async fn run(
     }
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(compaction::run(store.clone(), env.clone()));
-    tasks.spawn(controller::run::run(store, cache, env));
+    tasks.spawn(controller::run::run(store, cache, env, figures));
     tasks.spawn(contact::run(app.clone()));
+    tasks.spawn(metrics::follow(app.clone()));
+    tasks.spawn(tls::renew(app.clone(), own));
     for listener in config.listeners {
         tasks.spawn(tls::serve(listener, tls.clone(), routes::router(app.clone())));
     }
@@ -118,14 +139,17 @@ async fn first_token(app: &routes::App, path: &std::path::Path) -> Result<(), Er
     let record = TokenRecord {
         user: ADMIN.to_owned(),
         name: "first".to_owned(),
+        role: Role::Admin,
         created_at: app.env.now(),
         expires_at: None,
+        revoked_at: None,
     };
     let mut plan = Plan::new("make the first token");
     plan.create(key, &record);
     let actor = Actor {
         name: "server".to_owned(),
         from: None,
+        request: None,
     };
     let writer: Writer<'_> = app.writer(&actor);
     commit(writer, plan).await?;

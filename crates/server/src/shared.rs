@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use controller::Env;
 use controller::cache::Cache;
+use controller::figures::Figures;
 use model::audit::Actor;
 use model::migration::Progress;
 use model::report::{Report, Samples};
@@ -17,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::calls::Calls;
 use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::pki::Pki;
 
 /// One server's state. Everything that matters is in the store; the rest is what was heard lately.
@@ -41,6 +43,10 @@ pub struct Shared {
     pub calls: Calls,
     /// How often may be asked.
     pub limits: Limits,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// What the controller counts.
+    pub figures: Arc<Figures>,
     /// Places for those who wait for changes.
     pub polls: Arc<Semaphore>,
     /// Places for those who read changes as a stream.

@@ -1,15 +1,17 @@
 //! Connections: TLS 1.2 and 1.3, a client certificate if there is one, HTTP/1.1 and HTTP/2, bounded in number and time.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use jiff::Timestamp;
 use rustls::ServerConfig;
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -17,27 +19,84 @@ use tower::ServiceExt;
 
 use crate::auth::Connection;
 use crate::pki::Pki;
+use crate::routes::App;
 
 /// How many connections are open at once on one listener.
 const CONNECTIONS_MAX: usize = 20_000;
+/// Between tries to renew a certificate.
+const RETRY_PAUSE: Duration = Duration::from_secs(60);
 /// How long a handshake may take.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a request's header may take.
 const HEADER_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a request's header may be; what is read of a body at once has the same bound.
+const HEADER_MAX_BYTES: usize = 64 << 10;
+/// How many requests are under way at a time on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 256;
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// The certificate that new connections are shown.
+#[derive(Debug)]
+pub struct OwnCertificate(RwLock<Arc<CertifiedKey>>);
+
+impl OwnCertificate {
+    /// A new one.
+    pub fn make(pki: &Pki, now: Timestamp) -> Result<Self, Error> {
+        Ok(Self(RwLock::new(Arc::new(certified(pki, now)?))))
+    }
+
+    fn replace(&self, key: CertifiedKey) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
+    }
+}
+
+impl ResolvesServerCert for OwnCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+fn certified(pki: &Pki, now: Timestamp) -> Result<CertifiedKey, Error> {
+    let identity = pki.server(now)?;
+    let chain = api::tls::certificates("the server's certificate", &identity.chain_pem)?;
+    let key = api::tls::private_key("the server's key", &identity.key_pem)?;
+    let provider = rustls::crypto::ring::default_provider();
+    Ok(CertifiedKey::from_der(chain, key, &provider)?)
+}
+
+/// Makes the server's certificate anew whenever half of its life is over, until the task is dropped. Connections that are
+/// open are not disturbed.
+pub async fn renew(app: App, own: Arc<OwnCertificate>) {
+    let half = Duration::try_from(app.pki.life / 2).unwrap_or(RETRY_PAUSE);
+    let mut pause = half;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = match certified(&app.pki, app.env.now()) {
+            Ok(key) => {
+                own.replace(key);
+                tracing::info!("the server has a new certificate");
+                half
+            }
+            Err(error) => {
+                tracing::error!(%error, "the server's certificate was not renewed; it is tried again");
+                RETRY_PAUSE.min(half)
+            }
+        };
+    }
+}
 
 /// The server's side of TLS: agents' certificates are verified against the CA, and people need none.
-pub fn config(pki: &Pki) -> Result<ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
+pub fn config(pki: &Pki, own: Arc<OwnCertificate>) -> Result<ServerConfig, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let roots = Arc::new(api::tls::roots(&pki.agents.pem)?);
     let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
         .allow_unauthenticated()
         .build()?;
-    let chain = api::tls::certificates("the server's certificate", &pki.server.chain_pem)?;
-    let key = api::tls::private_key("the server's key", &pki.server.key_pem)?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)?;
+        .with_cert_resolver(own);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -92,11 +151,14 @@ async fn connection(
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_PATIENCE);
+        .header_read_timeout(HEADER_PATIENCE)
+        .max_buf_size(HEADER_MAX_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .keep_alive_interval(Some(Duration::from_secs(20)));
+        .keep_alive_interval(Some(Duration::from_secs(20)))
+        .max_header_list_size(HEADER_MAX_BYTES as u32)
+        .max_concurrent_streams(STREAMS_MAX);
     builder
         .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service))
         .await

@@ -18,8 +18,10 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::auth::{Standing, User};
 use crate::kinds::{Served, render};
 use crate::lists::{Shown, Wanted};
+use crate::metrics::Present;
 use crate::routes::App;
 
 /// How often an empty line shows a quiet reader that the connection lives.
@@ -30,13 +32,19 @@ const POLL_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_TIMEOUT_MAX: Duration = Duration::from_secs(55);
 
 /// The answer to a watch.
-pub fn stream<R: Served>(app: App, from: Option<u64>, wanted: Wanted) -> Result<Response, Problem> {
+pub fn stream<R: Served>(
+    app: App,
+    user: &User,
+    from: Option<u64>,
+    wanted: Wanted,
+) -> Result<Response, Problem> {
     let place = app.watches.clone().try_acquire_owned().map_err(|_| {
         let detail = "as many watches are open as may be: end those that nobody reads, or try again";
         Problem::new(429, "too-many-watches", detail)
     })?;
     let (seen, first) = begin::<R>(&app, from, &wanted)?;
     let revisions = app.cache.subscribe();
+    let present = app.metrics.watcher(R::KIND);
     let state = Watcher {
         app,
         seen,
@@ -44,10 +52,15 @@ pub fn stream<R: Served>(app: App, from: Option<u64>, wanted: Wanted) -> Result<
         revisions,
         pending: Some(first),
         _place: place,
+        _present: present,
     };
-    let lines = stream::unfold(state, |mut watcher| async move {
+    let state = (state, Standing::of(user));
+    let lines = stream::unfold(state, |(mut watcher, mut standing)| async move {
+        if !standing.holds(&watcher.app).await {
+            return None;
+        }
         let chunk = watcher.next::<R>().await?;
-        Some((Ok::<Bytes, Infallible>(Bytes::from(chunk)), watcher))
+        Some((Ok::<Bytes, Infallible>(Bytes::from(chunk)), (watcher, standing)))
     });
     let body = Body::from_stream(lines);
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
@@ -79,6 +92,7 @@ struct Watcher {
     revisions: watch::Receiver<u64>,
     pending: Option<Vec<u8>>,
     _place: OwnedSemaphorePermit,
+    _present: Present,
 }
 
 impl Watcher {
@@ -199,6 +213,7 @@ pub async fn poll<R: Served>(
     let over_at = Instant::now() + timeout;
     let mut watcher = Watcher {
         revisions: app.cache.subscribe(),
+        _present: app.metrics.watcher(R::KIND),
         app,
         seen: from,
         wanted,

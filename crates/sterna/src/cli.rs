@@ -13,6 +13,8 @@ mod kinds;
 mod manual;
 mod output;
 mod store;
+mod support;
+mod token;
 mod vm;
 
 use std::path::PathBuf;
@@ -32,6 +34,8 @@ pub(crate) use kinds::{
 pub(crate) use manual::{ManualArgs, write as write_manual};
 pub(crate) use output::{Output, Printing};
 pub(crate) use store::{CheckArgs, RestoreArgs, StoreCommand};
+pub(crate) use support::{BundleArgs, SupportCommand};
+pub(crate) use token::{CreateTokenArgs, TokenCommand};
 pub(crate) use vm::{
     ActionArgs, ConsoleArgs, MigrateArgs, RebootArgs, Rebooted, RuleArgs, VmArgs, VmCommand, WaitState,
 };
@@ -183,6 +187,12 @@ pub(crate) enum ClientCommand {
     /// The store, which has the cloud's own data: backups, restoring, checking
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Tokens: what people and programs show, and what each may do
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// What helps whoever is asked for help
+    #[command(subcommand)]
+    Support(SupportCommand),
     /// Make what files describe so: create and change objects
     Apply(ApplyArgs),
     /// Write objects as documents for `apply`

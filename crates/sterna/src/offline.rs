@@ -198,6 +198,7 @@ fn mark(from_revision: u64, now: Timestamp) -> anyhow::Result<Txn> {
         actor: Actor {
             name: "operator".to_owned(),
             from: None,
+            request: None,
         },
         at: restored.at,
         action: format!("restore the store from a backup of revision {from_revision}"),

@@ -344,9 +344,48 @@ pub fn logs(path: &Path) -> impl Iterator<Item = PathBuf> + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn attach(hub: &Hub, who: &str) -> Attachment {
         hub.attach(who).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_a_guest_writes_is_shown_or_counted_and_memory_is_bounded(
+            chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3000), 0..100),
+            read_every in 1usize..50,
+        ) {
+            let (hub, _input) = Hub::new();
+            let mut place = attach(&hub, "ann");
+            let (mut told, mut all) = (0, Vec::new());
+            let mut read = |place: &mut Attachment| {
+                while let Ok(shown) = place.shown.try_recv() {
+                    told += match shown {
+                        Shown::Bytes(bytes) => bytes.len() as u64,
+                        Shown::Lost(bytes) => bytes,
+                        Shown::Joined(_) => 0,
+                    };
+                }
+            };
+            for (n, chunk) in chunks.iter().enumerate() {
+                hub.show(chunk);
+                all.extend_from_slice(chunk);
+                if n % read_every == 0 {
+                    read(&mut place);
+                }
+            }
+            read(&mut place);
+            // What is lost is told of with the next thing that can be shown.
+            hub.show(b"!");
+            all.push(b'!');
+            read(&mut place);
+            prop_assert_eq!(told, all.len() as u64);
+            let recent: Vec<u8> = hub.lock().recent.iter().copied().collect();
+            prop_assert_eq!(&recent[..], &all[all.len().saturating_sub(RECENT_BYTES)..]);
+        }
     }
 
     #[tokio::test]

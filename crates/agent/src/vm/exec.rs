@@ -94,6 +94,15 @@ impl Vm {
         }
     }
 
+    /// What the log says with every line: which incarnation, and what is done for it now.
+    pub(super) fn span(&self) -> tracing::Span {
+        let desired = self.desired.lock().unwrap_or_else(PoisonError::into_inner);
+        let cause = desired.as_ref().and_then(|document| document.cause.as_ref());
+        let operation = cause.map(|cause| cause.operation.to_string());
+        let request = cause.and_then(|cause| cause.request.as_deref());
+        tracing::info_span!("vm", vm = %self.id.vm, incarnation = %self.id.incarnation, operation, request)
+    }
+
     /// The newest document that was about this incarnation.
     pub(super) fn desired(&self) -> Result<Box<VmDocument>, Failure> {
         let desired = self
@@ -136,8 +145,12 @@ impl Vm {
         match result {
             Ok(outcome) => Input::Done(id, outcome),
             Err(failure) => {
-                tracing::warn!(vm = %self.id.vm, incarnation = %self.id.incarnation, effect = name,
-                    code = failure.reason.code, message = failure.reason.message, "an effect failed");
+                tracing::warn!(
+                    effect = name,
+                    code = failure.reason.code,
+                    message = failure.reason.message,
+                    "an effect failed"
+                );
                 Input::Failed(id, failure)
             }
         }
@@ -263,7 +276,7 @@ impl Vm {
                 Ok(Some(live)) => *held = Some(Arc::new(live)),
                 Ok(None) => return Qemu::None,
                 Err(reason) => {
-                    tracing::warn!(vm = %self.id.vm, incarnation = %self.id.incarnation, reason, "QEMU is silent");
+                    tracing::warn!(reason, "QEMU is silent");
                     return Qemu::Silent;
                 }
             }
@@ -285,7 +298,7 @@ impl Vm {
         match spawn::is_occupied(&self.run_dir()) {
             Ok(false) => Qemu::None,
             _ => {
-                tracing::warn!(vm = %self.id.vm, incarnation = %self.id.incarnation, %error, "QEMU is silent");
+                tracing::warn!(%error, "QEMU is silent");
                 Qemu::Silent
             }
         }

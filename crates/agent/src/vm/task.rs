@@ -19,6 +19,7 @@ use model::report::RunStatus;
 use model::{Incarnation, Reason};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
+use tracing::Instrument;
 
 use super::Host;
 use super::exec::Vm;
@@ -146,9 +147,10 @@ impl Task {
 
     fn step(&mut self, input: Input) {
         let host = &self.vm.host;
-        tracing::debug!(vm = %self.vm.id.vm, incarnation = %self.vm.id.incarnation, ?input, "step");
+        let span = self.vm.span();
+        span.in_scope(|| tracing::debug!(?input, "step"));
         for (id, effect) in self.core.step(host.clock.now(), input) {
-            tracing::debug!(vm = %self.vm.id.vm, incarnation = %self.vm.id.incarnation, ?id, ?effect, "effect");
+            span.in_scope(|| tracing::debug!(?id, ?effect, "effect"));
             match effect {
                 Effect::Timer { at_us } => self.timer = Some(host.clock.instant(at_us)),
                 Effect::Report { status, within_ms } => {
@@ -161,8 +163,8 @@ impl Task {
                 }
                 effect => {
                     self.forgetting = matches!(effect, Effect::Forget).then_some(id);
-                    self.running
-                        .push(Box::pin(Arc::clone(&self.vm).carry_out(id, effect)));
+                    let work = Arc::clone(&self.vm).carry_out(id, effect);
+                    self.running.push(Box::pin(work.instrument(span.clone())));
                 }
             }
         }

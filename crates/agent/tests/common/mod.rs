@@ -292,6 +292,7 @@ pub(crate) fn document(incarnation: u64, order: Order, machine: &Machine) -> VmD
         order,
         machine: machine.clone(),
         reboot: None,
+        cause: None,
     }
 }
 
@@ -352,6 +353,7 @@ async fn join(State(server): State<Arc<Server>>, Json(request): Json<JoinRequest
     let mut joins = server.joins.lock().unwrap();
     joins.push(request.agent_csr_pem.clone());
     Json(JoinResponse {
+        renew_at: None,
         host_id: server.host,
         name: server.name.clone(),
         agent_certificate_pem: server

@@ -18,6 +18,7 @@ use crate::kinds::{
 use crate::placement::Explanation;
 use crate::resource::{Change, Changes, Create, List, Object, Resource};
 use crate::store::{ResumeBody, StoreStatus};
+use crate::token::{NewToken, Token, TokenBody, Tokens};
 use model::Kind;
 use model::migration::Progress;
 use parts::{
@@ -53,6 +54,7 @@ pub fn document() -> Value {
     kind::<Event>(&mut generator, &mut paths, &mut names);
     extras(&mut generator, &mut paths);
     store(&mut generator, &mut paths);
+    tokens(&mut generator, &mut paths);
     let responses = parts::responses(&mut generator);
     let mut document = json!({
         "openapi": "3.1.0",
@@ -323,6 +325,27 @@ fn store(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
     paths.insert(
         "/v1/store/backup".to_owned(),
         json!({ "get": get.refuses(Problems::Administer) }),
+    );
+}
+
+fn tokens(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
+    let all = generator.subschema_for::<Tokens>().to_value();
+    let one = generator.subschema_for::<Token>().to_value();
+    let made = generator.subschema_for::<NewToken>().to_value();
+    let body = generator.subschema_for::<TokenBody>().to_value();
+    let listed = json!({ "200": answer(&all, "The tokens, without their secrets. For administrators.") });
+    let list = operation("list tokens", "tokens", Vec::new(), listed);
+    let answers = json!({ "201": answer(&made, "The token with its secret, which is shown this once. For administrators.") });
+    let post = operation("create a token", "tokens", Vec::new(), answers);
+    let example = json!({ "name": "prometheus", "role": "reader" });
+    let post = post.with_body(&body, example).refuses(Problems::Create);
+    let get = list.refuses(Problems::Administer);
+    paths.insert("/v1/tokens".to_owned(), json!({ "get": get, "post": post }));
+    let revoked = json!({ "200": answer(&one, "The token that counts no more. For administrators.") });
+    let delete = operation("revoke a token", "tokens", Vec::new(), revoked).refuses(Problems::Revoke);
+    paths.insert(
+        "/v1/tokens/{name}".to_owned(),
+        json!({ "parameters": [name_parameter()], "delete": delete }),
     );
 }
 

@@ -58,6 +58,8 @@ pub(super) enum Problems {
     Create,
     /// It changes one object.
     Change,
+    /// It is for administrators, and ends a token.
+    Revoke,
     /// It becomes a stream of bytes.
     Console,
     /// It is for administrators, and reads.
@@ -72,9 +74,10 @@ impl Problems {
             Self::List => &[410, 422],
             Self::Read => &[404, 422],
             Self::Named => &[404],
-            Self::Create => &[409, 413, 422],
-            Self::Change => &[404, 409, 413, 422],
-            Self::Console => &[404, 409, 426],
+            Self::Create => &[403, 409, 413, 422],
+            Self::Change => &[403, 404, 409, 413, 422],
+            Self::Console => &[403, 404, 409, 426],
+            Self::Revoke => &[403, 404, 409],
             Self::Administer => &[403, 409],
             Self::Resume => &[403, 409, 413, 422],
         }

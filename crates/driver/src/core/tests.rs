@@ -85,6 +85,7 @@ fn document(incarnation: Incarnation, order: Order) -> Box<VmDocument> {
         order,
         machine,
         reboot: None,
+        cause: None,
     })
 }
 

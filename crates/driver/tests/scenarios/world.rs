@@ -236,6 +236,7 @@ impl World {
             order,
             machine: machine(),
             reboot: self.hosts[at].reboot,
+            cause: None,
         });
         if self.hosts[at]
             .document

@@ -42,6 +42,7 @@ impl World {
                 to: None,
                 cancel: false,
                 drain: None,
+                request_id: None,
             },
         ));
         let plan = planner::migration::plan(&self.view, id, self.now).plan.unwrap();

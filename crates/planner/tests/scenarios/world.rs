@@ -279,6 +279,7 @@ impl World {
                 to,
                 cancel: false,
                 drain: None,
+                request_id: None,
             },
         );
         self.settle();

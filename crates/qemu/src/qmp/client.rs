@@ -179,6 +179,7 @@ impl Qmp {
     }
 
     async fn exchange(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+        tracing::debug!(command, "qmp");
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         let line = json!({"execute": command, "arguments": arguments, "id": id});
         let (sender, answer) = oneshot::channel();

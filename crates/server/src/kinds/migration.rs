@@ -111,6 +111,7 @@ impl Served for Migration {
             to,
             cancel: false,
             drain: None,
+            request_id: context.user.request.clone(),
         })
     }
 

@@ -38,6 +38,7 @@ impl Served for Operation {
             action: stored.action,
             object_kind: stored.object_kind,
             object,
+            request_id: stored.request_id.clone(),
         }
     }
 

@@ -27,7 +27,7 @@ impl Agent {
         Self::of(world, &keys, &joined(world.join(&token, &keys, "wished").await))
     }
 
-    fn of(world: &World, keys: &Keys, joined: &JoinResponse) -> Self {
+    pub(crate) fn of(world: &World, keys: &Keys, joined: &JoinResponse) -> Self {
         assert_eq!(joined.agent_ca_pem, world.ca);
         let http = client(&world.ca, Some((&joined.agent_certificate_pem, &keys.key)));
         Self {
@@ -411,4 +411,40 @@ async fn memory_is_told(world: &World, agent: &mut Agent, run: &VmRun) {
 
 fn agent_report(agent: &mut Agent, run: &VmRun) -> Report {
     agent.report(None, vec![run.clone()])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_reads_what_guests_are_told_of_its_own_vms_only() {
+    let world = World::new().await;
+    let mut here = Agent::join(&world, "h1").await;
+    let mut elsewhere = Agent::join(&world, "h2").await;
+    here.hello(&world, 4096).await;
+    elsewhere.hello(&world, 4096).await;
+    let password = "#!/bin/sh\necho planted-password";
+    let guest = json!({ "user_data": password });
+    let placement = json!({ "host": "h1" });
+    let body =
+        json!({ "name": "web", "spec": { "template": "small", "guest": guest, "placement": placement } });
+    let vm = world.post("/v1/vms", &body).await.ok(201);
+    let document = here
+        .document(&world, |document| document.vms.contains_key(&id(&vm)))
+        .await;
+    assert!(
+        serde_json::to_string(&document)
+            .unwrap()
+            .contains("planted-password")
+    );
+    // What is formatted for a log does not have it.
+    assert!(!format!("{document:?}").contains("planted-password"));
+    let other = elsewhere.document(&world, |_| true).await;
+    assert!(
+        !serde_json::to_string(&other)
+            .unwrap()
+            .contains("planted-password")
+    );
+    // No other route that takes a certificate tells more.
+    for path in ["/v1/vms", "/v1/vms/web", "/v1/vms/web/history", "/metrics"] {
+        let asked = elsewhere.http.get(format!("{}{path}", world.url));
+        world.send(asked).await.refused(401, "no-token");
+    }
 }

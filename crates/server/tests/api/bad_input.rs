@@ -150,6 +150,8 @@ async fn who_asks_must_show_a_token_that_counts() {
     let expired = model::token::TokenRecord {
         user: "ann".to_owned(),
         name: "old".to_owned(),
+        role: model::token::Role::Admin,
+        revoked_at: None,
         created_at: Timestamp::UNIX_EPOCH,
         expires_at: Some(Timestamp::UNIX_EPOCH),
     };

@@ -3,13 +3,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod agents;
+mod any_bytes;
 mod bad_input;
+mod certificates;
 mod console;
 mod documents;
 mod hosts;
 mod lists;
+mod metrics;
 mod objects;
 mod programs;
 mod store;
+mod tokens;
 mod watch;
 mod world;

@@ -137,6 +137,8 @@ async fn a_backup_is_for_administrators_and_arrives_whole() {
     let token = record::encode(&model::token::TokenRecord {
         user: "eve".to_owned(),
         name: "hers".to_owned(),
+        role: model::token::Role::Operator,
+        revoked_at: None,
         created_at: Timestamp::UNIX_EPOCH,
         expires_at: None,
     });

@@ -102,6 +102,16 @@ impl World {
 
     /// A server that takes so many requests.
     pub(crate) async fn with(store: Arc<dyn Store>, rates: server::Rates) -> Self {
+        Self::configured(store, rates, server::CERTIFICATE_LIFE).await
+    }
+
+    /// A server whose certificates, and those of hosts, are good for so long.
+    pub(crate) async fn short_lived(life: jiff::SignedDuration) -> Self {
+        let store = Arc::new(MemoryStore::new(store::system_clock()));
+        Self::configured(store, server::Rates::default(), life).await
+    }
+
+    async fn configured(store: Arc<dyn Store>, rates: server::Rates, life: jiff::SignedDuration) -> Self {
         let dir = TempDir::new().unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
@@ -111,6 +121,7 @@ impl World {
             names: vec!["localhost".to_owned()],
             addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
             rates,
+            certificate_life: life,
         };
         let (ready, is_ready) = tokio::sync::oneshot::channel();
         let kept = store.clone();

@@ -26,7 +26,9 @@ mod output;
 mod select;
 mod status;
 mod store;
+mod support;
 mod template;
+mod token;
 mod vm;
 mod wait;
 
@@ -43,7 +45,8 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::cli::{
-    CatalogCommand, ClientCommand, Global, HostCommand, ImageCommand, MigrationCommand, Output, VmCommand,
+    CatalogCommand, ClientCommand, Global, HostCommand, ImageCommand, MigrationCommand, Output,
+    SupportCommand, VmCommand,
 };
 use crate::units;
 
@@ -270,6 +273,8 @@ async fn dispatch(context: &Context, command: ClientCommand) -> anyhow::Result<E
         ClientCommand::Operation(command) => kinds::read::<Operation>(context, command).await,
         ClientCommand::Event(command) => kinds::read::<Event>(context, command).await,
         ClientCommand::Store(command) => store::run(context, command).await,
+        ClientCommand::Token(command) => token::run(context, command).await,
+        ClientCommand::Support(SupportCommand::Bundle(args)) => support::bundle(context, args).await,
         ClientCommand::Apply(args) => files::apply::apply(context, args).await,
         ClientCommand::Export(args) => files::export::export(context, args).await,
         ClientCommand::Events { follow } => events::events(context, follow).await,

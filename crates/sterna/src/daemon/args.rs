@@ -2,8 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
+
+use crate::units;
+
+/// The shortest life of a certificate.
+const LIFE_MIN: Duration = Duration::from_secs(60);
 
 /// Options of `sterna up`.
 #[derive(Debug, Args)]
@@ -56,12 +62,23 @@ pub(crate) struct ServerArgs {
     /// How many requests a second each user may make; bursts may be five times as many; 0 is any number
     #[arg(long, value_name = "N", default_value_t = server::Rates::default().user_per_s)]
     pub(crate) requests_per_second: u32,
+    /// How long certificates of servers and hosts are good for, at least 1m; they are made anew after half of it, without a restart
+    #[arg(long, value_name = "DURATION", value_parser = life, default_value = "90d")]
+    pub(crate) certificate_life: Duration,
     /// Also take connections on the listening socket that standard input is
     #[arg(long, hide = true)]
     pub(crate) listen_stdin: bool,
     /// End when this process, which started this one, ends
     #[arg(long, value_name = "PID", hide = true)]
     pub(crate) parent: Option<i32>,
+}
+
+/// A life that leaves time to renew.
+fn life(text: &str) -> Result<Duration, String> {
+    match units::duration(text)? {
+        life if life < LIFE_MIN => Err("that is too short to renew in time: give at least 1m".to_owned()),
+        life => Ok(life),
+    }
 }
 
 /// Options of `sterna agent`.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use args::{AgentArgs, ServerArgs};
+use jiff::SignedDuration;
 use rustix::process::Signal;
 use store::Store;
 use store_sqlite::{Options, SqliteStore};
@@ -27,14 +28,17 @@ pub(crate) const STORE_DIR: &str = "store";
 /// The line with which a daemon says to whoever started it that it is ready.
 const READY: &str = "ready";
 
-/// Structured lines on standard error; `STERNA_LOG` chooses how much.
+/// Structured lines on standard error; `STERNA_LOG` chooses how much, and `STERNA_LOG_FORMAT=json` makes each an object.
 fn log() {
     let filter = EnvFilter::try_from_env("STERNA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let _ = tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .try_init();
+        .with_ansi(false);
+    let _ = match std::env::var("STERNA_LOG_FORMAT").as_deref() {
+        Ok("json") => lines.json().flatten_event(true).with_span_list(false).try_init(),
+        _ => lines.try_init(),
+    };
 }
 
 fn runtime(workers: usize) -> anyhow::Result<tokio::runtime::Runtime> {
@@ -114,6 +118,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<std::convert::Infallible> {
             user_per_s: args.requests_per_second,
             ..server::Rates::default()
         },
+        certificate_life: SignedDuration::try_from(args.certificate_life)?,
     };
     let ready = || {
         tracing::info!(?bound, "ready");

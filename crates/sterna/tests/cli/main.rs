@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod certificates;
 mod contexts;
 mod files;
 mod lists;
 mod store;
+mod tokens;
 mod world;

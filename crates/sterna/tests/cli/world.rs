@@ -69,6 +69,11 @@ impl Said {
 
 impl World {
     pub(crate) async fn new() -> Self {
+        Self::with_certificates_for(server::CERTIFICATE_LIFE).await
+    }
+
+    /// The same, with certificates that are good for so long.
+    pub(crate) async fn with_certificates_for(life: jiff::SignedDuration) -> Self {
         let dir = TempDir::new().unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
@@ -78,6 +83,7 @@ impl World {
             names: vec!["localhost".to_owned()],
             addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
             rates: server::Rates::default(),
+            certificate_life: life,
         };
         std::fs::create_dir_all(&config.data_dir).unwrap();
         let (ready, is_ready) = tokio::sync::oneshot::channel();

@@ -85,16 +85,27 @@ impl World {
         Self::fresh(owner, hosts, Keep::Vms).await
     }
 
+    /// As [`World::up`]; server and agents log all that they have to say, as JSON.
+    pub async fn up_talkative(hosts: u8) -> anyhow::Result<Self> {
+        let mut start = Self::place(Owner::Tester, hosts, Keep::Nothing)?;
+        start.variables = &[("STERNA_LOG", "debug"), ("STERNA_LOG_FORMAT", "json")];
+        Self::start(start, Machine::look()).await
+    }
+
     /// One in a directory of its own.
     async fn fresh(owner: Owner, hosts: u8, keep: Keep) -> anyhow::Result<Self> {
+        Self::start(Self::place(owner, hosts, keep)?, Machine::look()).await
+    }
+
+    fn place(owner: Owner, hosts: u8, keep: Keep) -> anyhow::Result<Start> {
         let root = tempfile::Builder::new().prefix("sterna-world-").tempdir()?.keep();
-        let start = Start {
+        Ok(Start {
             root,
             owner,
             hosts,
             keep,
-        };
-        Self::start(start, Machine::look()).await
+            variables: &[],
+        })
     }
 
     async fn start(start: Start, before: Machine) -> anyhow::Result<Self> {

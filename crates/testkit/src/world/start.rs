@@ -27,6 +27,8 @@ pub(super) struct Start {
     pub(super) owner: Owner,
     pub(super) hosts: u8,
     pub(super) keep: Keep,
+    /// Of its environment, beside the test's own.
+    pub(super) variables: &'static [(&'static str, &'static str)],
 }
 
 impl Start {
@@ -40,6 +42,7 @@ impl Start {
             setpriv.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
         }
         setpriv
+            .envs(self.variables.iter().copied())
             .arg(program()?)
             .arg(command)
             .arg("--data-dir")

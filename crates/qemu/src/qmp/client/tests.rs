@@ -1,6 +1,7 @@
 //! A monitor that answers late, out of order, or with garbage.
 
 use super::*;
+use proptest::prelude::*;
 use std::path::PathBuf;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -184,4 +185,45 @@ async fn a_monitor_without_greeting_and_a_missing_one_are_told_apart() {
     assert!(matches!(occupied, Err(QmpError::Timeout { .. })));
     let missing = Qmp::connect(&path.with_extension("gone"), deadline).await;
     assert!(matches!(missing, Err(QmpError::Connect { .. })));
+}
+
+/// What a monitor that is broken, or taken over by its guest, may send: QMP's own words in any order, and any bytes.
+fn whatever() -> impl Strategy<Value = Vec<u8>> {
+    let words: Vec<&'static [u8]> = vec![
+        b"{\"return\": {}, \"id\": 2}\r\n",
+        b"{\"return\": 1, \"id\": 99999999999999999999}\n",
+        b"{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}, \"id\": 2}\n",
+        b"{\"error\": {}, \"id\": 2}\n",
+        b"{\"event\": \"STOP\", \"data\": null}\n",
+        b"{\"event\": 7}\n",
+        b"{\"id\": -1}\n{}\n[]\nnull\n\n",
+        b"{\"return\": [[[[[[[[",
+        b"\xff\xfe\0\r\n",
+        GREETING,
+    ];
+    let word = prop::sample::select(words).prop_map(<[u8]>::to_vec);
+    let bytes = prop::collection::vec(any::<u8>(), 0..64);
+    prop::collection::vec(prop_oneof![word, bytes], 0..12).prop_map(|parts| parts.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Every command ends, and the connection either goes on or says why it does not.
+    #[test]
+    fn whatever_a_monitor_sends_is_an_answer_or_an_end(sent in whatever()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (_directory, mut server, qmp, mut events) = connected().await;
+            server.send_raw(&sent).await;
+            drop(server);
+            let asked = qmp.execute_within("query-status", json!({}), Duration::from_secs(5));
+            let ended = timeout(Duration::from_secs(10), asked).await;
+            assert!(ended.is_ok(), "a command never ended");
+            while timeout(Duration::from_secs(10), events.next()).await.expect("events end").is_some() {}
+            let cause = qmp.shared.pending().closed.clone().expect("the connection has ended");
+            // That is what a reader's panic would look like.
+            assert_ne!(cause, "the connection was given up");
+        });
+    }
 }
