@@ -44,8 +44,9 @@ pub async fn run(store: Arc<dyn Store>, cache: Arc<Cache>, env: Arc<dyn Env>) {
         }
         let sleep = next.map_or(LONGEST_SLEEP, |at| until(at, env.now()));
         tokio::select! {
+            biased;
             changed = revisions.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(sleep) => {}
+            () = env.sleep(sleep) => {}
         }
     }
 }
@@ -113,7 +114,7 @@ async fn step(writer: Writer<'_>, queue: &mut Queue, item: Item) {
         }
         Err(CommitError::Store(error)) => {
             tracing::error!(%error, "{action}: not committed, tried again");
-            tokio::time::sleep(STORE_PAUSE).await;
+            writer.env.sleep(STORE_PAUSE).await;
             queue.push(item);
         }
     }

@@ -2,7 +2,8 @@
 //! again.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use controller::commit::commit;
 use model::audit::Actor;
@@ -10,7 +11,7 @@ use model::host::HostContact;
 use model::{HostId, key};
 use planner::Plan;
 
-use crate::routes::App;
+use crate::shared::Cloud;
 
 /// After this long without a report a host is silent.
 const SILENT_AFTER: Duration = Duration::from_secs(10);
@@ -18,20 +19,24 @@ const SILENT_AFTER: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Watches over all hosts until the task is dropped. A starting server gives every host its full time.
-pub async fn run(app: App) {
-    let mut first_seen: BTreeMap<HostId, Instant> = BTreeMap::new();
-    let mut beats = app.heard.beats.subscribe();
+pub async fn run(cloud: Arc<Cloud>) {
+    let mut first_seen: BTreeMap<HostId, Duration> = BTreeMap::new();
+    let mut beats = cloud.heard.beats.subscribe();
     loop {
-        for (host, silent) in changes(&app, &mut first_seen, Instant::now()) {
-            note(&app, host, silent).await;
+        for (host, silent) in changes(&cloud, &mut first_seen, cloud.env.monotonic()) {
+            note(&cloud, host, silent).await;
         }
-        let _ = tokio::time::timeout(LOOK_EVERY, beats.changed()).await;
+        tokio::select! {
+            biased;
+            _ = beats.changed() => {}
+            () = cloud.env.sleep(LOOK_EVERY) => {}
+        }
     }
 }
 
 /// The hosts whose stored contact is not what is so.
-fn changes(app: &App, first_seen: &mut BTreeMap<HostId, Instant>, now: Instant) -> Vec<(HostId, bool)> {
-    let view = app.cache.view();
+fn changes(cloud: &Cloud, first_seen: &mut BTreeMap<HostId, Duration>, now: Duration) -> Vec<(HostId, bool)> {
+    let view = cloud.cache.view();
     first_seen.retain(|host, _| view.hosts.contains_key(host));
     let mut found = Vec::new();
     for (id, host) in view
@@ -40,8 +45,8 @@ fn changes(app: &App, first_seen: &mut BTreeMap<HostId, Instant>, now: Instant) 
         .filter(|(_, host)| host.object.is_some() && host.status.is_some())
     {
         let since = *first_seen.entry(*id).or_insert(now);
-        let heard = app.heard.last(*id).map(|last| last.at);
-        let is_silent = now.duration_since(heard.unwrap_or(since)) >= SILENT_AFTER;
+        let heard = cloud.heard.last(*id).map(|last| last.at);
+        let is_silent = now.saturating_sub(heard.unwrap_or(since)) >= SILENT_AFTER;
         // A host that was silent before this server started stays so until it is heard.
         let was_silent = host.is_silent();
         let differs = if was_silent {
@@ -56,15 +61,15 @@ fn changes(app: &App, first_seen: &mut BTreeMap<HostId, Instant>, now: Instant) 
     found
 }
 
-async fn note(app: &App, host: HostId, silent: bool) {
-    let now = app.env.now();
+async fn note(cloud: &Cloud, host: HostId, silent: bool) {
+    let now = cloud.env.now();
     let mut plan = Plan::new(if silent {
         "note that a host is silent"
     } else {
         "note that a host is heard again"
     });
     {
-        let view = app.cache.view();
+        let view = cloud.cache.view();
         let Some(found) = view.hosts.get(&host) else {
             return;
         };
@@ -81,9 +86,9 @@ async fn note(app: &App, host: HostId, silent: bool) {
         name: "server".to_owned(),
         from: None,
     };
-    match commit(app.writer(&actor), plan).await {
+    match commit(cloud.writer(&actor), plan).await {
         Ok(revision) => {
-            app.cache.reach(revision, Duration::from_secs(2)).await;
+            cloud.cache.reach(revision, Duration::from_secs(2)).await;
         }
         Err(error) => tracing::debug!(%error, "a host's contact was not noted; it is looked at again"),
     }

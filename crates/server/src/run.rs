@@ -20,7 +20,7 @@ use crate::auth::{ADMIN, sha256_hex};
 use crate::calls::Calls;
 use crate::limits::{Limits, Rates};
 use crate::pki::{Pki, write_private};
-use crate::shared::{Heard, Shared};
+use crate::shared::{Cloud, Shared};
 use crate::{backup, compaction, contact, routes, tls};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -53,16 +53,14 @@ pub async fn run(
     backup::remove_unfinished(&config.data_dir).await;
     let tls = Arc::new(tls::config(&pki)?);
     let ca = pki.agents.pem.clone();
-    let cache = Cache::start(store.clone()).await?;
+    let cache = Cache::start(store.clone(), env.clone()).await?;
+    let cloud = Arc::new(Cloud::new(store.clone(), cache.clone(), env.clone()));
     let app = Arc::new(Shared {
-        store: store.clone(),
-        cache: cache.clone(),
-        env: env.clone(),
+        cloud: cloud.clone(),
         pki,
         images,
         data_dir: config.data_dir.clone(),
         backup: tokio::sync::Mutex::default(),
-        heard: Heard::default(),
         calls: Calls::default(),
         limits: Limits::new(config.rates),
         polls: Arc::new(Semaphore::new(config.rates.polls)),
@@ -77,7 +75,7 @@ pub async fn run(
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(compaction::run(store.clone(), env.clone()));
     tasks.spawn(controller::run::run(store, cache, env));
-    tasks.spawn(contact::run(app.clone()));
+    tasks.spawn(contact::run(cloud));
     for listener in config.listeners {
         tasks.spawn(tls::serve(listener, tls.clone(), routes::router(app.clone())));
     }
