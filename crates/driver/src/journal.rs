@@ -88,7 +88,12 @@ impl State {
                 vm,
                 incarnation,
                 mark,
-            } => self.marks.entry((vm, incarnation)).or_default().set(&mark),
+            } => {
+                // What was forgotten stays closed, whatever is marked after that.
+                let mut marks = self.marks_of(vm, incarnation);
+                marks.set(&mark);
+                self.marks.insert((vm, incarnation), marks);
+            }
             Entry::Marks {
                 vm,
                 incarnation,
@@ -119,5 +124,28 @@ impl State {
             marks: marks.clone(),
         });
         std::iter::once(document).chain(forgotten).chain(marks).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forgotten_incarnation_stays_closed_when_it_is_marked_again() {
+        let vm: VmId = "01900000-0000-7000-8000-000000000001".parse().unwrap();
+        let mut state = State::default();
+        state.forget(vm, Incarnation(3));
+        for incarnation in [Incarnation(2), Incarnation(3)] {
+            let mark = Mark::Removed;
+            state.apply(Entry::Mark {
+                vm,
+                incarnation,
+                mark,
+            });
+            let marks = state.marks_of(vm, incarnation);
+            assert!(marks.launched && marks.closed && marks.removed, "{marks:?}");
+        }
+        assert_eq!(state.marks_of(vm, Incarnation(4)), Marks::default());
     }
 }
