@@ -16,16 +16,13 @@
 //! No byte of a line is zero, so that a write cut short by a power failure shows as zeros where bytes were to be. A line
 //! that is whole and does not fit its checksum is damage, wherever it is.
 
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
-use driver::types::{Mark, Marks};
-use model::{Incarnation, VmId};
-use serde::{Deserialize, Serialize};
+pub use driver::journal::{Entry, State};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
@@ -37,142 +34,6 @@ const HEADER_BYTES: usize = 45;
 const SECTOR_BYTES: usize = 512;
 /// Entries that share one sync at most.
 const MAX_GROUP: usize = 1024;
-
-/// One line of the journal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "entry", rename_all = "kebab-case")]
-pub enum Entry {
-    /// A document of this revision was accepted.
-    Document {
-        /// The revision.
-        revision: u64,
-    },
-    /// Something is about to be done, or was.
-    Mark {
-        /// The VM.
-        vm: VmId,
-        /// Of which incarnation.
-        incarnation: Incarnation,
-        /// What.
-        #[serde(rename = "what")]
-        mark: Mark,
-    },
-    /// Nothing is left of the incarnation. It still counts as closed.
-    Forget {
-        /// The VM.
-        vm: VmId,
-        /// Which one.
-        incarnation: Incarnation,
-    },
-    /// All marks of an incarnation, when the journal was rewritten.
-    Marks {
-        /// The VM.
-        vm: VmId,
-        /// Of which incarnation.
-        incarnation: Incarnation,
-        /// The marks.
-        marks: Marks,
-    },
-}
-
-/// What the journal says.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct State {
-    /// The last document that was accepted.
-    pub document_revision: u64,
-    /// Incarnations of which something may be left.
-    pub marks: BTreeMap<(VmId, Incarnation), Marks>,
-    /// The highest forgotten incarnation of each VM.
-    pub forgotten: BTreeMap<VmId, Incarnation>,
-}
-
-impl State {
-    /// What is known of an incarnation. One that was forgotten, or is older than one that was, is closed.
-    pub fn marks_of(&self, vm: VmId, incarnation: Incarnation) -> Marks {
-        if let Some(marks) = self.marks.get(&(vm, incarnation)) {
-            return marks.clone();
-        }
-        let is_forgotten = self.forgotten.get(&vm).is_some_and(|last| *last >= incarnation);
-        Marks {
-            launched: is_forgotten,
-            closed: is_forgotten,
-            ..Marks::default()
-        }
-    }
-
-    /// Nothing is left of an incarnation.
-    pub fn forget(&mut self, vm: VmId, incarnation: Incarnation) {
-        self.apply(Entry::Forget { vm, incarnation });
-    }
-
-    fn apply(&mut self, entry: Entry) {
-        match entry {
-            Entry::Document { revision } => self.document_revision = revision,
-            Entry::Mark {
-                vm,
-                incarnation,
-                mark,
-            } => {
-                apply_mark(self.marks.entry((vm, incarnation)).or_default(), mark);
-            }
-            Entry::Marks {
-                vm,
-                incarnation,
-                marks,
-            } => {
-                self.marks.insert((vm, incarnation), marks);
-            }
-            Entry::Forget { vm, incarnation } => {
-                self.marks.remove(&(vm, incarnation));
-                let last = self.forgotten.entry(vm).or_default();
-                *last = incarnation.max(*last);
-            }
-        }
-    }
-
-    fn entries(&self) -> Vec<Entry> {
-        let document = Entry::Document {
-            revision: self.document_revision,
-        };
-        let forgotten = self.forgotten.iter().map(|(vm, last)| Entry::Forget {
-            vm: *vm,
-            incarnation: *last,
-        });
-        let marks = self.marks.iter().map(|((vm, incarnation), marks)| Entry::Marks {
-            vm: *vm,
-            incarnation: *incarnation,
-            marks: marks.clone(),
-        });
-        std::iter::once(document).chain(forgotten).chain(marks).collect()
-    }
-}
-
-fn apply_mark(marks: &mut Marks, mark: Mark) {
-    match mark {
-        Mark::Launched => marks.launched = true,
-        Mark::Ran => marks.ran = true,
-        Mark::Closed {
-            reason,
-            saved_bytes,
-            saved_in,
-        } => {
-            marks.closed = true;
-            marks.reason = reason;
-            marks.saved_bytes = saved_bytes;
-            marks.saved_in = saved_in;
-        }
-        Mark::Sent { to } => {
-            marks.sent.insert(to);
-        }
-        Mark::NoSwitch { to } => {
-            marks.no_switch.insert(to);
-        }
-        Mark::UsedSaved => marks.used_saved = true,
-        Mark::Removed => marks.removed = true,
-        Mark::Rebooting(rebooting) => marks.rebooting = Some(rebooting),
-        Mark::Rebooted(rebooted) => marks.rebooted = Some(rebooted),
-    }
-}
 
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -3,6 +3,9 @@
 use super::*;
 use std::time::Duration;
 
+use driver::types::{Mark, Marks};
+use model::{Incarnation, VmId};
+
 fn vm(n: u128) -> VmId {
     VmId(uuid::Uuid::from_u128(n))
 }

@@ -1,12 +1,11 @@
 //! The link to the servers: the stream of documents down, reports up.
 //!
-//! **Owns:** both connections, their backoff, what was reported and what still has to be.
+//! **Owns:** both connections. What was reported and what still has to be is [`driver::link`]'s.
 //!
 //! **Does not know:** what a document asks for, what a run's state means.
 //!
 //! **Start here:** [`documents`] for the way down, [`Board`] and [`reports`] for the way up.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,16 +15,15 @@ use futures_util::{Stream, StreamExt};
 use model::document::HostDocument;
 use model::host::HostStatus;
 use model::migration::Progress;
-use model::report::{Report, RunStatus, Samples, VmRun};
+use model::report::{Report, RunStatus};
 use model::{Incarnation, VmId};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use uuid::Uuid;
 
+use crate::vm::Clock;
 use crate::{chance, host};
 
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-const BACKOFF_LAST: Duration = Duration::from_secs(5);
 /// How long a server may take to answer at all.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a server may take to answer a report.
@@ -62,17 +60,15 @@ pub(crate) enum StreamError {
 }
 
 /// Waits longer from failure to failure.
-pub(crate) struct Backoff(Duration);
+pub(crate) struct Backoff(driver::link::Backoff);
 
 impl Backoff {
-    pub(crate) const fn new() -> Self {
-        Self(BACKOFF_FIRST)
+    pub(crate) fn new() -> Self {
+        Self(driver::link::Backoff::default())
     }
 
     pub(crate) async fn wait(&mut self) {
-        let jitter = chance::jitter();
-        sleep(self.0.mul_f64(jitter)).await;
-        self.0 = (self.0 * 2).min(BACKOFF_LAST);
+        sleep(self.0.next(chance::jitter())).await;
     }
 }
 
@@ -173,82 +169,44 @@ impl<S: Stream<Item = reqwest::Result<Bytes>> + Unpin> Lines<S> {
     }
 }
 
-/// What is to be reported: always the latest. Written by the tasks of incarnations, posted by [`reports`].
+/// What is to be reported. Written by the tasks of incarnations, posted by [`reports`].
 #[derive(Debug)]
 pub struct Board {
-    inner: Mutex<Inner>,
+    core: Mutex<driver::Board>,
+    clock: Clock,
     changed: Notify,
-}
-
-#[derive(Debug)]
-struct Inner {
-    host: HostStatus,
-    /// The host's status as it was last answered.
-    answered: Option<HostStatus>,
-    runs: BTreeMap<(VmId, Incarnation), RunStatus>,
-    /// The journal's incarnations of which nothing was said yet; none while the journal was not read.
-    unsaid: Option<BTreeSet<(VmId, Incarnation)>>,
-    transfers: BTreeMap<VmId, Progress>,
-    qemu_mib: BTreeMap<VmId, u64>,
-    sequence: u64,
-    /// When what changed has to be posted.
-    due: Option<Instant>,
 }
 
 impl Board {
     /// A board that reports the host and no runs yet.
     pub fn new(host: HostStatus) -> Self {
-        let inner = Inner {
-            host,
-            answered: None,
-            runs: BTreeMap::new(),
-            unsaid: None,
-            transfers: BTreeMap::new(),
-            qemu_mib: BTreeMap::new(),
-            sequence: 0,
-            due: None,
-        };
         Self {
-            inner: Mutex::new(inner),
+            core: Mutex::new(driver::Board::new(host)),
+            clock: Clock::start(),
             changed: Notify::new(),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, driver::Board> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// These are what the host knows of: reports are not complete until each was set or forgotten.
     pub fn expect_runs(&self, runs: impl IntoIterator<Item = (VmId, Incarnation)>) {
-        self.lock().unsaid = Some(runs.into_iter().collect());
+        self.lock().expect_runs(runs);
     }
 
     /// Replaces the state of an incarnation; posted within the given time if it changed.
     pub fn set_run(&self, vm: VmId, run: RunStatus, within: Duration) {
-        let key = (vm, run.incarnation);
-        let mut inner = self.lock();
-        let was_unsaid = inner.said(&key);
-        let old = inner.runs.insert(key, run.clone());
-        drop(inner);
-        if was_unsaid || old.as_ref() != Some(&run) {
-            self.post_within(within);
-        }
+        let now_us = self.clock.now().monotonic_us;
+        self.lock().set_run(now_us, vm, run, within);
+        self.changed.notify_one();
     }
 
     /// Nothing is left of the incarnation.
     pub fn forget_run(&self, vm: VmId, incarnation: Incarnation) {
-        let mut inner = self.lock();
-        inner.said(&(vm, incarnation));
-        inner.runs.remove(&(vm, incarnation));
-        drop(inner);
-        self.post_within(Duration::ZERO);
-    }
-
-    fn post_within(&self, within: Duration) {
-        let due = Instant::now() + within;
-        let mut inner = self.lock();
-        inner.due = Some(inner.due.map_or(due, |earlier| earlier.min(due)));
-        drop(inner);
+        let now_us = self.clock.now().monotonic_us;
+        self.lock().forget_run(now_us, vm, incarnation);
         self.changed.notify_one();
     }
 
@@ -256,7 +214,8 @@ impl Board {
     async fn wait(&self) {
         let heartbeat = Instant::now() + Duration::from_millis(KEEP_ALIVE_MS);
         loop {
-            let due = self.lock().due.unwrap_or(heartbeat).min(heartbeat);
+            let due = self.lock().due_us().map(|at_us| self.clock.instant(at_us));
+            let due = due.unwrap_or(heartbeat).min(heartbeat);
             if timeout_at(due, self.changed.notified()).await.is_err() {
                 return;
             }
@@ -265,59 +224,20 @@ impl Board {
 
     /// How far a transfer is; goes out with the next heartbeat.
     pub fn set_transfer(&self, vm: VmId, progress: Option<Progress>) {
-        let mut inner = self.lock();
-        match progress {
-            Some(progress) => inner.transfers.insert(vm, progress),
-            None => inner.transfers.remove(&vm),
-        };
+        self.lock().set_transfer(vm, progress);
     }
 
     /// What a VM's QEMU takes beside its guest's memory; goes out with the next heartbeat.
     pub fn set_qemu_mib(&self, vm: VmId, mib: Option<u64>) {
-        let mut inner = self.lock();
-        match mib {
-            Some(mib) => inner.qemu_mib.insert(vm, mib),
-            None => inner.qemu_mib.remove(&vm),
-        };
+        self.lock().set_qemu_mib(vm, mib);
     }
 
     fn report(&self, session: Uuid) -> Report {
-        let mut inner = self.lock();
-        inner.sequence += 1;
-        inner.due = None;
-        let load = host::load();
-        Report {
-            session,
-            sequence: inner.sequence,
-            host: (inner.answered.as_ref() != Some(&inner.host)).then(|| inner.host.clone()),
-            runs: inner
-                .runs
-                .iter()
-                .map(|((vm, _), run)| VmRun {
-                    vm: *vm,
-                    run: run.clone(),
-                })
-                .collect(),
-            is_complete: inner.unsaid.as_ref().is_some_and(BTreeSet::is_empty),
-            samples: Samples {
-                transfers: inner.transfers.clone(),
-                qemu_mib: inner.qemu_mib.clone(),
-                ..load
-            },
-        }
+        self.lock().report(session, host::load())
     }
 
     fn answered(&self, report: Report) {
-        if let Some(host) = report.host {
-            self.lock().answered = Some(host);
-        }
-    }
-}
-
-impl Inner {
-    /// Something is known of an incarnation; whether it is the first time.
-    fn said(&mut self, run: &(VmId, Incarnation)) -> bool {
-        self.unsaid.as_mut().is_some_and(|unsaid| unsaid.remove(run))
+        self.lock().answered(report);
     }
 }
 

@@ -1,8 +1,8 @@
 //! From the host's document to the tasks of incarnations.
 //!
-//! **Owns:** which incarnations have a task, which document counts, and the way of `go` to its task.
+//! **Owns:** which incarnations have a task, the durable copy of the newest document, and the way of `go` to its task.
 //!
-//! **Does not know:** what an order leads to.
+//! **Does not know:** which document counts and what it says: [`HostCore`] does; nor what an order leads to.
 //!
 //! **Start here:** [`Fleet::open`], then [`Fleet::hear`].
 
@@ -11,9 +11,10 @@ use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::agent::GoRequest;
-use driver::types::{Identity, Lease};
-use model::document::{HostDocument, Order};
-use model::report::RunState;
+use driver::HostCore;
+use driver::host::{has_arrived, is_kept};
+use driver::types::Identity;
+use model::document::HostDocument;
 use model::{HostId, Incarnation, Reason, VmId};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -23,7 +24,7 @@ use crate::link::LinkEvent;
 use crate::peer::{GoAnswer, Targets};
 use crate::storage;
 use crate::vm::Host;
-use crate::vm::task::{self, Go, Inbox, Orders, Shown};
+use crate::vm::task::{self, Go, Inbox, Shown};
 
 /// Several `go` for one incarnation are repeats.
 const MAX_WAITING_GO: usize = 4;
@@ -36,16 +37,14 @@ pub struct Fleet {
 
 struct Inner {
     journal: State,
-    document: Option<HostDocument>,
-    unreadable: Option<Reason>,
-    lease: Lease,
+    core: HostCore,
     tasks: BTreeMap<(VmId, Incarnation), Handle>,
     /// They end with the fleet; what they started lives on.
     running: JoinSet<(VmId, Incarnation)>,
 }
 
 struct Handle {
-    orders: watch::Sender<Orders>,
+    orders: watch::Sender<driver::host::Orders>,
     go: mpsc::Sender<Go>,
     status: watch::Receiver<Option<Shown>>,
 }
@@ -53,11 +52,9 @@ struct Handle {
 impl Fleet {
     /// Starts a task for every incarnation that the journal remembers, with the last document, which is not fresh.
     pub fn open(host: Arc<Host>, journal: State) -> Self {
-        let (document, unreadable) = match last_document(&host, &journal) {
-            Ok(document) => (document, None),
-            Err(reason) => (None, Some(reason)),
-        };
-        if let Some(reason) = &unreadable {
+        let kept = last_document(&host, &journal);
+        let core = HostCore::new(host.identity.id, journal.document_revision, kept);
+        if let Some(reason) = core.unreadable() {
             tracing::error!(
                 code = reason.code,
                 message = reason.message,
@@ -67,9 +64,7 @@ impl Fleet {
         host.board.expect_runs(journal.marks.keys().copied());
         let inner = Inner {
             journal,
-            document,
-            unreadable,
-            lease: Lease::default(),
+            core,
             tasks: BTreeMap::new(),
             running: JoinSet::new(),
         };
@@ -89,25 +84,25 @@ impl Fleet {
     pub async fn hear(&self, mut link: mpsc::Receiver<LinkEvent>) {
         while let Some(event) = link.recv().await {
             match event {
-                LinkEvent::Connected => self.set_lease(Lease {
-                    live: true,
-                    fresh: false,
-                }),
-                LinkEvent::Lost => self.set_lease(Lease::default()),
+                LinkEvent::Connected => self.tell(HostCore::connected),
+                LinkEvent::Lost => self.tell(HostCore::lost),
                 LinkEvent::Document(document) => self.accept(*document).await,
             }
         }
     }
 
-    fn set_lease(&self, lease: Lease) {
-        self.lock().lease = lease;
+    fn tell(&self, what: impl FnOnce(&mut HostCore)) {
+        what(&mut self.lock().core);
         self.spread();
     }
 
     /// A document counts once its revision is in the journal.
     async fn accept(&self, document: HostDocument) {
-        let last = self.lock().journal.document_revision;
-        if document.host != self.host.identity.id || document.revision < last {
+        let (last, is_admitted) = {
+            let core = &self.lock().core;
+            (core.revision(), core.admits(&document))
+        };
+        if !is_admitted {
             tracing::warn!(host = %document.host, revision = document.revision, last, "a document does not count");
             return;
         }
@@ -120,16 +115,7 @@ impl Fleet {
             return;
         }
         let networks = document.networks.clone();
-        {
-            let mut inner = self.lock();
-            inner.journal.document_revision = document.revision;
-            inner.lease = Lease {
-                live: true,
-                fresh: true,
-            };
-            inner.unreadable = None;
-            inner.document = Some(document);
-        }
+        self.lock().core.obey(document);
         let network = self.host.network.clone();
         network.note(networks).await;
         self.spread();
@@ -162,17 +148,14 @@ impl Fleet {
         let mut inner = self.lock();
         inner.reap();
         let remembered: Vec<_> = inner.journal.marks.keys().copied().collect();
-        let ordered = inner.document.iter().flat_map(|document| &document.vms);
-        let ordered: Vec<_> = ordered
-            .map(|(vm, document)| (*vm, document.incarnation))
-            .collect();
-        for key in remembered.into_iter().chain(ordered) {
+        let named = inner.core.named();
+        for key in remembered.into_iter().chain(named) {
             if !inner.tasks.contains_key(&key) {
                 inner.start(&self.host, key);
             }
         }
         for ((vm, incarnation), handle) in &inner.tasks {
-            let orders = inner.orders(*vm, *incarnation);
+            let orders = inner.core.orders(*vm, *incarnation);
             handle.orders.send_if_modified(|old| {
                 let is_news = *old != orders;
                 *old = orders;
@@ -212,7 +195,7 @@ impl Inner {
             host: host.identity.id,
         };
         let marks = self.journal.marks_of(vm, incarnation);
-        let (orders, orders_seen) = watch::channel(self.orders(vm, incarnation));
+        let (orders, orders_seen) = watch::channel(self.core.orders(vm, incarnation));
         let (go, go_seen) = mpsc::channel(MAX_WAITING_GO);
         let (status_shown, status) = watch::channel(None);
         let inbox = Inbox {
@@ -228,44 +211,11 @@ impl Inner {
         self.tasks
             .insert((vm, incarnation), Handle { orders, go, status });
     }
-
-    fn orders(&self, vm: VmId, incarnation: Incarnation) -> Orders {
-        let is_unreadable = |document: &&HostDocument| document.unreadable.contains(&vm);
-        if self.document.as_ref().as_ref().is_some_and(is_unreadable) {
-            return Orders {
-                desired: None,
-                unreadable: Some(Reason::new(
-                    "record-unreadable",
-                    "the VM's stored record cannot be read, so nothing is changed about it: see the server's log",
-                )),
-                lease: self.lease,
-            };
-        }
-        let desired = self.document.as_ref().map(|document| {
-            let about = document
-                .vms
-                .get(&vm)
-                .filter(|about| about.incarnation == incarnation);
-            (document.revision, about.cloned().map(Box::new))
-        });
-        Orders {
-            desired,
-            unreadable: self.unreadable.clone(),
-            lease: self.lease,
-        }
-    }
 }
 
 impl Targets for Fleet {
     fn source_of(&self, request: &GoRequest) -> Option<HostId> {
-        let inner = self.lock();
-        let about = inner.document.as_ref()?.vms.get(&request.vm)?;
-        match &about.order {
-            Order::Target(target) if about.incarnation == request.to && target.from == request.from => {
-                Some(target.host)
-            }
-            _ => None,
-        }
+        self.lock().core.source_of(request.vm, request.from, request.to)
     }
 
     async fn go(&self, request: GoRequest) -> GoAnswer {
@@ -282,10 +232,7 @@ impl Targets for Fleet {
         {
             return GoAnswer::Refused;
         }
-        let runs = |shown: &Option<Shown>| {
-            let run = shown.as_ref().map(|shown| &shown.status);
-            run.is_some_and(|run| run.ran && matches!(run.state, RunState::Running | RunState::Paused))
-        };
+        let runs = |shown: &Option<Shown>| shown.as_ref().is_some_and(|shown| has_arrived(&shown.status));
         let Ok(shown) = status.wait_for(runs).await else {
             return GoAnswer::Refused;
         };
@@ -308,9 +255,7 @@ fn last_document(host: &Host, journal: &State) -> Result<Option<HostDocument>, R
     let bytes = fs::read(&path).map_err(|error| unreadable(error.to_string()))?;
     let document: HostDocument =
         serde_json::from_slice(&bytes).map_err(|error| unreadable(error.to_string()))?;
-    // It is written before its revision is: it may be ahead, and counts only when a server repeats it.
-    let is_known = document.revision == journal.document_revision && document.host == host.identity.id;
-    if is_known {
+    if is_kept(&document, host.identity.id, journal.document_revision) {
         Ok(Some(document))
     } else {
         Err(unreadable(format!("it is of revision {}", document.revision)))

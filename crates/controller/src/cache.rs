@@ -12,6 +12,8 @@ use store::{Event, EventKind, RangeRequest, Store, StoreError, WatchItem, WatchR
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::Env;
+
 /// How many changes are kept for followers who come back; older ones have to list again.
 const KEPT_CHANGES: usize = 20_000;
 /// How far back a starting server reads changes, so that followers survive its restart.
@@ -56,11 +58,33 @@ pub struct Cache {
     past: tokio::sync::Mutex<VecDeque<Arc<View>>>,
     changes: Mutex<Changes>,
     revision: watch::Sender<u64>,
+    env: Arc<dyn Env>,
+}
+
+/// A cache that was read, and what it takes to keep it up to date.
+pub struct Opened<F> {
+    /// The cache, which does not move on by itself.
+    pub cache: Arc<Cache>,
+    /// The store's revision.
+    pub revision: u64,
+    /// Follows the store until it is closed, or nobody holds the cache.
+    pub following: F,
 }
 
 impl Cache {
     /// Reads everything, and goes on following the store until it is closed.
-    pub async fn start(store: Arc<dyn Store>) -> Result<Arc<Self>, StoreError> {
+    pub async fn start(store: Arc<dyn Store>, env: Arc<dyn Env>) -> Result<Arc<Self>, StoreError> {
+        let opened = Self::open(store, env).await?;
+        tokio::spawn(opened.following);
+        opened.cache.reach(opened.revision, Duration::from_secs(60)).await;
+        Ok(opened.cache)
+    }
+
+    /// Reads everything; the caller sees to it that the store is followed.
+    pub async fn open(
+        store: Arc<dyn Store>,
+        env: Arc<dyn Env>,
+    ) -> Result<Opened<impl Future<Output = ()> + Send + use<>>, StoreError> {
         let status = store.status().await?;
         let base = status
             .compacted
@@ -74,10 +98,13 @@ impl Cache {
                 ring: VecDeque::new(),
             }),
             revision: watch::Sender::new(base),
+            env: env.clone(),
         });
-        tokio::spawn(follow(store, Arc::downgrade(&cache), base));
-        cache.reach(status.revision, Duration::from_secs(60)).await;
-        Ok(cache)
+        Ok(Opened {
+            following: follow(store, Arc::downgrade(&cache), env, base),
+            revision: status.revision,
+            cache,
+        })
     }
 
     /// The view. Hold it for the length of a decision, never over an await.
@@ -113,10 +140,11 @@ impl Cache {
     /// Waits until the view has a revision; gives up, without harm, after a while.
     pub async fn reach(&self, revision: u64, patience: Duration) -> bool {
         let mut now = self.revision.subscribe();
-        matches!(
-            tokio::time::timeout(patience, now.wait_for(|at| *at >= revision)).await,
-            Ok(Ok(_))
-        )
+        tokio::select! {
+            biased;
+            reached = now.wait_for(|at| *at >= revision) => reached.is_ok(),
+            () = self.env.sleep(patience) => false,
+        }
     }
 
     /// What changed after a revision.
@@ -246,7 +274,7 @@ async fn load(store: &dyn Store, revision: u64) -> Result<View, StoreError> {
 }
 
 /// Applies what the store says, for as long as anyone holds the cache.
-async fn follow(store: Arc<dyn Store>, cache: Weak<Cache>, mut from: u64) {
+async fn follow(store: Arc<dyn Store>, cache: Weak<Cache>, env: Arc<dyn Env>, mut from: u64) {
     let mut pause = Duration::from_millis(20);
     while cache.strong_count() > 0 {
         let begun = from;
@@ -260,7 +288,7 @@ async fn follow(store: Arc<dyn Store>, cache: Weak<Cache>, mut from: u64) {
         } else {
             (pause * 2).min(Duration::from_secs(5))
         };
-        tokio::time::sleep(pause).await;
+        env.sleep(pause).await;
     }
 }
 

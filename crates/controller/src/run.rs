@@ -48,8 +48,9 @@ pub async fn run(store: Arc<dyn Store>, cache: Arc<Cache>, env: Arc<dyn Env>, fi
         }
         let sleep = next.map_or(LONGEST_SLEEP, |at| until(at, env.now()));
         tokio::select! {
+            biased;
             changed = revisions.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(sleep) => {}
+            () = env.sleep(sleep) => {}
         }
     }
 }
@@ -122,7 +123,7 @@ async fn step(writer: Writer<'_>, queue: &mut Queue, item: Item) -> Outcome {
         }
         Err(CommitError::Store(error)) => {
             tracing::error!(%error, "{action}: not committed, tried again");
-            tokio::time::sleep(STORE_PAUSE).await;
+            writer.env.sleep(STORE_PAUSE).await;
             queue.push(item);
             Outcome::Failed
         }

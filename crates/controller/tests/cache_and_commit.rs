@@ -25,9 +25,21 @@ impl Env for Counted {
         Timestamp::UNIX_EPOCH
     }
 
+    fn monotonic(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
+
+    fn sleep(&self, duration: std::time::Duration) -> store::BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+
     fn next_id(&self) -> Uuid {
         Uuid::from_u128(1000 + u128::from(self.0.fetch_add(1, Ordering::Relaxed)))
     }
+}
+
+fn env() -> Arc<Counted> {
+    Arc::default()
 }
 
 fn memory() -> Arc<MemoryStore> {
@@ -87,7 +99,7 @@ fn seen(cache: &Cache, n: u128) -> Option<String> {
 async fn the_view_follows_and_changes_can_be_followed_from_any_kept_revision() {
     let store = memory();
     let first = put(&store, 1, "/a").await;
-    let cache = Cache::start(store.clone()).await.unwrap();
+    let cache = Cache::start(store.clone(), env()).await.unwrap();
     assert_eq!(seen(&cache, 1).as_deref(), Some("/a"));
     put(&store, 2, "/b").await;
     let last = put(&store, 1, "/c").await;
@@ -108,7 +120,7 @@ async fn the_view_follows_and_changes_can_be_followed_from_any_kept_revision() {
 async fn what_is_gone_is_shown_as_it_was_last() {
     let store = memory();
     let before = put(&store, 1, "/a").await;
-    let cache = Cache::start(store.clone()).await.unwrap();
+    let cache = Cache::start(store.clone(), env()).await.unwrap();
     let revision = store
         .txn(Txn::new().then(Op::delete(path_of(1))))
         .await
@@ -128,13 +140,13 @@ async fn a_restarted_cache_can_be_followed_from_before_its_start_unless_that_was
     let store = memory();
     let first = put(&store, 1, "/a").await;
     let second = put(&store, 1, "/b").await;
-    let cache = Cache::start(store.clone()).await.unwrap();
+    let cache = Cache::start(store.clone(), env()).await.unwrap();
     let Since::Changes(changes) = cache.since(first) else {
         panic!("it is kept")
     };
     assert_eq!(changes.len(), 1);
     store.compact(second).await.unwrap();
-    let restarted = Cache::start(store).await.unwrap();
+    let restarted = Cache::start(store, env()).await.unwrap();
     assert!(matches!(restarted.since(first), Since::Compacted(oldest) if oldest == second));
     assert_eq!(seen(&restarted, 1).as_deref(), Some("/b"));
 }
@@ -145,7 +157,7 @@ async fn an_unreadable_object_is_named_and_the_rest_goes_on() {
     let bad = Txn::new().then(Op::put(path_of(1), b"{\"schema\":9}".to_vec()));
     store.txn(bad).await.unwrap();
     let revision = put(&store, 2, "/b").await;
-    let cache = Cache::start(store.clone()).await.unwrap();
+    let cache = Cache::start(store.clone(), env()).await.unwrap();
     follows(&cache, revision).await;
     assert_eq!(seen(&cache, 2).as_deref(), Some("/b"));
     assert!(cache.view().unreadable.contains_key(&path_of(1)));
@@ -164,7 +176,7 @@ struct Setting {
 impl Setting {
     async fn new() -> Self {
         let store = memory();
-        let cache = Cache::start(store.clone()).await.unwrap();
+        let cache = Cache::start(store.clone(), env()).await.unwrap();
         Self {
             store,
             cache,

@@ -27,6 +27,14 @@ impl Env for Counted {
         Timestamp::UNIX_EPOCH
     }
 
+    fn monotonic(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
+
+    fn sleep(&self, duration: std::time::Duration) -> store::BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+
     fn next_id(&self) -> Uuid {
         Uuid::from_u128(self.1 + u128::from(self.0.fetch_add(1, Ordering::Relaxed)))
     }
@@ -64,7 +72,9 @@ impl World {
             txn = txn.put(key::host_status(id), record::encode(&status));
         }
         store.txn(txn).await.unwrap();
-        let cache = Cache::start(store.clone()).await.unwrap();
+        let cache = Cache::start(store.clone(), Arc::new(Counted(AtomicU64::new(0), 0)))
+            .await
+            .unwrap();
         Self { store, cache }
     }
 
@@ -77,7 +87,7 @@ impl World {
                 let env = Arc::new(Counted(AtomicU64::new(0), base));
                 tokio::spawn(async move {
                     // Each has a view of its own, as two servers have.
-                    let own = Cache::start(store.clone()).await.unwrap();
+                    let own = Cache::start(store.clone(), env.clone()).await.unwrap();
                     controller::run::run(store, own, env, Arc::default()).await;
                 })
             })
@@ -247,8 +257,8 @@ async fn a_vm_that_waits_for_company_comes_when_another_gets_the_label() {
         }],
         ..PlacementRule::default()
     };
-    let cache = Cache::start(world.store.clone()).await.unwrap();
     let env = Arc::new(Counted(AtomicU64::new(0), 3 << 64));
+    let cache = Cache::start(world.store.clone(), env.clone()).await.unwrap();
     let controller = tokio::spawn(controller::run::run(
         world.store.clone(),
         cache,

@@ -311,32 +311,9 @@ impl Core {
     }
 
     fn set_mark(&mut self, mark: &Mark) {
-        match mark {
-            Mark::Launched => self.marks.launched = true,
-            Mark::Ran => self.marks.ran = true,
-            Mark::Closed {
-                reason,
-                saved_bytes,
-                saved_in,
-            } => {
-                self.marks.closed = true;
-                self.marks.reason.clone_from(reason);
-                self.marks.saved_bytes = *saved_bytes;
-                self.marks.saved_in = *saved_in;
-            }
-            Mark::Sent { to } => {
-                self.marks.sent.insert(*to);
-            }
-            Mark::NoSwitch { to } => {
-                self.marks.no_switch.insert(*to);
-                // The promise is given from what QEMU says after the mark.
-                self.look_again = true;
-            }
-            Mark::UsedSaved => self.marks.used_saved = true,
-            Mark::Removed => self.marks.removed = true,
-            Mark::Rebooting(rebooting) => self.marks.rebooting = Some(*rebooting),
-            Mark::Rebooted(rebooted) => self.marks.rebooted = Some(*rebooted),
-        }
+        self.marks.set(mark);
+        // The promise is given from what QEMU says after the mark.
+        self.look_again |= matches!(mark, Mark::NoSwitch { .. });
     }
 
     fn decide(&mut self, now: Now, is_seen_now: bool, out: &mut Effects) {

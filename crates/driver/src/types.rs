@@ -65,6 +65,36 @@ pub struct Marks {
     pub reason: Option<Reason>,
 }
 
+impl Marks {
+    /// Adds a mark that is durable.
+    pub fn set(&mut self, mark: &Mark) {
+        match mark {
+            Mark::Launched => self.launched = true,
+            Mark::Ran => self.ran = true,
+            Mark::Closed {
+                reason,
+                saved_bytes,
+                saved_in,
+            } => {
+                self.closed = true;
+                self.reason.clone_from(reason);
+                self.saved_bytes = *saved_bytes;
+                self.saved_in = *saved_in;
+            }
+            Mark::Sent { to } => {
+                self.sent.insert(*to);
+            }
+            Mark::NoSwitch { to } => {
+                self.no_switch.insert(*to);
+            }
+            Mark::UsedSaved => self.used_saved = true,
+            Mark::Removed => self.removed = true,
+            Mark::Rebooting(rebooting) => self.rebooting = Some(*rebooting),
+            Mark::Rebooted(rebooted) => self.rebooted = Some(*rebooted),
+        }
+    }
+}
+
 /// A reboot that may have been asked of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rebooting {

@@ -1,7 +1,7 @@
 //! The connections of agents: a host joins, is streamed its desired document, and reports.
 
 use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use api::Problem;
 use api::agent::{JoinRequest, JoinResponse, KEEP_ALIVE_MS, RenewRequest};
@@ -11,7 +11,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use controller::commit::{CommitError, commit};
+use controller::commit::commit;
 use futures_util::stream;
 use model::audit::Actor;
 use model::host::{HostSpec, JoinToken as StoredJoinToken};
@@ -25,15 +25,13 @@ use tokio::sync::watch;
 
 use crate::answer::{Body, Refused, commit_problem, store_problem};
 use crate::auth::{Agent, Connection, User, hex, sha256_hex};
+use crate::hosts::{Documents, Said, take_report};
 use crate::metrics::Present;
 use crate::routes::App;
-use crate::shared::LastHeard;
 use crate::watch::{Waited, push, until_changed};
 
 /// How long a join token is accepted.
 const JOIN_TOKEN_LIFE: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
-/// How often a report is tried again when others overtake it.
-const ATTEMPTS: u32 = 20;
 
 /// A secret that nobody guesses: 256 random bits in hexadecimal.
 pub fn secret(prefix: &str) -> String {
@@ -271,9 +269,8 @@ pub async fn document(State(app): State<App>, agent: Agent) -> Response {
     let present = app.metrics.agent();
     let state = DocumentStream {
         app,
-        host: agent.host,
         revisions,
-        last: None,
+        documents: Documents::new(agent.host),
         _present: present,
     };
     let lines = stream::unfold(state, |mut stream| async move {
@@ -289,9 +286,8 @@ pub async fn document(State(app): State<App>, agent: Agent) -> Response {
 
 struct DocumentStream {
     app: App,
-    host: HostId,
     revisions: watch::Receiver<u64>,
-    last: Option<model::document::HostDocument>,
+    documents: Documents,
     _present: Present,
 }
 
@@ -300,8 +296,15 @@ impl DocumentStream {
         let quiet_until = tokio::time::Instant::now() + Duration::from_millis(KEEP_ALIVE_MS);
         loop {
             self.revisions.borrow_and_update();
-            if let Some(line) = self.changed()? {
-                return Some(line);
+            let said = self.documents.next(&self.app.cache.view());
+            match said {
+                Said::Document(document) => {
+                    let mut line = Vec::new();
+                    push(&mut line, &*document);
+                    return Some(line);
+                }
+                Said::Nothing => {}
+                Said::Ended => return None,
             }
             match until_changed(&mut self.revisions, quiet_until).await {
                 Waited::Changed => {}
@@ -310,75 +313,12 @@ impl DocumentStream {
             }
         }
     }
-
-    /// The document, if it says something else than the last one that was sent. `None` ends the stream: the host is no
-    /// longer one of the cloud's.
-    fn changed(&mut self) -> Option<Option<Vec<u8>>> {
-        let view = self.app.cache.view();
-        if view
-            .hosts
-            .get(&self.host)
-            .is_none_or(planner::view::Host::is_dead)
-        {
-            return None;
-        }
-        // A restored store may not know what the host runs: told what the store knows, it would end that.
-        if view.is_held() && !view.restored.as_ref().is_some_and(|at| at.value.ends_unknown) {
-            return Some(None);
-        }
-        let document = planner::document::build(&view, self.host);
-        if self
-            .last
-            .as_ref()
-            .is_some_and(|last| last.asks_the_same(&document))
-        {
-            return Some(None);
-        }
-        let mut line = Vec::new();
-        push(&mut line, &document);
-        self.last = Some(document);
-        Some(Some(line))
-    }
 }
 
-/// Takes a report: what it says anew is stored, compared on what the store waits to hear.
+/// Takes a report.
 pub async fn report(State(app): State<App>, agent: Agent, Body(body): Body) -> Result<StatusCode, Refused> {
     let report: Report = serde_json::from_slice(&body)
         .map_err(|error| Problem::new(400, "bad-json", format!("the report is not understood: {error}")))?;
-    let actor = agent.actor();
-    let order = app.heard.order(agent.host);
-    let mut order = order.lock().await;
-    if !order.admits(&report) {
-        return Ok(StatusCode::NO_CONTENT);
-    }
-    for _ in 0..ATTEMPTS {
-        let plans = planner::reports::plans(&app.cache.view(), agent.host, &report);
-        match store_all(&app, &actor, plans).await {
-            Ok(()) => {
-                order.note(&report);
-                app.heard.note(agent.host, LastHeard::of(report, Instant::now()));
-                return Ok(StatusCode::NO_CONTENT);
-            }
-            Err(CommitError::Conflict { .. }) => {
-                let at = app.cache.revision();
-                app.cache
-                    .reach(at.saturating_add(1), Duration::from_millis(10))
-                    .await;
-            }
-            Err(error) => return Err(commit_problem(error).into()),
-        }
-    }
-    Err(commit_problem(CommitError::Conflict {
-        key: "the host's VMs".to_owned(),
-    })
-    .into())
-}
-
-async fn store_all(app: &App, actor: &Actor, plans: Vec<Plan>) -> Result<(), CommitError> {
-    let mut last = 0;
-    for plan in plans {
-        last = commit(app.writer(actor), plan).await?;
-    }
-    app.cache.reach(last, Duration::from_secs(2)).await;
-    Ok(())
+    take_report(&app, agent.host, &agent.actor(), report).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

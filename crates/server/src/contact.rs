@@ -2,7 +2,8 @@
 //! what is stored is the change.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use controller::commit::commit;
 use model::audit::Actor;
@@ -12,7 +13,7 @@ use planner::Plan;
 use planner::view::Host;
 
 use crate::kinds::exceeds_reservation;
-use crate::routes::App;
+use crate::shared::Cloud;
 
 /// After this long without a report a host is silent.
 const SILENT_AFTER: Duration = Duration::from_secs(10);
@@ -22,42 +23,41 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const MEMORY_EVERY: Duration = Duration::from_secs(5);
 
 /// Watches over all hosts until the task is dropped. A starting server gives every host its full time.
-pub async fn run(app: App) {
-    let mut first_seen: BTreeMap<HostId, Instant> = BTreeMap::new();
-    let mut memory_at: Option<Instant> = None;
-    let mut beats = app.heard.beats.subscribe();
+pub async fn run(cloud: Arc<Cloud>) {
+    let mut first_seen: BTreeMap<HostId, Duration> = BTreeMap::new();
+    let mut memory_at: Option<Duration> = None;
+    let mut beats = cloud.heard.beats.subscribe();
     loop {
-        let now = Instant::now();
-        for (host, contact) in silences(&app, &mut first_seen, now) {
+        let now = cloud.env.monotonic();
+        for (host, contact) in silences(&cloud, &mut first_seen, now) {
             let action = match contact.silent_since {
                 Some(_) => "note that a host is silent",
                 None => "note that a host is heard again",
             };
-            note(&app, host, contact, action).await;
+            note(&cloud, host, contact, action).await;
         }
-        if memory_at.is_none_or(|at| now.duration_since(at) >= MEMORY_EVERY) {
+        if memory_at.is_none_or(|at| now.saturating_sub(at) >= MEMORY_EVERY) {
             memory_at = Some(now);
-            for (host, contact) in excesses(&app) {
-                note(
-                    &app,
-                    host,
-                    contact,
-                    "note which VMs take more memory than is reserved",
-                )
-                .await;
+            for (host, contact) in excesses(&cloud) {
+                let action = "note which VMs take more memory than is reserved";
+                note(&cloud, host, contact, action).await;
             }
         }
-        let _ = tokio::time::timeout(LOOK_EVERY, beats.changed()).await;
+        tokio::select! {
+            biased;
+            _ = beats.changed() => {}
+            () = cloud.env.sleep(LOOK_EVERY) => {}
+        }
     }
 }
 
 /// The hosts whose silence, or whose being heard, is not what is stored.
 fn silences(
-    app: &App,
-    first_seen: &mut BTreeMap<HostId, Instant>,
-    now: Instant,
+    cloud: &Cloud,
+    first_seen: &mut BTreeMap<HostId, Duration>,
+    now: Duration,
 ) -> Vec<(HostId, HostContact)> {
-    let view = app.cache.view();
+    let view = cloud.cache.view();
     first_seen.retain(|host, _| view.hosts.contains_key(host));
     let mut found = Vec::new();
     for (id, host) in view
@@ -66,8 +66,8 @@ fn silences(
         .filter(|(_, host)| host.object.is_some() && host.status.is_some())
     {
         let since = *first_seen.entry(*id).or_insert(now);
-        let heard = app.heard.last(*id).map(|last| last.at);
-        let is_silent = now.duration_since(heard.unwrap_or(since)) >= SILENT_AFTER;
+        let heard = cloud.heard.last(*id).map(|last| last.at);
+        let is_silent = now.saturating_sub(heard.unwrap_or(since)) >= SILENT_AFTER;
         // A host that was silent before this server started stays so until it is heard.
         let was_silent = host.is_silent();
         let differs = if was_silent {
@@ -76,7 +76,7 @@ fn silences(
             is_silent
         };
         if differs {
-            let silent_since = is_silent.then(|| app.env.now());
+            let silent_since = is_silent.then(|| cloud.env.now());
             let contact = HostContact {
                 silent_since,
                 ..contact(host)
@@ -89,8 +89,8 @@ fn silences(
 
 /// The hosts whose VMs that take more memory than is reserved are not those that are stored. A VM that is not measured
 /// now, because its agent has just started, is taken to be as it was.
-fn excesses(app: &App) -> Vec<(HostId, HostContact)> {
-    let view = app.cache.view();
+fn excesses(cloud: &Cloud) -> Vec<(HostId, HostContact)> {
+    let view = cloud.cache.view();
     let mut found = Vec::new();
     for (id, host) in &view.hosts {
         let Some(reservations) = &host.reservations else {
@@ -98,7 +98,7 @@ fn excesses(app: &App) -> Vec<(HostId, HostContact)> {
         };
         let old = contact(host);
         let exceeds = |vm: &&VmId| {
-            let measured = exceeds_reservation(&app.heard, &view, **vm);
+            let measured = exceeds_reservation(&cloud.heard, &view, **vm);
             measured.unwrap_or_else(|| old.over_reservation.contains(*vm))
         };
         let over_reservation = reservations.value.vms.keys().filter(exceeds).copied().collect();
@@ -121,10 +121,10 @@ fn contact(host: &Host) -> HostContact {
     stored.map(|at| at.value.clone()).unwrap_or_default()
 }
 
-async fn note(app: &App, host: HostId, contact: HostContact, action: &str) {
+async fn note(cloud: &Cloud, host: HostId, contact: HostContact, action: &str) {
     let mut plan = Plan::new(action);
     {
-        let view = app.cache.view();
+        let view = cloud.cache.view();
         let Some(found) = view.hosts.get(&host) else {
             return;
         };
@@ -136,9 +136,9 @@ async fn note(app: &App, host: HostId, contact: HostContact, action: &str) {
         from: None,
         request: None,
     };
-    match commit(app.writer(&actor), plan).await {
+    match commit(cloud.writer(&actor), plan).await {
         Ok(revision) => {
-            app.cache.reach(revision, Duration::from_secs(2)).await;
+            cloud.cache.reach(revision, Duration::from_secs(2)).await;
         }
         Err(error) => tracing::debug!(%error, "a host's contact was not noted; it is looked at again"),
     }

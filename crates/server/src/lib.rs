@@ -1,12 +1,15 @@
 //! The HTTP server: authentication, requests in, objects and streams out.
 //!
 //! **Owns:** the routes that every kind has ([`routes`]), reading ([`lists`], [`watch`]), what a request means for each kind ([`kinds`]), the
-//! connections of agents ([`agents`], [`calls`]), people at consoles ([`console`]), the cloud's CAs ([`pki`]), images'
-//! content ([`images`]), the store as a whole ([`backup`], [`compaction`], [`restored`]), what is seen of it all from
-//! outside ([`metrics`], [`requests`]).
+//! connections of agents ([`agents`], [`calls`]) and what is said on them ([`hosts`]), people at consoles ([`console`]),
+//! the cloud's CAs ([`pki`]), images' content ([`images`]), the store as a whole ([`backup`], [`compaction`], [`restored`]),
+//! what is seen of it all from outside ([`metrics`], [`requests`]).
 //!
 //! **Does not know:** which store it runs on, and what happens on hosts. It writes what people want and what agents
 //! report, each through the controller's commit; it decides nothing about VMs.
+//!
+//! What needs no connection ([`service`], [`kinds`], [`hosts`], [`contact`]) works on [`shared::Cloud`] alone, and so does the
+//! simulator.
 //!
 //! **Start here:** [`service`] for how a request becomes a transaction, then [`kinds`].
 
@@ -21,6 +24,7 @@ pub mod console;
 pub mod contact;
 pub mod docs;
 pub mod history;
+pub mod hosts;
 pub mod images;
 pub mod kinds;
 pub mod limits;

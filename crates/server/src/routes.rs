@@ -15,6 +15,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use model::{Kind, VmId};
+use planner::view::At;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -322,9 +323,7 @@ pub fn decide_change<R: Served>(
     expected_revision: Option<u64>,
     wanted: impl Fn(Value) -> Result<Create<Value>, Problem>,
 ) -> Result<Uuid, Problem> {
-    let id = find::<R>(context.view, name)?;
-    let at = R::stored(context.view, id).ok_or_else(|| Problem::not_found(R::KIND, name))?;
-    check_revision(R::KIND, name, at.revision, expected_revision)?;
+    let at = stored::<R>(context, name, expected_revision)?;
     let meta = &at.value.meta;
     let shown = R::spec(context.view, &at.value.spec);
     let shown =
@@ -356,12 +355,31 @@ async fn delete<R: Served>(
     let query = query(found)?;
     let request = request_id(&query, "DELETE", uri.path(), b"")?;
     let decide = |context: &Context<'_>, plan: &mut planner::Plan| {
-        let id = find::<R>(context.view, &name)?;
-        let at = R::stored(context.view, id).ok_or_else(|| Problem::not_found(R::KIND, &name))?;
-        check_revision(R::KIND, &name, at.revision, query.expected_revision)?;
-        R::delete(context, at, plan)
+        decide_delete::<R>(context, plan, &name, query.expected_revision)
     };
     write::<R>(&app, &user, &query, 200, request, decide).await
+}
+
+/// An object that is there, unless it was changed after the revision that the client has seen.
+fn stored<'v, R: Served>(
+    context: &Context<'v>,
+    name: &str,
+    expected_revision: Option<u64>,
+) -> Result<&'v At<model::Object<R::Stored>>, Problem> {
+    let id = find::<R>(context.view, name)?;
+    let at = R::stored(context.view, id).ok_or_else(|| Problem::not_found(R::KIND, name))?;
+    check_revision(R::KIND, name, at.revision, expected_revision)?;
+    Ok(at)
+}
+
+/// Puts an object's end into a plan.
+pub fn decide_delete<R: Served>(
+    context: &Context<'_>,
+    plan: &mut planner::Plan,
+    name: &str,
+    expected_revision: Option<u64>,
+) -> Result<Uuid, Problem> {
+    R::delete(context, stored::<R>(context, name, expected_revision)?, plan)
 }
 
 /// Commits, or with `dry_run` only says what would be.
@@ -393,12 +411,22 @@ async fn act_on_vm(
     let force = optional::<ActionBody>(&body)?.force;
     let request = request_id(&query, "POST", uri.path(), &body)?;
     let decide = |context: &Context<'_>, plan: &mut planner::Plan| {
-        let id = find::<Vm>(context.view, &name)?;
-        let at = Vm::stored(context.view, id).ok_or_else(|| Problem::not_found(Kind::Vm, &name))?;
-        check_revision(Kind::Vm, &name, at.revision, query.expected_revision)?;
-        vm_action(context, at, &word, force, plan)
+        decide_vm_action(context, plan, &name, &word, force, query.expected_revision)
     };
     write::<Vm>(&app, &user, &query, 200, request, decide).await
+}
+
+/// Puts what a user asks of a VM into a plan.
+pub fn decide_vm_action(
+    context: &Context<'_>,
+    plan: &mut planner::Plan,
+    name: &str,
+    word: &str,
+    force: bool,
+    expected_revision: Option<u64>,
+) -> Result<Uuid, Problem> {
+    let at = stored::<Vm>(context, name, expected_revision)?;
+    vm_action(context, at, word, force, plan)
 }
 
 async fn act_on_host(
@@ -413,12 +441,22 @@ async fn act_on_host(
     let asked: HostActionBody = optional(&body)?;
     let request = request_id(&query, "POST", uri.path(), &body)?;
     let decide = |context: &Context<'_>, plan: &mut planner::Plan| {
-        let id = find::<Host>(context.view, &name)?;
-        let at = Host::stored(context.view, id).ok_or_else(|| Problem::not_found(Kind::Host, &name))?;
-        check_revision(Kind::Host, &name, at.revision, query.expected_revision)?;
-        host_action(context, at, &word, &asked, plan)
+        decide_host_action(context, plan, &name, &word, &asked, query.expected_revision)
     };
     write::<Host>(&app, &user, &query, 200, request, decide).await
+}
+
+/// Puts what an operator asks of a host into a plan.
+pub fn decide_host_action(
+    context: &Context<'_>,
+    plan: &mut planner::Plan,
+    name: &str,
+    word: &str,
+    asked: &HostActionBody,
+    expected_revision: Option<u64>,
+) -> Result<Uuid, Problem> {
+    let at = stored::<Host>(context, name, expected_revision)?;
+    host_action(context, at, word, asked, plan)
 }
 
 /// A body that may be left out.

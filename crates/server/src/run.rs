@@ -23,7 +23,7 @@ use crate::calls::Calls;
 use crate::limits::{Limits, Rates};
 use crate::metrics::{Metered, Metrics};
 use crate::pki::{Pki, write_private};
-use crate::shared::{Heard, Shared};
+use crate::shared::{Cloud, Shared};
 use crate::{backup, compaction, contact, metrics, routes, tls};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -70,16 +70,14 @@ pub async fn run(
     let ca = pki.agents.pem.clone();
     let (counted, figures) = (Metrics::default(), Arc::new(Figures::default()));
     let store: Arc<dyn Store> = Arc::new(Metered::new(store, counted.store.clone()));
-    let cache = Cache::start(store.clone()).await?;
+    let cache = Cache::start(store.clone(), env.clone()).await?;
+    let cloud = Arc::new(Cloud::new(store.clone(), cache.clone(), env.clone()));
     let app = Arc::new(Shared {
-        store: store.clone(),
-        cache: cache.clone(),
-        env: env.clone(),
+        cloud: cloud.clone(),
         pki,
         images,
         data_dir: config.data_dir.clone(),
         backup: tokio::sync::Mutex::default(),
-        heard: Heard::default(),
         calls: Calls::default(),
         limits: Limits::new(config.rates),
         metrics: counted,
@@ -97,7 +95,7 @@ pub async fn run(
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(compaction::run(store.clone(), env.clone()));
     tasks.spawn(controller::run::run(store, cache, env, figures));
-    tasks.spawn(contact::run(app.clone()));
+    tasks.spawn(contact::run(cloud));
     tasks.spawn(metrics::follow(app.clone()));
     tasks.spawn(tls::renew(app.clone(), own));
     for listener in config.listeners {

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::answer::{commit_problem, store_problem};
 use crate::auth::{PROJECT, User};
 use crate::kinds::{Served, render};
-use crate::shared::Shared;
+use crate::shared::Cloud;
 
 /// How often a request is tried again when others overtake it.
 const ATTEMPTS: u32 = 20;
@@ -92,17 +92,17 @@ impl Answer {
 
 /// Plans, commits and renders; a request id that was seen before gets the same answer again.
 pub async fn write<R: Served>(
-    shared: &Shared,
+    cloud: &Cloud,
     user: &User,
     status: u16,
     request: Option<RequestId>,
     decide: impl Fn(&Context<'_>, &mut Plan) -> Result<Uuid, Problem> + Send + Sync,
 ) -> Result<Answer, Problem> {
-    if let Some(answer) = repeated(shared, user, request.as_ref()).await? {
+    if let Some(answer) = repeated(cloud, user, request.as_ref()).await? {
         return Ok(answer);
     }
     let actor = user.actor();
-    let new_id = shared.env.next_id();
+    let new_id = cloud.env.next_id();
     for attempt in 0..ATTEMPTS {
         let asked = Asked {
             user,
@@ -111,27 +111,28 @@ pub async fn write<R: Served>(
             new_id,
             attempt,
         };
-        let planned = plan_once::<R>(shared, &asked, &decide)?;
+        let planned = plan_once::<R>(cloud, &asked, &decide)?;
         if planned.plan.writes.is_empty() {
             return Ok(planned.answer);
         }
-        match commit(shared.writer(&actor), planned.plan).await {
+        match commit(cloud.writer(&actor), planned.plan).await {
             Ok(revision) => {
-                shared.cache.reach(revision, CATCH_UP).await;
+                cloud.cache.reach(revision, CATCH_UP).await;
                 // A request with an id is answered what a repeat of it will be answered.
                 return Ok(match &request {
                     Some(_) => planned.answer.at(revision),
-                    None => object::<R>(shared, &shared.cache.view(), planned.id, status)?
-                        .unwrap_or(planned.answer),
+                    None => {
+                        object::<R>(cloud, &cloud.cache.view(), planned.id, status)?.unwrap_or(planned.answer)
+                    }
                 });
             }
             Err(CommitError::Conflict { key }) => {
-                if let Some(answer) = repeated(shared, user, request.as_ref()).await? {
+                if let Some(answer) = repeated(cloud, user, request.as_ref()).await? {
                     return Ok(answer);
                 }
                 tracing::debug!(%key, attempt, "a request was overtaken and is tried again");
-                let at = shared.cache.revision();
-                shared
+                let at = cloud.cache.revision();
+                cloud
                     .cache
                     .reach(at.saturating_add(1), Duration::from_millis(20))
                     .await;
@@ -146,7 +147,7 @@ pub async fn write<R: Served>(
 
 /// What the request would lead to, without doing it.
 pub fn dry_run<R: Served>(
-    shared: &Shared,
+    cloud: &Cloud,
     user: &User,
     decide: impl Fn(&Context<'_>, &mut Plan) -> Result<Uuid, Problem> + Send + Sync,
 ) -> Result<Answer, Problem> {
@@ -154,15 +155,15 @@ pub fn dry_run<R: Served>(
         user,
         status: 200,
         request: None,
-        new_id: shared.env.next_id(),
+        new_id: cloud.env.next_id(),
         attempt: 0,
     };
-    let planned = plan_once::<R>(shared, &asked, &decide)?;
-    let mut view = after::<R>(&shared.cache.view(), &planned.plan);
-    if let Some(next) = R::next_step(&view, planned.id, shared.env.now()) {
+    let planned = plan_once::<R>(cloud, &asked, &decide)?;
+    let mut view = after::<R>(&cloud.cache.view(), &planned.plan);
+    if let Some(next) = R::next_step(&view, planned.id, cloud.env.now()) {
         apply(&mut view, &next);
     }
-    Ok(object::<R>(shared, &view, planned.id, 200)?.unwrap_or(planned.answer))
+    Ok(object::<R>(cloud, &view, planned.id, 200)?.unwrap_or(planned.answer))
 }
 
 /// One try of a request.
@@ -183,24 +184,24 @@ struct Planned {
 }
 
 fn plan_once<R: Served>(
-    shared: &Shared,
+    cloud: &Cloud,
     asked: &Asked<'_>,
     decide: &impl Fn(&Context<'_>, &mut Plan) -> Result<Uuid, Problem>,
 ) -> Result<Planned, Problem> {
-    let view = shared.cache.view();
+    let view = cloud.cache.view();
     let (user, status) = (asked.user, asked.status);
     let context = Context {
         view: &view,
-        now: shared.env.now(),
+        now: cloud.env.now(),
         new_id: asked.new_id,
         user,
         attempt: asked.attempt,
     };
     let mut plan = Plan::new("");
     let id = decide(&context, &mut plan)?;
-    let answer = match object::<R>(shared, &after::<R>(&view, &plan), id, status)? {
+    let answer = match object::<R>(cloud, &after::<R>(&view, &plan), id, status)? {
         Some(answer) => answer,
-        None => object::<R>(shared, &view, id, status)?
+        None => object::<R>(cloud, &view, id, status)?
             .ok_or_else(|| Problem::new(404, "gone", format!("the {} is gone meanwhile", R::KIND)))?,
     };
     if let Some(request) = asked.request {
@@ -239,8 +240,8 @@ fn apply(view: &mut View, plan: &Plan) {
 }
 
 /// An object as it is shown; `None` if it is not there.
-fn object<R: Served>(shared: &Shared, view: &View, id: Uuid, status: u16) -> Result<Option<Answer>, Problem> {
-    let Some(object) = render::<R>(&shared.heard, view, id) else {
+fn object<R: Served>(cloud: &Cloud, view: &View, id: Uuid, status: u16) -> Result<Option<Answer>, Problem> {
+    let Some(object) = render::<R>(&cloud.heard, view, id) else {
         return Ok(None);
     };
     let body =
@@ -250,13 +251,13 @@ fn object<R: Served>(shared: &Shared, view: &View, id: Uuid, status: u16) -> Res
 
 /// The kept answer to a request id, if it was seen before.
 async fn repeated(
-    shared: &Shared,
+    cloud: &Cloud,
     user: &User,
     request: Option<&RequestId>,
 ) -> Result<Option<Answer>, Problem> {
     let Some(request) = request else { return Ok(None) };
     let key = key::request(&user.name, &request.id);
-    let found = shared
+    let found = cloud
         .store
         .range(RangeRequest::key(key))
         .await

@@ -1,9 +1,14 @@
 //! What all requests share.
+//!
+//! [`Cloud`] is what requests are decided on and written with: it needs no network, no files and no clock of its own, so
+//! that simulated users and agents are answered by the same code. [`Shared`] has beside it what a server on a real machine
+//! needs.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::Duration;
 
 use controller::Env;
 use controller::cache::Cache;
@@ -21,14 +26,44 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::pki::Pki;
 
-/// One server's state. Everything that matters is in the store; the rest is what was heard lately.
-pub struct Shared {
+/// What is known of the cloud. Everything that matters is in the store; the rest is what was heard lately.
+pub struct Cloud {
     /// The store.
     pub store: Arc<dyn Store>,
     /// The view of it.
     pub cache: Arc<Cache>,
     /// Time and ids.
     pub env: Arc<dyn Env>,
+    /// What hosts said lately.
+    pub heard: Heard,
+}
+
+impl Cloud {
+    /// Of which nothing was heard yet.
+    pub fn new(store: Arc<dyn Store>, cache: Arc<Cache>, env: Arc<dyn Env>) -> Self {
+        Self {
+            store,
+            cache,
+            env,
+            heard: Heard::default(),
+        }
+    }
+
+    /// What a commit needs.
+    pub fn writer<'a>(&'a self, actor: &'a Actor) -> controller::commit::Writer<'a> {
+        controller::commit::Writer {
+            store: self.store.as_ref(),
+            cache: &self.cache,
+            env: self.env.as_ref(),
+            actor,
+        }
+    }
+}
+
+/// One server's state.
+pub struct Shared {
+    /// What its requests are decided on.
+    pub cloud: Arc<Cloud>,
     /// The cloud's CAs.
     pub pki: Pki,
     /// Where images' content is kept.
@@ -37,8 +72,6 @@ pub struct Shared {
     pub data_dir: PathBuf,
     /// Held while a backup is taken.
     pub backup: tokio::sync::Mutex<()>,
-    /// What hosts said lately.
-    pub heard: Heard,
     /// The agents that listen for calls.
     pub calls: Calls,
     /// How often may be asked.
@@ -53,15 +86,11 @@ pub struct Shared {
     pub watches: Arc<Semaphore>,
 }
 
-impl Shared {
-    /// What a commit needs.
-    pub fn writer<'a>(&'a self, actor: &'a Actor) -> controller::commit::Writer<'a> {
-        controller::commit::Writer {
-            store: self.store.as_ref(),
-            cache: &self.cache,
-            env: self.env.as_ref(),
-            actor,
-        }
+impl Deref for Shared {
+    type Target = Cloud;
+
+    fn deref(&self) -> &Cloud {
+        &self.cloud
     }
 }
 
@@ -76,8 +105,8 @@ pub struct Heard {
 /// The last report of a host.
 #[derive(Debug, Clone)]
 pub struct LastHeard {
-    /// When it came.
-    pub at: Instant,
+    /// When it came, on the server's monotonic clock.
+    pub at: Duration,
     /// What was measured.
     pub samples: Samples,
     /// The incarnations that it has open; none if it does not know all of them yet.
@@ -86,7 +115,7 @@ pub struct LastHeard {
 
 impl LastHeard {
     /// What is kept of a report.
-    pub fn of(report: Report, at: Instant) -> Self {
+    pub fn of(report: Report, at: Duration) -> Self {
         let open = report.runs.iter().filter(|run| !run.run.state.is_closed());
         let open = open.map(|run| (run.vm, run.run.incarnation)).collect();
         Self {

@@ -41,6 +41,7 @@ pub(crate) use vm::{
 };
 
 use crate::daemon::args::{AgentArgs, DownArgs, ServerArgs, UpArgs};
+use crate::simulation::SimCommand;
 use crate::units;
 
 /// Runs virtual machines on your own hosts: places them, watches them, moves them while they run.
@@ -139,6 +140,9 @@ pub(crate) enum Command {
     Server(ServerArgs),
     /// Run a host's agent
     Agent(AgentArgs),
+    /// Try the control plane without a machine, under faults
+    #[command(subcommand)]
+    Sim(SimCommand),
     /// Everything that asks a server.
     #[command(flatten)]
     Client(ClientCommand),

@@ -1,7 +1,7 @@
 //! The binary `sterna`: the command line, and the composition root.
 //!
 //! **Owns:** the commands ([`cli`]), what they do as clients of a server ([`client`]) and to the files of one
-//! ([`offline`]), and how servers and agents are put together ([`daemon`]).
+//! ([`offline`]), how servers and agents are put together ([`daemon`]), and the simulator ([`simulation`]).
 //!
 //! **Does not know:** how anything is decided: clients ask a server, and daemons run the crates that do.
 //!
@@ -11,6 +11,7 @@ mod cli;
 mod client;
 mod daemon;
 mod offline;
+mod simulation;
 mod units;
 
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Command::Down(args) => daemon::down(args),
         Command::Server(args) => daemon::server(args),
         Command::Agent(args) => daemon::agent(args),
+        Command::Sim(command) => simulation::run(command),
         Command::Client(ClientCommand::Store(command)) if command.is_on_files() => offline::run(command),
         Command::Client(command) => client::run(cli.global, command),
     };

@@ -10,30 +10,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use driver::Core;
-use driver::types::{Effect, EffectId, Identity, Input, Lease, Marks};
+use driver::host::Orders;
+use driver::types::{Effect, EffectId, Identity, Input, Marks};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use model::document::VmDocument;
+use model::Incarnation;
 use model::report::RunStatus;
-use model::{Incarnation, Reason};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::Instrument;
 
 use super::Host;
 use super::exec::Vm;
-
-/// What the host's documents and connection say to one incarnation: always the latest.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Orders {
-    /// The newest document's revision, and what it says of the incarnation.
-    pub desired: Option<(u64, Option<Box<VmDocument>>)>,
-    /// Why there is no document.
-    pub unreadable: Option<Reason>,
-    /// The connection.
-    pub lease: Lease,
-}
 
 /// `go` from the source's agent, checked to come from the host that the order names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,24 +109,13 @@ pub async fn run(id: Identity, marks: Marks, host: Arc<Host>, inbox: Inbox) {
 }
 
 impl Task {
-    /// Documents come before the lease that they make fresh.
     fn obey(&mut self, latest: Orders) {
         let old = std::mem::replace(&mut self.seen, latest.clone());
-        if let Some(reason) = latest
-            .unreadable
-            .filter(|reason| old.unreadable.as_ref() != Some(reason))
-        {
-            self.step(Input::Unreadable(reason));
-        }
-        if let Some((revision, document)) = latest
-            .desired
-            .filter(|desired| old.desired.as_ref() != Some(desired))
-        {
-            self.vm.follow(document.as_deref());
-            self.step(Input::Desired { revision, document });
-        }
-        if latest.lease != old.lease {
-            self.step(Input::Lease(latest.lease));
+        for input in latest.news(&old) {
+            if let Input::Desired { document, .. } = &input {
+                self.vm.follow(document.as_deref());
+            }
+            self.step(input);
         }
     }
 

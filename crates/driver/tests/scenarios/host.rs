@@ -1,6 +1,6 @@
 //! What effects do to a host, and the rules that each one has to keep.
 
-use driver::types::{Effect, Failure, Mark, Marks, MigrationWord, Outcome, Qemu, RunStatusWord};
+use driver::types::{Effect, Failure, MigrationWord, Outcome, Qemu, RunStatusWord};
 use model::document::Order;
 
 use crate::qemu::Process;
@@ -16,7 +16,7 @@ impl World {
         }
         match effect {
             Effect::Journal(mark) => {
-                write_down(&mut self.hosts[at].marks, mark);
+                self.hosts[at].marks.set(mark);
                 Answer::Done(Outcome::Ok)
             }
             Effect::Look => Answer::Seen(self.hosts[at].process.as_ref().map_or(Qemu::None, Process::look)),
@@ -211,33 +211,6 @@ fn command_alone(host: &mut Host, effect: &Effect) -> Result<Outcome, Failure> {
 fn order(host: &Host) -> Option<&Order> {
     let (_, document) = host.document.as_ref()?;
     document.as_ref().map(|document| &document.order)
-}
-
-fn write_down(marks: &mut Marks, mark: &Mark) {
-    match mark {
-        Mark::Launched => marks.launched = true,
-        Mark::Ran => marks.ran = true,
-        Mark::Closed {
-            reason,
-            saved_bytes,
-            saved_in,
-        } => {
-            marks.closed = true;
-            marks.reason.clone_from(reason);
-            marks.saved_bytes = *saved_bytes;
-            marks.saved_in = *saved_in;
-        }
-        Mark::Sent { to } => {
-            marks.sent.insert(*to);
-        }
-        Mark::NoSwitch { to } => {
-            marks.no_switch.insert(*to);
-        }
-        Mark::UsedSaved => marks.used_saved = true,
-        Mark::Removed => marks.removed = true,
-        Mark::Rebooting(rebooting) => marks.rebooting = Some(*rebooting),
-        Mark::Rebooted(rebooted) => marks.rebooted = Some(*rebooted),
-    }
 }
 
 /// Names for [`Host::broken`].

@@ -205,9 +205,8 @@ impl Machines {
             self.reserved.get_or_create(&label).set(number(reserved) * MIB);
             let Some(last) = app.heard.last(*id) else { continue };
             let samples = last.samples;
-            self.age
-                .get_or_create(&label)
-                .set(last.at.elapsed().as_secs_f64());
+            let age = app.env.monotonic().saturating_sub(last.at);
+            self.age.get_or_create(&label).set(age.as_secs_f64());
             let load = f64::from(samples.load1_percent) / 100.0;
             self.load.get_or_create(&label).set(load);
             let available = number(samples.memory_available_mib) * MIB;

@@ -15,12 +15,20 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
-struct Wall;
+struct Wall(std::time::Instant);
 
 impl Env for Wall {
     #[expect(clippy::disallowed_methods, reason = "the tests are a composition root")]
     fn now(&self) -> Timestamp {
         Timestamp::now()
+    }
+
+    fn monotonic(&self) -> std::time::Duration {
+        self.0.elapsed()
+    }
+
+    fn sleep(&self, duration: std::time::Duration) -> store::BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
     }
 
     #[expect(clippy::disallowed_methods, reason = "the tests are a composition root")]
@@ -126,7 +134,13 @@ impl World {
         let (ready, is_ready) = tokio::sync::oneshot::channel();
         let kept = store.clone();
         let task = tokio::spawn(async move {
-            let ended = server::run(config, kept, Arc::new(Wall), move || ready.send(()).unwrap()).await;
+            let ended = server::run(
+                config,
+                kept,
+                Arc::new(Wall(std::time::Instant::now())),
+                move || ready.send(()).unwrap(),
+            )
+            .await;
             panic!("the server ended: {:?}", ended.err());
         });
         is_ready.await.unwrap();

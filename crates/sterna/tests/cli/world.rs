@@ -13,12 +13,20 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 use uuid::Uuid;
 
-struct Wall;
+struct Wall(std::time::Instant);
 
 impl Env for Wall {
     #[expect(clippy::disallowed_methods, reason = "the tests are a composition root")]
     fn now(&self) -> Timestamp {
         Timestamp::now()
+    }
+
+    fn monotonic(&self) -> std::time::Duration {
+        self.0.elapsed()
+    }
+
+    fn sleep(&self, duration: std::time::Duration) -> store::BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
     }
 
     #[expect(clippy::disallowed_methods, reason = "the tests are a composition root")]
@@ -90,7 +98,13 @@ impl World {
         let store = SqliteStore::open(Options::new(dir.path().join("server/store")));
         let store = Arc::new(store.unwrap());
         let task = tokio::spawn(async move {
-            let ended = server::run(config, store, Arc::new(Wall), move || ready.send(()).unwrap()).await;
+            let ended = server::run(
+                config,
+                store,
+                Arc::new(Wall(std::time::Instant::now())),
+                move || ready.send(()).unwrap(),
+            )
+            .await;
             panic!("the server ended: {:?}", ended.err());
         });
         is_ready.await.unwrap();

@@ -1,6 +1,9 @@
 //! The pure crates decide from what they are given: time, ids and randomness are arguments, and order never depends on
 //! a hash. So the simulator runs the very code that the server runs, and a seed reproduces any run.
 //!
+//! What servers do around those decisions waits and keeps time, so it is not pure. It is simulated all the same, and names no
+//! clock but the one that it is given.
+//!
 //! This looks at words, not at types; `clippy.toml` bans the clock and random ids by type, everywhere.
 
 use proc_macro2::TokenTree;
@@ -44,6 +47,36 @@ const BANNED: &[(&[&str], &str)] = &[
     (&["RwLock"], "take `&mut self`, and leave locks to a shell"),
 ];
 
+/// Code that waits and keeps time, but only through what it is given: the simulator runs it in a time of its own.
+const INJECTED: [&str; 8] = [
+    "crates/controller/src/",
+    "crates/server/src/contact.rs",
+    "crates/server/src/hosts.rs",
+    "crates/server/src/kinds/",
+    "crates/server/src/service.rs",
+    "crates/server/src/shared.rs",
+    "crates/sim/src/",
+    "crates/store/src/memory.rs",
+];
+
+/// What such code does not name, and what it does instead.
+const PAST_INJECTED: &[(&[&str], &str)] = &[
+    (&["SystemTime"], "ask `Env` for the time"),
+    (&["Instant"], "ask `Env` for the time"),
+    (&["tokio", "time"], "ask `Env` to sleep"),
+    (&["std", "thread"], "leave concurrency to the caller"),
+    (
+        &["HashMap"],
+        "use a BTreeMap, whose order is the same in every run",
+    ),
+    (
+        &["HashSet"],
+        "use a BTreeSet, whose order is the same in every run",
+    ),
+    (&["rand", "rng"], "take the generator as an argument"),
+    (&["rand", "random"], "take the generator as an argument"),
+];
+
 /// Macros that write to a terminal.
 const BANNED_MACROS: [&str; 5] = ["print", "println", "eprint", "eprintln", "dbg"];
 
@@ -58,27 +91,35 @@ const PURE_NET: [&str; 7] = [
     "SocketAddrV6",
 ];
 
-/// What the code of a pure crate names and may not. Its tests may do as they like.
+/// What the code of a pure crate, or of one that is given its time, names and may not. Tests may do as they like.
 pub(super) fn check(file: &File, tokens: &[TokenTree]) -> Vec<Finding> {
-    let is_pure = |name: &&str| file.path.starts_with(&format!("crates/{name}/src/"));
-    let Some(name) = PURE_CRATES.iter().copied().find(is_pure) else {
-        return Vec::new();
-    };
     if file.is_test() {
         return Vec::new();
     }
-    let named = paths(tokens);
-    named
-        .iter()
-        .filter_map(|path| {
-            let (what, remedy) = breach(path)?;
-            Some(Finding::new(
-                &file.path,
-                path.line,
-                format!("`{name}` is pure and names `{what}`: {remedy}"),
-            ))
-        })
-        .collect()
+    let is_pure = |name: &&str| file.path.starts_with(&format!("crates/{name}/src/"));
+    if let Some(name) = PURE_CRATES.iter().copied().find(is_pure) {
+        let message = |what, remedy| format!("`{name}` is pure and names `{what}`: {remedy}");
+        return findings(file, tokens, breach, message);
+    }
+    if INJECTED.iter().any(|path| file.path.starts_with(path)) {
+        let path = &file.path;
+        let message = |what, remedy| format!("`{path}` is simulated and names `{what}`: {remedy}");
+        return findings(file, tokens, |named| banned_in(named, PAST_INJECTED), message);
+    }
+    Vec::new()
+}
+
+fn findings(
+    file: &File,
+    tokens: &[TokenTree],
+    breach: impl Fn(&NamedPath) -> Option<(String, &'static str)>,
+    message: impl Fn(String, &'static str) -> String,
+) -> Vec<Finding> {
+    let found = paths(tokens).into_iter().filter_map(|path| {
+        let (what, remedy) = breach(&path)?;
+        Some(Finding::new(&file.path, path.line, message(what, remedy)))
+    });
+    found.collect()
 }
 
 /// What of a path is banned, and what to do instead.
@@ -98,8 +139,17 @@ fn breach(path: &NamedPath) -> Option<(String, &'static str)> {
             "name a type that is only an address, or leave sockets to a shell",
         ));
     }
+    banned_in(path, BANNED)
+}
+
+/// What a path names of a list.
+fn banned_in(
+    path: &NamedPath,
+    list: &'static [(&'static [&'static str], &'static str)],
+) -> Option<(String, &'static str)> {
+    let segments: Vec<&str> = path.segments.iter().map(String::as_str).collect();
     let is_in_path = |banned: &[&str]| segments.windows(banned.len()).any(|part| part == banned);
-    let (banned, remedy) = BANNED.iter().find(|(banned, _)| is_in_path(banned))?;
+    let (banned, remedy) = list.iter().find(|(banned, _)| is_in_path(banned))?;
     Some((banned.join("::"), remedy))
 }
 
@@ -152,6 +202,16 @@ mod tests {
             "crates/planner/src/vm/tests.rs",
         ] {
             assert_eq!(check_at(path), [], "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_simulated_keeps_to_the_time_that_it_is_given() {
+        for path in ["crates/controller/src/run.rs", "crates/server/src/kinds/vm.rs"] {
+            let found = check_at(path);
+            let names = |what: &str| found.iter().any(|finding| finding.message.contains(what));
+            assert!(names("`Instant`") && names("`SystemTime`"), "{found:?}");
+            assert!(!names("`Mutex`") && !names("`async`"), "{found:?}");
         }
     }
 

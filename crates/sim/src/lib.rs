@@ -1,0 +1,27 @@
+//! The control plane without a machine: what decides in servers and agents, run against simulated hosts, under a seed.
+//!
+//! **Owns:** virtual time, simulated hosts, QEMUs and links, faults, the checks of what must hold, and the way from a seed
+//! that fails to a short script that fails.
+//!
+//! **Does not know:** any rule: what is run is the code that servers and agents run.
+//!
+//! **Start here:** [`Script::of`] for what a seed stands for, then [`run`].
+
+mod agents;
+mod bugs;
+mod check;
+mod effects;
+mod faults;
+mod host;
+mod qemu;
+mod runs;
+mod script;
+mod store;
+mod tasks;
+mod time;
+mod users;
+mod world;
+
+pub use bugs::Bug;
+pub use runs::{Failure, Outcome, check, run, shrink};
+pub use script::{Node, Script, Size, Step};

@@ -1,0 +1,53 @@
+//! As many seeds as fit into a bounded time; more of them with `make soak`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::{Duration, Instant};
+
+use sim::{Script, Size, check, run};
+
+/// For how long seeds are run, unless `STERNA_SIM_SECONDS` says otherwise.
+const SECONDS: u64 = 30;
+
+/// Runs seeds from one on until the time is over. Answers how many.
+fn seeds_for(first: u64, seconds: u64) -> u64 {
+    let begun = Instant::now();
+    let mut seed = first;
+    let mut virtual_us = 0;
+    while seed == first || begun.elapsed() < Duration::from_secs(seconds) {
+        match check(seed, Size::of(seed)) {
+            Ok(outcome) => virtual_us += 2 * outcome.virtual_us,
+            Err(failure) => panic!("{failure}"),
+        }
+        seed += 1;
+    }
+    let times = Duration::from_micros(virtual_us).as_secs_f64() / begun.elapsed().as_secs_f64();
+    println!("{} seeds, {times:.0} x real time", seed - first);
+    seed - first
+}
+
+fn seconds(otherwise: u64) -> u64 {
+    let given = std::env::var("STERNA_SIM_SECONDS").ok();
+    given.and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+#[test]
+fn nothing_is_wrong_under_any_seed_that_there_is_time_for() {
+    assert!(seeds_for(1, seconds(SECONDS)) > 0);
+}
+
+#[test]
+#[ignore = "long: `make soak` runs it"]
+fn nothing_is_wrong_under_the_seeds_of_an_hour() {
+    assert!(seeds_for(1_000_000, seconds(3600)) > 0);
+}
+
+#[test]
+fn a_world_in_which_nothing_breaks_comes_to_rest() {
+    let size = Size {
+        faults: 0,
+        ..Size::of(2)
+    };
+    let outcome = run(&Script::of(2, size), None, false);
+    assert_eq!(outcome.wrong, None);
+}
