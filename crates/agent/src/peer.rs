@@ -210,7 +210,9 @@ impl Peers {
     /// when the answer was sent.
     pub async fn go(&self, peer: &str, host: HostId, request: &GoRequest) -> Result<Duration, PeerError> {
         let body = serde_json::to_vec(request).unwrap_or_default().into();
-        let answer = self.request(peer, host, Method::POST, "/peer/v1/go", body).await?;
+        let answer = self
+            .request(peer, host, Method::POST, "/peer/v1/go", body)
+            .await?;
         // That it runs is what counts: what cannot be read of its time is no time.
         let answer = serde_json::from_slice::<GoResponse>(&answer).unwrap_or_default();
         Ok(Duration::from_micros(answer.running_for_us))
@@ -286,7 +288,9 @@ async fn send(
         sender.ready().await?;
         let response = sender.send_request(request).await?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_BODY_BYTES).collect().await?;
+        let body = Limited::new(response.into_body(), MAX_BODY_BYTES)
+            .collect()
+            .await?;
         Ok::<_, BoxError>((status, body.to_bytes()))
     };
     let slack = Duration::from_secs(1);

@@ -164,10 +164,7 @@ impl Fleet {
         }
     }
 
-    fn orders_of(
-        &self,
-        request: &GoRequest,
-    ) -> Option<(mpsc::Sender<Go>, watch::Receiver<Option<Shown>>)> {
+    fn orders_of(&self, request: &GoRequest) -> Option<(mpsc::Sender<Go>, watch::Receiver<Option<Shown>>)> {
         let inner = self.lock();
         let handle = inner.tasks.get(&(request.vm, request.to))?;
         Some((handle.go.clone(), handle.status.clone()))

@@ -34,7 +34,9 @@ pub fn bound_listener(process: &QemuProcess, address: SocketAddr) -> io::Result<
 
 /// Bounds what a source sends ahead of the link. Says how many connections to that address there are so far.
 pub fn bound_streams(process: &QemuProcess, to: SocketAddr) -> io::Result<usize> {
-    bound(process, |socket| is_address(getpeername(socket).ok().flatten(), to))
+    bound(process, |socket| {
+        is_address(getpeername(socket).ok().flatten(), to)
+    })
 }
 
 fn bound(process: &QemuProcess, is_meant: impl Fn(&OwnedFd) -> bool) -> io::Result<usize> {
@@ -69,10 +71,19 @@ mod tests {
         let (taken, _) = listener.accept().unwrap();
         let before = sockopt::socket_send_buffer_size(&stream).unwrap();
         assert_eq!(bound_streams(&me, address).unwrap(), 1);
-        assert_eq!(sockopt::socket_recv_buffer_size(&taken).unwrap(), 2 * BUFFER_BYTES);
-        assert_eq!(sockopt::socket_send_buffer_size(&stream).unwrap(), 2 * BUFFER_BYTES);
+        assert_eq!(
+            sockopt::socket_recv_buffer_size(&taken).unwrap(),
+            2 * BUFFER_BYTES
+        );
+        assert_eq!(
+            sockopt::socket_send_buffer_size(&stream).unwrap(),
+            2 * BUFFER_BYTES
+        );
         assert_ne!(before, 2 * BUFFER_BYTES);
         assert!(sockopt::tcp_nodelay(&taken).unwrap() && sockopt::tcp_nodelay(&stream).unwrap());
-        assert_ne!(sockopt::socket_recv_buffer_size(&other).unwrap(), 2 * BUFFER_BYTES);
+        assert_ne!(
+            sockopt::socket_recv_buffer_size(&other).unwrap(),
+            2 * BUFFER_BYTES
+        );
     }
 }

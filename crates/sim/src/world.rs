@@ -453,7 +453,8 @@ impl World {
         server.cloud = Some(cloud.clone());
         server.is_noted = false;
         self.tasks.spawn(n, opened.following);
-        self.tasks.spawn(n, controller::run::run(store, cache, env, Arc::default()));
+        self.tasks
+            .spawn(n, controller::run::run(store, cache, env, Arc::default()));
         if n == AGENTS_SERVER {
             self.tasks.spawn(n, server::contact::run(cloud));
         }
