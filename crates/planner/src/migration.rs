@@ -284,7 +284,7 @@ impl Step<'_> {
             let run = vm.runs.get(&open.incarnation);
             run.is_some_and(|run| matches!(run.state, RunState::Running | RunState::Paused))
         };
-        open.filter(runs).ok_or_else(|| {
+        let open = open.filter(runs).ok_or_else(|| {
             let phase = self
                 .view
                 .phase(id)
@@ -293,7 +293,15 @@ impl Step<'_> {
                 "not-running",
                 format!("{name} is {phase}: only a running or paused VM is migrated live"),
             )
-        })
+        })?;
+        // Its next migration would take the order to go on away from it.
+        if open.resume && !vm.runs.get(&open.incarnation).is_some_and(goes_on) {
+            return Err(Reason::new(
+                "resuming",
+                format!("{name} has not gone on yet after its last migration: migrate it again when it runs"),
+            ));
+        }
+        Ok(open)
     }
 
     /// Whether it was made for a drain that its host does not have any more.
@@ -670,6 +678,13 @@ pub fn name(view: &View, vm: VmId) -> String {
         .chain(numbered)
         .find(is_free)
         .unwrap_or(base)
+}
+
+/// Whether a source that was told RESUME is known to execute. Of one whose transfer completed, *running* is only what its
+/// guest was before.
+fn goes_on(run: &RunStatus) -> bool {
+    let has_completed = |outgoing: &Outgoing| outgoing.state == OutgoingState::Completed;
+    run.state == RunState::Running && !run.outgoing.as_ref().is_some_and(has_completed)
 }
 
 /// Why a migration should end: its user cancelled it, or wants something else of the VM.

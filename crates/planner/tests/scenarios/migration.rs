@@ -270,9 +270,27 @@ fn a_completed_source_resumes_only_when_its_target_closed_and_never_ran() {
     );
     assert_eq!(told(&world, vm), ["run 1 from disk resume", "nothing"]);
     assert_eq!(world.phase(vm), Phase::Running);
-    let again = world.migrate(vm, Some("h2"));
+}
+
+#[test]
+fn a_source_that_has_to_resume_does_so_before_it_is_migrated_again() {
+    let (mut world, vm, first) = decided();
+    world.close("h2", vm, TARGET, None);
+    assert_eq!(world.stage(first), M::Aborted);
+    // The last that was heard of it is that it completed.
+    let early = world.migrate(vm, Some("h2"));
+    assert_eq!(code(&world, early), "resuming");
+    assert_eq!(told(&world, vm), ["run 1 from disk resume", "nothing"]);
+    world.run(vm, |run| {
+        run.outgoing = None;
+        run.state = RunState::Paused;
+    });
+    let early = world.migrate(vm, Some("h2"));
+    assert_eq!(code(&world, early), "resuming");
+    world.run(vm, |run| run.state = RunState::Running);
+    let next = world.migrate(vm, Some("h2"));
+    assert_eq!(world.stage(next), M::Preparing);
     assert_eq!(world.told("h1", vm), "migrate 1 to 3");
-    assert_eq!(world.stage(again), M::Preparing);
 }
 
 #[test]
