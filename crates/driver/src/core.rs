@@ -31,6 +31,7 @@ mod stop;
 mod target;
 #[cfg(test)]
 mod tests;
+mod timeless;
 
 use std::collections::BTreeSet;
 
@@ -40,7 +41,7 @@ use model::vm::SavedIn;
 use model::{Incarnation, Reason};
 
 use crate::column::Column;
-use crate::table::{self, Document, Row, Situation};
+use crate::table::{Document, Row, Situation, Table};
 use crate::types::{
     Effect, EffectId, Failure, Identity, Input, Lease, Mark, Marks, Now, Outcome, Qemu, QemuState,
     RunStatusWord,
@@ -52,6 +53,7 @@ use pace::Pace;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Core {
     id: Identity,
+    table: Table,
     marks: Marks,
     /// Of the newest document.
     revision: u64,
@@ -155,8 +157,14 @@ type Effects = Vec<(EffectId, Effect)>;
 impl Core {
     /// A core for an incarnation with what the journal holds of it.
     pub fn new(id: Identity, marks: Marks) -> Self {
+        Self::with_table(id, marks, Table::default())
+    }
+
+    /// One that obeys another table than the protocol's: for a search that shows what each row and rule is good for.
+    pub fn with_table(id: Identity, marks: Marks, table: Table) -> Self {
         Self {
             id,
+            table,
             marks,
             revision: 0,
             desired: Desired::Unknown,
@@ -324,7 +332,7 @@ impl Core {
         let known = self
             .qemu
             .clone()
-            .map(|qemu| (table::row(&self.situation(&qemu)), qemu));
+            .map(|qemu| (self.table.row(&self.situation(&qemu)), qemu));
         let Some((row, qemu)) =
             known.filter(|(row, _)| !self.look_again || self.is_urgent(*row, is_seen_now))
         else {

@@ -9,6 +9,8 @@
 //! Not here: post-copy, and VMs that are protected (their deadline, and the rows by which a loaded target waits for a
 //! live lease). For a VM that is not protected a loaded target needs no connection.
 
+use std::fmt;
+
 use model::document::{Order, StartFrom, TargetState};
 
 use crate::column::Column;
@@ -373,4 +375,41 @@ pub const ROWS: &[(Row, Condition)] = &[
 pub fn row(situation: &Situation) -> Row {
     let found = ROWS.iter().find(|(_, condition)| condition(situation));
     found.map_or(Row::Unforeseen, |(row, _)| *row)
+}
+
+/// Which row holds, as a core asks for it: the protocol's [`row`], unless a search has taken something away.
+#[derive(Clone, Copy)]
+pub struct Table(&'static (dyn Fn(&Situation) -> Row + Send + Sync));
+
+impl Table {
+    /// Another table.
+    pub const fn new(row: &'static (dyn Fn(&Situation) -> Row + Send + Sync)) -> Self {
+        Self(row)
+    }
+
+    /// The row that holds.
+    pub fn row(&self, situation: &Situation) -> Row {
+        (self.0)(situation)
+    }
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self(&row)
+    }
+}
+
+/// It is given once and never changes, so it is no part of a core's state.
+impl PartialEq for Table {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Table {}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Table")
+    }
 }

@@ -1,7 +1,7 @@
 //! The control plane without a machine: what decides in servers and agents, run against simulated hosts, under a seed.
 //!
-//! **Owns:** virtual time, simulated hosts, QEMUs and links, faults, the checks of what must hold, and the way from a seed
-//! that fails to a short script that fails.
+//! **Owns:** virtual time, simulated hosts, QEMUs and links, faults, the checks of what must hold, the way from a seed
+//! that fails to a short script that fails, and the exhaustive search of the protocol (`search`, a test).
 //!
 //! **Does not know:** any rule: what is run is the code that servers and agents run.
 //!
@@ -16,6 +16,8 @@ mod host;
 mod qemu;
 mod runs;
 mod script;
+#[cfg(test)]
+mod search;
 mod store;
 mod tasks;
 mod time;

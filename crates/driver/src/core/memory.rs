@@ -299,6 +299,34 @@ impl Memory {
         }
     }
 
+    /// Every deadline has just begun, and nothing was measured.
+    pub(super) fn forget_time(&mut self) {
+        self.steps_ms.clear();
+        self.steps = Steps::default();
+        self.disk_retry = DiskRetry::default();
+        for since_us in [
+            &mut self.incoming_since_us,
+            &mut self.device_since_us,
+            &mut self.unnamed_since_us,
+        ] {
+            *since_us = since_us.map(|_| 0);
+        }
+        if let Some(transfer) = &mut self.transfer {
+            *transfer = Transfer {
+                to: transfer.to,
+                counted_from_us: 0,
+                started_us: None,
+                transfer_ms: None,
+                bytes: None,
+                downtime_us: None,
+                is_answered: transfer.is_answered,
+                is_completed: transfer.is_completed,
+                error: None,
+                passes: Passes::default(),
+            };
+        }
+    }
+
     fn step_took(&mut self, step: &str, from_us: Option<u64>, to_us: u64) {
         if let Some(from_us) = from_us {
             self.steps_ms.insert(step.to_owned(), ms_between(from_us, to_us));

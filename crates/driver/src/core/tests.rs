@@ -9,7 +9,7 @@ use model::vm::GuestConfig;
 use model::{HostId, Timestamp, VmId};
 
 use super::*;
-use crate::table::ROWS;
+use crate::table::{self, ROWS};
 use crate::types::{Guest, MigrationWord, RunStatusWord};
 
 mod waiting;
