@@ -32,6 +32,8 @@ pub struct Config {
     pub underlay_address: IpAddr,
     /// The memory that agent and kernel keep for themselves.
     pub reserved_mib: u64,
+    /// The size of the buffers of migrations' sockets, if it is not the kernel's business.
+    pub migration_buffer: Option<usize>,
 }
 
 /// What lets a host join, once.

@@ -189,6 +189,7 @@ impl Joined {
             cpu_model: self.status.cpu_model,
             qemu: PathBuf::from(QEMU),
             underlay: self.config.underlay_address,
+            migration_buffer: self.config.migration_buffer,
             clock: Clock::start(),
         })
     }

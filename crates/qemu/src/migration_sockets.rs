@@ -19,31 +19,29 @@ use rustix::net::{SocketAddrAny, getpeername, getsockname, sockopt};
 
 use crate::spawn::QemuProcess;
 
-/// The kernel doubles it, for its own book-keeping.
-const BUFFER_BYTES: usize = 128 << 10;
-
 /// Bounds what a target takes ahead of its QEMU: connections inherit it from the socket that QEMU listens on. Says how
 /// many such sockets there were.
-pub fn bound_listener(process: &QemuProcess, address: SocketAddr) -> io::Result<usize> {
+pub fn bound_listener(process: &QemuProcess, address: SocketAddr, bytes: usize) -> io::Result<usize> {
     let listens = |socket: &OwnedFd| {
         let is_listening = sockopt::socket_acceptconn(socket).unwrap_or(false);
         is_listening && is_address(getsockname(socket).ok(), address)
     };
-    bound(process, listens)
+    bound(process, bytes, listens)
 }
 
 /// Bounds what a source sends ahead of the link. Says how many connections to that address there are so far.
-pub fn bound_streams(process: &QemuProcess, to: SocketAddr) -> io::Result<usize> {
-    bound(process, |socket| {
+pub fn bound_streams(process: &QemuProcess, to: SocketAddr, bytes: usize) -> io::Result<usize> {
+    bound(process, bytes, |socket| {
         is_address(getpeername(socket).ok().flatten(), to)
     })
 }
 
-fn bound(process: &QemuProcess, is_meant: impl Fn(&OwnedFd) -> bool) -> io::Result<usize> {
+/// The kernel doubles the size, for its own book-keeping.
+fn bound(process: &QemuProcess, bytes: usize, is_meant: impl Fn(&OwnedFd) -> bool) -> io::Result<usize> {
     let sockets: Vec<_> = process.sockets()?.into_iter().filter(is_meant).collect();
     for socket in &sockets {
-        sockopt::set_socket_recv_buffer_size(socket, BUFFER_BYTES)?;
-        sockopt::set_socket_send_buffer_size(socket, BUFFER_BYTES)?;
+        sockopt::set_socket_recv_buffer_size(socket, bytes)?;
+        sockopt::set_socket_send_buffer_size(socket, bytes)?;
         // The end of a stream is small, and is not to wait for a full packet.
         sockopt::set_tcp_nodelay(socket, true)?;
     }
@@ -60,30 +58,23 @@ mod tests {
 
     use super::*;
 
+    const BYTES: usize = 100_000;
+
     #[test]
     fn connections_are_bounded_from_outside_and_inherit_it_from_who_listens() {
         let me = QemuProcess::open(i32::try_from(std::process::id()).unwrap()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
-        assert_eq!(bound_listener(&me, address).unwrap(), 1);
+        assert_eq!(bound_listener(&me, address, BYTES).unwrap(), 1);
         let stream = TcpStream::connect(address).unwrap();
         let (taken, _) = listener.accept().unwrap();
         let before = sockopt::socket_send_buffer_size(&stream).unwrap();
-        assert_eq!(bound_streams(&me, address).unwrap(), 1);
-        assert_eq!(
-            sockopt::socket_recv_buffer_size(&taken).unwrap(),
-            2 * BUFFER_BYTES
-        );
-        assert_eq!(
-            sockopt::socket_send_buffer_size(&stream).unwrap(),
-            2 * BUFFER_BYTES
-        );
-        assert_ne!(before, 2 * BUFFER_BYTES);
+        assert_eq!(bound_streams(&me, address, BYTES).unwrap(), 1);
+        assert_eq!(sockopt::socket_recv_buffer_size(&taken).unwrap(), 2 * BYTES);
+        assert_eq!(sockopt::socket_send_buffer_size(&stream).unwrap(), 2 * BYTES);
+        assert_ne!(before, 2 * BYTES);
         assert!(sockopt::tcp_nodelay(&taken).unwrap() && sockopt::tcp_nodelay(&stream).unwrap());
-        assert_ne!(
-            sockopt::socket_recv_buffer_size(&other).unwrap(),
-            2 * BUFFER_BYTES
-        );
+        assert_ne!(sockopt::socket_recv_buffer_size(&other).unwrap(), 2 * BYTES);
     }
 }

@@ -1,7 +1,7 @@
 //! The control plane without a machine: what decides in servers and agents, run against simulated hosts, under a seed.
 //!
 //! **Owns:** virtual time, simulated hosts, QEMUs and links, faults, the checks of what must hold, the way from a seed
-//! that fails to a short script that fails, and the exhaustive search of the protocol (`search`, a test).
+//! that fails to a short script that fails.
 //!
 //! **Does not know:** any rule: what is run is the code that servers and agents run.
 //!
@@ -16,8 +16,6 @@ mod host;
 mod qemu;
 mod runs;
 mod script;
-#[cfg(test)]
-mod search;
 mod store;
 mod tasks;
 mod time;

@@ -91,7 +91,9 @@ impl Vm {
             is_retryable: true,
         })?;
         let address = SocketAddr::new(self.host.underlay, port);
-        if let Err(error) = bound_listener(&live.process, address) {
+        if let Some(bytes) = self.host.migration_buffer
+            && let Err(error) = bound_listener(&live.process, address, bytes)
+        {
             tracing::debug!(%error, "the stream's buffers are as large as the kernel likes them");
         }
         Ok(self.listening(port))
@@ -123,7 +125,9 @@ impl Vm {
         .await?;
         live.note_downtime_limit(LIMITS_MS[0]);
         live.qmp.migrate(&channel).await.map_err(qmp_failure)?;
-        tokio::spawn(bound_all_streams(Arc::clone(&live.process), address));
+        if let Some(bytes) = self.host.migration_buffer {
+            tokio::spawn(bound_all_streams(Arc::clone(&live.process), address, bytes));
+        }
         Ok(())
     }
 
@@ -190,9 +194,9 @@ impl Vm {
 }
 
 /// Bounds the buffers of all connections of a stream, as they come. What is not bounded costs downtime and nothing else.
-async fn bound_all_streams(process: Arc<QemuProcess>, to: SocketAddr) {
+async fn bound_all_streams(process: Arc<QemuProcess>, to: SocketAddr, bytes: usize) {
     let all = async {
-        while bound_streams(&process, to)? < STREAMS {
+        while bound_streams(&process, to, bytes)? < STREAMS {
             sleep(STREAMS_LOOK).await;
         }
         Ok::<_, io::Error>(())

@@ -68,6 +68,8 @@ pub struct Host {
     pub qemu: PathBuf,
     /// Where migration streams arrive.
     pub underlay: IpAddr,
+    /// The size of their sockets' buffers, if it is not the kernel's business.
+    pub migration_buffer: Option<usize>,
     /// The agent's start.
     pub clock: Clock,
 }

@@ -157,6 +157,8 @@ pub(crate) fn agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
         peer_advertise: None,
         underlay_address: args.address,
         reserved_mib: args.reserved_mib,
+        migration_buffer: (args.migration_buffer_kib > 0)
+            .then(|| usize::from(args.migration_buffer_kib) << 10),
     };
     runtime(2)?.block_on(agent::run(config, say_ready, asked_to_end()))?;
     Ok(ExitCode::SUCCESS)

@@ -24,6 +24,7 @@ async fn an_agent_outlives_its_certificate_without_a_restart() {
         peer_advertise: None,
         underlay_address: Ipv4Addr::LOCALHOST.into(),
         reserved_mib: 0,
+        migration_buffer: None,
     };
     pki::join(&config, &dir).await.unwrap();
     let tls = pki::Tls::load(&config, &dir).unwrap();

@@ -22,6 +22,8 @@
 //! | 9 cancel, stop, delete at every step | the wishes of [`tests`] |
 //! | 12 a restored backup, 13 a mirror | not here: `e2e` has the first, mirrors are not built |
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod agents;
 mod effects;
 mod explore;
