@@ -129,12 +129,7 @@ pub(crate) const TAKEN_ROWS: &[(Row, Why)] = &[
     (Row::PausedOffline, Why::Waits),
     (Row::RunUnderWay, Why::NeverMet(PROMISED_BEFORE)),
     (Row::RunDevice, Why::NeverMet(PROMISED_BEFORE)),
-    (
-        Row::RunFailed,
-        Why::Defence(
-            "the row that gives the promise has let the guest go on; a paused one stands still as it should",
-        ),
-    ),
+    (Row::RunFailed, Why::Missed("resumed", Violation::DeadEnd)),
     (Row::RunFailedStale, Why::Waits),
     (Row::Resume, Why::Missed("guest", Violation::DeadEnd)),
     (Row::ResumeStale, Why::Waits),
