@@ -7,7 +7,7 @@ use super::agents::{Agent, id};
 use super::world::World;
 
 /// A host with a VM that runs.
-async fn furnished() -> (World, Agent) {
+pub(super) async fn furnished() -> (World, Agent) {
     let world = World::new().await;
     let mut agent = Agent::join(&world, "h1").await;
     agent.hello(&world, 4096).await;

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::report::RunState;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::agents::{Agent, id};
+use super::agents::Agent;
+use super::hosts::furnished;
 use super::world::World;
 
 const PAGE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md"));
@@ -81,15 +81,7 @@ async fn text(world: &World) -> String {
 
 /// A cloud in which each metric has something to say.
 async fn busy() -> (World, Agent) {
-    let world = World::new().await;
-    let mut agent = Agent::join(&world, "h1").await;
-    agent.hello(&world, 4096).await;
-    let vm = world.vm("web").await;
-    agent
-        .document(&world, |document| document.vms.contains_key(&id(&vm)))
-        .await;
-    let report = agent.report(None, vec![agent.run(id(&vm), RunState::Running)]);
-    agent.send(&world, &report).await.ok(204);
+    let (world, agent) = furnished().await;
     world
         .until("/v1/vms/web", |vm| vm["status"]["phase"] == "Running")
         .await;
