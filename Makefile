@@ -33,7 +33,6 @@ test: ## everything that must hold before a change goes in
 	$(MAKE) --no-print-directory lint
 	$(CARGO) build --locked --workspace --bins --tests
 	$(MAKE) --no-print-directory guest
-	$(CARGO) test --locked --workspace --doc --quiet
 	$(CARGO) nextest run --locked --workspace
 
 lint: deny ## formatting, clippy, documentation's links, dependencies, house rules

@@ -16,6 +16,8 @@ use testkit::vms;
 use testkit::world::World;
 use tokio::process::Command;
 
+/// Server and agents log all that they have to say.
+const TALKATIVE: &[(&str, &str)] = &[("STERNA_LOG", "debug"), ("STERNA_LOG_FORMAT", "json")];
 const NAME: &str = "web";
 /// What is planted in user data, and the key that is planted beside it.
 const PASSWORD: &str = "planted-password-5ae1c9";
@@ -24,7 +26,7 @@ const KEY_MARK: &str = "IPlantedKeyPlantedKey";
 
 #[tokio::test]
 async fn one_id_leads_from_a_request_to_qemu_and_secrets_stay_where_they_belong() -> anyhow::Result<()> {
-    let world = World::up_talkative(2).await?;
+    let world = World::up_with(2, TALKATIVE).await?;
     world.make_template(192).await?;
     let secrets = plant(&world).await?;
     let vm = world.until_ready(NAME).await?;

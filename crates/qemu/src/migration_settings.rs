@@ -8,9 +8,6 @@ use serde_json::{Value, json};
 
 use crate::migration_tls::TlsParameters;
 
-/// Connections that carry memory, beside the main one. Four are no better than two on two cores.
-pub const MULTIFD_CHANNELS: usize = 2;
-
 /// The side of a migration that settings are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -23,12 +20,13 @@ pub enum Side {
 /// The capabilities of a live migration. All that we ever set are named, so that a cancelled attempt leaves no trace.
 ///
 /// `return-path` on both sides, or a source reports *completed* for a target that failed to load. `pause-before-switchover`
-/// on the source only: it is the agent's last chance to honour a cancel.
+/// on the source only: it is the agent's last chance to honour a cancel. One connection carries all: with more of them and TLS a
+/// source may hang, or end by an assertion, when its target dies (decision 0009).
 pub fn capabilities(side: Side) -> Value {
     capability_list(&[
         ("events", true),
         ("return-path", true),
-        ("multifd", true),
+        ("multifd", false),
         ("pause-before-switchover", side == Side::Source),
     ])
 }
@@ -53,25 +51,24 @@ fn capability_list(capabilities: &[(&str, bool)]) -> Value {
 /// The parameters of a live migration, with TLS or (`None`) in plain text.
 ///
 /// The bandwidth is in effect unlimited: how much a migration may use is the plan's business and set afterwards.
-/// Two channels, since four are no better on two cores.
 pub fn parameters(tls: Option<&TlsParameters>, downtime_limit_ms: u64) -> Value {
-    let mut parameters = json!({
-        "multifd-channels": MULTIFD_CHANNELS,
-        "zero-page-detection": "multifd",
-        "max-bandwidth": 10_000_000_000_u64,
-    });
+    let mut parameters = stream_parameters(tls);
     merge(&mut parameters, downtime_limit_parameter(downtime_limit_ms));
-    merge(&mut parameters, tls_parameters(tls));
     parameters
 }
 
-/// The parameters of saving to, or restoring from, a file: no TLS, no detour of zero pages over multifd's threads.
+/// The parameters of saving to, or restoring from, a file: no TLS.
 pub fn file_parameters() -> Value {
+    stream_parameters(None)
+}
+
+/// The thread that sends looks for zero pages itself: QEMU's default leaves that to multifd's threads.
+fn stream_parameters(tls: Option<&TlsParameters>) -> Value {
     let mut parameters = json!({
         "zero-page-detection": "legacy",
         "max-bandwidth": 10_000_000_000_u64,
     });
-    merge(&mut parameters, tls_parameters(None));
+    merge(&mut parameters, tls_parameters(tls));
     parameters
 }
 

@@ -4,7 +4,7 @@
 //!
 //! *Does not know:* when a transfer begins or ends.
 //!
-//! *Start here:* [`bound_listener`] for the target, before the source connects; [`bound_streams`] for the source.
+//! *Start here:* [`bound_listener`] for the target, before the source connects; [`bound_stream`] for the source.
 //!
 //! The kernel lets the buffers of a fast connection grow to several MiB. A source counts what lies in them as sent, so a
 //! target that is slower than the link (it decrypts, and touches its memory for the first time) is that far behind when
@@ -19,9 +19,9 @@ use rustix::net::{SocketAddrAny, getpeername, getsockname, sockopt};
 
 use crate::spawn::QemuProcess;
 
-/// Bounds what a target takes ahead of its QEMU: connections inherit it from the socket that QEMU listens on. Says how
-/// many such sockets there were.
-pub fn bound_listener(process: &QemuProcess, address: SocketAddr, bytes: usize) -> io::Result<usize> {
+/// Bounds what a target takes ahead of its QEMU: the connection inherits it from the socket that QEMU listens on. Says
+/// whether there is one.
+pub fn bound_listener(process: &QemuProcess, address: SocketAddr, bytes: usize) -> io::Result<bool> {
     let listens = |socket: &OwnedFd| {
         let is_listening = sockopt::socket_acceptconn(socket).unwrap_or(false);
         is_listening && is_address(getsockname(socket).ok(), address)
@@ -29,15 +29,15 @@ pub fn bound_listener(process: &QemuProcess, address: SocketAddr, bytes: usize) 
     bound(process, bytes, listens)
 }
 
-/// Bounds what a source sends ahead of the link. Says how many connections to that address there are so far.
-pub fn bound_streams(process: &QemuProcess, to: SocketAddr, bytes: usize) -> io::Result<usize> {
+/// Bounds what a source sends ahead of the link. Says whether it is connected to that address.
+pub fn bound_stream(process: &QemuProcess, to: SocketAddr, bytes: usize) -> io::Result<bool> {
     bound(process, bytes, |socket| {
         is_address(getpeername(socket).ok().flatten(), to)
     })
 }
 
 /// The kernel doubles the size, for its own book-keeping.
-fn bound(process: &QemuProcess, bytes: usize, is_meant: impl Fn(&OwnedFd) -> bool) -> io::Result<usize> {
+fn bound(process: &QemuProcess, bytes: usize, is_meant: impl Fn(&OwnedFd) -> bool) -> io::Result<bool> {
     let sockets: Vec<_> = process.sockets()?.into_iter().filter(is_meant).collect();
     for socket in &sockets {
         sockopt::set_socket_recv_buffer_size(socket, bytes)?;
@@ -45,7 +45,7 @@ fn bound(process: &QemuProcess, bytes: usize, is_meant: impl Fn(&OwnedFd) -> boo
         // The end of a stream is small, and is not to wait for a full packet.
         sockopt::set_tcp_nodelay(socket, true)?;
     }
-    Ok(sockets.len())
+    Ok(!sockets.is_empty())
 }
 
 fn is_address(name: Option<SocketAddrAny>, address: SocketAddr) -> bool {
@@ -66,11 +66,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
-        assert_eq!(bound_listener(&me, address, BYTES).unwrap(), 1);
+        assert!(bound_listener(&me, address, BYTES).unwrap());
         let stream = TcpStream::connect(address).unwrap();
         let (taken, _) = listener.accept().unwrap();
         let before = sockopt::socket_send_buffer_size(&stream).unwrap();
-        assert_eq!(bound_streams(&me, address, BYTES).unwrap(), 1);
+        assert!(bound_stream(&me, address, BYTES).unwrap());
         assert_eq!(sockopt::socket_recv_buffer_size(&taken).unwrap(), 2 * BYTES);
         assert_eq!(sockopt::socket_send_buffer_size(&stream).unwrap(), 2 * BYTES);
         assert_ne!(before, 2 * BYTES);

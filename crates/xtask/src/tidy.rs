@@ -6,7 +6,7 @@
 //!
 //! | module | rules |
 //! |---|---|
-//! | [`text`] | white space, leftover marks, lengths of files, docs at the top, lints inherited |
+//! | [`text`] | white space, leftover marks, lengths of files, docs at the top, no doc tests, lints inherited |
 //! | [`functions`] | lengths of functions |
 //! | [`purity`] | what the code of pure crates may name |
 //! | [`graph`] | which crate may depend on which; what pure crates may reach |

@@ -16,8 +16,8 @@ use driver::passes::LIMITS_MS;
 use driver::types::{Failure, Outcome};
 use model::document::{MigrateTo, Order, Target};
 use model::{HostId, Incarnation, Reason};
-use qemu::migration_settings::{MULTIFD_CHANNELS, Side, capabilities, downtime_limit_parameter, parameters};
-use qemu::migration_sockets::{bound_listener, bound_streams};
+use qemu::migration_settings::{Side, capabilities, downtime_limit_parameter, parameters};
+use qemu::migration_sockets::{bound_listener, bound_stream};
 use qemu::migration_tls::{self as tls, OBJECT_IDS, TlsParameters};
 use qemu::qmp::migration::{MigrationChannel, MigrationStatus};
 use qemu::qmp::{Qmp, QmpError};
@@ -33,12 +33,10 @@ use crate::pki;
 const FAIL_PATIENCE: Duration = Duration::from_millis(100);
 /// How long QEMU may take to come out of a cancelled transfer. What it says then is seen by the next look.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(1);
-/// Connections of one transfer: the main one, and those that carry memory.
-const STREAMS: usize = 1 + MULTIFD_CHANNELS;
-/// How long they may take to be there.
-const STREAMS_PATIENCE: Duration = Duration::from_secs(1);
-/// Between looks at them.
-const STREAMS_LOOK: Duration = Duration::from_millis(5);
+/// How long the connection of a transfer may take to be there.
+const STREAM_PATIENCE: Duration = Duration::from_secs(1);
+/// Between looks for it.
+const STREAM_LOOK: Duration = Duration::from_millis(5);
 /// Between looks at one.
 const CANCEL_LOOK: Duration = Duration::from_millis(5);
 
@@ -126,7 +124,7 @@ impl Vm {
         live.note_downtime_limit(LIMITS_MS[0]);
         live.qmp.migrate(&channel).await.map_err(qmp_failure)?;
         if let Some(bytes) = self.host.migration_buffer {
-            tokio::spawn(bound_all_streams(Arc::clone(&live.process), address, bytes));
+            tokio::spawn(bound_when_connected(Arc::clone(&live.process), address, bytes));
         }
         Ok(())
     }
@@ -193,20 +191,20 @@ impl Vm {
     }
 }
 
-/// Bounds the buffers of all connections of a stream, as they come. What is not bounded costs downtime and nothing else.
-async fn bound_all_streams(process: Arc<QemuProcess>, to: SocketAddr, bytes: usize) {
-    let all = async {
-        while bound_streams(&process, to, bytes)? < STREAMS {
-            sleep(STREAMS_LOOK).await;
+/// Bounds the buffers of a stream as soon as it is connected. One that is not bounded costs downtime and nothing else.
+async fn bound_when_connected(process: Arc<QemuProcess>, to: SocketAddr, bytes: usize) {
+    let connected = async {
+        while !bound_stream(&process, to, bytes)? {
+            sleep(STREAM_LOOK).await;
         }
         Ok::<_, io::Error>(())
     };
-    match timeout(STREAMS_PATIENCE, all).await {
+    match timeout(STREAM_PATIENCE, connected).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             tracing::debug!(%error, "the stream's buffers are as large as the kernel likes them");
         }
-        Err(_) => tracing::debug!(%to, "the stream has fewer connections than it should"),
+        Err(_) => tracing::debug!(%to, "the stream has no connection"),
     }
 }
 

@@ -171,7 +171,7 @@ impl Side {
             peer_advertise: None,
             underlay_address: Ipv4Addr::LOCALHOST.into(),
             reserved_mib: 256,
-            migration_buffer: Some(128 << 10),
+            migration_buffer: Some(256 << 10),
         };
         let mut side = Self {
             host,

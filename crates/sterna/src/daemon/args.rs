@@ -112,12 +112,12 @@ pub(crate) struct AgentArgs {
     /// The memory that guests do not get, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 512)]
     pub(crate) reserved_mib: u64,
-    /// How much a migration's sockets hold between the two QEMUs, in KiB, the same on all hosts: 128 shortens the time
-    /// that guests stand still; 0 leaves it to the kernel
+    /// How much each end of a migration's connection holds, in KiB: more carries more over a long link, less shortens the
+    /// time that guests stand still; 0 leaves it to the kernel
     #[arg(
         long,
         value_name = "KIB",
-        default_value_t = 0,
+        default_value_t = 256,
         env = "STERNA_MIGRATION_BUFFER_KIB"
     )]
     pub(crate) migration_buffer_kib: u16,

@@ -85,10 +85,13 @@ impl World {
         Self::fresh(owner, hosts, Keep::Vms).await
     }
 
-    /// As [`World::up`]; server and agents log all that they have to say, as JSON.
-    pub async fn up_talkative(hosts: u8) -> anyhow::Result<Self> {
+    /// As [`World::up`]; its programs have these variables in their environment.
+    pub async fn up_with(
+        hosts: u8,
+        variables: &'static [(&'static str, &'static str)],
+    ) -> anyhow::Result<Self> {
         let mut start = Self::place(Owner::Tester, hosts, Keep::Nothing)?;
-        start.variables = &[("STERNA_LOG", "debug"), ("STERNA_LOG_FORMAT", "json")];
+        start.variables = variables;
         Self::start(start, Machine::look()).await
     }
 

@@ -1,4 +1,5 @@
-//! Rules over a file's text alone: white space, leftover marks, lengths, docs at the top, lints that are inherited.
+//! Rules over a file's text alone: white space, leftover marks, lengths, docs at the top and without tests, lints that are
+//! inherited.
 
 use super::{File, Finding};
 
@@ -40,6 +41,7 @@ pub(super) fn check(file: &File) -> Vec<Finding> {
         length,
         module_docs,
         crate_docs,
+        doc_tests,
         inherited_lints,
     ]
     .into_iter()
@@ -161,6 +163,28 @@ fn crate_docs(file: &File) -> Vec<Finding> {
     vec![Finding::new(&file.path, 1, message)]
 }
 
+/// What begins a block in docs that would be compiled as a test. Nobody runs those: tests are where tests are.
+fn doc_tests(file: &File) -> Vec<Finding> {
+    if !file.is_rust() {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    let mut is_inside = false;
+    for (index, line) in file.text.lines().enumerate() {
+        let line = line.trim_start();
+        let docs = line.strip_prefix("///").or_else(|| line.strip_prefix("//!"));
+        let Some(language) = docs.and_then(|docs| docs.trim().strip_prefix("```")) else {
+            continue;
+        };
+        if !is_inside && language != "text" {
+            let message = "begins a block that is not `text`: doc tests are not run, write a test";
+            findings.push(Finding::new(&file.path, index + 1, message));
+        }
+        is_inside = !is_inside;
+    }
+    findings
+}
+
 fn inherited_lints(file: &File) -> Vec<Finding> {
     if !file.path.ends_with("/Cargo.toml") {
         return Vec::new();
@@ -272,6 +296,15 @@ mod tests {
             [(1, "the crate's docs lack \"does not know\"".into())]
         );
         assert_eq!(found("crates/api/src/other.rs", text), []);
+    }
+
+    #[test]
+    fn doc_tests_are_found() {
+        let text = include_str!("../../fixtures/doc-test.rs");
+        assert_eq!(
+            found("crates/api/src/a.rs", text),
+            [(7, "begins a block that is not `text`".into())]
+        );
     }
 
     #[test]
