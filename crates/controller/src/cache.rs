@@ -264,7 +264,7 @@ async fn load(store: &dyn Store, revision: u64) -> Result<View, StoreError> {
                 });
             }
             match page.items.last() {
-                Some(last) if page.more => request = request.after(last.key.clone()),
+                Some(last) if page.more => request = request.after(&*last.key),
                 _ => break,
             }
         }

@@ -90,7 +90,7 @@ async fn read(writer: Writer<'_>, plan: &Plan) -> Result<BTreeMap<String, Before
     for request in requests {
         for kv in writer.store.range(request).await?.items {
             before.insert(
-                kv.key,
+                kv.key.to_string(),
                 Before {
                     value: kv.value.to_vec(),
                     revision: kv.mod_revision,

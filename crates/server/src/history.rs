@@ -124,7 +124,7 @@ async fn each_record(
             }
         }
         match page.items.last() {
-            Some(last) if page.more => after = Some(last.key.clone()),
+            Some(last) if page.more => after = Some(last.key.to_string()),
             _ => return Ok(()),
         }
     }

@@ -136,7 +136,10 @@ async fn present(app: &App) -> Result<Vec<Found>, Problem> {
             value,
             revision: kv.mod_revision,
         };
-        Some(Found { key: kv.key, record })
+        Some(Found {
+            key: kv.key.to_string(),
+            record,
+        })
     };
     let found = all.items.into_iter().filter_map(read);
     Ok(found

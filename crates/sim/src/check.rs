@@ -85,7 +85,7 @@ impl Checks {
                 .prev
                 .as_ref()
                 .map(|kv| serde_json::from_slice(&kv.value).unwrap_or_default());
-            let said = changes.get(key.as_str());
+            let said = changes.get(key.as_ref());
             // Events and operations are the admission's own, and made once.
             let is_own = said.is_none() && event.prev.is_none();
             self.must(is_own || said.is_some_and(|said| **said == was), || {

@@ -172,9 +172,9 @@ async fn hold(store: &SqliteStore, from_revision: u64, now: Timestamp) -> anyhow
         match record::decode::<VmIntent>(&kv.value) {
             Ok(mut intent) => {
                 intent.last_incarnation.0 = incarnation_floor(intent.last_incarnation.0, now);
-                leaps.push((kv.key, record::encode(&intent)));
+                leaps.push((kv.key.to_string(), record::encode(&intent)));
             }
-            Err(_) => unread.push(kv.key),
+            Err(_) => unread.push(kv.key.to_string()),
         }
     }
     for part in leaps.chunks(PART) {
@@ -221,7 +221,7 @@ fn check_all(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         (None, None) => bail!("give a FILE, or --data DIR"),
     };
     let mut checked = check(&database)?;
-    let read = checked.keys.iter().map(|kv| (kv.key.as_str(), kv.value.as_ref()));
+    let read = checked.keys.iter().map(|kv| (kv.key.as_ref(), kv.value.as_ref()));
     let of_values = planner::integrity::faults(read);
     checked
         .faults

@@ -154,7 +154,7 @@ fn lease_fault(connection: &Connection, kv: &KeyValue) -> Option<Fault> {
         });
     match known {
         Ok(Some(())) => None,
-        Ok(None) => Some(Fault::new(&kv.key, format!("its lease {lease} is not there"))),
+        Ok(None) => Some(Fault::new(&*kv.key, format!("its lease {lease} is not there"))),
         Err(error) => Some(Fault::new("table lease", error.to_string())),
     }
 }

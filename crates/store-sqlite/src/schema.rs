@@ -7,6 +7,7 @@
 //! so the version of a key at a revision is one step in it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rusqlite::{Connection, Row, Transaction, params};
@@ -66,9 +67,9 @@ pub(crate) fn key_value(row: &Row<'_>) -> rusqlite::Result<KeyValue> {
     })
 }
 
-pub(crate) fn key(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
+pub(crate) fn key(row: &Row<'_>, column: usize) -> rusqlite::Result<Arc<str>> {
     let bytes = row.get_ref(column)?.as_blob()?;
-    std::str::from_utf8(bytes).map(str::to_owned).map_err(|error| {
+    std::str::from_utf8(bytes).map(Arc::from).map_err(|error| {
         let id: i64 = row.get(0).unwrap_or_default();
         let named = format!("the key in row {id} of history: {error}");
         rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Blob, named.into())

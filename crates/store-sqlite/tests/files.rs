@@ -241,7 +241,8 @@ async fn a_restored_store_goes_on_far_behind_its_backup() {
     restore.finish().unwrap();
     assert!(!other.path().join("restoring").exists());
     let restored = open(&other);
-    let keys: Vec<_> = all(&restored).await.into_iter().map(|kv| kv.key).collect();
+    let restored_keys = all(&restored).await;
+    let keys: Vec<_> = restored_keys.iter().map(|kv| kv.key.as_ref()).collect();
     assert_eq!(keys, ["held", "k"]);
     let status = restored.status().await.unwrap();
     assert!(
@@ -313,7 +314,7 @@ async fn a_broken_page_is_named_and_the_rest_is_read() {
     let checked = check(&backup).unwrap();
     let named = checked.faults.iter().any(|fault| fault.object == "k/30");
     assert!(named, "{:#?}", checked.faults);
-    let read: Vec<_> = checked.keys.iter().map(|kv| kv.key.as_str()).collect();
+    let read: Vec<_> = checked.keys.iter().map(|kv| kv.key.as_ref()).collect();
     assert!(
         read.contains(&"k/10") && read.contains(&"k/50") && !read.contains(&"k/30"),
         "{read:?}"

@@ -24,7 +24,7 @@ async fn values(store: &SqliteStore, at: Option<u64>) -> Result<Vec<(String, Str
     request.revision = at;
     let items = store.range(request).await?.items.into_iter();
     Ok(items
-        .map(|kv| (kv.key, String::from_utf8(kv.value.to_vec()).unwrap()))
+        .map(|kv| (kv.key.to_string(), String::from_utf8(kv.value.to_vec()).unwrap()))
         .collect())
 }
 

@@ -31,7 +31,7 @@ pub struct MemoryStore {
 struct Inner {
     state: State,
     /// What each key was from which revision on; none while it was deleted.
-    versions: BTreeMap<String, BTreeMap<Revision, Option<KeyValue>>>,
+    versions: BTreeMap<Arc<str>, BTreeMap<Revision, Option<KeyValue>>>,
     log: BTreeMap<Revision, Arc<[Event]>>,
     next_lease: u64,
 }

@@ -3,6 +3,7 @@
 //! Start here: [`RangeRequest`].
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -11,8 +12,8 @@ use crate::{LeaseId, MAX_KEY_BYTES, Revision, StoreError};
 /// One key as one revision left it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyValue {
-    /// The key.
-    pub key: String,
+    /// The key; shared, since it stands in a state, its drafts and its events.
+    pub key: Arc<str>,
     /// The value; empty in a deletion, and when only keys were asked for.
     pub value: Bytes,
     /// The revision that created the key; 0 in a deletion.

@@ -113,7 +113,7 @@ impl Compare {
 
     /// The key is as it was read.
     pub fn unchanged(read: &KeyValue) -> Self {
-        Self::mod_revision(read.key.clone()).equals(read.mod_revision)
+        Self::mod_revision(&*read.key).equals(read.mod_revision)
     }
 
     /// Whether the condition holds for what is stored.

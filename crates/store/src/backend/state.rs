@@ -39,9 +39,9 @@ fn event_bytes(event: &Event) -> usize {
 pub struct State {
     revision: Revision,
     compacted: Revision,
-    keys: BTreeMap<String, KeyValue>,
+    keys: BTreeMap<Arc<str>, KeyValue>,
     leases: LeaseTable,
-    attached: BTreeMap<LeaseId, BTreeSet<String>>,
+    attached: BTreeMap<LeaseId, BTreeSet<Arc<str>>>,
 }
 
 impl State {
@@ -182,7 +182,7 @@ impl State {
 #[derive(Debug)]
 pub struct Draft {
     revision: Revision,
-    changed: BTreeMap<String, Option<KeyValue>>,
+    changed: BTreeMap<Arc<str>, Option<KeyValue>>,
     commits: Vec<Commit>,
 }
 
@@ -224,8 +224,8 @@ impl Draft {
     /// Decides the deletion of a lease's keys, in one revision.
     pub fn end_lease(&mut self, base: &State, lease: LeaseId) -> Revision {
         let attached = base.attached.get(&lease).into_iter().flatten();
-        let is_kept = |key: &&String| self.get(base, key).is_some_and(|kv| kv.lease == Some(lease));
-        let keys: Vec<String> = attached.filter(is_kept).cloned().collect();
+        let is_kept = |key: &&Arc<str>| self.get(base, key).is_some_and(|kv| kv.lease == Some(lease));
+        let keys: Vec<Arc<str>> = attached.filter(is_kept).cloned().collect();
         let mut step = Step::new(self, base);
         for key in keys {
             step.delete(&key);
@@ -264,7 +264,7 @@ impl Draft {
             .collect()
     }
 
-    fn keys_with_prefix(&self, base: &State, prefix: &str) -> BTreeSet<String> {
+    fn keys_with_prefix(&self, base: &State, prefix: &str) -> BTreeSet<Arc<str>> {
         let range = KeyRange::Prefix(prefix.to_owned());
         let from = (Bound::Included(prefix), Bound::Unbounded);
         let base = base.keys.range::<str, _>(from).map(|(key, _)| key);
@@ -276,7 +276,7 @@ impl Draft {
         base.chain(changed).cloned().collect()
     }
 
-    fn commit(&mut self, events: BTreeMap<String, Event>) {
+    fn commit(&mut self, events: BTreeMap<Arc<str>, Event>) {
         if events.is_empty() {
             return;
         }
@@ -310,7 +310,7 @@ struct Step<'a> {
     draft: &'a Draft,
     base: &'a State,
     revision: Revision,
-    events: BTreeMap<String, Event>,
+    events: BTreeMap<Arc<str>, Event>,
 }
 
 impl<'a> Step<'a> {
@@ -353,8 +353,9 @@ impl<'a> Step<'a> {
     /// A key is put at most once by a branch and never also deleted by it, so the draft holds what was before.
     fn put(&mut self, key: &str, value: &Bytes, lease: Option<LeaseId>) {
         let prev = self.draft.get(self.base, key).cloned();
+        let key = prev.as_ref().map_or_else(|| key.into(), |kv| Arc::clone(&kv.key));
         let kv = KeyValue {
-            key: key.to_owned(),
+            key: Arc::clone(&key),
             value: value.clone(),
             create_revision: prev.as_ref().map_or(self.revision, |kv| kv.create_revision),
             mod_revision: self.revision,
@@ -362,25 +363,26 @@ impl<'a> Step<'a> {
             lease,
         };
         let kind = EventKind::Put;
-        self.events.insert(key.to_owned(), Event { kind, kv, prev });
+        self.events.insert(key, Event { kind, kv, prev });
     }
 
     fn delete(&mut self, key: &str) -> bool {
         let Some(prev) = self.get(key).cloned() else {
             return false;
         };
-        let event = deletion(key, self.revision, Some(prev));
-        self.events.insert(key.to_owned(), event);
+        let key = Arc::clone(&prev.key);
+        let event = deletion(Arc::clone(&key), self.revision, Some(prev));
+        self.events.insert(key, event);
         true
     }
 }
 
 /// The event of a deletion.
-pub(crate) fn deletion(key: &str, revision: Revision, prev: Option<KeyValue>) -> Event {
+pub(crate) fn deletion(key: Arc<str>, revision: Revision, prev: Option<KeyValue>) -> Event {
     Event {
         kind: EventKind::Delete,
         kv: KeyValue {
-            key: key.to_owned(),
+            key,
             value: Bytes::new(),
             create_revision: 0,
             mod_revision: revision,

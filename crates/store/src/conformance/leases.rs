@@ -40,7 +40,7 @@ pub(super) async fn keys_end_with_their_lease(subject: &dyn Subject) -> Outcome 
     let after = store.revoke_lease(lease.id).await?;
     equal("the revision", &after, &(before + 1))?;
     let (_, events) = batch(&mut watch).await?;
-    let gone: Vec<_> = events.iter().map(|event| event.kv.key.as_str()).collect();
+    let gone: Vec<_> = events.iter().map(|event| &*event.kv.key).collect();
     equal("the deleted keys", &gone, &vec!["a", "b"])?;
     let again = store.revoke_lease(lease.id).await;
     refused("a second revocation", again, not_found)

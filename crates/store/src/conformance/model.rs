@@ -78,7 +78,7 @@ impl Model {
         let mut items: Vec<KeyValue> = keys
             .into_values()
             .filter(|kv| inside(&request.range, &kv.key))
-            .filter(|kv| after.as_ref().is_none_or(|after| kv.key > *after))
+            .filter(|kv| after.as_ref().is_none_or(|after| *kv.key > **after))
             .collect();
         let more = request.limit > 0 && items.len() > request.limit;
         if more {
@@ -124,7 +124,7 @@ fn difference(
         return None;
     }
     let kv = new.cloned().unwrap_or_else(|| KeyValue {
-        key: key.to_owned(),
+        key: key.into(),
         value: Bytes::new(),
         create_revision: 0,
         mod_revision: revision,
@@ -184,7 +184,7 @@ fn run(keys: &mut Keys, revision: Revision, op: &Op) -> OpResult {
         Op::Put { key, value, lease } => {
             let old = keys.get(key);
             let kv = KeyValue {
-                key: key.clone(),
+                key: key.as_str().into(),
                 value: value.clone(),
                 create_revision: old.map_or(revision, |kv| kv.create_revision),
                 mod_revision: revision,

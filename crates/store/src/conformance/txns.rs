@@ -26,7 +26,7 @@ async fn revision(store: &dyn Store) -> Result<Revision, Failure> {
 
 async fn keys(store: &dyn Store, request: RangeRequest) -> Result<Vec<String>, Failure> {
     let items = store.range(request).await?.items;
-    Ok(items.into_iter().map(|kv| kv.key).collect())
+    Ok(items.iter().map(|kv| kv.key.to_string()).collect())
 }
 
 fn value(kv: Option<&KeyValue>) -> Option<&[u8]> {
@@ -72,7 +72,7 @@ pub(super) async fn versions_follow_a_key(subject: &dyn Subject) -> Outcome {
     put(&*store, "a", "2").await?;
     let kv = get(&*store, "a").await?;
     let wanted = KeyValue {
-        key: "a".to_owned(),
+        key: "a".into(),
         value: "2".into(),
         create_revision: first,
         mod_revision: first + 1,
@@ -285,7 +285,7 @@ pub(super) async fn pages_are_consistent(subject: &dyn Subject) -> Outcome {
         // What changes while the list is paged is not in it.
         put(&*store, "k/11", "new").await?;
         store.txn(Txn::new().delete("k/24").put("k/03x", "")).await?;
-        let last = seen.last().map(|kv| kv.key.clone()).unwrap_or_default();
+        let last = seen.last().map(|kv| kv.key.to_string()).unwrap_or_default();
         let next = RangeRequest::prefix("k/").at(at).after(last).limit(10);
         let page = store.range(next).await?;
         ensure(page.items.len() == 10 || !page.more, || {
@@ -295,7 +295,7 @@ pub(super) async fn pages_are_consistent(subject: &dyn Subject) -> Outcome {
         more = page.more;
     }
     let wanted: Vec<String> = (0..25).map(|number| format!("k/{number:02}")).collect();
-    let got: Vec<String> = seen.iter().map(|kv| kv.key.clone()).collect();
+    let got: Vec<String> = seen.iter().map(|kv| kv.key.to_string()).collect();
     equal("the keys", &got, &wanted)?;
     ensure(seen.iter().all(|kv| kv.version == 1), || {
         "a page shows a later version".to_owned()
