@@ -188,8 +188,7 @@ impl Open {
                 || run.state == RunState::Paused && run.reason.as_ref().is_some_and(stopped_by_error)
         };
         let completed = |outgoing: &Outgoing| outgoing.state == OutgoingState::Completed;
-        let goes_on =
-            |run: &RunStatus| has_executed(run) && !run.outgoing.as_ref().is_some_and(completed);
+        let goes_on = |run: &RunStatus| has_executed(run) && !run.outgoing.as_ref().is_some_and(completed);
         self.resume && !run.is_some_and(goes_on)
     }
 }

@@ -680,7 +680,6 @@ pub fn name(view: &View, vm: VmId) -> String {
         .unwrap_or(base)
 }
 
-
 /// Why a migration should end: its user cancelled it, or wants something else of the VM.
 pub(crate) fn unwanted(spec: &MigrationSpec, vm: &Vm) -> Option<Reason> {
     let object = &vm.object.as_ref()?.value;
