@@ -25,6 +25,8 @@ use crate::world::{AgentEvent, Event, Said, World};
 
 /// How long an agent goes without hearing a server before it counts as lost.
 const STREAM_LOST_US: u64 = api::agent::STREAM_LOST_MS * 1000;
+/// How long a document that cannot be kept waits until it is tried again.
+const KEEP_AGAIN_US: u64 = 2_000_000;
 /// How long a report, or a `go`, may go unanswered.
 const DEADLINE_US: u64 = 10_000_000;
 
@@ -208,8 +210,11 @@ impl World {
         let host = &mut self.hosts[n];
         let Some(agent) = &host.agent else { return };
         let is_current = agent.connection.as_ref().is_some_and(|c| c.number == number);
-        if !is_current || host.is_full || !agent.core.admits(&document) {
+        if !is_current || !agent.core.admits(&document) {
             return;
+        }
+        if host.is_full {
+            return self.tell_agent(n, KEEP_AGAIN_US, AgentEvent::Document(number, document));
         }
         // The document is on the disk before its revision is.
         host.document = Some((*document).clone());

@@ -83,7 +83,10 @@ impl Checks {
     /// Every write has an audit record, which says what was there before: so nothing was written over unseen.
     fn check_audit(&mut self, revision: u64, events: &[Event]) {
         // That a server is there is said by its lease, and is nobody's doing.
-        if events.iter().all(|event| event.kv.key.starts_with(key::SERVER_PREFIX)) {
+        if events
+            .iter()
+            .all(|event| event.kv.key.starts_with(key::SERVER_PREFIX))
+        {
             return;
         }
         let is_record = |event: &&Event| event.kv.key.starts_with(key::AUDIT_PREFIX);
@@ -355,7 +358,11 @@ impl World {
 
     /// What of the store does not agree with itself.
     fn disagreements(&self) -> Option<String> {
-        let all = self.memory.range(RangeRequest::prefix("/")).now_or_never()?.ok()?;
+        let all = self
+            .memory
+            .range(RangeRequest::prefix("/"))
+            .now_or_never()?
+            .ok()?;
         let stored = all.items.iter().map(|kv| (kv.key.as_str(), kv.value.as_ref()));
         let first = planner::integrity::faults(stored).into_iter().next();
         first.map(|(key, why)| format!("{key}: {why}"))
