@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use api::agent::GoRequest;
 use driver::HostCore;
@@ -18,6 +19,7 @@ use model::document::HostDocument;
 use model::{HostId, Incarnation, Reason, VmId};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::journal::{Entry, State};
 use crate::link::LinkEvent;
@@ -28,6 +30,8 @@ use crate::vm::task::{self, Go, Inbox, Shown};
 
 /// Several `go` for one incarnation are repeats.
 const MAX_WAITING_GO: usize = 4;
+/// How long a document that could not be kept waits until it is tried again.
+const KEEP_AGAIN: Duration = Duration::from_secs(2);
 
 /// All incarnations that the host knows of.
 pub struct Fleet {
@@ -80,39 +84,52 @@ impl Fleet {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Obeys the link until it ends.
+    /// Obeys the link until it ends. A server says a document once, so one that could not be kept is tried again for as long
+    /// as its connection lasts and no other one comes.
     pub async fn hear(&self, mut link: mpsc::Receiver<LinkEvent>) {
-        while let Some(event) = link.recv().await {
-            match event {
-                LinkEvent::Connected => self.tell(HostCore::connected),
-                LinkEvent::Lost => self.tell(HostCore::lost),
-                LinkEvent::Document(document) => self.accept(*document).await,
-            }
+        let mut unkept: Option<HostDocument> = None;
+        loop {
+            let event = match unkept {
+                Some(_) => timeout(KEEP_AGAIN, link.recv()).await,
+                None => Ok(link.recv().await),
+            };
+            unkept = match event {
+                Ok(None) => return,
+                Ok(Some(LinkEvent::Connected)) => self.tell(HostCore::connected),
+                Ok(Some(LinkEvent::Lost)) => self.tell(HostCore::lost),
+                Ok(Some(LinkEvent::Document(document))) => self.accept(*document).await,
+                Err(_) => match unkept {
+                    Some(document) => self.accept(document).await,
+                    None => None,
+                },
+            };
         }
     }
 
-    fn tell(&self, what: impl FnOnce(&mut HostCore)) {
+    /// What the link itself says; there is no document then.
+    fn tell(&self, what: impl FnOnce(&mut HostCore)) -> Option<HostDocument> {
         what(&mut self.lock().core);
         self.spread();
+        None
     }
 
-    /// A document counts once its revision is in the journal.
-    async fn accept(&self, document: HostDocument) {
+    /// A document counts once its revision is in the journal. Answers it if it cannot be kept.
+    async fn accept(&self, document: HostDocument) -> Option<HostDocument> {
         let (last, is_admitted) = {
             let core = &self.lock().core;
             (core.revision(), core.admits(&document))
         };
         if !is_admitted {
             tracing::warn!(host = %document.host, revision = document.revision, last, "a document does not count");
-            return;
+            return None;
         }
         if let Err(reason) = self.keep(&document, last).await {
             tracing::error!(
                 code = reason.code,
                 message = reason.message,
-                "a document cannot be kept, and does not count"
+                "a document cannot be kept, and does not count yet; trying again"
             );
-            return;
+            return Some(document);
         }
         let networks = document.networks.clone();
         self.lock().core.obey(document);
@@ -125,6 +142,7 @@ impl Fleet {
                 "networks do not reach all hosts that they should"
             );
         }
+        None
     }
 
     async fn keep(&self, document: &HostDocument, last: u64) -> Result<(), Reason> {

@@ -165,6 +165,9 @@ pub struct Lack {
 pub struct HostContact {
     /// Since when nothing was heard; `None` while the host is connected.
     pub silent_since: Option<Timestamp>,
+    /// The run of a server that hears the host, and that says when it no longer does; `None` if there is one server only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard_by: Option<Uuid>,
     /// The VMs whose QEMU takes more of the host's memory than is reserved for it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub over_reservation: BTreeSet<VmId>,

@@ -17,6 +17,7 @@
 //! /request/{user}/{request id}        the answer that a repeat gets
 //! /restored                           the store comes from a backup, and nothing is decided yet
 //! /audit/{id}                         who wrote what
+//! /server/{id}                        there while a server's run is
 //! /token/{hash}, /join/{hash}         credentials
 //! /token-name/{name}                  the hash of the token of that name
 //! ```
@@ -115,6 +116,14 @@ pub const AUDIT_PREFIX: &str = "/audit/";
 /// An audit record.
 pub fn audit(id: Uuid) -> String {
     format!("{AUDIT_PREFIX}{id}")
+}
+
+/// What the keys of servers that run begin with.
+pub const SERVER_PREFIX: &str = "/server/";
+
+/// A run of a server: it is there while that is, since its lease keeps it.
+pub fn server(id: Uuid) -> String {
+    format!("{SERVER_PREFIX}{id}")
 }
 
 /// What all tokens' keys begin with.

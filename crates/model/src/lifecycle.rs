@@ -321,6 +321,14 @@ fn closed_phase(facts: Facts<'_>) -> Phase {
     }
 }
 
+/// Whether what the user asked for waits until the guest has gone on.
+fn goes_on_first(facts: Facts<'_>) -> bool {
+    let Some(intent) = facts.intent else { return false };
+    let is_asked = facts.spec.power_request > intent.answered_request;
+    let open = intent.open.as_ref().filter(|_| is_asked);
+    open.is_some_and(|open| open.has_to_go_on(facts.runs.get(&open.incarnation)))
+}
+
 /// What is wrong with a VM, if anything is.
 pub fn reason(facts: Facts<'_>, phase: Phase) -> Option<Reason> {
     let intent = facts.intent?;
@@ -351,6 +359,13 @@ pub fn reason(facts: Facts<'_>, phase: Phase) -> Option<Reason> {
                 )
             }),
         _ => run.and_then(|run| run.reason.clone()).or_else(|| {
+            if goes_on_first(facts) {
+                return Some(Reason::new(
+                    "resuming",
+                    "the guest goes on first after its last migration, whose target was lost; what was asked for is \
+                     done then",
+                ));
+            }
             intent
                 .ended
                 .as_ref()

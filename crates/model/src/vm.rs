@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::placement::PlacementRule;
+use crate::report::{Outgoing, OutgoingState, RunState, RunStatus};
 use crate::{DatastoreId, HostId, ImageId, Incarnation, MigrationId, NetworkId, Reason, TemplateId};
 
 /// What the user wants the VM to be doing.
@@ -174,6 +175,22 @@ pub struct Open {
     /// The guest shall be rebooted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reboot: Option<Reboot>,
+}
+
+impl Open {
+    /// Whether it was told to go on after an aborted migration (`resume`), and is not known to have done so: until then its
+    /// guest stands still in a QEMU that has handed it over, can hear nothing, and cannot be saved. Of one whose transfer
+    /// completed, *running* is only what its guest was before.
+    pub fn has_to_go_on(&self, run: Option<&RunStatus>) -> bool {
+        let has_executed = |run: &RunStatus| {
+            let stopped_by_error = |reason: &Reason| reason.code == "disk-error";
+            run.state == RunState::Running
+                || run.state == RunState::Paused && run.reason.as_ref().is_some_and(stopped_by_error)
+        };
+        let completed = |outgoing: &Outgoing| outgoing.state == OutgoingState::Completed;
+        let goes_on = |run: &RunStatus| has_executed(run) && !run.outgoing.as_ref().is_some_and(completed);
+        self.resume && !run.is_some_and(goes_on)
+    }
 }
 
 /// A reboot of a guest, which its incarnation outlives.

@@ -65,7 +65,7 @@ fn beside_objects(key: &str, value: &[u8]) -> Result<(), String> {
         "join" => read::<JoinToken>(value),
         "request" => read::<RequestRecord>(value),
         "index" => read::<Uuid>(value),
-        "placement" | "restored" => Ok(()),
+        "placement" | "restored" | "server" => Ok(()),
         _ => return Err("no key of this release begins so".to_owned()),
     };
     read.map_err(|why| why.to_string())

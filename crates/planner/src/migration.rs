@@ -295,7 +295,7 @@ impl Step<'_> {
             )
         })?;
         // Its next migration would take the order to go on away from it.
-        if open.resume && !vm.runs.get(&open.incarnation).is_some_and(goes_on) {
+        if open.has_to_go_on(vm.runs.get(&open.incarnation)) {
             return Err(Reason::new(
                 "resuming",
                 format!("{name} has not gone on yet after its last migration: migrate it again when it runs"),
@@ -678,13 +678,6 @@ pub fn name(view: &View, vm: VmId) -> String {
         .chain(numbered)
         .find(is_free)
         .unwrap_or(base)
-}
-
-/// Whether a source that was told RESUME is known to execute. Of one whose transfer completed, *running* is only what its
-/// guest was before.
-fn goes_on(run: &RunStatus) -> bool {
-    let has_completed = |outgoing: &Outgoing| outgoing.state == OutgoingState::Completed;
-    run.state == RunState::Running && !run.outgoing.as_ref().is_some_and(has_completed)
 }
 
 /// Why a migration should end: its user cancelled it, or wants something else of the VM.

@@ -143,7 +143,7 @@ impl<'a> Step<'a> {
         let request = self.spec().power_request;
         let present = self.goal_after_failure(open);
         let goal = if request > intent.answered_request {
-            wanted_goal(self.spec(), present, self.now)
+            self.goal_in_turn(open, wanted_goal(self.spec(), present, self.now))
         } else {
             present
         };
@@ -163,6 +163,17 @@ impl<'a> Step<'a> {
         let mut plan = self.begin("change what is wanted of");
         self.set_intent(&mut plan, &intent);
         plan.into()
+    }
+
+    /// What is wanted, or what has to be before it: a guest that has still to go on after its last migration can neither
+    /// be saved nor hear that it shall shut down, so it goes on first.
+    fn goal_in_turn(&self, open: &Open, wanted: Goal) -> Goal {
+        let needs_guest = matches!(wanted, Goal::Suspend | Goal::Stop | Goal::Shutdown { .. });
+        if needs_guest && open.has_to_go_on(self.vm.runs.get(&open.incarnation)) {
+            Goal::Run { paused: false }
+        } else {
+            wanted
+        }
     }
 
     /// The reboot that is to be made, and the last request for one that needs no further step. A guest that is to stand

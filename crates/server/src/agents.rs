@@ -14,9 +14,9 @@ use axum::{Extension, Json};
 use controller::commit::commit;
 use futures_util::stream;
 use model::audit::Actor;
-use model::host::{HostSpec, JoinToken as StoredJoinToken};
+use model::host::JoinToken as StoredJoinToken;
 use model::report::Report;
-use model::{HostId, Kind, Meta, Object, key, record};
+use model::{HostId, Kind, key, record};
 use planner::Plan;
 use planner::view::At;
 use rand::Rng;
@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 use crate::answer::{Body, Refused, commit_problem, store_problem};
 use crate::auth::{Agent, Connection, User, hex, sha256_hex};
-use crate::hosts::{Documents, Said, take_report};
+use crate::hosts::{Documents, Joining, Said, take_report};
 use crate::metrics::Present;
 use crate::routes::App;
 use crate::watch::{Waited, push, until_changed};
@@ -132,20 +132,6 @@ fn admitted_key(request: &JoinRequest, token: &StoredJoinToken) -> Result<String
     Ok(key_sha256)
 }
 
-/// The names and times of a host that joins for the first time.
-fn host_meta(id: uuid::Uuid, name: &str, now: model::Timestamp) -> Meta {
-    Meta {
-        id,
-        name: name.to_owned(),
-        project: None,
-        owner: "operator".to_owned(),
-        labels: std::collections::BTreeMap::new(),
-        created_at: now,
-        updated_at: now,
-        deleted_at: None,
-    }
-}
-
 type Admitted = (HostId, String, Plan, JoinResponse);
 
 /// Signs the host's keys and writes it down. A host that is there under that name with this token's mark is the same one;
@@ -162,54 +148,18 @@ fn admit(
     let name = wished
         .ok_or_else(|| Problem::invalid("name-missing", "the host says no name: start it with --name"))?;
     model::limits::check_name(&name)?;
-    let there = view
-        .find(Kind::Host, None, &name)
-        .and_then(|id| view.hosts.get(&HostId(id))?.object.as_ref());
-    let may_return = |at: &At<Object<HostSpec>>| {
-        token.value.used_by == Some(HostId(at.value.meta.id)) || at.value.spec.confirmed_dead_at.is_some()
-    };
-    if there.is_some_and(|at| !may_return(at)) {
-        let detail = format!("there is a host {name} already: take another name, or delete that host");
-        return Err(Problem::conflict("name-taken", detail));
-    }
-    if there.is_none() && token.value.used_by.is_some() {
-        let detail = "the join token was used by another host: make a new one with `sterna host token`";
-        return Err(Problem::new(401, "bad-join-token", detail));
-    }
-    let now = app.env.now();
-    let id = there.map_or_else(|| app.env.next_id(), |at| at.value.meta.id);
+    let joining = Joining::under(&view, &name, token.value.used_by, || app.env.next_id())?;
+    let host = joining.host;
     let csrs = (request.agent_csr_pem.as_str(), request.migration_csr_pem.as_str());
-    let host = HostId(id);
     let (agent_sha256, response) = certificates(app, host, &name, csrs)?;
-    let meta = there.map_or_else(
-        || host_meta(id, &name, now),
-        |at| Meta {
-            updated_at: now,
-            ..at.value.meta.clone()
-        },
-    );
-    let spec = HostSpec {
-        confirmed_dead_at: None,
-        certificate_sha256: Some(agent_sha256),
-        former_certificate_sha256: None,
-        ..there.map(|at| at.value.spec.clone()).unwrap_or_default()
-    };
-    let mut plan = Plan::new(format!("join host {name}"));
-    plan.replace(
-        key::object(Kind::Host, id),
-        there.map_or(0, |at| at.revision),
-        &Object { meta, spec },
-    );
-    if there.is_none() {
-        plan.create(key::name_index(Kind::Host, None, &name), &id);
-    }
+    let mut plan = joining.plan(app.env.now(), agent_sha256);
     let used = StoredJoinToken {
-        used_by: Some(HostId(id)),
+        used_by: Some(host),
         used_key_sha256: Some(key_sha256),
         ..token.value.clone()
     };
     plan.replace(token_key.to_owned(), token.revision, &used);
-    Ok((HostId(id), name, plan, response))
+    Ok((host, name, plan, response))
 }
 
 /// Signs a host's two keys. The digest is of the certificate that it shows to servers.

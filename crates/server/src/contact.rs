@@ -1,5 +1,9 @@
 //! Which hosts are heard, and which VMs they say take more memory than is reserved. Heartbeats and samples stay in memory;
 //! what is stored is the change.
+//!
+//! Of several servers on one store each hears the hosts that report to it. The stored contact names the one that does, and
+//! that one says when the host falls silent; any other does so only when that server is gone. So what is written is a
+//! host's change from server to server, and nothing while there is one server only.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,8 +15,10 @@ use model::host::HostContact;
 use model::{HostId, VmId, key};
 use planner::Plan;
 use planner::view::Host;
+use uuid::Uuid;
 
 use crate::kinds::exceeds_reservation;
+use crate::servers::Servers;
 use crate::shared::Cloud;
 
 /// After this long without a report a host is silent.
@@ -24,15 +30,18 @@ const MEMORY_EVERY: Duration = Duration::from_secs(5);
 
 /// Watches over all hosts until the task is dropped. A starting server gives every host its full time.
 pub async fn run(cloud: Arc<Cloud>) {
-    let mut first_seen: BTreeMap<HostId, Duration> = BTreeMap::new();
+    let mut servers = Servers::new(cloud.env.next_id());
+    let mut seen: BTreeMap<HostId, Seen> = BTreeMap::new();
     let mut memory_at: Option<Duration> = None;
     let mut beats = cloud.heard.beats.subscribe();
     loop {
+        servers.look(&cloud).await;
         let now = cloud.env.monotonic();
-        for (host, contact) in silences(&cloud, &mut first_seen, now) {
-            let action = match contact.silent_since {
-                Some(_) => "note that a host is silent",
-                None => "note that a host is heard again",
+        for (host, contact) in changes(&cloud, &servers, &mut seen, now) {
+            let action = match (contact.silent_since, contact.heard_by) {
+                (Some(_), _) => "note that a host is silent",
+                (None, Some(_)) => "note which server hears a host",
+                (None, None) => "note that a host is heard again",
             };
             note(&cloud, host, contact, action).await;
         }
@@ -51,38 +60,57 @@ pub async fn run(cloud: Arc<Cloud>) {
     }
 }
 
-/// The hosts whose silence, or whose being heard, is not what is stored.
-fn silences(
+/// What this server has seen of a host.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    /// Since when it is there.
+    since: Duration,
+    /// Who heard it at the last look, and since when: what came here before is older than that.
+    heard_by: Option<Uuid>,
+    changed: Duration,
+}
+
+/// The contacts that are not as they are stored: of hosts that this server hears, and of those whose silence is its to note.
+fn changes(
     cloud: &Cloud,
-    first_seen: &mut BTreeMap<HostId, Duration>,
+    servers: &Servers,
+    all: &mut BTreeMap<HostId, Seen>,
     now: Duration,
 ) -> Vec<(HostId, HostContact)> {
     let view = cloud.cache.view();
-    first_seen.retain(|host, _| view.hosts.contains_key(host));
+    all.retain(|host, _| view.hosts.contains_key(host));
+    let reports = |host: &&Host| host.object.is_some() && host.status.is_some();
     let mut found = Vec::new();
-    for (id, host) in view
-        .hosts
-        .iter()
-        .filter(|(_, host)| host.object.is_some() && host.status.is_some())
-    {
-        let since = *first_seen.entry(*id).or_insert(now);
-        let heard = cloud.heard.last(*id).map(|last| last.at);
-        let is_silent = now.saturating_sub(heard.unwrap_or(since)) >= SILENT_AFTER;
-        // A host that was silent before this server started stays so until it is heard.
-        let was_silent = host.is_silent();
-        let differs = if was_silent {
-            heard.is_some() && !is_silent
-        } else {
-            is_silent
-        };
-        if differs {
-            let silent_since = is_silent.then(|| cloud.env.now());
-            let contact = HostContact {
-                silent_since,
-                ..contact(host)
-            };
-            found.push((*id, contact));
+    for (id, host) in view.hosts.iter().filter(|(_, host)| reports(host)) {
+        let old = contact(host);
+        let seen = all.entry(*id).or_insert(Seen {
+            since: now,
+            heard_by: old.heard_by,
+            changed: Duration::ZERO,
+        });
+        if seen.heard_by != old.heard_by {
+            (seen.heard_by, seen.changed) = (old.heard_by, now);
         }
+        let last = cloud.heard.last(*id).map(|last| last.at);
+        let quiet = now.saturating_sub(last.unwrap_or(seen.since));
+        let hears = quiet < SILENT_AFTER && last.is_some_and(|at| at >= seen.changed);
+        let heard_by = servers.has_others().then_some(servers.own);
+        let new = if hears && (host.is_silent() || servers.has_others() && old.heard_by != heard_by) {
+            (None, heard_by)
+        } else if quiet >= SILENT_AFTER && !host.is_silent() && !servers.hears_elsewhere(&old) {
+            (Some(cloud.env.now()), None)
+        } else {
+            continue;
+        };
+        let (silent_since, heard_by) = new;
+        found.push((
+            *id,
+            HostContact {
+                silent_since,
+                heard_by,
+                ..old
+            },
+        ));
     }
     found
 }
@@ -93,7 +121,7 @@ fn excesses(cloud: &Cloud) -> Vec<(HostId, HostContact)> {
     let view = cloud.cache.view();
     let mut found = Vec::new();
     for (id, host) in &view.hosts {
-        let Some(reservations) = &host.reservations else {
+        let Some(reservations) = host.reservations.as_ref().filter(|_| is_heard(cloud, *id)) else {
             continue;
         };
         let old = contact(host);
@@ -103,17 +131,22 @@ fn excesses(cloud: &Cloud) -> Vec<(HostId, HostContact)> {
         };
         let over_reservation = reservations.value.vms.keys().filter(exceeds).copied().collect();
         if over_reservation != old.over_reservation {
-            let silent_since = old.silent_since;
             found.push((
                 *id,
                 HostContact {
-                    silent_since,
                     over_reservation,
+                    ..old
                 },
             ));
         }
     }
     found
+}
+
+/// What was heard long ago says nothing: another server may hear the host now.
+fn is_heard(cloud: &Cloud, host: HostId) -> bool {
+    let last = cloud.heard.last(host);
+    last.is_some_and(|last| cloud.env.monotonic().saturating_sub(last.at) < SILENT_AFTER)
 }
 
 fn contact(host: &Host) -> HostContact {

@@ -1,26 +1,108 @@
 //! What hosts are told and what they tell, whatever the connection is.
 //!
-//! **Owns:** when a document is news, and how a report becomes transactions.
+//! **Owns:** which host one that joins is, when a document is news, and how a report becomes transactions.
 //!
 //! **Does not know:** HTTP and certificates: see [`crate::agents`].
 //!
-//! **Start here:** [`Documents`], [`take_report`].
+//! **Start here:** [`Joining`], [`Documents`], [`take_report`].
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api::Problem;
 use controller::commit::{CommitError, commit};
-use model::HostId;
 use model::audit::Actor;
 use model::document::HostDocument;
+use model::host::HostSpec;
 use model::report::Report;
+use model::{HostId, Kind, Meta, Object, Timestamp, key};
+use planner::view::At;
 use planner::{Plan, View};
+use uuid::Uuid;
 
 use crate::answer::commit_problem;
 use crate::shared::{Cloud, LastHeard};
 
 /// How often a report is tried again when others overtake it.
 const ATTEMPTS: u32 = 20;
+
+/// A host that joins: a new one, or one that is there.
+#[derive(Debug)]
+pub struct Joining {
+    /// Which.
+    pub host: HostId,
+    name: String,
+    there: Option<At<Object<HostSpec>>>,
+}
+
+impl Joining {
+    /// The host that joins under a name. One that is there under that name with its token's mark (`used_by`) is the same one;
+    /// one that was declared dead may come back under its name.
+    pub fn under(
+        view: &View,
+        name: &str,
+        used_by: Option<HostId>,
+        new_id: impl FnOnce() -> Uuid,
+    ) -> Result<Self, Problem> {
+        let id = view.find(Kind::Host, None, name).map(HostId);
+        let there = id.and_then(|id| view.hosts.get(&id)?.object.clone());
+        let may_return = |at: &At<Object<HostSpec>>| {
+            used_by == Some(HostId(at.value.meta.id)) || at.value.spec.confirmed_dead_at.is_some()
+        };
+        if there.as_ref().is_some_and(|at| !may_return(at)) {
+            let detail = format!("there is a host {name} already: take another name, or delete that host");
+            return Err(Problem::conflict("name-taken", detail));
+        }
+        if there.is_none() && used_by.is_some() {
+            let detail = "the join token was used by another host: make a new one with `sterna host token`";
+            return Err(Problem::new(401, "bad-join-token", detail));
+        }
+        Ok(Self {
+            host: HostId(there.as_ref().map_or_else(new_id, |at| at.value.meta.id)),
+            name: name.to_owned(),
+            there,
+        })
+    }
+
+    /// Writes it down, with the digest of the certificate that it shows from now on.
+    pub fn plan(self, now: Timestamp, certificate_sha256: String) -> Plan {
+        let mut plan = Plan::new(format!("join host {}", self.name));
+        let id = self.host.0;
+        let revision = self.there.as_ref().map_or(0, |at| at.revision);
+        if self.there.is_none() {
+            plan.create(key::name_index(Kind::Host, None, &self.name), &id);
+        }
+        let before = self.there.map(|at| at.value);
+        let meta = Meta {
+            updated_at: now,
+            ..before
+                .as_ref()
+                .map_or_else(|| first_meta(id, self.name, now), |object| object.meta.clone())
+        };
+        let spec = HostSpec {
+            confirmed_dead_at: None,
+            certificate_sha256: Some(certificate_sha256),
+            former_certificate_sha256: None,
+            ..before.map(|object| object.spec).unwrap_or_default()
+        };
+        plan.replace(key::object(Kind::Host, id), revision, &Object { meta, spec });
+        plan
+    }
+}
+
+/// The names and times of a host that joins for the first time.
+fn first_meta(id: Uuid, name: String, now: Timestamp) -> Meta {
+    Meta {
+        id,
+        name,
+        project: None,
+        owner: "operator".to_owned(),
+        labels: BTreeMap::new(),
+        created_at: now,
+        updated_at: now,
+        deleted_at: None,
+    }
+}
 
 /// What one connection of an agent was told last.
 #[derive(Debug)]

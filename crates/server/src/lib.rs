@@ -36,6 +36,7 @@ pub mod requests;
 pub mod restored;
 pub mod routes;
 pub mod run;
+pub mod servers;
 pub mod service;
 pub mod shared;
 pub mod tls;

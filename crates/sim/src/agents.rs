@@ -21,10 +21,12 @@ use uuid::{Builder, Uuid};
 use crate::bugs::Bug;
 use crate::host::{Agent, Connection, Key, Post, Task, Waiting};
 use crate::script::Node;
-use crate::world::{AGENTS_SERVER, AgentEvent, Event, Said, World};
+use crate::world::{AgentEvent, Event, Said, World};
 
 /// How long an agent goes without hearing a server before it counts as lost.
 const STREAM_LOST_US: u64 = api::agent::STREAM_LOST_MS * 1000;
+/// How long a document that cannot be kept waits until it is tried again.
+const KEEP_AGAIN_US: u64 = 2_000_000;
 /// How long a report, or a `go`, may go unanswered.
 const DEADLINE_US: u64 = 10_000_000;
 
@@ -44,7 +46,8 @@ impl World {
     }
 
     pub(crate) fn start_agent(&mut self, n: usize) {
-        if !self.hosts[n].is_on || self.hosts[n].agent.is_some() {
+        let host = &self.hosts[n];
+        if !host.is_on || !host.is_member || host.agent.is_some() {
             return;
         }
         let (now_us, session) = (self.time.now_us(), self.session());
@@ -83,9 +86,9 @@ impl World {
         self.agent(n)?.tasks.get_mut(&key)
     }
 
-    /// Tries the server.
+    /// Tries a server.
     fn connect(&mut self, n: usize) {
-        let server = AGENTS_SERVER;
+        let server = self.hosts[n].server;
         let (out, back) = (self.latency_us(), self.latency_us());
         let is_there = self.servers[server].cloud.is_some()
             && self.reaches(Node::Host(n), Node::Server(server))
@@ -94,8 +97,15 @@ impl World {
             let server_epoch = self.servers[server].epoch;
             self.tell_agent(n, out + back, AgentEvent::Connected { server, server_epoch });
         } else {
+            self.change_over(n);
             self.connect_later(n);
         }
+    }
+
+    /// The next thing that is asked goes to another server, as it does behind what shares requests among them.
+    fn change_over(&mut self, n: usize) {
+        let host = &mut self.hosts[n];
+        host.server = (host.server + 1) % self.servers.len();
     }
 
     fn connect_later(&mut self, n: usize) {
@@ -139,6 +149,7 @@ impl World {
             return;
         }
         agent.core.lost();
+        self.change_over(n);
         self.spread(n);
         self.connect_later(n);
     }
@@ -199,8 +210,11 @@ impl World {
         let host = &mut self.hosts[n];
         let Some(agent) = &host.agent else { return };
         let is_current = agent.connection.as_ref().is_some_and(|c| c.number == number);
-        if !is_current || host.is_full || !agent.core.admits(&document) {
+        if !is_current || !agent.core.admits(&document) {
             return;
+        }
+        if host.is_full {
+            return self.tell_agent(n, KEEP_AGAIN_US, AgentEvent::Document(number, document));
         }
         // The document is on the disk before its revision is.
         host.document = Some((*document).clone());
@@ -334,7 +348,7 @@ impl World {
         let post = agent.posts;
         agent.post = Post::UnderWay(post);
         let report = Box::new(agent.board.report(agent.session, Samples::default()));
-        let server = AGENTS_SERVER;
+        let server = self.hosts[n].server;
         self.tell_agent(n, DEADLINE_US, AgentEvent::Posted { post, report: None });
         if !self.reaches(Node::Host(n), Node::Server(server)) {
             return;
@@ -425,6 +439,7 @@ impl World {
         if agent.post != Post::UnderWay(post) {
             return;
         }
+        let is_taken = report.is_some();
         let next_us = match report {
             Some(report) => {
                 agent.board.answered(*report);
@@ -436,6 +451,19 @@ impl World {
         agent.post = Post::At(next_us);
         self.tell_agent(n, next_us - now_us, AgentEvent::Post(next_us));
         self.plan_post(n);
+        if !is_taken {
+            self.leave_server(n);
+        }
+    }
+
+    /// A server that takes no report is left for another one, if there is one.
+    fn leave_server(&mut self, n: usize) {
+        let connection = self.agent(n).and_then(|agent| agent.connection.as_ref());
+        let number = connection.map(|connection| connection.number);
+        match number.filter(|_| self.servers.len() > 1) {
+            Some(number) => self.lost(n, number),
+            None => self.change_over(n),
+        }
     }
 
     /// A source's agent says that its QEMU completed.

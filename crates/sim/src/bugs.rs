@@ -6,6 +6,11 @@
 //!
 //! **Start here:** [`Bug`].
 
+use model::key::{self, AUDIT_PREFIX, Part};
+use model::vm::{PlacementRule, VmSpec};
+use model::{Kind, Object, record};
+use store::{Op, Txn};
+
 /// Something that is wrong with the cloud.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Bug {
@@ -23,11 +28,19 @@ pub enum Bug {
     AuditLeftOut,
     /// A process that shall be ended goes on.
     KillIgnored,
+    /// Servers on one store do not see each other.
+    ServersUnseen,
+    /// An address is taken without a look whether it is free.
+    AddressUncompared,
+    /// An address is not given back.
+    AddressKept,
+    /// A VM's rules are forgotten.
+    RulesLost,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::ComparesLeftOut,
         Self::WakeUpLost,
         Self::FenceIgnored,
@@ -35,5 +48,45 @@ impl Bug {
         Self::GoBeforeTheEnd,
         Self::AuditLeftOut,
         Self::KillIgnored,
+        Self::ServersUnseen,
+        Self::AddressUncompared,
+        Self::AddressKept,
+        Self::RulesLost,
     ];
+    /// Does to a write what the bug does. Answers how long there is then for others to come first.
+    pub(crate) fn spoil(self, txn: &mut Txn) -> u64 {
+        let is_address = |key: &str| key.starts_with("/network/") && key.contains("/address/");
+        match self {
+            Self::AuditLeftOut => {
+                let is_audit = |op: &Op| matches!(op, Op::Put { key, .. } if key.starts_with(AUDIT_PREFIX));
+                txn.then.retain(|op| !is_audit(op));
+            }
+            Self::ComparesLeftOut => {
+                txn.compares.clear();
+                return 20_000;
+            }
+            Self::AddressUncompared => {
+                let count = txn.compares.len();
+                txn.compares.retain(|compare| !is_address(&compare.key));
+                return if txn.compares.len() < count { 3_000_000 } else { 0 };
+            }
+            Self::AddressKept => {
+                txn.then
+                    .retain(|op| !matches!(op, Op::Delete { key, .. } if is_address(key)));
+            }
+            Self::RulesLost => txn.then.iter_mut().for_each(forget_rules),
+            _ => {}
+        }
+        0
+    }
+}
+
+fn forget_rules(op: &mut Op) {
+    let Op::Put { key, value, .. } = op else { return };
+    if let Some((Kind::Vm, _, Part::Object)) = key::parse(key)
+        && let Ok(mut object) = record::decode::<Object<VmSpec>>(value)
+    {
+        object.spec.placement = PlacementRule::default();
+        *value = record::encode(&object).into();
+    }
 }

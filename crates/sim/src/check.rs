@@ -7,20 +7,23 @@
 //! **Start here:** [`World::look_over`], which runs after every event.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use futures_util::{FutureExt, StreamExt};
 use model::audit::AuditRecord;
+use model::key::Part;
 use model::lifecycle::Phase;
 use model::report::{OutgoingState, RunStatus};
 use model::vm::Power;
-use model::{HostId, Kind, VmId, key, record};
+use model::{HostId, Kind, NetworkId, VmId, key, record};
 use planner::View;
 use planner::view::Change;
 use server::kinds::render;
 use server::shared::Heard;
-use store::{Event, EventKind, MemoryStore, Store, WatchItem, WatchRequest, WatchStream};
+use store::{Event, EventKind, MemoryStore, RangeRequest, Store, WatchItem, WatchRequest, WatchStream};
 
 use crate::host::Key;
+use crate::script::{Rule, Script};
 use crate::world::World;
 
 /// What the checks see and remember.
@@ -35,11 +38,18 @@ pub(crate) struct Checks {
     pub(crate) deleted: BTreeSet<String>,
     /// The highest incarnation of each VM.
     granted: BTreeMap<VmId, u64>,
+    /// Who has each address.
+    addresses: BTreeMap<(NetworkId, IpAddr), VmId>,
+    /// The rule that each VM was asked for with, by its name; and where each has a place.
+    rules: BTreeMap<String, Rule>,
+    places: BTreeSet<(VmId, HostId)>,
+    /// Nothing breaks any more, and nobody asks for anything.
+    is_settled: bool,
     heard: Heard,
 }
 
 impl Checks {
-    pub(crate) fn new(memory: &MemoryStore) -> Self {
+    pub(crate) fn new(memory: &MemoryStore, script: &Script) -> Self {
         let changes = memory.watch(WatchRequest::prefix("/").from(1)).now_or_never();
         Self {
             wrong: None,
@@ -48,6 +58,10 @@ impl Checks {
             created: BTreeSet::new(),
             deleted: BTreeSet::new(),
             granted: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            rules: script.rules(),
+            places: BTreeSet::new(),
+            is_settled: false,
             heard: Heard::default(),
         }
     }
@@ -68,6 +82,13 @@ impl Checks {
 
     /// Every write has an audit record, which says what was there before: so nothing was written over unseen.
     fn check_audit(&mut self, revision: u64, events: &[Event]) {
+        // That a server is there is said by its lease, and is nobody's doing.
+        if events
+            .iter()
+            .all(|event| event.kv.key.starts_with(key::SERVER_PREFIX))
+        {
+            return;
+        }
         let is_record = |event: &&Event| event.kv.key.starts_with(key::AUDIT_PREFIX);
         let found = events.iter().find(is_record);
         let record = found.and_then(|event| record::decode::<AuditRecord>(&event.kv.value).ok());
@@ -94,6 +115,17 @@ impl Checks {
         }
     }
 
+    /// Where nothing happens, servers do not change their minds about who is heard.
+    fn check_calm(&mut self, events: &[Event]) {
+        let is_contact =
+            |event: &&Event| matches!(key::parse(&event.kv.key), Some((Kind::Host, _, Part::Contact)));
+        let found = events.iter().find(is_contact).filter(|_| self.is_settled);
+        self.must(found.is_none(), || {
+            let event = found.map(|event| String::from_utf8_lossy(&event.kv.value).into_owned());
+            format!("nothing happens, and a host's contact is written: {event:?}")
+        });
+    }
+
     fn check_object(&mut self, kind: Kind, id: uuid::Uuid) {
         match kind {
             Kind::Vm => self.check_vm(id.into()),
@@ -104,6 +136,7 @@ impl Checks {
 
     /// Every state has a way on, and incarnations only grow.
     fn check_vm(&mut self, id: VmId) {
+        self.check_addresses(id);
         let Some((phase, _)) = self.view.phase(id) else {
             return;
         };
@@ -117,6 +150,63 @@ impl Checks {
         let before = self.granted.insert(id, granted).unwrap_or_default();
         self.must(granted >= before, || {
             format!("{id:?} had incarnation {before}, and now {granted}")
+        });
+    }
+
+    /// No address is given twice, and each that a VM has is held.
+    fn check_addresses(&mut self, id: VmId) {
+        let object = self.view.vms.get(&id).and_then(|vm| vm.object.as_ref());
+        let nics = object.map(|at| at.value.spec.nics.clone()).unwrap_or_default();
+        let has: BTreeSet<_> = nics
+            .iter()
+            .filter_map(|nic| Some((nic.network, nic.address?)))
+            .collect();
+        self.addresses.retain(|key, vm| *vm != id || has.contains(key));
+        for (network, address) in has {
+            let other = self.addresses.insert((network, address), id);
+            self.must(other.is_none_or(|other| other == id), || {
+                format!("{address} is given to {id:?} and to {other:?}")
+            });
+            let held = self.view.addresses.get(&network.0);
+            let is_held = held.is_some_and(|held| held.contains(&address));
+            self.must(is_held, || format!("{id:?} has {address}, and nobody holds it"));
+        }
+    }
+
+    /// Hard rules are kept wherever a VM comes to: one that keeps apart meets no other, and one that belongs with others is
+    /// with one of them, if any has a place.
+    fn check_rules(&mut self) {
+        let reserved = |(id, host): (&HostId, &planner::view::Host)| {
+            let all = host.reservations.as_ref().map(|at| at.value.vms.clone());
+            let id = *id;
+            all.unwrap_or_default().into_keys().map(move |vm| (vm, id))
+        };
+        let places: BTreeSet<(VmId, HostId)> = self.view.hosts.iter().flat_map(reserved).collect();
+        let rule = |vm: VmId| {
+            let name = self.view.meta(Kind::Vm, vm.0).map(|meta| meta.name.as_str());
+            name.and_then(|name| self.rules.get(name)).copied()
+        };
+        let ruled: BTreeMap<VmId, Rule> = places
+            .iter()
+            .filter_map(|(vm, _)| Some((*vm, rule(*vm)?)))
+            .collect();
+        let others = |vm: VmId, rule: Rule| -> Vec<HostId> {
+            let same = places.iter().filter(|(other, _)| *other != vm);
+            let same = same.filter(|(other, _)| ruled.get(other) == Some(&rule));
+            same.map(|(_, host)| *host).collect()
+        };
+        let breaks = |(vm, host): &&(VmId, HostId)| match ruled.get(vm) {
+            Some(Rule::Apart) => others(*vm, Rule::Apart).contains(host),
+            Some(Rule::Together) => {
+                let all = others(*vm, Rule::Together);
+                !all.is_empty() && !all.contains(host)
+            }
+            _ => false,
+        };
+        let broken = places.difference(&self.places).find(breaks).copied();
+        self.places = places;
+        self.must(broken.is_none(), || {
+            format!("{broken:?} has a place against its rule")
         });
     }
 
@@ -152,9 +242,13 @@ impl World {
                 };
                 touched.extend(self.checks.view.apply(change));
             }
+            if touched.iter().any(|(kind, _)| *kind == Kind::Host) {
+                self.checks.check_rules();
+            }
             for (kind, id) in touched {
                 self.checks.check_object(kind, id);
             }
+            self.checks.check_calm(&events);
             self.fence_wrongly();
         }
         self.check_executing();
@@ -242,11 +336,36 @@ impl World {
                 wrong.push(format!("{} should run and is {phase}", object.meta.name));
             }
         }
-        let lost = self.lost_writes();
-        wrong.extend(lost);
+        wrong.extend(self.lost_writes());
+        wrong.extend(self.silent_members());
+        wrong.extend(self.disagreements());
+        self.checks.is_settled = true;
         if let Some(first) = wrong.into_iter().next() {
             self.checks.must(false, || first);
         }
+    }
+
+    /// Hosts that are there and are not known to be.
+    fn silent_members(&self) -> Option<String> {
+        let hosts = self.hosts.iter();
+        let silent = hosts.filter(|host| {
+            let parts = self.checks.view.hosts.get(&host.id);
+            parts.is_none_or(|parts| parts.is_silent() || parts.is_dead() || parts.status.is_none())
+        });
+        let first = { silent }.next();
+        first.map(|host| format!("{} is there, and is not heard", host.name()))
+    }
+
+    /// What of the store does not agree with itself.
+    fn disagreements(&self) -> Option<String> {
+        let all = self
+            .memory
+            .range(RangeRequest::prefix("/"))
+            .now_or_never()?
+            .ok()?;
+        let stored = all.items.iter().map(|kv| (kv.key.as_str(), kv.value.as_ref()));
+        let first = planner::integrity::faults(stored).into_iter().next();
+        first.map(|(key, why)| format!("{key}: {why}"))
     }
 
     /// What was acknowledged and is not there.
@@ -299,6 +418,7 @@ impl World {
         let overlays = self.overlays.iter().filter(|vm| !view.vms.contains_key(vm));
         wrong.extend(overlays.map(|vm| format!("the disk of {vm:?} is left")));
         wrong.extend(self.lost_writes());
+        wrong.extend(self.disagreements());
         if let Some(first) = wrong.into_iter().next() {
             self.checks.must(false, || first);
         }

@@ -8,9 +8,17 @@
 
 use std::sync::PoisonError;
 
+use model::{HostId, Kind};
+use planner::view::Host;
+
 use crate::script::{Node, Step};
 use crate::store::Weather;
 use crate::world::{Event, QemuEvent, World};
+
+/// How long the word of a person takes at most to be heard, or not.
+const TOLD_US: u64 = 5_000_000;
+/// How long somebody waits who has to say something again.
+const AGAIN_US: u64 = 1_000_000;
 
 impl World {
     /// Does the nth step.
@@ -39,6 +47,12 @@ impl World {
                 self.stop_host(host);
                 self.after(for_ms * 1000, Event::StartHost(host));
             }
+            Step::LoseHost { host, told_ms } if self.has(Node::Host(host)) => {
+                self.stop_host(host);
+                self.hosts[host].is_lost = true;
+                return Some(told_ms);
+            }
+            Step::Join { host } if self.has(Node::Host(host)) => self.join(host),
             Step::KillQemu { host, nth } if self.has(Node::Host(host)) => self.kill_qemu(host, nth),
             Step::HangQemu { host, nth, for_ms } if self.has(Node::Host(host)) => {
                 self.hang_qemu(host, nth, for_ms);
@@ -86,6 +100,7 @@ impl World {
             Some(Step::Cut { from, to, .. }) => {
                 self.cuts.remove(&(from, to));
             }
+            Some(Step::LoseHost { host, .. }) => self.tell_dead(n, host),
             Some(Step::FillStore { .. }) => self.weather(|weather| weather.is_full = false),
             Some(Step::ShakeStore { .. }) => self.weather(|weather| weather.fails_one_in = None),
             Some(Step::SlowStore { .. }) => {
@@ -112,8 +127,15 @@ impl World {
             for process in host.qemus.values_mut() {
                 process.is_silent = false;
             }
-            self.after(1_000, Event::StartHost(n));
-            self.after(1_000, Event::StartAgent(n));
+            // Whoever says now that it is off is heard before it is on again.
+            let for_us = if std::mem::take(&mut host.is_lost) {
+                TOLD_US
+            } else {
+                1_000
+            };
+            self.after(for_us, Event::StartHost(n));
+            self.after(for_us, Event::StartAgent(n));
+            self.after(for_us, Event::Join(n));
         }
     }
 
@@ -139,6 +161,35 @@ impl World {
             self.end_qemu(n, key);
         }
         self.hosts[n].stop();
+    }
+
+    /// A person sees that a host is off and says so, again until that is known or the host comes back.
+    fn tell_dead(&mut self, n: usize, host: usize) {
+        let (id, name) = (self.hosts[host].id, self.hosts[host].name());
+        let is_dead = self.checks.view.hosts.get(&id).is_some_and(Host::is_dead);
+        let ends_us = self.script.size.seconds * 1_000_000;
+        let is_late = self.time.now_us() + TOLD_US > ends_us;
+        if !is_dead && !is_late && self.hosts[host].is_lost && self.hosts[host].is_member {
+            self.operate(n, name, "confirm-dead");
+            self.after(AGAIN_US, Event::Over(n));
+        }
+    }
+
+    /// A host joins, again until it is one of the cloud's. One that was declared dead joins as the same again.
+    pub(crate) fn join(&mut self, n: usize) {
+        let host = &self.hosts[n];
+        if !host.is_on {
+            return;
+        }
+        let there = self.checks.view.find(Kind::Host, None, &host.name()).map(HostId);
+        let parts = there.and_then(|id| self.checks.view.hosts.get(&id));
+        if let Some(id) = there.filter(|_| parts.is_some_and(|host| !host.is_dead())) {
+            let host = &mut self.hosts[n];
+            (host.id, host.is_member) = (id, true);
+            return self.start_agent(n);
+        }
+        self.ask_to_join(n);
+        self.after(AGAIN_US, Event::Join(n));
     }
 
     fn kill_qemu(&mut self, n: usize, nth: usize) {

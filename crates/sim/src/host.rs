@@ -36,6 +36,12 @@ pub(crate) struct Host {
     pub(crate) epoch: u64,
     /// Whether the machine has power.
     pub(crate) is_on: bool,
+    /// It has no power until everything is mended.
+    pub(crate) is_lost: bool,
+    /// Whether it has joined.
+    pub(crate) is_member: bool,
+    /// The server that it asks next.
+    pub(crate) server: usize,
     pub(crate) boots: u64,
     pub(crate) agent: Option<Agent>,
     pub(crate) journal: State,
@@ -124,6 +130,9 @@ impl Host {
             memory_mib,
             epoch: 0,
             is_on: true,
+            is_lost: false,
+            is_member: true,
+            server: 0,
             boots: 0,
             agent: None,
             journal: State::default(),

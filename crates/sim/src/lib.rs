@@ -24,4 +24,4 @@ mod world;
 
 pub use bugs::Bug;
 pub use runs::{Failure, Outcome, check, run, shrink};
-pub use script::{Node, Script, Size, Step};
+pub use script::{Node, Rule, Script, Size, Step};

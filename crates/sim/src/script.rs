@@ -9,10 +9,13 @@
 //! Steps name their objects by numbers that mean something in any script, so that a script stays one when steps are taken
 //! out of it: a host that is not there, or a VM that was never made, makes its step one that does nothing.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
+
+use crate::users::vm_name;
 
 /// How large a world is, and for how long things happen to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +55,17 @@ pub enum Node {
     Host(usize),
 }
 
+/// What a VM belongs with, always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// With nothing.
+    None,
+    /// It is on a host with another one of this rule.
+    Together,
+    /// It is on no host with another one of this rule.
+    Apart,
+}
+
 /// One thing that happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -61,6 +75,10 @@ pub enum Step {
         vm: usize,
         /// Its size.
         memory_mib: u64,
+        /// What it belongs with, or keeps away from.
+        rule: Rule,
+        /// Whether it has an interface, with an address of its own.
+        has_nic: bool,
     },
     /// A user does something with a VM.
     Act {
@@ -92,6 +110,18 @@ pub enum Step {
         host: usize,
         /// The word that the API has for it.
         action: &'static str,
+    },
+    /// A host that was not there joins. It is one of those that are named from the beginning, and is not yet on.
+    Join {
+        /// Which.
+        host: usize,
+    },
+    /// A machine loses its power for as long as things break, and a person says that it is off, which is so. It joins again.
+    LoseHost {
+        /// Which.
+        host: usize,
+        /// After how long the person says it, for the first time.
+        told_ms: u64,
     },
     /// A server ends, and starts again.
     CrashServer {
@@ -218,7 +248,23 @@ impl Script {
         for vm in 0..size.vms {
             let at_us = chance.random_range(0..end_us / 3);
             let memory_mib = [256, 512, 1024][chance.random_range(0..3_usize)];
-            steps.push((at_us, Step::Create { vm, memory_mib }));
+            let rule = match chance.random_range(0..6) {
+                0 => Rule::Together,
+                1 | 2 => Rule::Apart,
+                _ => Rule::None,
+            };
+            let has_nic = chance.random_range(0..2) == 0;
+            let create = Step::Create {
+                vm,
+                memory_mib,
+                rule,
+                has_nic,
+            };
+            steps.push((at_us, create));
+        }
+        if size.hosts > 2 && chance.random_range(0..2) == 0 {
+            let host = size.hosts - 1;
+            steps.push((chance.random_range(0..end_us), Step::Join { host }));
         }
         for _ in 0..size.vms * 3 {
             let at_us = chance.random_range(end_us / 10..end_us);
@@ -230,6 +276,15 @@ impl Script {
         }
         steps.sort_by_key(|(at_us, _)| *at_us);
         Self { seed, size, steps }
+    }
+
+    /// The rule that each VM is asked for with, by its name.
+    pub(crate) fn rules(&self) -> BTreeMap<String, Rule> {
+        let rule = |(_, step): &(u64, Step)| match step {
+            Step::Create { vm, rule, .. } => Some((vm_name(*vm), *rule)),
+            _ => None,
+        };
+        self.steps.iter().filter_map(rule).collect()
     }
 
     /// The same without some of its steps.
@@ -275,7 +330,7 @@ fn fault(chance: &mut ChaCha8Rng, size: Size) -> Step {
     let host = chance.random_range(0..size.hosts);
     let server = chance.random_range(0..size.servers);
     let for_ms = chance.random_range(50..20_000);
-    match chance.random_range(0..30) {
+    match chance.random_range(0..32) {
         0..3 => Step::CrashServer { server, for_ms },
         3..6 => Step::CrashAgent { host, for_ms },
         6..12 => Step::CrashAtEffect {
@@ -300,6 +355,10 @@ fn fault(chance: &mut ChaCha8Rng, size: Size) -> Step {
         23 => Step::SlowStore { for_ms },
         24 => Step::FillHost { host, for_ms },
         25 | 26 => Step::SlowHost { host, for_ms },
+        27 | 28 => Step::LoseHost {
+            host,
+            told_ms: for_ms,
+        },
         _ => Step::Jump {
             node: [Node::Host(host), Node::Server(server)][chance.random_range(0..2_usize)],
             by_s: chance.random_range(-100_000..100_000),

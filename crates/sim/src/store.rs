@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use controller::Env;
 use futures_util::{StreamExt, stream};
+use model::key::SERVER_PREFIX;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use store::{
-    Backup, BoxFuture, Lease, LeaseId, MemoryStore, Op, RangeRequest, RangeResponse, Revision, Status, Store,
+    Backup, BoxFuture, Lease, LeaseId, MemoryStore, RangeRequest, RangeResponse, Revision, Status, Store,
     StoreError, Txn, TxnResponse, WatchRequest, WatchStream,
 };
 
@@ -107,15 +108,9 @@ impl SimStore {
                 object: "the simulated disk".to_owned(),
             });
         }
-        if self.bug == Some(Bug::AuditLeftOut) {
-            let is_audit =
-                |op: &Op| matches!(op, Op::Put { key, .. } if key.starts_with(model::key::AUDIT_PREFIX));
-            txn.then.retain(|op| !is_audit(op));
-        }
-        if self.bug == Some(Bug::ComparesLeftOut) {
-            // There is time to be overtaken.
-            self.takes(1_000, 20_000).await;
-            txn.compares.clear();
+        if let Some(bug) = self.bug {
+            let overtaken_us = bug.spoil(&mut txn);
+            self.takes(overtaken_us / 20, overtaken_us + 1).await;
         }
         let fate = self.fate();
         if !matches!(fate, Fate::LostBefore) {
@@ -135,6 +130,9 @@ impl SimStore {
 
 impl Store for SimStore {
     fn range(&self, request: RangeRequest) -> BoxFuture<'_, Result<RangeResponse, StoreError>> {
+        if self.bug == Some(Bug::ServersUnseen) && request.range.contains(SERVER_PREFIX) {
+            return self.memory.range(RangeRequest::key("/nothing"));
+        }
         self.memory.range(request)
     }
 

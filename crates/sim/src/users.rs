@@ -9,7 +9,7 @@
 use std::sync::{Arc, PoisonError};
 
 use api::drain::HostActionBody;
-use api::kinds::{Datastore, Host as ApiHost, Image, Migration, Vm};
+use api::kinds::{Datastore, Host as ApiHost, Image, Migration, Network, Vm};
 use api::{Create, Problem};
 use controller::cache::Cache;
 use controller::commit::{Writer, commit};
@@ -22,6 +22,7 @@ use model::{HostId, Kind, Meta, Object, key};
 use planner::Plan;
 use serde_json::{Value, json};
 use server::auth::User;
+use server::hosts::Joining;
 use server::kinds::Served;
 use server::routes::{decide_change, decide_create, decide_delete, decide_host_action, decide_vm_action};
 use server::service::{self, Answer, Context};
@@ -29,7 +30,7 @@ use server::shared::Cloud;
 use uuid::Uuid;
 
 use crate::bugs::Bug;
-use crate::script::Step;
+use crate::script::{Rule, Step};
 use crate::world::{Said, World};
 
 /// What became of a request.
@@ -48,7 +49,25 @@ fn person() -> User {
     }
 }
 
-fn vm_name(vm: usize) -> String {
+fn word(rule: Rule) -> &'static str {
+    match rule {
+        Rule::None => "none",
+        Rule::Together => "together",
+        Rule::Apart => "apart",
+    }
+}
+
+/// What is asked for by a rule: it is about the others that carry its word.
+fn placement(rule: Rule) -> Value {
+    let others = json!([{ "to": { "vms": { "rule": word(rule) } } }]);
+    match rule {
+        Rule::None => json!({}),
+        Rule::Together => json!({ "affinity": others }),
+        Rule::Apart => json!({ "anti_affinity": others }),
+    }
+}
+
+pub(crate) fn vm_name(vm: usize) -> String {
     format!("vm{vm}")
 }
 
@@ -67,9 +86,23 @@ impl World {
     /// A wish of the script reaches a server.
     pub(crate) fn ask(&mut self, n: usize, wish: &Step) {
         match wish {
-            Step::Create { vm, memory_mib } => {
-                let spec = json!({ "image": "tiny", "memory_mib": memory_mib, "vcpus": 1, "nics": [] });
-                let request = named(Some(vm_name(*vm)), spec);
+            Step::Create {
+                vm,
+                memory_mib,
+                rule,
+                has_nic,
+            } => {
+                let nics = if *has_nic {
+                    json!([{ "network": "net" }])
+                } else {
+                    json!([])
+                };
+                let spec = json!({
+                    "image": "tiny", "memory_mib": memory_mib, "vcpus": 1, "nics": nics,
+                    "placement": placement(*rule),
+                });
+                let mut request = named(Some(vm_name(*vm)), spec);
+                request.labels.insert("rule".to_owned(), word(*rule).to_owned());
                 self.request::<Vm>(
                     n,
                     201,
@@ -113,7 +146,7 @@ impl World {
         }
     }
 
-    fn operate(&mut self, n: usize, host: String, action: &'static str) {
+    pub(crate) fn operate(&mut self, n: usize, host: String, action: &'static str) {
         self.request::<ApiHost>(
             n,
             200,
@@ -184,7 +217,8 @@ impl World {
         };
         let cloud = Arc::new(Cloud::new(self.memory.clone(), opened.cache, env));
         self.tasks.spawn(usize::MAX, opened.following);
-        let hosts: Vec<(HostId, String)> = self.hosts.iter().map(|host| (host.id, host.name())).collect();
+        let members = self.hosts.iter().filter(|host| host.is_member);
+        let hosts: Vec<(HostId, String)> = members.map(|host| (host.id, host.name())).collect();
         let done = Arc::new(std::sync::Mutex::new(None));
         let told = done.clone();
         self.tasks.spawn(usize::MAX, async move {
@@ -196,6 +230,27 @@ impl World {
         let result = done.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.look_over();
         result.unwrap_or_else(|| Err("the world could not be furnished".to_owned()))
+    }
+
+    /// A host asks a server to take it in, as the server's own code does for one that shows a token.
+    pub(crate) fn ask_to_join(&mut self, n: usize) {
+        let server = n % self.servers.len();
+        let Some(cloud) = self.servers[server].cloud.clone() else {
+            return;
+        };
+        let name = self.hosts[n].name();
+        self.tasks.spawn(server, async move {
+            let joining = Joining::under(&cloud.cache.view(), &name, None, || cloud.env.next_id());
+            let Ok(joining) = joining else { return };
+            let actor = Actor {
+                name: format!("agent:{name}"),
+                from: None,
+                request: None,
+            };
+            let plan = joining.plan(cloud.env.now(), "0".repeat(64));
+            // It sees in the store whether it was taken in.
+            let _ = commit(cloud.writer(&actor), plan).await;
+        });
     }
 
     /// A person says that a host is off, which it is not.
@@ -228,6 +283,12 @@ async fn furnish(cloud: &Cloud, hosts: Vec<(HostId, String)>) -> Result<(), Stri
     service::write::<Datastore>(cloud, &user, 201, None, decide)
         .await
         .map_err(make("datastore"))?;
+    let network = named(Some("net".to_owned()), json!({ "cidr": "10.1.0.0/24" }));
+    let decide =
+        |context: &Context<'_>, plan: &mut Plan| decide_create::<Network>(context, plan, network.clone());
+    service::write::<Network>(cloud, &user, 201, None, decide)
+        .await
+        .map_err(make("network"))?;
     let image = named(Some("tiny".to_owned()), json!({}));
     let decide =
         |context: &Context<'_>, plan: &mut Plan| decide_create::<Image>(context, plan, image.clone());

@@ -44,9 +44,6 @@ use crate::users::Answered;
 pub(crate) const SETTLED_US: u64 = 60_000_000;
 /// How long after them nothing may be left over: the longest patience of a migration's target, and some.
 pub(crate) const TIDY_US: u64 = 180_000_000;
-/// The server that agents are connected to, and that says whether they are heard. What it hears is in its memory, so of
-/// several servers on one store only one may: the others have users and a controller.
-pub(crate) const AGENTS_SERVER: usize = 0;
 
 /// What happens.
 #[derive(Debug, Clone)]
@@ -64,6 +61,8 @@ pub(crate) enum Event {
     StartServer(usize),
     StartAgent(usize),
     StartHost(usize),
+    /// A host that has not joined, or has to join again, tries.
+    Join(usize),
     /// Streams of documents are looked at.
     Documents(usize),
     Agent {
@@ -201,9 +200,14 @@ impl World {
             let memory_mib = [2048, 4096][chance.random_range(0..2_usize)];
             Host::new(n, id, memory_mib, drift_ppm)
         });
-        let (servers, hosts) = (servers.collect(), hosts.collect());
+        let (servers, mut hosts): (Vec<_>, Vec<_>) = (servers.collect(), hosts.collect());
+        for host in &mut hosts {
+            host.server = host.number % servers.len();
+            let joins = |(_, step): &(u64, Step)| *step == Step::Join { host: host.number };
+            host.is_member = !script.steps.iter().any(joins);
+        }
         Self {
-            checks: Checks::new(&memory),
+            checks: Checks::new(&memory, &script),
             time,
             script,
             bug,
@@ -330,6 +334,7 @@ impl World {
             Event::StartServer(server) => self.start_server(server),
             Event::StartAgent(host) => self.start_agent(host),
             Event::StartHost(host) => self.start_host(host),
+            Event::Join(host) => self.join(host),
             Event::Documents(server) => self.stream_documents(server),
             Event::Agent { host, epoch, what } if self.hosts[host].epoch == epoch => {
                 self.happen_to_agent(host, what);
@@ -455,9 +460,7 @@ impl World {
         self.tasks.spawn(n, opened.following);
         self.tasks
             .spawn(n, controller::run::run(store, cache, env, Arc::default()));
-        if n == AGENTS_SERVER {
-            self.tasks.spawn(n, server::contact::run(cloud));
-        }
+        self.tasks.spawn(n, server::contact::run(cloud));
     }
 
     pub(crate) fn end_server(&mut self, n: usize) {
@@ -481,7 +484,7 @@ impl World {
 
     fn start_host(&mut self, n: usize) {
         let host = &mut self.hosts[n];
-        if !host.is_on {
+        if !host.is_on && !host.is_lost {
             host.is_on = true;
             host.boots += 1;
             self.after(2_000_000, Event::StartAgent(n));

@@ -51,6 +51,26 @@ fn a_process_that_goes_on_is_found() {
 }
 
 #[test]
+fn servers_that_do_not_see_each_other_are_found() {
+    found(Bug::ServersUnseen, 5);
+}
+
+#[test]
+fn an_address_that_is_given_twice_is_found() {
+    found(Bug::AddressUncompared, 30);
+}
+
+#[test]
+fn an_address_that_is_not_given_back_is_found() {
+    found(Bug::AddressKept, 30);
+}
+
+#[test]
+fn rules_that_are_forgotten_are_found() {
+    found(Bug::RulesLost, 30);
+}
+
+#[test]
 fn a_script_that_fails_becomes_a_short_one_that_fails() {
     let bug = Bug::PromiseNotKept;
     let (script, _) = found(bug, 30);

@@ -294,6 +294,46 @@ fn a_source_that_has_to_resume_does_so_before_it_is_migrated_again() {
 }
 
 #[test]
+fn a_source_that_has_to_resume_does_so_before_its_guest_is_saved_or_shut_down() {
+    for (power, then) in [
+        (Power::Suspended, "stop 1 suspend"),
+        (Power::Stopped, "stop 1 store"),
+        (Power::Off, "stop 1 shutdown"),
+    ] {
+        let (mut world, vm, _) = decided();
+        world.ask(vm, Power::Paused);
+        world.close("h2", vm, TARGET, None);
+        world.ask(vm, power);
+        // What it was told to wait for it says, until it is known to execute.
+        let reason = |world: &World| {
+            let facts = world.view.facts(vm).unwrap();
+            model::lifecycle::reason(facts, world.phase(vm)).map(|reason| reason.code)
+        };
+        let waits = |world: &World| {
+            assert_eq!(world.told("h1", vm), "run 1 from disk resume");
+            assert_eq!(reason(world).as_deref(), Some("resuming"));
+        };
+        waits(&world);
+        world.run(vm, |run| {
+            run.outgoing = None;
+            run.state = RunState::Paused;
+        });
+        waits(&world);
+        world.run(vm, |run| run.state = RunState::Running);
+        assert_eq!((world.told("h1", vm).as_str(), reason(&world)), (then, None));
+    }
+    // By force it ends at once, as it is.
+    let (mut world, vm, _) = decided();
+    world.close("h2", vm, TARGET, None);
+    world.change_vm(vm, |object| {
+        object.spec.power = Power::Off;
+        object.spec.power_request += 1;
+        object.spec.force = true;
+    });
+    assert_eq!(world.told("h1", vm), "stop 1 kill");
+}
+
+#[test]
 fn a_target_that_ran_and_ended_ends_the_vm_and_the_source_is_killed() {
     for (reason, phase) in [("guest-shutdown", Phase::Off), ("qemu-died", Phase::Failed)] {
         let (mut world, vm, id) = decided();

@@ -313,6 +313,7 @@ fn outcome_of(core: &Core) -> Outcome {
         Some((_, Effect::Listen)) => Outcome::Listening {
             stream: "tcp:192.0.2.2:4000".to_owned(),
         },
+        Some((_, Effect::Save { .. })) => Outcome::Saved { bytes: 1 },
         Some((_, Effect::SendGo { .. })) => Outcome::TargetRuns { downtime_us: None },
         _ => Outcome::Ok,
     }

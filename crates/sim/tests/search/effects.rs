@@ -2,6 +2,7 @@
 
 use driver::types::Effect;
 use model::Incarnation;
+use model::document::{Order, Stop};
 
 use super::agents::{BLANK, In};
 use super::machine::{Machine, Next, Step, is_blank, spend};
@@ -245,6 +246,7 @@ impl Machine {
                 Ok(true)
             }
             Effect::Spawn { incoming } => self.spawn(world, at, *incoming),
+            Effect::Kill if self.loses_memory(world, at) => Err(Violation::MemoryLost),
             Effect::Kill => end_process(world, at).map(|()| true),
             Effect::Forget => {
                 let slot = &mut world.slots[at];
@@ -261,6 +263,16 @@ impl Machine {
             effect if world.slots[at].process.is_some() => self.command(world, at, effect),
             _ => Ok(false),
         }
+    }
+
+    /// Whether its host was told to save a guest that is nowhere else, and ends it unsaved.
+    fn loses_memory(&self, world: &World, at: usize) -> bool {
+        let slot = &world.slots[at];
+        let document = world.hosts[usize::from(slot.host)].document;
+        let about = self.stores.documents.get(document).as_ref();
+        let is_to_be_saved = about.is_some_and(|about| matches!(about.order, Order::Stop(Stop::Suspend)));
+        let is_whole = slot.process.is_some_and(|process| process.has_completed());
+        is_to_be_saved && is_whole && !self.agents.marks.get(slot.marks).closed
     }
 
     fn spawn(&mut self, world: &mut World, at: usize, incoming: bool) -> Result<bool, Violation> {
@@ -299,6 +311,13 @@ impl Machine {
                     }
                 });
                 Ok(true)
+            }
+            Effect::Save { .. } => {
+                let may = { world.slots[at].process }.is_some_and(|process| process.can_be_saved());
+                if may {
+                    change(world, at, Process::save);
+                }
+                Ok(may)
             }
             Effect::Migrate { to } => migrate(world, at, slot_of(*to)),
             Effect::MigrateContinue { .. } => {

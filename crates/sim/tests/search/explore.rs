@@ -241,7 +241,7 @@ impl Search {
             _ if facts.is_moving => false,
             Some(Phase::Running) => runs(false) && facts.has_answered && facts.power == Power::Running,
             Some(Phase::Paused) => runs(true) && facts.has_answered && facts.power == Power::Paused,
-            Some(Phase::Off | Phase::Failed) => processes == 0,
+            Some(Phase::Off | Phase::Failed | Phase::Suspended) => processes == 0,
             // Every host is gone.
             Some(Phase::Pending) => (0..HOSTS).all(|at| world.hosts[at].is_off),
             None => processes == 0,

@@ -47,6 +47,8 @@ pub(crate) struct Process {
     pub(crate) is_old: bool,
     /// The slot that its transfer goes to.
     pub(crate) to: u8,
+    /// What it sent last went to a disk.
+    is_saved: bool,
 }
 
 impl Process {
@@ -67,6 +69,7 @@ impl Process {
             before: run,
             is_old: false,
             to: 0,
+            is_saved: false,
         }
     }
 
@@ -93,13 +96,23 @@ impl Process {
     }
 
     pub(crate) fn has_completed(&self) -> bool {
-        self.said.run == Run::PostMigrate
+        self.said.run == Run::PostMigrate && !self.is_saved
+    }
+
+    /// Its state goes to a disk, and it stands still.
+    pub(crate) fn save(&mut self) {
+        self.is_saved = true;
+        self.complete();
+    }
+
+    pub(crate) fn can_be_saved(&self) -> bool {
+        matches!(self.said.run, Run::Running | Run::Paused) && !self.is_sending()
     }
 
     pub(crate) fn migrate(&mut self, to: u8) {
         self.before = self.said.run;
         self.said.transfer = Transfer::Active;
-        self.is_cut = false;
+        (self.is_cut, self.is_saved) = (false, false);
         self.to = to;
     }
 
@@ -134,6 +147,7 @@ impl Process {
         let may = !matches!(self.said.run, Run::InMigrate | Run::FinishMigrate | Run::Shutdown);
         if may {
             self.said.run = Run::Running;
+            self.is_saved = false;
         }
         may
     }

@@ -46,6 +46,7 @@ pub(crate) enum Act {
     Migrate,
     Cancel,
     Shutdown,
+    Suspend,
     SwitchOff,
     Delete,
     Start,
@@ -449,6 +450,7 @@ fn wish(keys: &mut Keys, view: &View, act: Act) {
         }
         Act::Delete => change_vm(keys, |object| object.meta.deleted_at = Some(now())),
         Act::Shutdown => ask_for(keys, Power::Off, false),
+        Act::Suspend => ask_for(keys, Power::Suspended, false),
         Act::SwitchOff => ask_for(keys, Power::Off, true),
         Act::Pause => ask_for(keys, Power::Paused, false),
         Act::Resume => {

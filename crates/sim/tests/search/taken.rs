@@ -6,6 +6,7 @@ use driver::types::Lease;
 use model::document::TargetState;
 use model::migration::{MigrationIntent, MigrationPhase, MigrationSpec};
 use model::report::{Outgoing, OutgoingState, RunState, RunStatus};
+use model::vm::VmIntent;
 use model::{Incarnation, Object, key};
 
 use super::explore::{Plan, search};
@@ -86,6 +87,14 @@ pub(crate) const TAKEN: &[Taken] = &[
         wishes: &[],
         is_long: false,
         found: Some(Violation::SourceAfterHandOver),
+    },
+    Taken {
+        name: "6: a guest that has to go on is saved before it did",
+        rules: || Rules::showing(resume_is_over),
+        faults: &[(Class::Qemu, 1)],
+        wishes: &[Act::Suspend],
+        is_long: false,
+        found: Some(Violation::MemoryLost),
     },
     Taken {
         name: "6: ran(M) is not on disk before cont",
@@ -304,6 +313,14 @@ fn completed_is_enough(keys: &mut Keys) {
             run.ran = false;
         });
     }
+}
+
+fn resume_is_over(keys: &mut Keys) {
+    rules::change(keys, &key::vm_intent(vm()), |intent: &mut VmIntent| {
+        if let Some(open) = &mut intent.open {
+            open.resume = false;
+        }
+    });
 }
 
 fn plan_of(taken: &Taken) -> Plan {

@@ -13,9 +13,10 @@ use super::store::Act;
 use super::taken::{TAKEN, Taken, without_rule};
 use super::world::{CLASSES, Class};
 
-const WISHES: [Act; 6] = [
+const WISHES: [Act; 7] = [
     Act::Cancel,
     Act::Shutdown,
+    Act::Suspend,
     Act::SwitchOff,
     Act::Delete,
     Act::Pause,

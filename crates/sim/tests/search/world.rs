@@ -161,6 +161,8 @@ pub(crate) enum Violation {
     /// A source that completed goes on although its target is not known to have never run.
     SourceAfterHandOver,
     PromiseBroken,
+    /// What had to be saved is ended unsaved, and nothing else has it.
+    MemoryLost,
     /// A promise is given of which QEMU knows nothing.
     PromiseUntrue,
     /// Closed is reported, and is not so.
