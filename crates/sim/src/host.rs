@@ -161,6 +161,7 @@ impl Host {
             lacks: Vec::new(),
             cpu_model: "sim".to_owned(),
             boot_id: format!("{}-{}", self.number, self.boots),
+            qemu_user: None,
         }
     }
 

@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,12 +19,12 @@ use model::Reason;
 use model::document::{Machine, Order, VmDocument};
 use model::host::AcceleratorName;
 use qemu::command_line::{
-    Accelerator, Access, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE, Nic, QMP_SOCKET, Start,
-    arguments,
+    Accelerator, Access, Base, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE, Nic, QMP_SOCKET, Start,
+    command_line,
 };
 use qemu::guest_agent::ShutdownMode;
 use qemu::qmp::QmpError;
-use qemu::spawn::{self, Found};
+use qemu::spawn::{self, Found, User};
 use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
 use tokio::time::timeout;
 
@@ -123,7 +124,7 @@ impl Vm {
         self.host.dir.vm(self.id.vm)
     }
 
-    fn run_dir(&self) -> PathBuf {
+    pub(super) fn run_dir(&self) -> PathBuf {
         self.dir().run(self.id.incarnation)
     }
 
@@ -344,7 +345,11 @@ impl Vm {
         let desired = self.desired()?;
         let machine = &desired.machine;
         let directory = self.run_dir();
-        fs::create_dir_all(&directory).map_err(|error| retryable("storage-failed", &error))?;
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory);
+        made.map_err(|error| retryable("storage-failed", &error))?;
         let local = || -> Result<(), StorageError> {
             storage::write_whole(&directory.join(SEED_FILE), &seed::image(machine, GUEST_MTU))?;
             let description = Description {
@@ -369,26 +374,38 @@ impl Vm {
                     .map_err(storage_failure),
             }
         };
+        let user = self.user()?;
         let ports = async {
             self.host
                 .network
-                .prepare(self.id, &machine.nics)
+                .prepare(self.id, &machine.nics, user)
                 .await
                 .map_err(network_failure)
         };
         tokio::try_join!(disk, ports).map(drop)
     }
 
+    /// As whom its QEMU runs.
+    pub(super) fn user(&self) -> Result<Option<User>, Failure> {
+        let user = self.host.users.of(self.id.vm);
+        user.map_err(|error| terminal("qemu-users-used-up", &error))
+    }
+
     async fn spawn(&self, incoming: bool) -> Result<(), Failure> {
         let desired = self.desired()?;
         let directory = self.run_dir();
         let spec = self.launch_spec(&desired.machine, incoming)?;
-        let arguments = arguments(&spec).map_err(|error| terminal("machine-invalid", &error))?;
-        Launch { incoming }
+        let line = command_line(&spec).map_err(|error| terminal("machine-invalid", &error))?;
+        let user = self.user()?;
+        let launch = Launch {
+            incoming,
+            user: user.map(|user| user.id),
+        };
+        launch
             .write(&directory)
             .map_err(|error| retryable("storage-failed", &error))?;
         let mut held = self.live.lock().await;
-        let process = spawn::spawn(&self.host.qemu, &arguments, &directory)
+        let process = spawn::spawn(&self.host.qemu, &line, &directory, user)
             .map_err(|error| terminal("qemu-not-started", &error))?;
         let (qmp, events) = spawn::connect(&process, &directory, QMP_SOCKET, START_DEADLINE)
             .await
@@ -422,6 +439,10 @@ impl Vm {
                 slot: 0,
                 path: storage::disk_path(self.id.vm, &machine.disk),
                 format: ImageFormat::Qcow2,
+                base: Some(Base {
+                    path: storage::image_path(&machine.disk).map_err(storage_failure)?,
+                    format: storage::qemu_format(machine.disk.image_format),
+                }),
                 cache: if machine.disk.coherent {
                     Cache::HostPageCache
                 } else {
@@ -560,7 +581,9 @@ impl Vm {
     async fn forget(&self) -> Result<(), Failure> {
         storage::remove(&self.run_dir()).map_err(storage_failure)?;
         // Goes only if nothing else is in it.
-        let _ = fs::remove_dir(&self.dir().0);
+        if fs::remove_dir(&self.dir().0).is_ok() {
+            self.host.users.forget(self.id.vm);
+        }
         let entry = Entry::Forget {
             vm: self.id.vm,
             incarnation: self.id.incarnation,
