@@ -24,7 +24,7 @@ use qemu::command_line::{
 };
 use qemu::guest_agent::ShutdownMode;
 use qemu::qmp::QmpError;
-use qemu::spawn::{self, Found, User};
+use qemu::spawn::{self, Exit, Found, User};
 use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
 use tokio::time::timeout;
 
@@ -63,6 +63,8 @@ pub struct Vm {
     live: AsyncMutex<Option<Arc<Live>>>,
     /// When QEMU said last that the guest goes on.
     continued_at: Mutex<Option<Instant>>,
+    /// How its QEMU ended, until that is told.
+    ended: Mutex<Option<String>>,
     guest: guest::Known,
 }
 
@@ -78,6 +80,7 @@ impl Vm {
             turn: Mutex::default(),
             live: AsyncMutex::default(),
             continued_at: Mutex::default(),
+            ended: Mutex::default(),
             guest: guest::Known::default(),
         }
     }
@@ -270,8 +273,11 @@ impl Vm {
         let mut held = self.live.lock().await;
         if held.as_ref().is_none_or(|live| live.qmp.is_closed()) {
             // A monitor closes when its process ends: then there is nothing to look for.
-            if let Some(lost) = held.take() {
-                let _ = timeout(END_PATIENCE, lost.process.gone()).await;
+            if let Some(lost) = held.take()
+                && let Ok(Ok(exit)) = timeout(END_PATIENCE, lost.process.gone()).await
+            {
+                let how = ending(exit, spawn::last_line(&self.run_dir()));
+                *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
             }
             match self.find().await {
                 Ok(Some(live)) => *held = Some(Arc::new(live)),
@@ -293,6 +299,11 @@ impl Vm {
             }
             Err(error) => self.silent_or_gone(&error),
         }
+    }
+
+    /// How its QEMU ended, once.
+    pub fn take_ended(&self) -> Option<String> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn silent_or_gone(&self, error: &QmpError) -> Qemu {
@@ -597,6 +608,19 @@ impl Vm {
         self.host.board.set_transfer(self.id.vm, None);
         Ok(())
     }
+}
+
+/// The end of a QEMU in words.
+fn ending(exit: Exit, last_line: Option<String>) -> String {
+    let how = match exit {
+        Exit::Signal(signal) => format!("by signal {signal}"),
+        Exit::Code(code) => format!("with exit code {code}"),
+        Exit::NotOurChild => "how is not known, since its agent was started after it".to_owned(),
+    };
+    let said = last_line.map_or("its log is empty".to_owned(), |line| {
+        format!("the last line of its log is {line:?}")
+    });
+    format!("{how}, and {said}")
 }
 
 /// Whether an effect may begin.

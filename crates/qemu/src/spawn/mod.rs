@@ -35,7 +35,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-pub use log::{LOG_BYTES_MAX, LOG_FILE, log_tail, trim_log};
+pub use log::{LOG_BYTES_MAX, LOG_FILE, last_line, log_tail, trim_log};
 pub use process::{Exit, KillError, ProcessId, QemuProcess, yield_to_others};
 pub use user::{User, try_user};
 
