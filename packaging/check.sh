@@ -35,6 +35,11 @@ done
 for package in 'qemu-system-x86 (>= 1:10' 'qemu-utils (>= 1:10' adduser 'libc6 ('; do
     grep -q "^Depends:.*$package" "$root/DEBIAN/control" || fail "the package does not depend on $package"
 done
+for right in CAP_SETUID CAP_SETGID CAP_KILL; do
+    grep -q "^AmbientCapabilities=.*$right" "$root/usr/lib/systemd/system/sterna-agent.service" ||
+        fail "the agent cannot run QEMU as another user: its unit lacks $right"
+done
+grep -q 'adduser .* sterna-qemu$' "$root/DEBIAN/postinst" || fail 'postinst does not make the user sterna-qemu'
 for script in "$root"/DEBIAN/{postinst,prerm,postrm} "$root/usr/sbin/sterna-join"; do
     sh -n "$script"
 done

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use driver::passes::LIMITS_MS;
 use qemu::command_line::{
-    AGENT_SOCKET, Accelerator, Access, CONSOLE_SOCKET, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE,
-    QMP_SOCKET, Start, TCG_CPU_MODEL, arguments,
+    AGENT_SOCKET, Accelerator, Access, Base, CONSOLE_SOCKET, Cache, Disk, ImageFormat, LaunchSpec,
+    MACHINE_TYPE, QMP_SOCKET, Start, TCG_CPU_MODEL, command_line,
 };
 use qemu::guest_agent::GuestAgent;
 use qemu::migration_settings::{Side, capabilities, parameters};
@@ -83,7 +83,7 @@ pub(crate) fn overlay(root: &Path, name: &str, image: &Path) -> anyhow::Result<P
 }
 
 /// What both QEMUs of a guest have in common, as Sterna starts it without a network interface.
-pub(crate) fn spec(disk: &Path, memory_mib: u32, start: Start) -> LaunchSpec {
+pub(crate) fn spec(disk: &Path, image: &Path, memory_mib: u32, start: Start) -> LaunchSpec {
     LaunchSpec {
         vm: Uuid::from_u128(0x0190_b2a4_0000_7000_8000_0000_0000_0001),
         name: "bare".to_owned(),
@@ -96,6 +96,10 @@ pub(crate) fn spec(disk: &Path, memory_mib: u32, start: Start) -> LaunchSpec {
             slot: 0,
             path: disk.to_owned(),
             format: ImageFormat::Qcow2,
+            base: Some(Base {
+                path: image.to_owned(),
+                format: ImageFormat::Qcow2,
+            }),
             cache: Cache::HostPageCache,
             access: Access::ReadWrite,
         }],
@@ -115,9 +119,10 @@ impl Machine {
     ) -> anyhow::Result<Self> {
         let directory = root.join(name);
         std::fs::create_dir(&directory)?;
-        let words = [&place.entering[..], &[QEMU.to_owned()], &arguments(spec)?].concat();
-        let (program, words) = words.split_first().context("nothing to start")?;
-        let process = spawn::spawn(Path::new(program), words, &directory)?;
+        let mut line = command_line(spec)?;
+        line.arguments = [&place.entering[..], &[QEMU.to_owned()], &line.arguments].concat();
+        let program = line.arguments.remove(0);
+        let process = spawn::spawn(Path::new(&program), &line, &directory, None)?;
         let (qmp, events) = spawn::connect(&process, &directory, QMP_SOCKET, PATIENCE).await?;
         log_console(&directory).await?;
         let mut machine = Self {

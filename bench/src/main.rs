@@ -134,7 +134,8 @@ async fn boot(world: &World, root: &Path, runs: usize) -> anyhow::Result<()> {
         world.delete_vm(&name).await?;
         let begun = std::time::Instant::now();
         let disk = bare::overlay(root, &name, &image)?;
-        let mut machine = Machine::start(root, &name, &bare::spec(&disk, 256, Start::Boot), &place).await?;
+        let spec = bare::spec(&disk, &image, 256, Start::Boot);
+        let mut machine = Machine::start(root, &name, &spec, &place).await?;
         machine.run().await?;
         machine.ready().await?;
         let bare_ms = begun.elapsed().as_secs_f64() * 1000.0;

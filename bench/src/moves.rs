@@ -180,15 +180,16 @@ impl<'a> BareGuest<'a> {
         credentials: &'a Credentials,
         places: [Place; 2],
     ) -> anyhow::Result<Self> {
-        let disk = bare::overlay(root, name, &guest_image()?)?;
-        let spec = bare::spec(&disk, guest.memory_mib, Start::Boot);
+        let image = guest_image()?;
+        let disk = bare::overlay(root, name, &image)?;
+        let spec = bare::spec(&disk, &image, guest.memory_mib, Start::Boot);
         let mut machine = Machine::start(root, &format!("{name}-0"), &spec, &places[0]).await?;
         machine.run().await?;
         machine.ready().await?;
         if guest.counts {
             machine.execute(COUNTER).await?;
         }
-        let target = bare::spec(&disk, guest.memory_mib, Start::Incoming);
+        let target = bare::spec(&disk, &image, guest.memory_mib, Start::Incoming);
         Ok(Self {
             root,
             name,

@@ -7,6 +7,7 @@
 //! **Start here:** [`HostDir`].
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use model::{Incarnation, VmId};
@@ -34,6 +35,8 @@ pub struct Config {
     pub reserved_mib: u64,
     /// The size of the buffers of migrations' sockets, if it is not the kernel's business.
     pub migration_buffer: Option<usize>,
+    /// Users that are nobody else's, for the VMs' QEMUs.
+    pub qemu_uids: RangeInclusive<u32>,
 }
 
 /// What lets a host join, once.
@@ -121,7 +124,7 @@ impl HostDir {
 /// description.json  from which the store can be rebuilt
 /// console.log       what the guest wrote, console.log.1 and .2 before it
 /// saved-N.state     the memory that incarnation N saved
-/// N/                the run directory of incarnation N: sockets, lock, seed, QEMU's log
+/// N/                the run directory of incarnation N: sockets, lock, seed, QEMU's log, and credentials while it reads them
 /// ```
 #[derive(Debug, Clone)]
 pub struct VmDir(pub PathBuf);
@@ -142,7 +145,7 @@ impl VmDir {
         self.0.join(format!("saved-{incarnation}.state"))
     }
 
-    /// The run directory of an incarnation.
+    /// The run directory of an incarnation. Its QEMU works in it.
     pub fn run(&self, incarnation: Incarnation) -> PathBuf {
         self.0.join(incarnation.to_string())
     }

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use model::host::{Accelerator, AcceleratorName, HostStatus, Lack};
+use model::host::{Accelerator, AcceleratorName, HostStatus, Lack, QemuUser};
 use model::report::{AgentUse, Samples};
 use qemu::command_line::TCG_CPU_MODEL;
 use qemu::probe_accelerator::{AcceleratorKind, PROBE_DEADLINE, probe_accelerator};
@@ -21,6 +21,7 @@ use tokio::time::timeout;
 
 use crate::config::{Config, HostDir};
 use crate::storage;
+use crate::users::Way;
 
 const VERSION_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -33,6 +34,9 @@ pub struct Abilities {
     pub qemu_version: String,
     /// What the kernel cannot do.
     pub lacks: Vec<Lack>,
+    /// As whom QEMU can run.
+    pub way: Way,
+    qemu_user: QemuUser,
 }
 
 /// What the probe found, good for one start of the machine.
@@ -44,11 +48,12 @@ struct Probed {
 
 impl Abilities {
     /// Tries. A probe of this start of the machine is not repeated.
-    pub async fn find(dir: &HostDir, qemu: &Path) -> Self {
-        let (accelerator, qemu_version, lacks) = tokio::join!(
+    pub async fn find(config: &Config, dir: &HostDir, qemu: &Path) -> Self {
+        let (accelerator, qemu_version, lacks, (way, qemu_user)) = tokio::join!(
             accelerator(dir, qemu),
             qemu_version(qemu),
-            hostnet::probe_kernel()
+            hostnet::probe_kernel(),
+            Way::find(config.qemu_uids.clone(), qemu)
         );
         let lack = |lack: hostnet::Lack| Lack {
             what: lack.what.to_owned(),
@@ -58,6 +63,8 @@ impl Abilities {
             accelerator,
             qemu_version,
             lacks: lacks.into_iter().map(lack).collect(),
+            way,
+            qemu_user,
         }
     }
 
@@ -74,6 +81,7 @@ impl Abilities {
             lacks: self.lacks,
             cpu_model: TCG_CPU_MODEL.to_owned(),
             boot_id: boot_id(),
+            qemu_user: Some(self.qemu_user),
         }
     }
 }

@@ -20,12 +20,13 @@ pub mod pki;
 pub mod reconcile;
 pub mod seed;
 pub mod storage;
+pub mod users;
 pub mod vm;
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +46,7 @@ use peer::Peers;
 use pki::{HostIdentity, PkiError, Tls};
 use reconcile::Fleet;
 use storage::Storage;
+use users::Users;
 use vm::console::Consoles;
 use vm::turns::Turns;
 use vm::{Clock, Host};
@@ -109,7 +111,10 @@ async fn serve(config: Config, ready: impl FnOnce()) -> Result<(), AgentError> {
     if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
         tracing::warn!(%error, "an ended QEMU may stay as a zombie for a while");
     }
-    let (identity, abilities) = tokio::join!(join(&config, &dir), Abilities::find(&dir, Path::new(QEMU)));
+    let (identity, abilities) = tokio::join!(
+        join(&config, &dir),
+        Abilities::find(&config, &dir, Path::new(QEMU))
+    );
     let identity = identity?;
     let tls = Tls::load(&config, &dir)?;
     let listener = listen(config.peer_listen).await?;
@@ -119,6 +124,7 @@ async fn serve(config: Config, ready: impl FnOnce()) -> Result<(), AgentError> {
     let peer_address = config
         .peer_advertise
         .unwrap_or(SocketAddr::new(config.underlay_address, port));
+    let users = Users::open(abilities.way.clone(), &dir);
     let status = abilities.status(&config, peer_address);
     let client = pki::http_client(tls.to_servers.clone())?;
     tracing::info!(host = %identity.id, name = identity.name, "the agent runs");
@@ -130,6 +136,7 @@ async fn serve(config: Config, ready: impl FnOnce()) -> Result<(), AgentError> {
         tls,
         client,
         status,
+        users,
     }
     .obey(listener)
     .await
@@ -143,6 +150,7 @@ struct Joined {
     tls: Tls,
     client: reqwest::Client,
     status: HostStatus,
+    users: Users,
 }
 
 impl Joined {
@@ -180,6 +188,7 @@ impl Joined {
             turns: Turns::new(self.status.cpus.try_into().unwrap_or(1)),
             network: Network::open(&self.config.data_dir, self.config.underlay_address)?,
             storage: Storage::new(self.client, self.config.server),
+            users: self.users,
             peers: Peers::new(self.tls.to_peers),
             identity: self.identity,
             dir: self.dir,
@@ -205,6 +214,9 @@ fn take_lock(dir: &HostDir) -> Result<File, AgentError> {
         .mode(0o700)
         .create(dir.vms());
     made.map_err(directory(&dir.vms()))?;
+    // Also one that somebody else made: what QEMU may not reach is below it.
+    let closed = fs::set_permissions(&dir.0, Permissions::from_mode(0o700));
+    closed.map_err(directory(&dir.0))?;
     let lock = File::create(dir.lock()).map_err(directory(&dir.lock()))?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),

@@ -19,6 +19,7 @@ use hostnet::{
 };
 use model::document::{NetworkDocument, Port};
 use qemu::command_line::NIC_SLOTS;
+use qemu::spawn::User;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
@@ -44,9 +45,10 @@ impl NetworkError {
 }
 
 /// Who opens the taps: QEMU has none of the agent's rights over networks unless both are root.
-fn owner() -> Option<u32> {
+fn owner(user: Option<User>) -> Option<u32> {
     let uid = rustix::process::geteuid();
-    (!uid.is_root()).then_some(uid.as_raw())
+    user.map(|user| user.id)
+        .or_else(|| (!uid.is_root()).then_some(uid.as_raw()))
 }
 
 /// The networks of this host.
@@ -106,8 +108,14 @@ impl Network {
         link_name(self.world, LinkKind::Vxlan, &vni.to_be_bytes())
     }
 
-    /// Makes what the ports need, and the ports, closed. A port that is there is left as it is.
-    pub async fn prepare(&self, id: Identity, ports: &[Port]) -> Result<(), NetworkError> {
+    /// Makes what the ports need, and the ports, closed, for a QEMU that runs as `user`. A port that is there is left as it
+    /// is.
+    pub async fn prepare(
+        &self,
+        id: Identity,
+        ports: &[Port],
+        user: Option<User>,
+    ) -> Result<(), NetworkError> {
         let state = self.state.lock().await;
         for vni in ports.iter().map(|port| port.vni).collect::<BTreeSet<_>>() {
             let document = state.wanted.get(&vni).cloned().unwrap_or_default();
@@ -118,7 +126,7 @@ impl Network {
             self.netlink
                 .ensure_tap(&TapSpec {
                     name,
-                    owner: owner(),
+                    owner: owner(user),
                     mtu: GUEST_MTU,
                 })
                 .await?;

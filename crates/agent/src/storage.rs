@@ -119,26 +119,17 @@ impl Storage {
 
     /// The image's file in the datastore, fetched if it is not there.
     pub async fn image(&self, disk: &Disk) -> Result<PathBuf, StorageError> {
-        let sha256 = &disk.image_sha256;
-        let is_digest = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if !is_digest {
-            return Err(StorageError::Name(sha256.clone()));
-        }
-        let extension = match disk.image_format {
-            ImageFormat::Qcow2 => "qcow2",
-            ImageFormat::Raw => "raw",
-        };
-        let directory = image_dir(Path::new(&disk.datastore));
-        let path = directory.join(format!("{sha256}.{extension}"));
+        let path = image_path(disk)?;
         if path.exists() {
             return Ok(path);
         }
         let turn = Arc::clone(self.fetches.lock().await.entry(path.clone()).or_default());
         let _turn = turn.lock().await;
         if !path.exists() {
+            let directory = image_dir(Path::new(&disk.datastore));
             fs::create_dir_all(&directory).map_err(file("make", &directory))?;
             remove_stale(&directory);
-            self.fetch(sha256, &path).await?;
+            self.fetch(&disk.image_sha256, &path).await?;
         }
         Ok(path)
     }
@@ -220,7 +211,22 @@ pub fn disk_path(vm: VmId, disk: &Disk) -> PathBuf {
     volume_dir(Path::new(&disk.datastore), vm).join("root.qcow2")
 }
 
-fn qemu_format(format: ImageFormat) -> qemu::command_line::ImageFormat {
+/// Where the image is that the disk is an overlay over.
+pub fn image_path(disk: &Disk) -> Result<PathBuf, StorageError> {
+    let sha256 = &disk.image_sha256;
+    let is_digest = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !is_digest {
+        return Err(StorageError::Name(sha256.clone()));
+    }
+    let extension = match disk.image_format {
+        ImageFormat::Qcow2 => "qcow2",
+        ImageFormat::Raw => "raw",
+    };
+    Ok(image_dir(Path::new(&disk.datastore)).join(format!("{sha256}.{extension}")))
+}
+
+/// QEMU's name of it.
+pub fn qemu_format(format: ImageFormat) -> qemu::command_line::ImageFormat {
     match format {
         ImageFormat::Qcow2 => qemu::command_line::ImageFormat::Qcow2,
         ImageFormat::Raw => qemu::command_line::ImageFormat::Raw,
@@ -265,6 +271,14 @@ pub fn remove(path: &Path) -> Result<(), StorageError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.map_err(file("delete", path)),
     }
+}
+
+/// An empty file for a guest's memory, instead of what an earlier attempt left.
+pub fn new_saved_state(path: &Path) -> Result<fs::File, StorageError> {
+    remove(path)?;
+    let mut private = fs::OpenOptions::new();
+    private.write(true).create_new(true).mode(0o600);
+    private.open(path).map_err(file("make", path))
 }
 
 /// Makes a saved state durable and gives it its name. Returns its size.

@@ -124,6 +124,9 @@ async fn a_guest_outlives_its_agent() {
         closed.reason
     );
     assert!(begin.elapsed() < Duration::from_secs(1));
+    let reason = closed.reason.unwrap();
+    assert_eq!(reason.code, "qemu-exited");
+    assert!(reason.message.contains("by signal 9, and "), "{reason:?}");
 
     side.order(vm, Some(document(2, Order::Stop(Stop::Remove), &machine)));
     side.wait(vm, 2, "removed", |run| run.state == RunState::Removed)

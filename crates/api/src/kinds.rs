@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use model::event::Lifecycle;
-use model::host::{Accelerator, Lack, Overcommit};
+use model::host::{Accelerator, Lack, Overcommit, QemuUser};
 use model::image::ImageFormat;
 use model::lifecycle::{Availability, Phase};
 use model::migration::{Figures, Method, MigrationPhase, Progress};
@@ -239,6 +239,9 @@ pub struct HostStatus {
     pub qemu_version: Option<String>,
     /// How guests are run, and why not faster.
     pub accelerator: Option<Accelerator>,
+    /// As whom QEMU runs, and why not with fewer rights; `null` if its agent does not say.
+    #[serde(default)]
+    pub qemu_user: Option<QemuUser>,
     /// The processor that guests see.
     pub cpu_model: Option<String>,
     /// Its processors.

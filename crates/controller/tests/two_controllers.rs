@@ -159,6 +159,7 @@ fn host_status(memory_mib: u64) -> HostStatus {
         lacks: Vec::new(),
         cpu_model: "qemu64".to_owned(),
         boot_id: "boot".to_owned(),
+        qemu_user: None,
     }
 }
 

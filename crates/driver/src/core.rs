@@ -219,6 +219,7 @@ impl Core {
                 self.lease = lease;
             }
             Input::Observed(qemu) => self.take_observation(now, qemu),
+            Input::Ended(how) => self.memory.ended = Some(how),
             Input::Go { from, to } => self.take_go(from, to),
             Input::Done(id, outcome) => {
                 if let Some(effect) = self.answered(id) {

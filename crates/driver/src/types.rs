@@ -267,6 +267,9 @@ pub enum Input {
     Lease(Lease),
     /// What QEMU said when it was looked at: the answer to [`Effect::Look`], and never sent after that has failed.
     Observed(Qemu),
+    /// How QEMU's process ended, in words, where that is known. It comes before the look that finds none, and changes nothing
+    /// but what people are told.
+    Ended(String),
     /// The agent of the source's host says that its QEMU completed; checked to come from the host that the order names.
     Go {
         /// N.

@@ -7,8 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use api::kinds::{JoinToken, JoinTokenBody};
+use api::kinds::{Host, JoinToken, JoinTokenBody};
 use api::token::TokenBody;
+use model::host::QemuUserName;
 use model::migration::MigrationPhase;
 use model::token::Role;
 use serde_json::Value;
@@ -51,7 +52,7 @@ async fn one_id_leads_from_a_request_to_qemu_and_secrets_stay_where_they_belong(
     let root = world.directory();
     tokio::task::spawn_blocking(move || files(&root, &secrets)).await??;
     one_id(&world, &vm.id.to_string()).await?;
-    sandboxed(&world, &vm)?;
+    sandboxed(&world, &vm).await?;
     world.down().await
 }
 
@@ -257,9 +258,11 @@ async fn one_id(world: &World, vm: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// QEMU has its seccomp filter, and can gain no rights.
-fn sandboxed(world: &World, vm: &vms::VmObject) -> anyhow::Result<()> {
+/// QEMU has its seccomp filter, can gain no rights, and its user, where it has one of its own, can read nothing.
+async fn sandboxed(world: &World, vm: &vms::VmObject) -> anyhow::Result<()> {
     for (host, _, pid) in world.living(vms::id(vm)) {
+        let said = world.client().get::<Host>(&host).await?.status.qemu_user;
+        let said = said.context("a host says as whom its QEMUs run")?;
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let field = |name: &str| {
             status
@@ -275,6 +278,52 @@ fn sandboxed(world: &World, vm: &vms::VmObject) -> anyhow::Result<()> {
             field("NoNewPrivs:") == Some("1"),
             "QEMU on {host} may gain rights: {status}"
         );
+        let uid = field("Uid:").and_then(|uids| uids.split_whitespace().next());
+        let uid: u32 = uid.context("it has a user")?.parse()?;
+        let is_own = uid != rustix::process::geteuid().as_raw();
+        ensure!(
+            is_own == (said.name != QemuUserName::Agent),
+            "{host} says {said:?}, and its QEMU runs as {uid}"
+        );
+        if is_own {
+            ensure!(
+                field("CapPrm:") == Some("0000000000000000"),
+                "it has rights: {status}"
+            );
+            reads_nothing(world, uid, pid).await?;
+        }
     }
+    Ok(())
+}
+
+/// Has a QEMU's user open all files there are, by their full paths and as from the directory that the QEMU works in.
+async fn reads_nothing(world: &World, uid: u32, pid: i32) -> anyhow::Result<()> {
+    /// Which shows that something would be seen.
+    const PUBLIC: &str = "/etc/passwd";
+    let root = world.directory();
+    let works_in = fs::read_link(format!("/proc/{pid}/cwd"))?;
+    let up = "../".repeat(works_in.strip_prefix(&root)?.components().count());
+    let mut files = vec![PUBLIC.into(), "seed.img".into(), "../console.log".into()];
+    for path in below(&root) {
+        let own = path.strip_prefix(&root)?;
+        let public = ["log", "up.lock", "datastore/images"];
+        let is_public = public.iter().any(|name| own.starts_with(name));
+        if !is_public {
+            files.push(Path::new(&up).join(own));
+            files.push(path);
+        }
+    }
+    ensure!(files.len() > 50, "there are few files: {files:?}");
+    let uid = uid.to_string();
+    let script = "for file; do head -c1 -- \"$file\" >/dev/null 2>&1 && echo \"$file\"; done; true";
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", &uid, "--regid", &uid, "--clear-groups"]);
+    command
+        .args(["sh", "-c", script, "sh"])
+        .args(files)
+        .current_dir(works_in);
+    let ended = command.output().await?;
+    let read = String::from_utf8_lossy(&ended.stdout).into_owned();
+    ensure!(read.trim_end() == PUBLIC, "QEMU's user reads {read}");
     Ok(())
 }

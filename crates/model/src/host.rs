@@ -130,6 +130,30 @@ pub struct HostStatus {
     pub cpu_model: String,
     /// Which start of the machine this is.
     pub boot_id: String,
+    /// As whom QEMU runs; an agent of before does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qemu_user: Option<QemuUser>,
+}
+
+/// As whom QEMU runs, and why not with fewer rights.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct QemuUser {
+    /// `vm`, `host` or `agent`.
+    pub name: QemuUserName,
+    /// Why it is not `vm`; `null` if it is.
+    pub why: Option<String>,
+}
+
+/// What a guest that has taken over its QEMU is on its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum QemuUserName {
+    /// Each VM has a user of its own.
+    Vm,
+    /// All VMs of the host have one user, who is nobody else.
+    Host,
+    /// The agent's own user: nothing but QEMU's sandbox is between a guest and the others of its host.
+    Agent,
 }
 
 /// How guests are run, and why not faster.

@@ -263,7 +263,9 @@ async fn a_guest_is_suspended_to_a_file_and_restored() {
     before.wait_for_guest().await;
     before.qmp.stop().await.unwrap();
     let state = root.path().join("state, of it");
-    let channel = MigrationChannel::File(state.to_str().unwrap().to_owned());
+    let channel = MigrationChannel::State;
+    let file = std::fs::File::create(&state).unwrap();
+    before.qmp.hand_over_state(file).await.unwrap();
     file_settings(&before).await;
     let started = Instant::now();
     before.qmp.migrate(&channel).await.unwrap();
@@ -275,6 +277,8 @@ async fn a_guest_is_suspended_to_a_file_and_restored() {
     let mut after = Vm::start(root.path(), "after", &spec(VM, &disk, Start::Incoming)).await;
     file_settings(&after).await;
     let started = Instant::now();
+    let file = std::fs::File::open(&state).unwrap();
+    after.qmp.hand_over_state(file).await.unwrap();
     after.qmp.migrate_incoming(&channel).await.unwrap();
     let info = after.wait_for(MigrationStatus::is_final).await;
     assert_eq!(info.status, MigrationStatus::Completed, "{info:?}");
@@ -299,7 +303,9 @@ async fn a_damaged_file_is_refused_and_its_error_can_be_read() {
     std::fs::write(&state, vec![7; 100_000]).unwrap();
     let mut target = Vm::start(root.path(), "target", &spec(VM, &disk, Start::Incoming)).await;
     file_settings(&target).await;
-    let channel = MigrationChannel::File(state.to_str().unwrap().to_owned());
+    let file = std::fs::File::open(&state).unwrap();
+    target.qmp.hand_over_state(file).await.unwrap();
+    let channel = MigrationChannel::State;
     target.qmp.migrate_incoming(&channel).await.unwrap();
     let info = target.wait_for(MigrationStatus::is_final).await;
     assert_eq!(info.status, MigrationStatus::Failed);

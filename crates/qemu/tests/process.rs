@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use qemu::command_line::{
-    Access, Cache, Disk, ImageFormat, LaunchSpec, QMP_SECOND_SOCKET, QMP_SOCKET, Start, arguments,
+    Access, Base, Cache, Disk, ImageFormat, LaunchSpec, QMP_SECOND_SOCKET, QMP_SOCKET, Start, command_line,
 };
 use qemu::guest_agent::{GuestAgent, GuestAgentError};
 use qemu::image::QemuImg;
@@ -35,9 +35,9 @@ impl Drop for Guard {
 async fn left_behind() -> (TempDir, PathBuf, Guard) {
     let root = tempfile::tempdir().unwrap();
     let disk = guest_disk(root.path());
-    let arguments = arguments(&spec(VM, &disk, Start::Boot)).unwrap();
+    let line = command_line(&spec(VM, &disk, Start::Boot)).unwrap();
     let directory = root.path().to_owned();
-    let guard = Guard(spawn::spawn(program(), &arguments, &directory).unwrap());
+    let guard = Guard(spawn::spawn(program(), &line, &directory, None).unwrap());
     let connected = spawn::connect(&guard.0, &directory, QMP_SOCKET, DEADLINE).await;
     drop(connected.unwrap());
     (root, directory, guard)
@@ -121,11 +121,16 @@ async fn full_spec(root: &Path) -> LaunchSpec {
     qemu_img.create_empty(&data, 64 << 20).await.unwrap();
     let mut spec = spec(VM, &overlay, Start::Boot);
     spec.disks[0].format = ImageFormat::Qcow2;
+    spec.disks[0].base = Some(Base {
+        path: base,
+        format: ImageFormat::Raw,
+    });
     spec.disks[0].access = Access::ReadWrite;
     spec.disks.push(Disk {
         slot: 11,
         path: data,
         format: ImageFormat::Qcow2,
+        base: None,
         cache: Cache::HostPageCache,
         access: Access::ReadWrite,
     });
@@ -157,8 +162,8 @@ async fn a_vm_with_overlay_data_disk_and_seed_boots_and_its_image_is_locked() {
     // A second start on the same image.
     let directory = root.path().join("second");
     std::fs::create_dir(&directory).unwrap();
-    let arguments = arguments(&spec).unwrap();
-    let second = Guard(spawn::spawn(program(), &arguments, &directory).unwrap());
+    let line = command_line(&spec).unwrap();
+    let second = Guard(spawn::spawn(program(), &line, &directory, None).unwrap());
     let connected = spawn::connect(&second.0, &directory, QMP_SOCKET, DEADLINE).await;
     let error = connected.unwrap_err();
     let exit = Exit::Code(1);

@@ -170,6 +170,7 @@ impl Host {
             lacks: Vec::new(),
             cpu_model: "sim".to_owned(),
             boot_id: format!("{}-{}", self.number, self.boots),
+            qemu_user: None,
         }
     }
 

@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,12 +19,12 @@ use model::Reason;
 use model::document::{Machine, Order, VmDocument};
 use model::host::AcceleratorName;
 use qemu::command_line::{
-    Accelerator, Access, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE, Nic, QMP_SOCKET, Start,
-    arguments,
+    Accelerator, Access, Base, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE, Nic, QMP_SOCKET, Start,
+    command_line,
 };
 use qemu::guest_agent::ShutdownMode;
 use qemu::qmp::QmpError;
-use qemu::spawn::{self, Found};
+use qemu::spawn::{self, Exit, Found, User};
 use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
 use tokio::time::timeout;
 
@@ -62,6 +63,8 @@ pub struct Vm {
     live: AsyncMutex<Option<Arc<Live>>>,
     /// When QEMU said last that the guest goes on.
     continued_at: Mutex<Option<Instant>>,
+    /// How its QEMU ended, until that is told.
+    ended: Mutex<Option<String>>,
     guest: guest::Known,
 }
 
@@ -77,6 +80,7 @@ impl Vm {
             turn: Mutex::default(),
             live: AsyncMutex::default(),
             continued_at: Mutex::default(),
+            ended: Mutex::default(),
             guest: guest::Known::default(),
         }
     }
@@ -123,7 +127,7 @@ impl Vm {
         self.host.dir.vm(self.id.vm)
     }
 
-    fn run_dir(&self) -> PathBuf {
+    pub(super) fn run_dir(&self) -> PathBuf {
         self.dir().run(self.id.incarnation)
     }
 
@@ -269,8 +273,11 @@ impl Vm {
         let mut held = self.live.lock().await;
         if held.as_ref().is_none_or(|live| live.qmp.is_closed()) {
             // A monitor closes when its process ends: then there is nothing to look for.
-            if let Some(lost) = held.take() {
-                let _ = timeout(END_PATIENCE, lost.process.gone()).await;
+            if let Some(lost) = held.take()
+                && let Ok(Ok(exit)) = timeout(END_PATIENCE, lost.process.gone()).await
+            {
+                let how = ending(exit, spawn::last_line(&self.run_dir()));
+                *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
             }
             match self.find().await {
                 Ok(Some(live)) => *held = Some(Arc::new(live)),
@@ -292,6 +299,11 @@ impl Vm {
             }
             Err(error) => self.silent_or_gone(&error),
         }
+    }
+
+    /// How its QEMU ended, once.
+    pub fn take_ended(&self) -> Option<String> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn silent_or_gone(&self, error: &QmpError) -> Qemu {
@@ -344,7 +356,11 @@ impl Vm {
         let desired = self.desired()?;
         let machine = &desired.machine;
         let directory = self.run_dir();
-        fs::create_dir_all(&directory).map_err(|error| retryable("storage-failed", &error))?;
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory);
+        made.map_err(|error| retryable("storage-failed", &error))?;
         let local = || -> Result<(), StorageError> {
             storage::write_whole(&directory.join(SEED_FILE), &seed::image(machine, GUEST_MTU))?;
             let description = Description {
@@ -369,26 +385,38 @@ impl Vm {
                     .map_err(storage_failure),
             }
         };
+        let user = self.user()?;
         let ports = async {
             self.host
                 .network
-                .prepare(self.id, &machine.nics)
+                .prepare(self.id, &machine.nics, user)
                 .await
                 .map_err(network_failure)
         };
         tokio::try_join!(disk, ports).map(drop)
     }
 
+    /// As whom its QEMU runs.
+    pub(super) fn user(&self) -> Result<Option<User>, Failure> {
+        let user = self.host.users.of(self.id.vm);
+        user.map_err(|error| terminal("qemu-users-used-up", &error))
+    }
+
     async fn spawn(&self, incoming: bool) -> Result<(), Failure> {
         let desired = self.desired()?;
         let directory = self.run_dir();
         let spec = self.launch_spec(&desired.machine, incoming)?;
-        let arguments = arguments(&spec).map_err(|error| terminal("machine-invalid", &error))?;
-        Launch { incoming }
+        let line = command_line(&spec).map_err(|error| terminal("machine-invalid", &error))?;
+        let user = self.user()?;
+        let launch = Launch {
+            incoming,
+            user: user.map(|user| user.id),
+        };
+        launch
             .write(&directory)
             .map_err(|error| retryable("storage-failed", &error))?;
         let mut held = self.live.lock().await;
-        let process = spawn::spawn(&self.host.qemu, &arguments, &directory)
+        let process = spawn::spawn(&self.host.qemu, &line, &directory, user)
             .map_err(|error| terminal("qemu-not-started", &error))?;
         let (qmp, events) = spawn::connect(&process, &directory, QMP_SOCKET, START_DEADLINE)
             .await
@@ -422,6 +450,10 @@ impl Vm {
                 slot: 0,
                 path: storage::disk_path(self.id.vm, &machine.disk),
                 format: ImageFormat::Qcow2,
+                base: Some(Base {
+                    path: storage::image_path(&machine.disk).map_err(storage_failure)?,
+                    format: storage::qemu_format(machine.disk.image_format),
+                }),
                 cache: if machine.disk.coherent {
                     Cache::HostPageCache
                 } else {
@@ -560,7 +592,9 @@ impl Vm {
     async fn forget(&self) -> Result<(), Failure> {
         storage::remove(&self.run_dir()).map_err(storage_failure)?;
         // Goes only if nothing else is in it.
-        let _ = fs::remove_dir(&self.dir().0);
+        if fs::remove_dir(&self.dir().0).is_ok() {
+            self.host.users.forget(self.id.vm);
+        }
         let entry = Entry::Forget {
             vm: self.id.vm,
             incarnation: self.id.incarnation,
@@ -574,6 +608,19 @@ impl Vm {
         self.host.board.set_transfer(self.id.vm, None);
         Ok(())
     }
+}
+
+/// The end of a QEMU in words.
+fn ending(exit: Exit, last_line: Option<String>) -> String {
+    let how = match exit {
+        Exit::Signal(signal) => format!("by signal {signal}"),
+        Exit::Code(code) => format!("with exit code {code}"),
+        Exit::NotOurChild => "how is not known, since its agent was started after it".to_owned(),
+    };
+    let said = last_line.map_or("its log is empty".to_owned(), |line| {
+        format!("the last line of its log is {line:?}")
+    });
+    format!("{how}, and {said}")
 }
 
 /// Whether an effect may begin.

@@ -44,6 +44,9 @@ const LAUNCH_FILE: &str = "launch.json";
 pub struct Launch {
     /// Whether to take a stream.
     pub incoming: bool,
+    /// As whom; the agent's own user if `None`.
+    #[serde(default)]
+    pub user: Option<u32>,
 }
 
 impl Launch {
@@ -55,7 +58,8 @@ impl Launch {
         )
     }
 
-    fn read(directory: &Path) -> io::Result<Self> {
+    /// As it was written.
+    pub fn read(directory: &Path) -> io::Result<Self> {
         let bytes = fs::read(directory.join(LAUNCH_FILE))?;
         serde_json::from_slice(&bytes).map_err(io::Error::other)
     }

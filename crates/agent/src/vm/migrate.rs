@@ -6,8 +6,11 @@
 //!
 //! **Start here:** [`Vm::listen`] for the target, [`Vm::migrate`] for the source.
 
+use std::fs::{self, Permissions};
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +43,39 @@ const STREAM_LOOK: Duration = Duration::from_millis(5);
 /// Between looks at one.
 const CANCEL_LOOK: Duration = Duration::from_millis(5);
 
+/// Where a VM's QEMU finds the host's credentials, in its working directory, which nobody else can get to.
+const CREDENTIALS_DIR: &str = "tls";
+/// The modes of the directory and of the files in it.
+const LENT_TO_ANOTHER: [u32; 2] = [0o711, 0o644];
+const LENT_TO_US: [u32; 2] = [0o700, 0o600];
+
+/// Credentials that are taken back when this is dropped: no QEMU can read the host's key but while it begins a transfer.
+struct Lent(PathBuf);
+
+impl Lent {
+    fn copy(&self, from: &Path, [directory_mode, file_mode]: [u32; 2]) -> io::Result<()> {
+        // What an agent left that ended meanwhile.
+        let _ = fs::remove_dir_all(&self.0);
+        fs::create_dir(&self.0)?;
+        fs::set_permissions(&self.0, Permissions::from_mode(directory_mode))?;
+        for entry in fs::read_dir(from)? {
+            let entry = entry?;
+            let copy = self.0.join(entry.file_name());
+            fs::copy(entry.path(), &copy)?;
+            fs::set_permissions(&copy, Permissions::from_mode(file_mode))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, "QEMU can still read the host's credentials for migrations");
+        }
+    }
+}
+
 impl Vm {
     fn migrate_order(&self) -> Result<MigrateTo, Failure> {
         match self.desired()?.order {
@@ -55,8 +91,16 @@ impl Vm {
         }
     }
 
-    fn credentials(&self) -> String {
-        self.host.dir.migration_pki().to_string_lossy().into_owned()
+    /// Puts the host's credentials where the VM's QEMU can read them, which it does when they are added.
+    fn lend_credentials(&self) -> Result<Lent, Failure> {
+        let lent = Lent(self.run_dir().join(CREDENTIALS_DIR));
+        let modes = match self.user()? {
+            Some(_) => LENT_TO_ANOTHER,
+            None => LENT_TO_US,
+        };
+        let copied = lent.copy(&self.host.dir.migration_pki(), modes);
+        copied.map_err(|error| retryable("storage-failed", &error))?;
+        Ok(lent)
     }
 
     pub(super) async fn listen(&self) -> Result<Outcome, Failure> {
@@ -71,7 +115,8 @@ impl Vm {
         {
             return Ok(self.listening(port));
         }
-        let objects = tls::target_objects(&self.credentials(), &format!("CN={}", order.host_name));
+        let _lent = self.lend_credentials()?;
+        let objects = tls::target_objects(CREDENTIALS_DIR, &format!("CN={}", order.host_name));
         prepare(&live.qmp, objects, Side::Target, &tls::target_parameters()).await?;
         let any_port = MigrationChannel::Tcp(SocketAddr::new(self.host.underlay, 0));
         live.qmp.migrate_incoming(&any_port).await.map_err(qmp_failure)?;
@@ -113,7 +158,8 @@ impl Vm {
         let channel = MigrationChannel::Tcp(address);
         let live = self.live().await?;
         self.warm_up(&order);
-        let objects = tls::source_objects(&self.credentials());
+        let _lent = self.lend_credentials()?;
+        let objects = tls::source_objects(CREDENTIALS_DIR);
         prepare(
             &live.qmp,
             objects,

@@ -39,6 +39,7 @@ use crate::network::Network;
 use crate::peer::Peers;
 use crate::pki::HostIdentity;
 use crate::storage::Storage;
+use crate::users::Users;
 
 /// What all incarnations on a host share.
 pub struct Host {
@@ -52,6 +53,8 @@ pub struct Host {
     pub board: Arc<Board>,
     /// Disks and images.
     pub storage: Storage,
+    /// As whom QEMUs run.
+    pub users: Users,
     /// Ports.
     pub network: Network,
     /// Other agents.

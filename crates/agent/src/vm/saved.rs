@@ -7,6 +7,7 @@
 //! **Start here:** [`Vm::save`], [`Vm::load_saved`].
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -38,14 +39,14 @@ impl Vm {
         let qmp = self.live().await?.qmp.clone();
         let before = qmp.query_migrate().await.map_err(qmp_failure)?;
         if !is_ours(&before, &temporary) {
-            // QEMU writes into the file that is there.
-            storage::remove(&temporary).map_err(|error| retryable(error.code(), &error))?;
             qmp.stop().await.map_err(qmp_failure)?;
             settings(&qmp).await?;
-            let to = MigrationChannel::File(temporary.to_string_lossy().into_owned());
-            qmp.migrate(&to).await.map_err(qmp_failure)?;
+            let file = storage::new_saved_state(&temporary).map_err(storage_failure)?;
+            qmp.hand_over_state(file).await.map_err(qmp_failure)?;
+            qmp.migrate(&MigrationChannel::State).await.map_err(qmp_failure)?;
         }
         let info = outcome(&qmp).await?;
+        qmp.drop_state().await;
         if info.status != MigrationStatus::Completed {
             return Err(failed("not-saved", "QEMU could not save the state", info));
         }
@@ -84,12 +85,14 @@ impl Vm {
         let qmp = self.live().await?.qmp.clone();
         let before = qmp.query_migrate().await.map_err(qmp_failure)?;
         if before.status == MigrationStatus::None {
-            fs::metadata(&path).map_err(|error| super::terminal("saved-state-missing", &error))?;
+            let file = fs::File::open(&path).map_err(|error| saved_state_failure(&error))?;
             settings(&qmp).await?;
-            let from = MigrationChannel::File(path.to_string_lossy().into_owned());
+            qmp.hand_over_state(file).await.map_err(qmp_failure)?;
+            let from = MigrationChannel::State;
             qmp.migrate_incoming(&from).await.map_err(qmp_failure)?;
         }
         let info = outcome(&qmp).await?;
+        qmp.drop_state().await;
         match info.status {
             MigrationStatus::Completed => Ok(()),
             _ => Err(Failure {
@@ -104,13 +107,22 @@ impl Vm {
     }
 }
 
-/// Whether the migration that QEMU speaks of writes this file: it is there only while one does, or after it did.
+fn saved_state_failure(error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::NotFound => super::terminal("saved-state-missing", error),
+        _ => retryable("storage-failed", error),
+    }
+}
+
+/// Whether the migration that QEMU speaks of writes this file: it is there only from just before one does. One that has
+/// completed and left it empty is the one by which the guest came here.
 fn is_ours(info: &MigrationInfo, temporary: &Path) -> bool {
-    let failed = matches!(
-        info.status,
-        MigrationStatus::None | MigrationStatus::Failed | MigrationStatus::Cancelled
-    );
-    !failed && temporary.exists()
+    let bytes = fs::metadata(temporary).map(|metadata| metadata.len());
+    match info.status {
+        MigrationStatus::None | MigrationStatus::Failed | MigrationStatus::Cancelled => false,
+        MigrationStatus::Completed => bytes.is_ok_and(|bytes| bytes > 0),
+        _ => bytes.is_ok(),
+    }
 }
 
 async fn settings(qmp: &Qmp) -> Result<(), Failure> {

@@ -91,6 +91,9 @@ pub async fn run(id: Identity, marks: Marks, host: Arc<Host>, inbox: Inbox) {
                 if task.is_forgotten(&input) {
                     return;
                 }
+                if let Some(how) = task.vm.take_ended() {
+                    task.step(Input::Ended(how));
+                }
                 task.step(input);
             }
             Some(Go { from, to }) = go.recv() => task.step(Input::Go { from, to }),

@@ -172,6 +172,7 @@ impl Side {
             underlay_address: Ipv4Addr::LOCALHOST.into(),
             reserved_mib: 256,
             migration_buffer: Some(256 << 10),
+            qemu_uids: 1_879_048_192..=1_879_113_727,
         };
         let mut side = Self {
             host,

@@ -26,6 +26,8 @@ pub(super) struct Memory {
     pub(super) is_forgotten: bool,
     /// Why it has to be closed.
     pub(super) fault: Option<Reason>,
+    /// How its QEMU ended.
+    pub(super) ended: Option<String>,
     pub(super) save: Save,
     /// A save was begun and the guest was not continued since: that is why it stands still in `postmigrate`.
     pub(super) is_stopped_by_save: bool,

@@ -180,8 +180,9 @@ impl Core {
             } else {
                 "before its guest ran"
             };
-            let message =
-                format!("the VM's QEMU ended by itself {when}: see its log on the host, then start it again");
+            let how = self.memory.ended.as_deref();
+            let how = how.unwrap_or("how is not known; see its log on the host");
+            let message = format!("the VM's QEMU ended {when}: {how}; start it again");
             Reason::new("qemu-exited", message)
         }))
     }

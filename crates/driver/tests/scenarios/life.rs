@@ -402,8 +402,14 @@ fn a_guest_that_ends_by_itself_closes_with_its_reason() {
 fn a_process_that_is_gone_closes_with_its_reason() {
     let mut world = running();
     world.kill_qemu(SOURCE);
+    world.feed(SOURCE, Input::Ended("by signal 9".to_owned()));
     world.settle(5_000_000);
     assert!(closed(Some("qemu-exited"))(&world));
+    let reason = world.hosts[SOURCE].last().reason.clone().unwrap();
+    assert!(
+        reason.message.contains("while its guest ran: by signal 9"),
+        "{reason:?}"
+    );
 }
 
 #[test]

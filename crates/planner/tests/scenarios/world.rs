@@ -151,6 +151,7 @@ impl World {
             lacks: Vec::new(),
             cpu_model: cpu_model.to_owned(),
             boot_id: "boot".to_owned(),
+            qemu_user: None,
         };
         self.write(key::host_status(id), &status);
     }

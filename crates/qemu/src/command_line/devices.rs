@@ -8,8 +8,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{
-    AGENT_SOCKET, Access, CONSOLE_SOCKET, Cache, CommandLine, Disk, HOT_PLUG_PORTS, LaunchSpecError, Nic,
-    QMP_SECOND_SOCKET, QMP_SOCKET, utf8,
+    AGENT_SOCKET, Access, CONSOLE_SOCKET, Cache, CommandLine, Disk, HOT_PLUG_PORTS, ImageFormat, Nic,
+    QMP_SECOND_SOCKET, QMP_SOCKET,
 };
 
 const HOT_PLUG_ADDRESS: u8 = 0x02;
@@ -84,24 +84,28 @@ fn hot_plug_port(line: &mut CommandLine, port: u8) {
     line.json("-device", &value);
 }
 
-/// The node is the image, its child the file: `disk0` over `disk0-file`. What lies under an overlay is found by its header.
-pub(super) fn disk(line: &mut CommandLine, disk: &Disk) -> Result<(), LaunchSpecError> {
+/// The node is the image, its child the file: `disk0` over `disk0-file`. What lies under an overlay is said here, and not
+/// looked up in the overlay's header, which its QEMU can write.
+pub(super) fn disk(line: &mut CommandLine, disk: &Disk) {
     let name = format!("disk{}", disk.slot);
-    let node = json!({
-        "driver": disk.format.name(),
-        "node-name": name,
-        "read-only": disk.access == Access::ReadOnly,
-        "discard": "unmap",
-        "cache": cache(disk.cache),
-        "file": {
-            "driver": "file",
-            "node-name": format!("{name}-file"),
-            "filename": utf8(&disk.path)?,
-            "locking": "on",
-            "discard": "unmap",
-            "cache": cache(disk.cache),
-        },
-    });
+    let mut node = image(line, &name, disk);
+    if disk.format == ImageFormat::Qcow2 {
+        node["backing"] = disk.base.as_ref().map_or(Value::Null, |base| {
+            let under = Disk {
+                slot: disk.slot,
+                path: base.path.clone(),
+                format: base.format,
+                base: None,
+                cache: disk.cache,
+                access: Access::ReadOnly,
+            };
+            let mut node = image(line, &format!("{name}-base"), &under);
+            if base.format == ImageFormat::Qcow2 {
+                node["backing"] = Value::Null;
+            }
+            node
+        });
+    }
     line.json("-blockdev", &node);
     let device = json!({
         "driver": "virtio-blk-pci",
@@ -112,14 +116,31 @@ pub(super) fn disk(line: &mut CommandLine, disk: &Disk) -> Result<(), LaunchSpec
         "write-cache": "on",
     });
     line.json("-device", &at(DISK_ADDRESS + disk.slot, device));
-    Ok(())
+}
+
+fn image(line: &mut CommandLine, name: &str, disk: &Disk) -> Value {
+    json!({
+        "driver": disk.format.name(),
+        "node-name": name,
+        "read-only": disk.access == Access::ReadOnly,
+        "discard": "unmap",
+        "cache": cache(disk.cache),
+        "file": {
+            "driver": "file",
+            "node-name": format!("{name}-file"),
+            "filename": line.open(&disk.path, disk.access, disk.cache),
+            "locking": "on",
+            "discard": "unmap",
+            "cache": cache(disk.cache),
+        },
+    })
 }
 
 fn cache(cache: Cache) -> Value {
     json!({"direct": cache == Cache::Direct, "no-flush": false})
 }
 
-pub(super) fn seed(line: &mut CommandLine, path: &Path) -> Result<(), LaunchSpecError> {
+pub(super) fn seed(line: &mut CommandLine, path: &Path) {
     let node = json!({
         "driver": "raw",
         "node-name": "seed",
@@ -127,7 +148,7 @@ pub(super) fn seed(line: &mut CommandLine, path: &Path) -> Result<(), LaunchSpec
         "file": {
             "driver": "file",
             "node-name": "seed-file",
-            "filename": utf8(path)?,
+            "filename": line.open(path, Access::ReadOnly, Cache::HostPageCache),
             "locking": "on",
             "read-only": true,
         },
@@ -140,7 +161,6 @@ pub(super) fn seed(line: &mut CommandLine, path: &Path) -> Result<(), LaunchSpec
         "serial": "seed",
     });
     line.json("-device", &at(SEED_ADDRESS, device));
-    Ok(())
 }
 
 /// Without an option ROM: nothing boots from the network, and its size need not agree between QEMU packages.

@@ -2,7 +2,7 @@
 //!
 //! *Owns:* every device, its fixed address and its id; the block graph; the file names in a VM's directory. *Does not know:*
 //! processes, hosts, or which of these VMs should run. Everything here is pure: the same [`LaunchSpec`] gives the same line.
-//! *Start here:* [`arguments`].
+//! *Start here:* [`command_line`].
 //!
 //! ```text
 //! pcie.0   00 host bridge      02.0–02.3 hot0…hot3, empty root ports for hot-plug
@@ -15,8 +15,11 @@
 //!
 //! Every QEMU starts with `-S`, so that "launched" and "ran" are two steps, also at a fresh boot. It is started in the VM's
 //! directory ([`crate::spawn`] does that), and its sockets are named relative to it: so no path is too long for a socket,
-//! and none needs escaping. What comes from outside (paths, the name, interface names) goes into JSON wherever QEMU takes
-//! it, and is validated everywhere.
+//! and none needs escaping. What comes from outside (the name, interface names) goes into JSON wherever QEMU takes it, and
+//! is validated everywhere.
+//!
+//! Images reach it as open files, never by their paths: whoever starts it opens them, so that it needs no right over any
+//! directory, and an image's own header names no file that would be opened in its stead.
 
 mod devices;
 mod validate;
@@ -100,7 +103,8 @@ pub enum Start {
     Incoming,
 }
 
-/// One disk. Its device and its block node are called `disk` and its slot's number, the node of its file `-file` in addition.
+/// One disk. Its device and its block node are called `disk` and its slot's number, the node of its file `-file` in addition,
+/// and what lies under it `-base`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
     /// From 0 to [`DISK_SLOTS`] − 1, kept for the disk's life.
@@ -109,10 +113,21 @@ pub struct Disk {
     pub path: PathBuf,
     /// Its format.
     pub format: ImageFormat,
+    /// What it is an overlay over. If `None`, it is an overlay over nothing, whatever its header says.
+    pub base: Option<Base>,
     /// Whether the host's page cache is used.
     pub cache: Cache,
     /// Whether the guest may write.
     pub access: Access,
+}
+
+/// What lies under an overlay. It is only read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// The image, absolute.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: ImageFormat,
 }
 
 /// The format of an image.
@@ -163,8 +178,32 @@ pub struct Nic {
     pub mac: [u8; 6],
 }
 
-/// The arguments for QEMU, without the program's name.
-pub fn arguments(spec: &LaunchSpec) -> Result<Vec<String>, LaunchSpecError> {
+/// What QEMU is started with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommandLine {
+    /// Without the program's name.
+    pub arguments: Vec<String>,
+    /// What is opened for it. QEMU knows the first one as `/dev/fdset/0`, and so on; which descriptors these are is told it
+    /// by whoever opens them.
+    pub files: Vec<OpenFile>,
+}
+
+/// A file that is opened for QEMU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenFile {
+    /// Which.
+    pub path: PathBuf,
+    /// For what.
+    pub access: Access,
+    /// How.
+    pub cache: Cache,
+}
+
+/// The processor's device.
+const KVM_DEVICE: &str = "/dev/kvm";
+
+/// What to start QEMU with.
+pub fn command_line(spec: &LaunchSpec) -> Result<CommandLine, LaunchSpecError> {
     validate::check(spec)?;
     let mut line = CommandLine::default();
     identity(&mut line, spec);
@@ -173,23 +212,29 @@ pub fn arguments(spec: &LaunchSpec) -> Result<Vec<String>, LaunchSpecError> {
     devices::monitors(&mut line);
     devices::always_there(&mut line);
     for disk in &spec.disks {
-        devices::disk(&mut line, disk)?;
+        devices::disk(&mut line, disk);
     }
     if let Some(path) = &spec.seed {
-        devices::seed(&mut line, path)?;
+        devices::seed(&mut line, path);
     }
     for nic in &spec.nics {
         devices::nic(&mut line, nic);
     }
-    Ok(line.arguments)
-}
-
-#[derive(Default)]
-struct CommandLine {
-    arguments: Vec<String>,
+    Ok(line)
 }
 
 impl CommandLine {
+    /// Has a file opened for QEMU. Returns the name under which QEMU finds it.
+    fn open(&mut self, path: &Path, access: Access, cache: Cache) -> String {
+        let set = self.files.len();
+        self.files.push(OpenFile {
+            path: path.to_owned(),
+            access,
+            cache,
+        });
+        format!("/dev/fdset/{set}")
+    }
+
     fn flag(&mut self, name: &str) {
         self.arguments.push(name.to_owned());
     }
@@ -221,13 +266,14 @@ fn machine(line: &mut CommandLine, spec: &LaunchSpec) {
         spec.machine_type
     );
     line.option("-machine", machine);
-    line.option(
-        "-accel",
-        match spec.accelerator {
-            Accelerator::Kvm => "kvm".to_owned(),
-            Accelerator::Tcg { tb_size_mib } => format!("tcg,thread=multi,tb-size={tb_size_mib}"),
-        },
-    );
+    let accelerator = match spec.accelerator {
+        Accelerator::Kvm => {
+            let device = line.open(Path::new(KVM_DEVICE), Access::ReadWrite, Cache::HostPageCache);
+            format!("kvm,device={device}")
+        }
+        Accelerator::Tcg { tb_size_mib } => format!("tcg,thread=multi,tb-size={tb_size_mib}"),
+    };
+    line.option("-accel", accelerator);
     line.option("-cpu", &spec.cpu_model);
     line.option(
         "-smp",
@@ -258,12 +304,6 @@ fn behaviour(line: &mut CommandLine, spec: &LaunchSpec) {
         "-sandbox",
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     );
-}
-
-fn utf8(path: &Path) -> Result<&str, LaunchSpecError> {
-    path.to_str().ok_or_else(|| LaunchSpecError::Path {
-        path: path.to_owned(),
-    })
 }
 
 #[cfg(test)]

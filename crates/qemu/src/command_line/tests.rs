@@ -28,6 +28,10 @@ fn disk(slot: u8) -> Disk {
         slot,
         path: PathBuf::from(format!("/data/vms/web/disk{slot}.qcow2")),
         format: ImageFormat::Qcow2,
+        base: Some(Base {
+            path: PathBuf::from("/data/images/base.qcow2"),
+            format: ImageFormat::Qcow2,
+        }),
         cache: Cache::HostPageCache,
         access: Access::ReadWrite,
     }
@@ -36,13 +40,16 @@ fn disk(slot: u8) -> Disk {
 /// One line for each option, with the keys of JSON in order: whether `json!` sorts them depends on who builds this crate.
 fn rendered(spec: &LaunchSpec) -> String {
     let mut text = String::new();
-    for argument in arguments(spec).unwrap() {
+    for argument in command_line(spec).unwrap().arguments {
         let is_option = argument.starts_with('-');
         text.push(if is_option { '\n' } else { ' ' });
         match serde_json::from_str::<BTreeMap<String, Value>>(&argument) {
             Ok(object) => text.push_str(&serde_json::to_string(&object).unwrap()),
             Err(_) => text.push_str(&argument),
         }
+    }
+    for OpenFile { path, access, cache } in command_line(spec).unwrap().files {
+        text.push_str(&format!("\n{access:?} {cache:?} {}", path.display()));
     }
     text.trim_start().to_owned()
 }
@@ -78,7 +85,7 @@ fn a_devices_address_does_not_depend_on_the_others() {
     let mut many = spec();
     many.disks = vec![disk(0), disk(1), disk(5)];
     let device = |spec: &LaunchSpec| {
-        let arguments = arguments(spec).unwrap();
+        let arguments = command_line(spec).unwrap().arguments;
         let is_disk = |argument: &&String| argument.contains(r#""drive":"disk5""#);
         arguments.iter().find(is_disk).unwrap().clone()
     };
@@ -91,23 +98,22 @@ fn names_and_paths_cannot_inject_options() {
     let mut odd = spec();
     odd.name = "a,process=evil,debug-threads=off \"q\" -daemonize".to_owned();
     odd.disks[0].path = PathBuf::from(r#"/data/a","read-only":true,"x":"{},\.qcow2"#);
-    let odd_line = arguments(&odd).unwrap();
-    let line = arguments(&spec()).unwrap();
-    assert_eq!(odd_line.len(), line.len());
+    let odd_line = command_line(&odd).unwrap();
+    let line = command_line(&spec()).unwrap();
+    assert_eq!(odd_line.arguments.len(), line.arguments.len());
     let differing: Vec<&String> = odd_line
+        .arguments
         .iter()
-        .zip(&line)
+        .zip(&line.arguments)
         .filter(|(odd, plain)| odd != plain)
         .map(|(odd, _)| odd)
         .collect();
-    assert_eq!(differing.len(), 2, "{differing:?}");
+    assert_eq!(differing.len(), 1, "{differing:?}");
     assert_eq!(
         differing[0],
         "guest=a,,process=evil,,debug-threads=off \"q\" -daemonize,process=sterna-vm,debug-threads=on"
     );
-    let node: Value = serde_json::from_str(differing[1]).unwrap();
-    assert_eq!(node["read-only"], json!(false));
-    assert_eq!(node["file"]["filename"], json!(odd.disks[0].path));
+    assert_eq!(odd_line.files[0].path, odd.disks[0].path);
 }
 
 #[test]
@@ -115,7 +121,7 @@ fn what_could_be_misread_is_refused() {
     let refused = |change: fn(&mut LaunchSpec)| {
         let mut spec = spec();
         change(&mut spec);
-        arguments(&spec).unwrap_err()
+        command_line(&spec).unwrap_err()
     };
     type E = LaunchSpecError;
     assert!(matches!(refused(|s| s.name = "a\nb".into()), E::Name { .. }));

@@ -20,7 +20,7 @@ pub enum LaunchSpecError {
         /// The name.
         name: String,
     },
-    /// A path that QEMU could misread.
+    /// A path that could be misread.
     #[error("a path must be absolute, in UTF-8 and without control characters: {path:?}")]
     Path {
         /// The path.
@@ -93,8 +93,10 @@ pub(super) fn check(spec: &LaunchSpec) -> Result<(), LaunchSpecError> {
     }
     check_slots("disk", spec.disks.iter().map(|disk| disk.slot), DISK_SLOTS)?;
     check_slots("nic", spec.nics.iter().map(|nic| nic.slot), NIC_SLOTS)?;
+    let bases = spec.disks.iter().filter_map(|disk| disk.base.as_ref());
     let paths = spec.disks.iter().map(|disk| &disk.path).chain(&spec.seed);
-    paths.into_iter().try_for_each(|path| check_path(path))?;
+    let mut paths = paths.chain(bases.map(|base| &base.path));
+    paths.try_for_each(|path| check_path(path))?;
     for nic in &spec.nics {
         check_interface(&nic.tap)?;
         if nic.mac[0] & 1 == 1 || nic.mac == [0; 6] {

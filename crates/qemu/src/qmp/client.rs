@@ -1,16 +1,20 @@
 //! The connection itself: two tasks, a table of pending commands and a channel of events.
 //!
-//! *Owns:* framing, ids, deadlines. *Does not know:* single commands. *Start here:* [`Qmp::connect`], [`read_loop`].
+//! *Owns:* framing, ids, deadlines, open files that go with a command. *Does not know:* single commands. *Start here:* [`Qmp::connect`], [`read_loop`].
 
 use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::timeout;
@@ -29,9 +33,17 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Qmp {
     shared: Arc<Shared>,
-    queue: mpsc::Sender<Vec<u8>>,
+    queue: mpsc::Sender<Line>,
     deadline: Duration,
     peer_pid: Option<i32>,
+}
+
+/// A command on its way.
+#[derive(Debug)]
+struct Line {
+    bytes: Vec<u8>,
+    /// Goes with it.
+    file: Option<OwnedFd>,
 }
 
 /// What is known of an event. No decision may rest on its content: it says "look again".
@@ -174,11 +186,27 @@ impl Qmp {
         arguments: Value,
         deadline: Duration,
     ) -> Result<Value, QmpError> {
-        let exchanged = timeout(deadline, self.exchange(command, arguments)).await;
+        let exchanged = timeout(deadline, self.exchange(command, arguments, None)).await;
         exchanged.unwrap_or_else(|_| Err(timed_out(command, deadline)))
     }
 
-    async fn exchange(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+    /// Like [`Qmp::execute`], for a command that takes an open file.
+    pub(super) async fn execute_with_file(
+        &self,
+        command: &str,
+        arguments: Value,
+        file: OwnedFd,
+    ) -> Result<Value, QmpError> {
+        let exchanged = timeout(self.deadline, self.exchange(command, arguments, Some(file))).await;
+        exchanged.unwrap_or_else(|_| Err(timed_out(command, self.deadline)))
+    }
+
+    async fn exchange(
+        &self,
+        command: &str,
+        arguments: Value,
+        file: Option<OwnedFd>,
+    ) -> Result<Value, QmpError> {
         tracing::debug!(command, "qmp");
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         let line = json!({"execute": command, "arguments": arguments, "id": id});
@@ -193,7 +221,8 @@ impl Qmp {
                 pending.answers.insert(id, sender);
             }
         }
-        let sent = self.queue.send(format!("{line}\n").into_bytes()).await;
+        let bytes = format!("{line}\n").into_bytes();
+        let sent = self.queue.send(Line { bytes, file }).await;
         sent.map_err(|_| self.shared.closed(command))?;
         let answered = answer.await;
         drop(entry);
@@ -268,7 +297,7 @@ async fn read_greeting(reader: &mut LineReader<OwnedReadHalf>) -> Result<(), Qmp
 /// when the last [`Qmp`] is gone, and then takes the reader with it.
 async fn write_loop(
     mut writer: OwnedWriteHalf,
-    mut commands: mpsc::Receiver<Vec<u8>>,
+    mut commands: mpsc::Receiver<Line>,
     shared: Arc<Shared>,
     mut reading: tokio::task::JoinHandle<()>,
 ) {
@@ -278,7 +307,7 @@ async fn write_loop(
             _ = &mut reading => break,
         };
         let Some(line) = line else { break };
-        let written = timeout(WRITE_DEADLINE, writer.write_all(&line)).await;
+        let written = timeout(WRITE_DEADLINE, write(&mut writer, &line)).await;
         let cause = match written {
             Ok(Ok(())) => continue,
             Ok(Err(error)) => format!("writing to QEMU failed: {error}"),
@@ -289,6 +318,30 @@ async fn write_loop(
     }
     shared.close("the connection was given up".to_owned());
     reading.abort();
+}
+
+async fn write(writer: &mut OwnedWriteHalf, line: &Line) -> io::Result<()> {
+    let sent = match &line.file {
+        None => 0,
+        Some(file) => send_with(writer, &line.bytes, file).await?,
+    };
+    writer.write_all(&line.bytes[sent..]).await
+}
+
+/// The file goes with the first byte. Returns how many went.
+async fn send_with(writer: &OwnedWriteHalf, bytes: &[u8], file: &OwnedFd) -> io::Result<usize> {
+    let socket = writer.as_ref();
+    let send = || {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let files = [file.as_fd()];
+        if !ancillary.push(SendAncillaryMessage::ScmRights(&files)) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        let data = [IoSlice::new(bytes)];
+        Ok(sendmsg(socket, &data, &mut ancillary, SendFlags::NOSIGNAL)?)
+    };
+    socket.async_io(Interest::WRITABLE, send).await
 }
 
 async fn read_loop(mut reader: LineReader<OwnedReadHalf>, shared: Arc<Shared>) {

@@ -4,6 +4,7 @@
 //! issue which command (the protocol's table).
 //! *Start here:* [`MigrationInfo`]; note that it shows the *last* migration, in either direction, until the next begins.
 
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::Deserialize;
@@ -145,15 +146,18 @@ pub struct RamProgress {
 pub enum MigrationChannel {
     /// To or at an address of a host; a target may ask for port 0 and read [`MigrationInfo::listening_port`].
     Tcp(SocketAddr),
-    /// A file, by its absolute path: suspend and restore.
-    File(String),
+    /// The file that [`Qmp::hand_over_state`] gave: suspend and restore.
+    State,
 }
 
 impl MigrationChannel {
     fn arguments(&self) -> Value {
         let address = match self {
             Self::Tcp(socket) => tcp_address(socket.ip(), socket.port()),
-            Self::File(path) => json!({"transport": "file", "filename": path, "offset": 0}),
+            Self::State => {
+                let path = format!("/dev/fdset/{STATE_SET}");
+                json!({"transport": "file", "filename": path, "offset": 0})
+            }
         };
         json!([{"channel-type": "main", "addr": address}])
     }
@@ -163,7 +167,26 @@ fn tcp_address(ip: IpAddr, port: u16) -> Value {
     json!({"transport": "socket", "type": "inet", "host": ip.to_string(), "port": port.to_string()})
 }
 
+/// Where QEMU keeps the file that its guest's state goes to or comes from; far from those that it was started with.
+const STATE_SET: u32 = 100;
+
 impl Qmp {
+    /// Gives QEMU the file that its guest's state goes to, open for writing only, or comes from, open for reading only. It
+    /// replaces one that was given before.
+    pub async fn hand_over_state(&self, file: File) -> Result<(), QmpError> {
+        self.drop_state().await;
+        let arguments = json!({"fdset-id": STATE_SET});
+        let given = self.execute_with_file("add-fd", arguments, file.into()).await;
+        given.map(drop)
+    }
+
+    /// Has QEMU close that file, if it has one.
+    pub async fn drop_state(&self) {
+        if let Err(error) = self.act("remove-fd", json!({"fdset-id": STATE_SET})).await {
+            tracing::trace!(%error, "there was no file for the guest's state");
+        }
+    }
+
     /// The last migration of this QEMU, or the one under way.
     pub async fn query_migrate(&self) -> Result<MigrationInfo, QmpError> {
         self.query("query-migrate").await

@@ -17,6 +17,7 @@ pub const LOG_BYTES_MAX: u64 = 1024 * 1024;
 const LOG_BYTES_KEPT: u64 = 256 * 1024;
 const TAIL_BYTES: u64 = 2048;
 const TAIL_LINES: usize = 5;
+const LINE_CHARS_MAX: usize = 300;
 
 pub(super) fn open(directory: &Path) -> io::Result<File> {
     let path = directory.join(LOG_FILE);
@@ -64,6 +65,14 @@ pub fn log_tail(directory: &Path) -> String {
     last.join("; ")
 }
 
+/// The log's last line, cut to a length for an error message; `None` if there is none.
+pub fn last_line(directory: &Path) -> Option<String> {
+    let bytes = end(&directory.join(LOG_FILE), TAIL_BYTES).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
+    Some(line.chars().take(LINE_CHARS_MAX).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +89,7 @@ mod tests {
         trim_log(directory.path()).unwrap();
         writeln!(log, "after").unwrap();
         assert_eq!(log_tail(directory.path()), "after");
+        assert_eq!(last_line(directory.path()).as_deref(), Some("after"));
         assert_eq!(log.metadata().unwrap().len(), 6);
         let older = fs::metadata(directory.path().join("qemu.log.1")).unwrap();
         assert_eq!(older.len(), LOG_BYTES_KEPT);

@@ -9,29 +9,37 @@
 //!
 //! **How the lock is inherited.** It is QEMU's standard input: an empty file, which reads like `/dev/null`. A descriptor
 //! that is left open across `exec` instead would be inherited by whatever else the agent starts in the same instant, which
-//! would then hold a dead VM's lock.
+//! would then hold a dead VM's lock. So images, which are handed over too, are left open in the child alone.
+//!
+//! **What it may reach.** Images are opened for it, and come as descriptors too. So it needs no right over any file, and can
+//! be a user of its own: see [`User`].
 //!
 //! **What happens to it when the agent ends.** Nothing: QEMU has a session of its own and its output goes to a file. There is
 //! no parent-death signal.
 
 mod log;
 mod process;
+mod user;
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::{FdFlags, fcntl_setfd};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-pub use log::{LOG_BYTES_MAX, LOG_FILE, log_tail, trim_log};
+pub use log::{LOG_BYTES_MAX, LOG_FILE, last_line, log_tail, trim_log};
 pub use process::{Exit, KillError, ProcessId, QemuProcess, yield_to_others};
+pub use user::{User, try_user};
 
-use crate::command_line::QMP_SOCKET;
+use crate::command_line::{Access, Cache, CommandLine, OpenFile, QMP_SOCKET};
 use crate::qmp::{Events, Qmp, QmpError};
 
 /// The file that QEMU holds a lock on, in the VM's directory.
@@ -62,6 +70,14 @@ pub enum SpawnError {
         /// The system's answer.
         source: io::Error,
     },
+    /// A file that QEMU is to have.
+    #[error("starting QEMU: cannot open {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// The program could not be started.
     #[error("starting QEMU: cannot run {}: is it installed?", program.display())]
     Start {
@@ -80,11 +96,18 @@ pub enum SpawnError {
     },
 }
 
-/// Starts `program` with `arguments` in the VM's directory `directory`, which exists. The process survives its starter.
+/// Starts `program` as `user`, or as the caller's, in the VM's directory `directory`, which exists. The process survives its
+/// starter.
 ///
 /// It is launched when this returns, and answers on its monitor a few tens of milliseconds later: see [`connect`].
-pub fn spawn(program: &Path, arguments: &[String], directory: &Path) -> Result<QemuProcess, SpawnError> {
+pub fn spawn(
+    program: &Path,
+    line: &CommandLine,
+    directory: &Path,
+    user: Option<User>,
+) -> Result<QemuProcess, SpawnError> {
     let lock = take_lock(directory)?;
+    let files: Vec<File> = line.files.iter().map(open).collect::<Result<_, _>>()?;
     let prepare = |path: &str, source| SpawnError::Prepare {
         path: directory.join(path),
         source,
@@ -93,17 +116,22 @@ pub fn spawn(program: &Path, arguments: &[String], directory: &Path) -> Result<Q
     let log = log::open(directory).map_err(|source| prepare(LOG_FILE, source))?;
     let log_too = log.try_clone().map_err(|source| prepare(LOG_FILE, source))?;
     remove(&directory.join(RECORD_FILE)).map_err(|source| prepare(RECORD_FILE, source))?;
+    user::open_directory(directory, user).map_err(|source| prepare("", source))?;
     // setsid(1) becomes QEMU: it does not fork unless it leads a process group, which a new child does not.
-    let child = Command::new("setsid")
+    let mut command = Command::new("setsid");
+    command
+        .args(user::becoming(user))
         .arg(program)
-        .args(arguments)
+        .args(&line.arguments)
+        .args(descriptors(&files))
         .current_dir(directory)
         .env_clear()
         .env("PATH", PATH)
         .stdin(Stdio::from(lock))
         .stdout(Stdio::from(log))
-        .stderr(Stdio::from(log_too))
-        .spawn();
+        .stderr(Stdio::from(log_too));
+    hand_over(&mut command, files, user);
+    let child = user::with_right_to_change(user, || command.spawn());
     let mut child = child.map_err(|source| SpawnError::Start {
         program: program.to_owned(),
         source,
@@ -121,6 +149,43 @@ pub fn spawn(program: &Path, arguments: &[String], directory: &Path) -> Result<Q
             source,
         }
     })
+}
+
+fn open(file: &OpenFile) -> Result<File, SpawnError> {
+    let mut options = File::options();
+    options.read(true).write(file.access == Access::ReadWrite);
+    if file.cache == Cache::Direct {
+        // QEMU takes a descriptor only if it is open in the way that it would open the file.
+        options.custom_flags(OFlags::DIRECT.bits().cast_signed());
+    }
+    options.open(&file.path).map_err(|source| SpawnError::Open {
+        path: file.path.clone(),
+        source,
+    })
+}
+
+/// Tells QEMU which descriptors belong to which `/dev/fdset/N`.
+fn descriptors(files: &[File]) -> impl Iterator<Item = String> {
+    let sets = files.iter().enumerate();
+    sets.flat_map(|(set, file)| ["-add-fd".to_owned(), format!("fd={},set={set}", file.as_raw_fd())])
+}
+
+/// Lets the child, and nobody else, inherit the files under the numbers that they have here.
+#[expect(
+    unsafe_code,
+    reason = "std has no safe way to let a child inherit a descriptor"
+)]
+fn hand_over(command: &mut Command, files: Vec<File>, user: Option<User>) {
+    let in_child = move || {
+        if user.is_some() {
+            // What it makes are sockets, in a directory that nobody else can get to; its starter has to use them.
+            rustix::process::umask(Mode::empty());
+        }
+        let mut files = files.iter();
+        Ok(files.try_for_each(|file| fcntl_setfd(file, FdFlags::empty()))?)
+    };
+    // SAFETY: between fork and exec it makes system calls, and neither allocates nor takes a lock.
+    unsafe { command.pre_exec(in_child) };
 }
 
 fn take_lock(directory: &Path) -> Result<File, SpawnError> {
@@ -182,6 +247,9 @@ pub enum ConnectError {
     /// The process could not be watched.
     #[error("QEMU's process cannot be watched")]
     Watch(#[source] io::Error),
+    /// Its directory stays open to it.
+    #[error("the directory of QEMU's sockets cannot be closed to it")]
+    Directory(#[source] io::Error),
 }
 
 /// Connects to the monitor `socket` of a QEMU that was just spawned, as soon as it is there.
@@ -194,7 +262,10 @@ pub async fn connect(
     let path = directory.join(socket);
     let error = tokio::select! {
         connected = connect_when_there(&path, deadline) => match connected {
-            Ok(connected) => return Ok(connected),
+            Ok(connected) => {
+                user::close_directory(directory).map_err(ConnectError::Directory)?;
+                return Ok(connected);
+            }
             Err(error) => error,
         },
         exit = process.gone() => return Err(ended(exit, directory)),
@@ -293,6 +364,8 @@ pub async fn find(directory: &Path, vm: Uuid, deadline: Duration) -> io::Result<
         }
         (process, _) => return unproven(process, "another process has its monitor".to_owned()),
     };
+    // Its starter may have ended before it came to that.
+    user::close_directory(directory)?;
     let running = Running { process, qmp, events };
     Ok(Found::Running(Box::new(running)))
 }

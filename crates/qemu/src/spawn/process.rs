@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitId, WaitIdOptions, pidfd_getfd};
@@ -71,6 +72,8 @@ fn start_ticks(stat: &str) -> io::Result<u64> {
 pub struct QemuProcess {
     id: ProcessId,
     descriptor: OwnedFd,
+    /// Its end is told once by the kernel, and asked for by several.
+    exit: Mutex<Option<Exit>>,
 }
 
 /// How a process ended.
@@ -114,7 +117,11 @@ impl QemuProcess {
     pub fn open(pid: i32) -> io::Result<Self> {
         let descriptor = open_descriptor(pid)?;
         let id = ProcessId::of(pid)?;
-        Ok(Self { id, descriptor })
+        Ok(Self {
+            id,
+            descriptor,
+            exit: Mutex::default(),
+        })
     }
 
     /// Holds the process of a record, if it is still that one.
@@ -170,6 +177,16 @@ impl QemuProcess {
     }
 
     fn reap(&self) -> io::Result<Exit> {
+        let mut known = self.exit.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(exit) = *known {
+            return Ok(exit);
+        }
+        let exit = self.wait()?;
+        *known = Some(exit);
+        Ok(exit)
+    }
+
+    fn wait(&self) -> io::Result<Exit> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         let waited = rustix::process::waitid(WaitId::PidFd(self.descriptor.as_fd()), options);
         match waited {

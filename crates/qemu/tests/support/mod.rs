@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use qemu::command_line::{
     AGENT_SOCKET, Accelerator, Access, CONSOLE_SOCKET, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE,
-    QMP_SOCKET, Start, TCG_CPU_MODEL, arguments,
+    QMP_SOCKET, Start, TCG_CPU_MODEL, command_line,
 };
 use qemu::migration_tls::{DH_PARAMETERS_FILE, DH_PARAMETERS_PEM};
 use qemu::qmp::migration::{MigrationInfo, MigrationStatus};
@@ -77,6 +77,7 @@ pub(crate) fn spec(vm: Uuid, disk: &Path, start: Start) -> LaunchSpec {
             slot: 0,
             path: disk.to_owned(),
             format: ImageFormat::Raw,
+            base: None,
             cache: Cache::HostPageCache,
             access: Access::ReadOnly,
         }],
@@ -92,7 +93,7 @@ impl Vm {
         let directory = root.join(name);
         std::fs::create_dir(&directory).unwrap();
         let before = Instant::now();
-        let process = spawn::spawn(program(), &arguments(spec).unwrap(), &directory).unwrap();
+        let process = spawn::spawn(program(), &command_line(spec).unwrap(), &directory, None).unwrap();
         let connected = spawn::connect(&process, &directory, QMP_SOCKET, DEADLINE).await;
         let (qmp, events) = match connected {
             Ok(connected) => connected,

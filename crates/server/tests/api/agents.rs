@@ -124,6 +124,7 @@ fn status(memory_mib: u64) -> HostStatus {
         lacks: Vec::new(),
         cpu_model: "qemu64".to_owned(),
         boot_id: "b".to_owned(),
+        qemu_user: None,
     }
 }
 

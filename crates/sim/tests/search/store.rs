@@ -196,6 +196,7 @@ fn host_status(at: usize) -> HostStatus {
         lacks: Vec::new(),
         cpu_model: "qemu64".to_owned(),
         boot_id: "boot".to_owned(),
+        qemu_user: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The options of the commands that stay.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -121,10 +122,55 @@ pub(crate) struct AgentArgs {
         env = "STERNA_MIGRATION_BUFFER_KIB"
     )]
     pub(crate) migration_buffer_kib: u16,
+    /// Numbers of users and groups that nobody else on this machine has: where the agent may change users, each VM's QEMU
+    /// runs as one of them
+    #[arg(long, value_name = "FIRST-LAST", default_value = "1879048192-1879113727", value_parser = uids)]
+    pub(crate) qemu_uids: RangeInclusive<u32>,
     /// Enter this network namespace first
     #[arg(long, value_name = "PATH", hide = true)]
     pub(crate) namespace: Option<PathBuf>,
     /// End when this process, which started this one, ends
     #[arg(long, value_name = "PID", hide = true)]
     pub(crate) parent: Option<i32>,
+}
+
+/// Two numbers with a dash between them. Neither root nor nobody is among them.
+fn uids(text: &str) -> Result<RangeInclusive<u32>, String> {
+    const NOBODY: u32 = 65534;
+    let numbers = text.split_once('-').and_then(|(first, last)| {
+        let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        Some(first..=last)
+    });
+    match numbers {
+        Some(uids)
+            if uids.is_empty() || uids.contains(&0) || uids.contains(&NOBODY) || uids.contains(&u32::MAX) =>
+        {
+            Err("it must go up, and leave out 0, 65534 and 4294967295".to_owned())
+        }
+        Some(uids) => Ok(uids),
+        None => Err("write it as 200000-265535".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_that_are_somebody_are_refused() {
+        assert_eq!(uids("200000-265535"), Ok(200_000..=265_535));
+        assert_eq!(uids("7-7"), Ok(7..=7));
+        for wrong in [
+            "",
+            "5",
+            "0-5",
+            "9-8",
+            "65000-66000",
+            "1-x",
+            "1000-4294967295",
+            "1-4294967296",
+        ] {
+            assert!(uids(wrong).is_err(), "{wrong}");
+        }
+    }
 }

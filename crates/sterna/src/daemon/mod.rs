@@ -7,6 +7,8 @@ mod up;
 
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -76,11 +78,20 @@ fn end_with(parent: Option<i32>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A directory for the eyes of this user alone, if it is not there yet.
+fn make_private(path: &Path) -> anyhow::Result<()> {
+    let mut private = std::fs::DirBuilder::new();
+    private.recursive(true).mode(0o700);
+    private
+        .create(path)
+        .with_context(|| format!("making {}", path.display()))
+}
+
 /// A server.
 pub(crate) fn server(args: ServerArgs) -> anyhow::Result<ExitCode> {
     log();
     end_with(args.parent)?;
-    std::fs::create_dir_all(&args.data_dir).with_context(|| format!("making {}", args.data_dir.display()))?;
+    make_private(&args.data_dir)?;
     runtime(2)?.block_on(async {
         tokio::select! {
             ended = serve(args) => ended.map(|never| match never {}),
@@ -145,7 +156,7 @@ pub(crate) fn agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
     if let Some(namespace) = &args.namespace {
         hostnet::world::enter_host(namespace)?;
     }
-    std::fs::create_dir_all(&args.data_dir).with_context(|| format!("making {}", args.data_dir.display()))?;
+    make_private(&args.data_dir)?;
     let name = args.name.or_else(machine_name);
     let config = agent::Config {
         data_dir: std::fs::canonicalize(&args.data_dir)?,
@@ -159,6 +170,7 @@ pub(crate) fn agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
         reserved_mib: args.reserved_mib,
         migration_buffer: (args.migration_buffer_kib > 0)
             .then(|| usize::from(args.migration_buffer_kib) << 10),
+        qemu_uids: args.qemu_uids,
     };
     runtime(2)?.block_on(agent::run(config, say_ready, asked_to_end()))?;
     Ok(ExitCode::SUCCESS)

@@ -25,6 +25,7 @@ async fn an_agent_outlives_its_certificate_without_a_restart() {
         underlay_address: Ipv4Addr::LOCALHOST.into(),
         reserved_mib: 0,
         migration_buffer: None,
+        qemu_uids: 1_879_048_192..=1_879_113_727,
     };
     pki::join(&config, &dir).await.unwrap();
     let tls = pki::Tls::load(&config, &dir).unwrap();

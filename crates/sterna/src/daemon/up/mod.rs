@@ -130,7 +130,8 @@ async fn leave(dir: &Dir, keeps: bool) -> anyhow::Result<()> {
 fn open_dir(path: &Path) -> anyhow::Result<Dir> {
     std::fs::create_dir_all(path).with_context(|| format!("making {}", path.display()))?;
     let dir = Dir(std::fs::canonicalize(path)?);
-    for sub in [dir.server(), dir.hosts(), dir.datastore(), dir.0.join("log")] {
+    super::make_private(&dir.server())?;
+    for sub in [dir.hosts(), dir.datastore(), dir.0.join("log")] {
         std::fs::create_dir_all(&sub).with_context(|| format!("making {}", sub.display()))?;
     }
     Ok(dir)
