@@ -15,8 +15,8 @@ use tempfile::TempDir;
 use testkit::clean::TESTS_OWN_MOUNT;
 use testkit::counter::Heard;
 use testkit::pair::{MEMORY_MIB, Pair, WEB};
-use testkit::vms::{self, VmObject};
-use testkit::wait::Verdict;
+use testkit::vms::{self, PATIENCE, VmObject};
+use testkit::wait::{self, Verdict};
 use testkit::world::World;
 
 use super::moves::{is_the_same, leaves_one_history};
@@ -26,6 +26,8 @@ const SMALL: &str = "small";
 const LATE: &str = "late";
 /// Enough for the image, two disks and the memory of a guest.
 const ROOM_BYTES: u64 = 600 << 20;
+/// Less than a guest's memory.
+const LITTLE_BYTES: u64 = 32 << 20;
 /// How often the guest may write while its room is measured.
 const ATTEMPTS: usize = 20;
 
@@ -68,8 +70,8 @@ async fn make(world: &World, files: &Small, pair: &mut Pair<'_>, entry: Entry) -
 
 /// The guest stands still in the middle of a write that it never sees fail.
 async fn running(world: &World, files: &Small, pair: &mut Pair<'_>, before: Heard) -> anyhow::Result<()> {
-    let pid = pair.has_one_process().await?;
-    files.fill()?;
+    let (home, pid) = (pair.home()?, pair.has_one_process().await?);
+    files.leave(0)?;
     let stopped = world
         .until_vm(WEB, "stopped for want of room", |vm| {
             let reason = vm.status.reason.as_ref();
@@ -78,14 +80,12 @@ async fn running(world: &World, files: &Small, pair: &mut Pair<'_>, before: Hear
         .await?;
     says(&stopped, "space")?;
     files.empty()?;
-    let goes_on = |vm: &VmObject| Verdict::from(vm.status.phase == Phase::Running && vm.status.reason.is_none());
-    world.until_vm(WEB, "running again", goes_on).await?;
-    is_the_same(world, pair, &pair.home()?, pid, before).await
+    goes_on(world, pair, &home, pid, before).await
 }
 
 /// Another VM finds no room for its disk. It fails with the cause, and starts when it is told to again.
 async fn boot(world: &World, files: &Small) -> anyhow::Result<()> {
-    files.fill()?;
+    files.leave(0)?;
     let spec = VmSpec {
         datastore: Some(SMALL.to_owned()),
         ..vms::spec(None, "")
@@ -100,20 +100,44 @@ async fn boot(world: &World, files: &Small) -> anyhow::Result<()> {
     world.delete_vm(LATE).await
 }
 
-/// Its memory has no room. It is not saved, says why, and the guest goes on; then there is room.
+/// Its memory has no room. It is not saved, says why, and the guest goes on with the room that it had; and is saved when
+/// there is enough.
 async fn stop(world: &World, files: &Small, pair: &mut Pair<'_>, before: Heard) -> anyhow::Result<()> {
-    files.fill()?;
+    let (home, pid) = (pair.home()?, pair.has_one_process().await?);
+    files.leave(LITTLE_BYTES)?;
     world.act(WEB, "stop").await?;
-    let refused = |vm: &VmObject| Verdict::from(vm.status.operation.is_none());
-    let told = world.until_vm(WEB, "not stopped for want of room", refused).await?;
-    says(&told, "space")?;
+    let is_refused = |vm: &VmObject| {
+        let reason = vm.status.reason.as_ref();
+        Verdict::from(reason.is_some_and(|reason| reason.code == "suspend-failed"))
+    };
+    let refused = world.until_vm(WEB, "not stopped for want of room", is_refused).await?;
+    says(&refused, "space")?;
+    let has_room_again = || files.room_bytes().is_ok_and(|bytes| bytes > LITTLE_BYTES / 2);
+    wait::until_it_holds("nothing of the state takes room", PATIENCE, has_room_again).await?;
+    goes_on(world, pair, &home, pid, before).await?;
     files.empty()?;
-    let _ = (pair, before);
-    Ok(())
+    world.act(WEB, "stop").await?;
+    world.until_phase(WEB, Phase::Stopped).await?;
+    world.act(WEB, "resume").await?;
+    pair.web = world.until_ready(WEB).await?;
+    let (home, pid) = (pair.home()?, pair.has_one_process().await?);
+    is_the_same(world, pair, &home, pid, before).await
+}
+
+/// The guest runs, nothing is wrong with it any more, and it is the same.
+async fn goes_on(
+    world: &World,
+    pair: &mut Pair<'_>,
+    host: &str,
+    process: i32,
+    before: Heard,
+) -> anyhow::Result<()> {
+    let is_well = |vm: &VmObject| Verdict::from(vm.status.phase == Phase::Running && vm.status.reason.is_none());
+    world.until_vm(WEB, "running again", is_well).await?;
+    is_the_same(world, pair, host, process, before).await
 }
 
 fn says(vm: &VmObject, word: &str) -> anyhow::Result<()> {
-    println!("{:?}: {:?}, next: {:?}", vm.status.phase, vm.status.reason, vm.status.next_commands);
     let reason = vm.status.reason.as_ref().context("there is no reason")?;
     ensure!(reason.message.contains(word), "{word:?} is not in {reason:?}");
     ensure!(
@@ -139,11 +163,11 @@ impl Small {
         self.0.path()
     }
 
-    /// Leaves what is used, and no more.
-    fn fill(&self) -> anyhow::Result<()> {
+    /// Leaves so much room, and no more.
+    fn leave(&self, bytes: u64) -> anyhow::Result<()> {
         let attempt = || {
             let now = rustix::fs::statvfs(self.path())?;
-            self.resize((now.f_blocks - now.f_bfree) * now.f_frsize)
+            self.resize((now.f_blocks - now.f_bfree) * now.f_frsize + bytes)
         };
         let mut last = attempt();
         for _ in 1..ATTEMPTS {
@@ -153,6 +177,11 @@ impl Small {
             last = attempt();
         }
         last
+    }
+
+    fn room_bytes(&self) -> anyhow::Result<u64> {
+        let now = rustix::fs::statvfs(self.path())?;
+        Ok(now.f_bfree * now.f_frsize)
     }
 
     fn empty(&self) -> anyhow::Result<()> {
