@@ -31,13 +31,8 @@ const BRIEFLY: Duration = Duration::from_secs(2);
 const LONG: Duration = Duration::from_secs(15);
 
 #[tokio::test]
-async fn processes_are_killed_under_a_vm() -> anyhow::Result<()> {
-    make(&entries(|one| one.when == When::Usual && is_here(one) && !is_a_link(one))).await
-}
-
-#[tokio::test]
-async fn links_are_cut_under_a_vm() -> anyhow::Result<()> {
-    make(&entries(|one| one.when == When::Usual && is_here(one) && is_a_link(one))).await
+async fn parts_and_links_fail_under_a_vm() -> anyhow::Result<()> {
+    make(&entries(|one| one.when == When::Usual && is_here(one))).await
 }
 
 #[tokio::test]
@@ -48,14 +43,6 @@ async fn everything_fails_under_a_vm() -> anyhow::Result<()> {
 
 fn is_here(entry: &Entry) -> bool {
     entry.stage == Stage::Running && entry.fault != Fault::FullDatastore || entry.stage.is_of_a_move()
-}
-
-fn is_a_link(entry: &Entry) -> bool {
-    use Fault::{Link, LinkBriefly, LinkToSource, LinkToTarget, ServerLink, SourceIsolated};
-    matches!(
-        entry.fault,
-        Link | LinkBriefly | LinkToSource | LinkToTarget | ServerLink | SourceIsolated
-    )
 }
 
 async fn make(entries: &[Entry]) -> anyhow::Result<()> {
