@@ -68,7 +68,10 @@ impl Ear {
     /// The next report, from now on.
     pub async fn next(&mut self) -> anyhow::Result<Heard> {
         self.0.skip();
-        let heard = self.0.until("a report on the counter", PATIENCE, Heard::read).await?;
+        let heard = self
+            .0
+            .until("a report on the counter", PATIENCE, Heard::read)
+            .await?;
         ensure!(heard.back == 0, "the counter went back: {heard:?}");
         Ok(heard)
     }
@@ -120,7 +123,12 @@ impl Left {
 
     /// Fails if the numbers do not follow each other, boot after boot, up to at least what was heard.
     pub fn is_one_history(&self, heard: Heard) -> anyhow::Result<()> {
-        let last = self.counts.iter().map(|(number, _)| *number).max().unwrap_or_default();
+        let last = self
+            .counts
+            .iter()
+            .map(|(number, _)| *number)
+            .max()
+            .unwrap_or_default();
         ensure!(
             last >= heard.last,
             "the disk is at {last}, and {} was heard",
@@ -134,7 +142,10 @@ impl Left {
             // The ring's first lap does not fill its first block.
             ensure!(*found == number, "{found} stands where {number} was written");
             if boots.last() != Some(&boot.as_str()) {
-                ensure!(!boots.contains(&boot.as_str()), "the boot {boot} counted beside another one");
+                ensure!(
+                    !boots.contains(&boot.as_str()),
+                    "the boot {boot} counted beside another one"
+                );
                 boots.push(boot);
             }
         }
@@ -152,7 +163,9 @@ fn opens_direct(path: &Path) -> bool {
 fn count(block: &[u8]) -> (u64, String) {
     let line = block.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let text = String::from_utf8_lossy(line);
-    let count = text.split_once(' ').and_then(|(number, boot)| Some((number.parse().ok()?, boot.to_owned())));
+    let count = text
+        .split_once(' ')
+        .and_then(|(number, boot)| Some((number.parse().ok()?, boot.to_owned())));
     count.unwrap_or_default()
 }
 
@@ -204,8 +217,16 @@ mod tests {
 
     #[test]
     fn a_history_is_one_if_its_numbers_and_boots_follow_each_other() {
-        assert!(left(&[(0, ""), (1, "a"), (2, "a"), (3, "b")]).is_one_history(heard(3)).is_ok());
-        assert!(left(&[(4, "b"), (5, "b"), (2, "a"), (3, "b")]).is_one_history(heard(4)).is_ok());
+        assert!(
+            left(&[(0, ""), (1, "a"), (2, "a"), (3, "b")])
+                .is_one_history(heard(3))
+                .is_ok()
+        );
+        assert!(
+            left(&[(4, "b"), (5, "b"), (2, "a"), (3, "b")])
+                .is_one_history(heard(4))
+                .is_ok()
+        );
         let wrong = [
             left(&[(0, ""), (1, "a"), (2, "a")]),
             left(&[(0, ""), (1, "a"), (0, ""), (3, "a")]),

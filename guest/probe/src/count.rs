@@ -78,7 +78,9 @@ impl Ring {
         let mut last: Option<Count> = None;
         for number in 1..=SLOTS {
             match self.read(number)? {
-                Some(count) if last.as_ref().is_none_or(|last| last.number < count.number) => last = Some(count),
+                Some(count) if last.as_ref().is_none_or(|last| last.number < count.number) => {
+                    last = Some(count)
+                }
                 _ => break,
             }
         }
@@ -157,7 +159,10 @@ impl Heard {
 
     fn report(&self) -> String {
         let boots = self.boots.len();
-        format!("heard={} last={} back={} boots={boots}", self.numbers, self.last, self.back)
+        format!(
+            "heard={} last={} back={} boots={boots}",
+            self.numbers, self.last, self.back
+        )
     }
 }
 

@@ -110,7 +110,9 @@ async fn stop(world: &World, files: &Small, pair: &mut Pair<'_>, before: Heard) 
         let reason = vm.status.reason.as_ref();
         Verdict::from(reason.is_some_and(|reason| reason.code == "suspend-failed"))
     };
-    let refused = world.until_vm(WEB, "not stopped for want of room", is_refused).await?;
+    let refused = world
+        .until_vm(WEB, "not stopped for want of room", is_refused)
+        .await?;
     says(&refused, "space")?;
     let has_room_again = || files.room_bytes().is_ok_and(|bytes| bytes > LITTLE_BYTES / 2);
     wait::until_it_holds("nothing of the state takes room", PATIENCE, has_room_again).await?;
@@ -132,7 +134,8 @@ async fn goes_on(
     process: i32,
     before: Heard,
 ) -> anyhow::Result<()> {
-    let is_well = |vm: &VmObject| Verdict::from(vm.status.phase == Phase::Running && vm.status.reason.is_none());
+    let is_well =
+        |vm: &VmObject| Verdict::from(vm.status.phase == Phase::Running && vm.status.reason.is_none());
     world.until_vm(WEB, "running again", is_well).await?;
     is_the_same(world, pair, host, process, before).await
 }
@@ -155,7 +158,10 @@ impl Small {
     fn mount() -> anyhow::Result<Self> {
         let small = Self(tempfile::tempdir()?);
         let options = format!("size={ROOM_BYTES}");
-        run(&["mount", "-t", "tmpfs", "-o", &options, TESTS_OWN_MOUNT], small.path())?;
+        run(
+            &["mount", "-t", "tmpfs", "-o", &options, TESTS_OWN_MOUNT],
+            small.path(),
+        )?;
         Ok(small)
     }
 

@@ -69,7 +69,11 @@ async fn a_guest_that_takes_all_leaves_its_neighbour_enough() -> anyhow::Result<
     ensure!(greedy.status.phase == Phase::Running, "{:?}", greedy.status);
     ensure!(world.agent_pid(&home)? == agent, "the host has another agent");
     let host = world.client().get::<Host>(&home).await?;
-    ensure!(host.status.reason.is_none(), "the host complains: {:?}", host.status);
+    ensure!(
+        host.status.reason.is_none(),
+        "the host complains: {:?}",
+        host.status
+    );
     world.delete_vm(GREEDY).await?;
     pair.ran_once().await?;
     world.down().await
@@ -111,7 +115,10 @@ async fn a_guest_that_ends_a_hundred_times_leaves_nothing_behind() -> anyhow::Re
         ends_and_starts(&world).await?;
     }
     let at_last = Burden::of(&world, &home)?;
-    println!("after {} ends: {at_first:?}; after {KILLS}: {at_last:?}", KILLS / 10);
+    println!(
+        "after {} ends: {at_first:?}; after {KILLS}: {at_last:?}",
+        KILLS / 10
+    );
     at_last.is_no_more_than(&at_first)?;
     world.delete_vm(FRAIL).await?;
     let heard = pair.ear.goes_on().await?;

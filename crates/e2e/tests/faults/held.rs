@@ -65,7 +65,11 @@ impl Held {
     /// Begins moves until one is met at the stage.
     pub(super) async fn meet(world: &World, pair: &mut Pair<'_>, stage: Stage) -> anyhow::Result<Self> {
         for attempt in 1..=ATTEMPTS {
-            let room = if stage == Stage::PreCopy { LITTLE_BYTES } else { MUCH_BYTES };
+            let room = if stage == Stage::PreCopy {
+                LITTLE_BYTES
+            } else {
+                MUCH_BYTES
+            };
             world.make_room(pair.free()?, room).await?;
             let mut held = Self::begin(world, pair).await?;
             if held.reach(stage).await {
@@ -130,6 +134,7 @@ impl Held {
         self.stop(self.source.agent);
         until_it_stands_still(self.source.qemu, PATIENCE).await
             && self.rests(|unread| unread == 0).await
+            && until_it_stands_still(self.source.qemu, PATIENCE).await
             && self.is_connected()
     }
 

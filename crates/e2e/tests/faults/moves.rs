@@ -37,8 +37,32 @@ async fn parts_and_links_fail_under_a_vm() -> anyhow::Result<()> {
 
 #[tokio::test]
 #[ignore = "long: make soak"]
-async fn everything_fails_under_a_vm() -> anyhow::Result<()> {
-    make(&entries(is_here)).await
+async fn everything_fails_while_a_vm_runs() -> anyhow::Result<()> {
+    make(&entries(|one| is_here(one) && one.stage == Stage::Running)).await
+}
+
+#[tokio::test]
+#[ignore = "long: make soak"]
+async fn everything_fails_in_pre_copy() -> anyhow::Result<()> {
+    make(&entries(|one| one.stage == Stage::PreCopy)).await
+}
+
+#[tokio::test]
+#[ignore = "long: make soak"]
+async fn everything_fails_at_pre_switchover() -> anyhow::Result<()> {
+    make(&entries(|one| one.stage == Stage::PreSwitchover)).await
+}
+
+#[tokio::test]
+#[ignore = "long: make soak"]
+async fn everything_fails_at_the_switch_over() -> anyhow::Result<()> {
+    make(&entries(|one| one.stage == Stage::SwitchOver)).await
+}
+
+#[tokio::test]
+#[ignore = "long: make soak"]
+async fn everything_fails_after_the_switch_over() -> anyhow::Result<()> {
+    make(&entries(|one| one.stage == Stage::Switched)).await
 }
 
 fn is_here(entry: &Entry) -> bool {
@@ -63,7 +87,11 @@ async fn make(entries: &[Entry]) -> anyhow::Result<()> {
 }
 
 /// Shuts the guest down, and looks at its disk in this directory of volumes.
-pub(super) async fn leaves_one_history(world: &World, mut pair: Pair<'_>, volumes: &Path) -> anyhow::Result<()> {
+pub(super) async fn leaves_one_history(
+    world: &World,
+    mut pair: Pair<'_>,
+    volumes: &Path,
+) -> anyhow::Result<()> {
     let heard = pair.ear.next().await?;
     let disk = volumes.join(pair.web.id.to_string()).join("root.qcow2");
     pair.ran_once().await?;
@@ -84,7 +112,12 @@ async fn make_one(world: &World, pair: &mut Pair<'_>, entry: Entry) -> anyhow::R
     Ok(told)
 }
 
-async fn in_a_move(world: &World, pair: &mut Pair<'_>, entry: Entry, before: Heard) -> anyhow::Result<String> {
+async fn in_a_move(
+    world: &World,
+    pair: &mut Pair<'_>,
+    entry: Entry,
+    before: Heard,
+) -> anyhow::Result<String> {
     let mut held = Held::meet(world, pair, entry.stage).await?;
     strike(world, entry.fault, &held).await?;
     let end = match entry.end {
@@ -108,12 +141,19 @@ async fn in_a_move(world: &World, pair: &mut Pair<'_>, entry: Entry, before: Hea
             is_the_same(world, pair, &held.source.host, held.source.qemu, before).await?;
         }
         _ => {
-            ensure!(status.phase == MigrationPhase::Done, "it should be done: {status:?}");
+            ensure!(
+                status.phase == MigrationPhase::Done,
+                "it should be done: {status:?}"
+            );
             is_the_same(world, pair, &held.target.host, held.target.qemu, before).await?;
         }
     }
     let reason = status.reason.as_ref().map(|reason| reason.message.as_str());
-    Ok(format!("{:?} ({})", status.phase, reason.unwrap_or("all went well")))
+    Ok(format!(
+        "{:?} ({})",
+        status.phase,
+        reason.unwrap_or("all went well")
+    ))
 }
 
 async fn at_rest(world: &World, pair: &mut Pair<'_>, entry: Entry, before: Heard) -> anyhow::Result<String> {
@@ -135,6 +175,7 @@ async fn at_rest(world: &World, pair: &mut Pair<'_>, entry: Entry, before: Heard
         fails_and_starts(world, pair, before).await?;
         return Ok("Failed".to_owned());
     }
+    world.until_phase(WEB, Phase::Running).await?;
     // Whoever was started anew commands the same process.
     world.act(WEB, "pause").await?;
     world.until_phase(WEB, Phase::Paused).await?;
@@ -192,7 +233,10 @@ async fn ends(world: &World, fault: Fault, held: &Held) -> anyhow::Result<Migrat
 
 fn is_aborted(ended: &MigrationObject) -> anyhow::Result<()> {
     let status = &ended.status;
-    let has_cause = status.reason.as_ref().is_some_and(|reason| !reason.message.is_empty());
+    let has_cause = status
+        .reason
+        .as_ref()
+        .is_some_and(|reason| !reason.message.is_empty());
     ensure!(
         status.phase == MigrationPhase::Aborted && has_cause,
         "it should be aborted, with a cause: {status:?}"
@@ -216,7 +260,10 @@ pub(super) async fn is_the_same(
     );
     ensure!(pair.has_one_process().await? == process, "it has another process");
     let heard = pair.ear.goes_on().await?;
-    ensure!(heard.boots == before.boots, "the guest has booted: {before:?}, then {heard:?}");
+    ensure!(
+        heard.boots == before.boots,
+        "the guest has booted: {before:?}, then {heard:?}"
+    );
     Ok(())
 }
 
@@ -225,10 +272,19 @@ async fn fails_and_starts(world: &World, pair: &mut Pair<'_>, before: Heard) -> 
     let is_failed = |vm: &VmObject| Verdict::from(vm.status.phase == Phase::Failed);
     let failed = wait::until::<api::kinds::Vm>(world.client(), WEB, "Failed", PATIENCE, is_failed).await?;
     let status = &failed.status;
-    let has_cause = status.reason.as_ref().is_some_and(|reason| !reason.message.is_empty());
-    let leads_on = status.next_commands.iter().any(|command| command.contains("vm start"));
+    let has_cause = status
+        .reason
+        .as_ref()
+        .is_some_and(|reason| !reason.message.is_empty());
+    let leads_on = status
+        .next_commands
+        .iter()
+        .any(|command| command.contains("vm start"));
     ensure!(has_cause && leads_on, "nothing leads on from {status:?}");
-    ensure!(world.living(vms::id(&failed)).is_empty(), "a failed VM has a process");
+    ensure!(
+        world.living(vms::id(&failed)).is_empty(),
+        "a failed VM has a process"
+    );
     world.act(WEB, "start").await?;
     pair.web = world.until_ready(WEB).await?;
     pair.has_one_process().await?;

@@ -10,9 +10,8 @@
 //! - **server, agents and QEMU while a VM boots, is suspended or resumed**: [`super::life`] kills them there, at more instants;
 //! - **the link between the hosts while no VM moves**: nothing of Sterna's crosses it then;
 //! - **the target's agent and QEMU while no VM moves**: there are none;
-//! - **the link towards the target before the last part is sent, one way only**: that direction carries the data, so it is the
-//!   same as both ways; and the other way, TCP's acknowledgements, stops the data as well. Both are made once, in soak;
-//! - **the datastore while a VM moves**: a move of a shared disk allocates nothing.
+//! - **the link one way, or the source alone, at pre-switchover**: they are made right before it, in pre-copy, and right after it;
+//! - **the datastore while a VM moves or is resumed**: a move of a shared disk allocates nothing, and a resume reads.
 //!
 //! **Start here:** [`TABLE`].
 
@@ -171,7 +170,9 @@ pub(super) fn entries(is_it: impl Fn(&Entry) -> bool) -> Vec<Entry> {
 #[test]
 fn no_pair_stands_twice() {
     for (n, one) in TABLE.iter().enumerate() {
-        let again = TABLE[..n].iter().find(|other| (other.fault, other.stage) == (one.fault, one.stage));
+        let again = TABLE[..n]
+            .iter()
+            .find(|other| (other.fault, other.stage) == (one.fault, one.stage));
         assert_eq!(again, None, "{one:?}");
     }
 }
