@@ -4,4 +4,4 @@
 //!
 //! **Does not know:** how a world is started or looked into: that is the `testkit`'s.
 //!
-//! **Start here:** `tests/lifecycle.rs`, then `tests/migrate.rs` and `tests/faults.rs`.
+//! **Start here:** `tests/lifecycle.rs`, then `tests/migrate.rs` and `tests/faults/table.rs`.

@@ -15,6 +15,7 @@
 
 pub mod clean;
 pub mod console;
+pub mod counter;
 pub mod executing;
 pub mod link;
 pub mod pair;

@@ -76,13 +76,15 @@ impl World {
     }
 }
 
-/// What waits in the kernel on the connections of a namespace with one address.
+/// The connections of a namespace with one address, and what waits on them in the kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Queues {
     /// Bytes that were sent and are not acknowledged, or not sent yet.
     pub unacknowledged: u64,
     /// Bytes that came and were not read.
     pub unread: u64,
+    /// Connections that neither side has closed.
+    pub open: u64,
 }
 
 impl Queues {
@@ -96,6 +98,7 @@ impl Queues {
             .fold(Self::default(), |sum, one| Self {
                 unacknowledged: sum.unacknowledged + one.unacknowledged,
                 unread: sum.unread + one.unread,
+                open: sum.open + one.open,
             }))
     }
 }
@@ -103,6 +106,7 @@ impl Queues {
 /// Of a line of `/proc/net/tcp`, if it is about a connection with this address. One that was closed may have bytes to send
 /// still.
 fn queues(line: &str, peer: Ipv4Addr) -> Option<Queues> {
+    const ESTABLISHED: &str = "01";
     const LISTEN: &str = "0A";
     let mut words = line.split_whitespace();
     let (remote, state, queued) = (words.nth(2)?, words.next()?, words.next()?);
@@ -113,6 +117,7 @@ fn queues(line: &str, peer: Ipv4Addr) -> Option<Queues> {
     Some(Queues {
         unacknowledged: u64::from_str_radix(unacknowledged, 16).ok()?,
         unread: u64::from_str_radix(unread, 16).ok()?,
+        open: u64::from(state == ESTABLISHED),
     })
 }
 
@@ -127,10 +132,15 @@ mod tests {
         let found = Queues {
             unacknowledged: 0x10,
             unread: 0x203,
+            open: 1,
         };
         assert_eq!(queues(line, peer), Some(found));
         assert_eq!(queues(line, Ipv4Addr::new(198, 18, 0, 12)), None);
         assert_eq!(queues(&line.replace(" 01 ", " 0A "), peer), None);
+        assert_eq!(
+            queues(&line.replace(" 01 ", " 08 "), peer),
+            Some(Queues { open: 0, ..found })
+        );
         assert_eq!(
             queues("  sl  local_address rem_address   st tx_queue rx_queue", peer),
             None

@@ -9,9 +9,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use api::kinds::VmSpec;
 use model::migration::MigrationPhase;
 use tokio::time::{sleep, timeout};
 
+use crate::counter::{self, Ear};
 use crate::executing::RunsOnce;
 use crate::vms::{self, MigrationObject, PATIENCE, VmObject};
 use crate::watcher::{self, Stream, Watcher};
@@ -27,6 +29,17 @@ pub const HOSTS: [&str; 3] = ["h1", "h2", "h3"];
 pub const MEMORY_MIB: u64 = 256;
 /// What the moving guest keeps in use and writes to: memory that a migration has to chase.
 const WORK: &str = "probe dirty 96 1000 >/dev/null &";
+
+/// What the moving guest runs: it works and counts.
+fn moving_script() -> String {
+    format!("{WORK}\n{}", counter::COUNT)
+}
+
+/// What the watching guest runs.
+fn watching_script(address: &str) -> String {
+    format!("{}\n{}", watcher::script(address), counter::HEAR)
+}
+
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The two VMs.
@@ -39,13 +52,24 @@ pub struct Pair<'a> {
     pub watch: &'static str,
     /// What the other sees.
     pub watcher: Watcher,
+    /// What the other hears of the one that moves, which counts all the time.
+    pub ear: Ear,
     runs_once: RunsOnce,
 }
 
 impl<'a> Pair<'a> {
     /// Makes both, and waits until their agents answer. The template must be there.
     pub async fn create(world: &'a World) -> anyhow::Result<Self> {
-        world.create_vm(WEB, vms::spec(None, WORK)).await?;
+        Self::create_on(world, None).await
+    }
+
+    /// As [`Pair::create`], the disk of the one that moves in this datastore.
+    pub async fn create_on(world: &'a World, datastore: Option<&str>) -> anyhow::Result<Self> {
+        let spec = VmSpec {
+            datastore: datastore.map(str::to_owned),
+            ..vms::spec(None, &moving_script())
+        };
+        world.create_vm(WEB, spec).await?;
         let web = world
             .until_vm(WEB, "placed", |vm| vm.status.host.is_some().into())
             .await?;
@@ -55,16 +79,17 @@ impl<'a> Pair<'a> {
             .rev()
             .find(|name| *name != home)
             .context("there is one host only")?;
-        let script = watcher::script(&vms::address(&web)?);
+        let script = watching_script(&vms::address(&web)?);
         let eye = world.create_vm(EYE, vms::spec(Some(watch), &script)).await?;
         let runs_once = RunsOnce::begin(world, vms::id(&web));
         let (web, _) = tokio::try_join!(world.until_ready(WEB), world.until_ready(EYE))?;
-        let watcher = Watcher::new(world.console(watch, vms::id(&eye)));
+        let console = world.console(watch, vms::id(&eye));
         Ok(Self {
             world,
             web,
             watch,
-            watcher,
+            watcher: Watcher::new(console.clone()),
+            ear: Ear::new(console),
             runs_once,
         })
     }
@@ -152,8 +177,9 @@ impl<'a> Pair<'a> {
         Ok(pid)
     }
 
-    /// Ends the watch, and fails if two copies ever executed at once.
-    pub async fn ran_once(self) -> anyhow::Result<()> {
+    /// Ends the watch, and fails if two copies ever executed at once, or the counter went back.
+    pub async fn ran_once(mut self) -> anyhow::Result<()> {
+        self.ear.next().await?;
         self.runs_once.end().await
     }
 }

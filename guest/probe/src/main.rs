@@ -34,7 +34,8 @@ const USAGE: &str = "usage:
   probe ping HOST PORT INTERVAL_MS [SECONDS]  numbered requests to an echo-udp; lost = no answer within a second
   probe dirty MIB PAGES_PER_S                 rewrites memory pages at this rate
   probe tick [SECONDS]                        wakes every millisecond; tells the largest gap
-  probe count FILE INTERVAL_MS [AT_LEAST]     synced counter on disk; refuses if the stored number is below AT_LEAST
+  probe count FILE INTERVAL_MS PORT           counter on disk, past the page cache; then sends each number to all by UDP
+  probe hear PORT                             listens to it; counts what went back
   probe network-config FILE                   prints a network-config, one setting a line (for the guest's boot)
   probe services                              echo 7, echo-udp 7 and serve-lines 2000 10, in one process
   probe agent                                 becomes the guest agent when its port is there
@@ -77,8 +78,8 @@ fn run(words: &[&str]) -> Option<Outcome> {
         ["dirty", mib, rate] => dirty::run(mib.parse().ok()?, rate.parse().ok()?),
         ["tick"] => tick::run(None),
         ["tick", limit] => tick::run(Some(seconds(limit)?)),
-        ["count", file, interval] => count::run(file, millis(interval)?, 0),
-        ["count", file, interval, at_least] => count::run(file, millis(interval)?, at_least.parse().ok()?),
+        ["count", file, interval, port] => count::run(file, millis(interval)?, port.parse().ok()?),
+        ["hear", port] => count::hear(port.parse().ok()?),
         ["network-config", file] => network_config::print(file),
         ["services"] => services(),
         ["agent"] => boot::agent(),

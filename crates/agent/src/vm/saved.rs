@@ -48,7 +48,12 @@ impl Vm {
         let info = outcome(&qmp).await?;
         qmp.drop_state().await;
         if info.status != MigrationStatus::Completed {
-            return Err(failed("not-saved", "QEMU could not save the state", info));
+            // The guest goes on, and may need the room that this takes.
+            if let Err(error) = storage::remove(&temporary) {
+                tracing::warn!(%error, "a part of a saved state stays until the next one");
+            }
+            let what = "QEMU could not save the state (is there space for the guest's memory?)";
+            return Err(failed("not-saved", what, info));
         }
         let bytes = storage::keep_saved_state(temporary, path).await;
         bytes

@@ -22,6 +22,15 @@ impl World {
         kill_and_wait(|| self.agent_pid(host)).await
     }
 
+    /// Waits until the server and the agents of these hosts are there, after some were killed.
+    pub async fn until_all_are_there(&self, hosts: &[&str]) -> anyhow::Result<()> {
+        until_again(|| {
+            let agents: anyhow::Result<Vec<i32>> = hosts.iter().map(|host| self.agent_pid(host)).collect();
+            agents.and_then(|_| self.server_pid())
+        })
+        .await
+    }
+
     /// Kills the server, does something while there is none, and waits until another one has been started.
     pub async fn without_server(&self, work: impl AsyncFnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
         // Who supervises it does nothing meanwhile.

@@ -95,6 +95,14 @@ impl World {
         Self::start(start, Machine::look()).await
     }
 
+    /// As [`World::up`]; what two QEMUs send each other is held by the kernel as it likes, and by as much as
+    /// [`World::make_room`] says.
+    pub async fn up_with_room(hosts: u8) -> anyhow::Result<Self> {
+        let mut start = Self::place(Owner::Tester, hosts, Keep::Nothing)?;
+        start.variables = &[("STERNA_MIGRATION_BUFFER_KIB", "0")];
+        Self::start(start, Machine::look()).await
+    }
+
     /// One in a directory of its own.
     async fn fresh(owner: Owner, hosts: u8, keep: Keep) -> anyhow::Result<Self> {
         Self::start(Self::place(owner, hosts, keep)?, Machine::look()).await

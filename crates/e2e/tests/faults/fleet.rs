@@ -18,7 +18,7 @@ use testkit::world::World;
 use tokio::process::Child;
 use tokio::time::{sleep, timeout};
 
-use super::Part;
+use super::traces::Part;
 
 const HOSTS: [&str; 2] = ["h1", "h2"];
 const NAMES: [&str; 3] = ["b-1", "b-2", "b-3"];

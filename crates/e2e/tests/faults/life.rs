@@ -17,7 +17,7 @@ use testkit::vms::{self, BOOT_PATIENCE, PATIENCE, VmObject};
 use testkit::wait::{self, Verdict};
 use testkit::world::World;
 
-use super::{Part, Stage, Traces, kill_qemus, until_stage};
+use super::traces::{Part, Stage, Traces, kill_qemus, until_stage};
 
 const NAME: &str = "web";
 const HOSTS: [&str; 2] = ["h1", "h2"];

@@ -1,14 +1,7 @@
-//! `kill -9` in the middle of every operation: it is finished or undone after the restart, with its cause; never in
-//! between.
+//! The traces that an operation leaves, and who is killed at one of them.
 //!
-//! What is killed, and when, is the entry of a table: an operation, the [`Part`] that dies, and the [`Stage`] at which it
-//! does. A stage is a trace that the operation has left, so that no instant is guessed. Many operations share a world:
-//! those of one VM's life are walked through one after the other ([`life`]), those of several VMs and hosts too
-//! ([`fleet`]). `make test` kills the agent and the QEMU once in each operation of a VM, and the server in those
-//! on several; `make soak` kills all of them at all stages.
-
-mod fleet;
-mod life;
+//! **Owns:** [`Part`] and [`Stage`], the instants of `life` and `fleet`. A stage is a trace that the operation has left, so that
+//! no instant is guessed.
 
 use std::fs;
 use std::time::Duration;
@@ -25,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 /// What is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+pub(super) enum Part {
     Server,
     /// That of the host which acts.
     Agent,
@@ -35,7 +28,7 @@ enum Part {
 
 /// When it is killed: as soon as the operation has left this trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// The request is answered, so its record is stored.
     Asked,
     /// A host has written down that it is about to do something, or has done it.
@@ -51,16 +44,16 @@ const LAST_WORD: &str = "reboot: ";
 
 /// The traces that operations leave on hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Traces {
+pub(super) struct Traces {
     /// By host, how many marks of the VM its journal holds.
-    marks: Vec<(String, usize)>,
-    processes: Vec<(String, Incarnation, i32)>,
+    pub(super) marks: Vec<(String, usize)>,
+    pub(super) processes: Vec<(String, Incarnation, i32)>,
     /// In the console's logs of all hosts.
-    last_words: usize,
+    pub(super) last_words: usize,
 }
 
 impl Traces {
-    fn of(world: &World, hosts: &[&str], vm: VmId) -> Self {
+    pub(super) fn of(world: &World, hosts: &[&str], vm: VmId) -> Self {
         let marks = |host: &&str| {
             let journal = fs::read(world.host(host).join("journal")).unwrap_or_default();
             ((*host).to_owned(), marks(&String::from_utf8_lossy(&journal), vm))
@@ -106,7 +99,7 @@ fn marks(journal: &str, vm: VmId) -> usize {
 }
 
 /// Waits until an operation on a VM has left a trace; on which host, if that can be seen.
-async fn until_stage(
+pub(super) async fn until_stage(
     world: &World,
     hosts: &[&str],
     vm: VmId,
@@ -126,7 +119,7 @@ async fn until_stage(
 }
 
 /// Kills every process of a VM.
-async fn kill_qemus(world: &World, vm: VmId) -> anyhow::Result<()> {
+pub(super) async fn kill_qemus(world: &World, vm: VmId) -> anyhow::Result<()> {
     for (_, _, pid) in world.living(vm) {
         process::kill(pid).await?;
     }

@@ -1,0 +1,217 @@
+//! The entries of the table whose datastore is full, on a small file system of its own.
+//!
+//! **Owns:** taking room away and giving it back, and what must hold at each end. Only root can mount the file system that
+//! this needs; anybody else's run says so and ends.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, bail, ensure};
+use api::Create;
+use api::kinds::{Datastore, DatastoreSpec, VmSpec};
+use model::lifecycle::Phase;
+use tempfile::TempDir;
+use testkit::clean::TESTS_OWN_MOUNT;
+use testkit::counter::Heard;
+use testkit::pair::{MEMORY_MIB, Pair, WEB};
+use testkit::vms::{self, PATIENCE, VmObject};
+use testkit::wait::{self, Verdict};
+use testkit::world::World;
+
+use super::moves::{is_the_same, leaves_one_history};
+use super::table::{End, Entry, Fault, Stage, entries};
+
+const SMALL: &str = "small";
+const LATE: &str = "late";
+/// Enough for the image, two disks and the memory of a guest.
+const ROOM_BYTES: u64 = 600 << 20;
+/// Less than a guest's memory.
+const LITTLE_BYTES: u64 = 32 << 20;
+/// How often the guest may write while its room is measured.
+const ATTEMPTS: usize = 20;
+
+#[tokio::test]
+async fn a_datastore_is_full() -> anyhow::Result<()> {
+    let Ok(files) = Small::mount() else {
+        println!("skipped: this user cannot mount a file system");
+        return Ok(());
+    };
+    let world = World::up(3).await?;
+    world.make_template(MEMORY_MIB).await?;
+    let spec = DatastoreSpec {
+        path: files.path().to_string_lossy().into_owned(),
+        coherent: true,
+    };
+    let body = Create {
+        name: Some(SMALL.to_owned()),
+        labels: BTreeMap::new(),
+        spec,
+    };
+    world.client().create::<Datastore>(&body, None, false).await?;
+    let mut pair = Pair::create_on(&world, Some(SMALL)).await?;
+    for entry in entries(|one| one.fault == Fault::FullDatastore) {
+        let told = format!("{:?} at {:?}", entry.fault, entry.stage);
+        make(&world, &files, &mut pair, entry).await.context(told)?;
+    }
+    leaves_one_history(&world, pair, &files.path().join("volumes")).await?;
+    world.down().await
+}
+
+async fn make(world: &World, files: &Small, pair: &mut Pair<'_>, entry: Entry) -> anyhow::Result<()> {
+    let before = pair.ear.goes_on().await?;
+    match (entry.stage, entry.end) {
+        (Stage::Running, End::Waits) => running(world, files, pair, before).await,
+        (Stage::Boot, End::Fails) => boot(world, files).await,
+        (Stage::Stop, End::Refused) => stop(world, files, pair, before).await,
+        _ => bail!("{entry:?} is not made here"),
+    }
+}
+
+/// The guest stands still in the middle of a write that it never sees fail.
+async fn running(world: &World, files: &Small, pair: &mut Pair<'_>, before: Heard) -> anyhow::Result<()> {
+    let (home, pid) = (pair.home()?, pair.has_one_process().await?);
+    files.leave(0)?;
+    let stopped = world
+        .until_vm(WEB, "stopped for want of room", |vm| {
+            let reason = vm.status.reason.as_ref();
+            Verdict::from(reason.is_some_and(|reason| reason.code == "disk-error"))
+        })
+        .await?;
+    says(&stopped, "space")?;
+    files.empty()?;
+    goes_on(world, pair, &home, pid, before).await
+}
+
+/// Another VM finds no room for its disk. It fails with the cause, and starts when it is told to again.
+async fn boot(world: &World, files: &Small) -> anyhow::Result<()> {
+    files.leave(0)?;
+    let spec = VmSpec {
+        datastore: Some(SMALL.to_owned()),
+        ..vms::spec(None, "")
+    };
+    world.create_vm(LATE, spec).await?;
+    let is_failed = |vm: &VmObject| Verdict::from(vm.status.phase == Phase::Failed);
+    let failed = world.until_vm(LATE, "failed for want of room", is_failed).await?;
+    says(&failed, "space")?;
+    files.empty()?;
+    world.act(LATE, "start").await?;
+    world.until_phase(LATE, Phase::Running).await?;
+    world.delete_vm(LATE).await
+}
+
+/// Its memory has no room. It is not saved, says why, and the guest goes on with the room that it had; and is saved when
+/// there is enough.
+async fn stop(world: &World, files: &Small, pair: &mut Pair<'_>, before: Heard) -> anyhow::Result<()> {
+    let (home, pid) = (pair.home()?, pair.has_one_process().await?);
+    files.leave(LITTLE_BYTES)?;
+    world.act(WEB, "stop").await?;
+    let is_refused = |vm: &VmObject| {
+        let reason = vm.status.reason.as_ref();
+        Verdict::from(reason.is_some_and(|reason| reason.code == "suspend-failed"))
+    };
+    let refused = world
+        .until_vm(WEB, "not stopped for want of room", is_refused)
+        .await?;
+    says(&refused, "space")?;
+    let has_room_again = || files.room_bytes().is_ok_and(|bytes| bytes > LITTLE_BYTES / 2);
+    wait::until_it_holds("nothing of the state takes room", PATIENCE, has_room_again).await?;
+    goes_on(world, pair, &home, pid, before).await?;
+    files.empty()?;
+    world.act(WEB, "stop").await?;
+    world.until_phase(WEB, Phase::Stopped).await?;
+    world.act(WEB, "resume").await?;
+    pair.web = world.until_ready(WEB).await?;
+    let (home, pid) = (pair.home()?, pair.has_one_process().await?);
+    is_the_same(world, pair, &home, pid, before).await
+}
+
+/// The guest runs, nothing is wrong with it any more, and it is the same.
+async fn goes_on(
+    world: &World,
+    pair: &mut Pair<'_>,
+    host: &str,
+    process: i32,
+    before: Heard,
+) -> anyhow::Result<()> {
+    let is_well =
+        |vm: &VmObject| Verdict::from(vm.status.phase == Phase::Running && vm.status.reason.is_none());
+    world.until_vm(WEB, "running again", is_well).await?;
+    is_the_same(world, pair, host, process, before).await
+}
+
+fn says(vm: &VmObject, word: &str) -> anyhow::Result<()> {
+    let reason = vm.status.reason.as_ref().context("there is no reason")?;
+    ensure!(reason.message.contains(word), "{word:?} is not in {reason:?}");
+    ensure!(
+        !vm.status.next_commands.is_empty(),
+        "nothing leads on from {:?}",
+        vm.status
+    );
+    Ok(())
+}
+
+/// A file system of its own, in memory.
+struct Small(TempDir);
+
+impl Small {
+    fn mount() -> anyhow::Result<Self> {
+        let small = Self(tempfile::tempdir()?);
+        let options = format!("size={ROOM_BYTES}");
+        run(
+            &["mount", "-t", "tmpfs", "-o", &options, TESTS_OWN_MOUNT],
+            small.path(),
+        )?;
+        Ok(small)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Leaves so much room, and no more.
+    fn leave(&self, bytes: u64) -> anyhow::Result<()> {
+        let attempt = || {
+            let now = rustix::fs::statvfs(self.path())?;
+            self.resize((now.f_blocks - now.f_bfree) * now.f_frsize + bytes)
+        };
+        let mut last = attempt();
+        for _ in 1..ATTEMPTS {
+            if last.is_ok() {
+                break;
+            }
+            last = attempt();
+        }
+        last
+    }
+
+    fn room_bytes(&self) -> anyhow::Result<u64> {
+        let now = rustix::fs::statvfs(self.path())?;
+        Ok(now.f_bfree * now.f_frsize)
+    }
+
+    fn empty(&self) -> anyhow::Result<()> {
+        self.resize(ROOM_BYTES)
+    }
+
+    fn resize(&self, bytes: u64) -> anyhow::Result<()> {
+        run(&["mount", "-o", &format!("remount,size={bytes}")], self.path())
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        // A test that failed may have left processes that end a little later.
+        let _ = run(&["umount", "--lazy"], self.path());
+    }
+}
+
+fn run(words: &[&str], path: &Path) -> anyhow::Result<()> {
+    let ended = Command::new(words[0]).args(&words[1..]).arg(path).output()?;
+    ensure!(
+        ended.status.success(),
+        "{words:?}: {}",
+        String::from_utf8_lossy(&ended.stderr)
+    );
+    Ok(())
+}

@@ -1,0 +1,293 @@
+//! The entries of the table whose VM runs or moves, one after the other in a world.
+//!
+//! **Owns:** making each fault and undoing it, and what must hold at each end. **Does not know:** how a stage is met.
+//!
+//! **Start here:** [`make`].
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use api::kinds::Migration;
+use model::lifecycle::Phase;
+use model::migration::MigrationPhase;
+use testkit::counter::{Heard, Left};
+use testkit::link::SERVER;
+use testkit::pair::{HOSTS, MEMORY_MIB, Pair, WEB};
+use testkit::process;
+use testkit::vms::{self, MigrationObject, PATIENCE, VmObject};
+use testkit::wait::{self, Verdict};
+use testkit::world::World;
+use tokio::time::{Instant, sleep};
+
+use super::held::Held;
+use super::table::{End, Entry, Fault, Stage, When, entries};
+
+/// Longer than a source goes on sending into a link that is cut: a minute, and more for its memory.
+const GIVES_UP: Duration = Duration::from_secs(150);
+/// Shorter than anybody takes to give up.
+const BRIEFLY: Duration = Duration::from_secs(2);
+/// Longer than a source waits for an acknowledgement.
+const LONG: Duration = Duration::from_secs(15);
+
+#[tokio::test]
+async fn parts_and_links_fail_under_a_vm() -> anyhow::Result<()> {
+    make(&entries(|one| one.when == When::Usual && is_here(one))).await
+}
+
+#[tokio::test]
+#[ignore = "long: make soak"]
+async fn everything_fails_while_a_vm_runs() -> anyhow::Result<()> {
+    make(&entries(|one| is_here(one) && one.stage == Stage::Running)).await
+}
+
+#[tokio::test]
+#[ignore = "long: make soak"]
+async fn everything_fails_in_pre_copy() -> anyhow::Result<()> {
+    make(&entries(|one| one.stage == Stage::PreCopy)).await
+}
+
+#[tokio::test]
+#[ignore = "long: make soak"]
+async fn everything_fails_at_pre_switchover() -> anyhow::Result<()> {
+    make(&entries(|one| one.stage == Stage::PreSwitchover)).await
+}
+
+#[tokio::test]
+#[ignore = "long: make soak"]
+async fn everything_fails_at_the_switch_over() -> anyhow::Result<()> {
+    make(&entries(|one| one.stage == Stage::SwitchOver)).await
+}
+
+#[tokio::test]
+#[ignore = "long: make soak"]
+async fn everything_fails_after_the_switch_over() -> anyhow::Result<()> {
+    make(&entries(|one| one.stage == Stage::Switched)).await
+}
+
+fn is_here(entry: &Entry) -> bool {
+    entry.stage == Stage::Running && entry.fault != Fault::FullDatastore || entry.stage.is_of_a_move()
+}
+
+async fn make(entries: &[Entry]) -> anyhow::Result<()> {
+    let world = World::up_with_room(3).await?;
+    world.make_template(MEMORY_MIB).await?;
+    let mut pair = Pair::create(&world).await?;
+    pair.ear.goes_on().await?;
+    for entry in entries {
+        let told = format!("{:?} at {:?}", entry.fault, entry.stage);
+        let begun = Instant::now();
+        let ended = make_one(&world, &mut pair, *entry).await;
+        let ended = ended.with_context(|| format!("{told}, expected: {:?}", entry.end))?;
+        println!("{told}: {ended}, well after {:?}", begun.elapsed());
+    }
+    let volumes = world.volumes();
+    leaves_one_history(&world, pair, &volumes).await?;
+    world.down().await
+}
+
+/// Shuts the guest down, and looks at its disk in this directory of volumes.
+pub(super) async fn leaves_one_history(
+    world: &World,
+    mut pair: Pair<'_>,
+    volumes: &Path,
+) -> anyhow::Result<()> {
+    let heard = pair.ear.next().await?;
+    let disk = volumes.join(pair.web.id.to_string()).join("root.qcow2");
+    pair.ran_once().await?;
+    world.act(WEB, "shutdown").await?;
+    world.until_phase(WEB, Phase::Off).await?;
+    Left::behind(&disk)?.is_one_history(heard)
+}
+
+/// Answers how it ended, in a word.
+async fn make_one(world: &World, pair: &mut Pair<'_>, entry: Entry) -> anyhow::Result<String> {
+    let before = pair.ear.next().await?;
+    let told = if entry.stage.is_of_a_move() {
+        in_a_move(world, pair, entry, before).await?
+    } else {
+        at_rest(world, pair, entry, before).await?
+    };
+    world.until_all_are_there(&HOSTS).await?;
+    Ok(told)
+}
+
+async fn in_a_move(
+    world: &World,
+    pair: &mut Pair<'_>,
+    entry: Entry,
+    before: Heard,
+) -> anyhow::Result<String> {
+    let mut held = Held::meet(world, pair, entry.stage).await?;
+    strike(world, entry.fault, &held).await?;
+    let end = match entry.end {
+        End::AtTarget if held.may_be_given_up() => End::AtEither,
+        end => end,
+    };
+    held.release();
+    let ended = ends(world, entry.fault, &held).await?;
+    let status = &ended.status;
+    match end {
+        End::Fails => {
+            is_aborted(&ended)?;
+            fails_and_starts(world, pair, before).await?;
+        }
+        End::AtSource => {
+            is_aborted(&ended)?;
+            is_the_same(world, pair, &held.source.host, held.source.qemu, before).await?;
+        }
+        End::AtEither if status.phase == MigrationPhase::Aborted => {
+            is_aborted(&ended)?;
+            is_the_same(world, pair, &held.source.host, held.source.qemu, before).await?;
+        }
+        _ => {
+            ensure!(
+                status.phase == MigrationPhase::Done,
+                "it should be done: {status:?}"
+            );
+            is_the_same(world, pair, &held.target.host, held.target.qemu, before).await?;
+        }
+    }
+    let reason = status.reason.as_ref().map(|reason| reason.message.as_str());
+    Ok(format!(
+        "{:?} ({})",
+        status.phase,
+        reason.unwrap_or("all went well")
+    ))
+}
+
+async fn at_rest(world: &World, pair: &mut Pair<'_>, entry: Entry, before: Heard) -> anyhow::Result<String> {
+    let (home, pid) = (pair.home()?, pair.has_one_process().await?);
+    match entry.fault {
+        Fault::Server => world.kill_server().await?,
+        Fault::SourceAgent => world.kill_agent(&home).await?,
+        Fault::SourceQemu => process::kill(pid).await?,
+        Fault::ServerLink => {
+            world.mute(&home, SERVER).await?;
+            let is_silent = |vm: &VmObject| Verdict::from(vm.status.phase == Phase::Unknown);
+            world.until_vm(WEB, "Unknown", is_silent).await?;
+            pair.ear.goes_on().await?;
+            world.heal(&home, SERVER).await?;
+        }
+        other => anyhow::bail!("{other:?} makes no sense where nothing moves"),
+    }
+    if entry.end == End::Fails {
+        fails_and_starts(world, pair, before).await?;
+        return Ok("Failed".to_owned());
+    }
+    world.until_phase(WEB, Phase::Running).await?;
+    // Whoever was started anew commands the same process.
+    world.act(WEB, "pause").await?;
+    world.until_phase(WEB, Phase::Paused).await?;
+    world.act(WEB, "resume").await?;
+    is_the_same(world, pair, &home, pid, before).await?;
+    Ok("the same process".to_owned())
+}
+
+/// Makes a fault in the middle of a move.
+async fn strike(world: &World, fault: Fault, held: &Held) -> anyhow::Result<()> {
+    let (source, target) = (&held.source, &held.target);
+    match fault {
+        Fault::Server => process::kill(world.server_pid()?).await,
+        Fault::SourceAgent => process::kill(world.agent_pid(&source.host)?).await,
+        Fault::TargetAgent => process::kill(world.agent_pid(&target.host)?).await,
+        Fault::SourceQemu => process::kill(source.qemu).await,
+        Fault::TargetQemu => process::kill(target.qemu).await,
+        Fault::LinkToSource => world.mute(&target.host, source.address).await,
+        Fault::LinkToTarget => world.mute(&source.host, target.address).await,
+        Fault::Link | Fault::LinkBriefly | Fault::SourceIsolated => {
+            world.mute(&target.host, source.address).await?;
+            world.mute(&source.host, target.address).await?;
+            if fault == Fault::SourceIsolated {
+                world.mute(&source.host, SERVER).await?;
+            }
+            Ok(())
+        }
+        Fault::ServerLink | Fault::FullDatastore => anyhow::bail!("{fault:?} has no entry in a move"),
+    }
+}
+
+/// Waits until the move has ended, and undoes the fault before or after it, as the fault is.
+async fn ends(world: &World, fault: Fault, held: &Held) -> anyhow::Result<MigrationObject> {
+    let (source, target) = (&held.source, &held.target);
+    if fault == Fault::SourceIsolated {
+        sleep(LONG).await;
+        world.heal(&source.host, SERVER).await?;
+    }
+    if fault == Fault::LinkBriefly {
+        sleep(BRIEFLY).await;
+        world.heal(&target.host, source.address).await?;
+        world.heal(&source.host, target.address).await?;
+    }
+    let is_final = |migration: &MigrationObject| Verdict::from(migration.status.phase.is_final());
+    let name = &held.migration.name;
+    let ended = wait::until::<Migration>(world.client(), name, "ended", GIVES_UP, is_final).await?;
+    if matches!(fault, Fault::Link | Fault::LinkToSource | Fault::SourceIsolated) {
+        world.heal(&target.host, source.address).await?;
+    }
+    if matches!(fault, Fault::Link | Fault::LinkToTarget | Fault::SourceIsolated) {
+        world.heal(&source.host, target.address).await?;
+    }
+    Ok(ended)
+}
+
+fn is_aborted(ended: &MigrationObject) -> anyhow::Result<()> {
+    let status = &ended.status;
+    let has_cause = status
+        .reason
+        .as_ref()
+        .is_some_and(|reason| !reason.message.is_empty());
+    ensure!(
+        status.phase == MigrationPhase::Aborted && has_cause,
+        "it should be aborted, with a cause: {status:?}"
+    );
+    Ok(())
+}
+
+/// The same guest runs there, in this process, has counted on and never back.
+pub(super) async fn is_the_same(
+    world: &World,
+    pair: &mut Pair<'_>,
+    host: &str,
+    process: i32,
+    before: Heard,
+) -> anyhow::Result<()> {
+    pair.web = world.until_ready(WEB).await?;
+    ensure!(
+        pair.web.status.host.as_deref() == Some(host) && pair.web.status.reason.is_none(),
+        "it should run well on {host}: {:?}",
+        pair.web.status
+    );
+    ensure!(pair.has_one_process().await? == process, "it has another process");
+    let heard = pair.ear.goes_on().await?;
+    ensure!(
+        heard.boots == before.boots,
+        "the guest has booted: {before:?}, then {heard:?}"
+    );
+    Ok(())
+}
+
+/// It says that it has failed and why; when it is told to start, it boots, and counts on from what is on its disk.
+async fn fails_and_starts(world: &World, pair: &mut Pair<'_>, before: Heard) -> anyhow::Result<()> {
+    let is_failed = |vm: &VmObject| Verdict::from(vm.status.phase == Phase::Failed);
+    let failed = wait::until::<api::kinds::Vm>(world.client(), WEB, "Failed", PATIENCE, is_failed).await?;
+    let status = &failed.status;
+    let has_cause = status
+        .reason
+        .as_ref()
+        .is_some_and(|reason| !reason.message.is_empty());
+    let leads_on = status
+        .next_commands
+        .iter()
+        .any(|command| command.contains("vm start"));
+    ensure!(has_cause && leads_on, "nothing leads on from {status:?}");
+    ensure!(
+        world.living(vms::id(&failed)).is_empty(),
+        "a failed VM has a process"
+    );
+    world.act(WEB, "start").await?;
+    pair.web = world.until_ready(WEB).await?;
+    pair.has_one_process().await?;
+    pair.ear.goes_on_after_a_boot(before).await?;
+    Ok(())
+}
