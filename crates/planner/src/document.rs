@@ -52,10 +52,10 @@ pub fn build(view: &View, host: HostId) -> HostDocument {
     let vnis = vms
         .values()
         .flat_map(|vm| vm.machine.nics.iter().map(|nic| nic.vni));
-    let peers = peers(view, host);
-    let networks = vnis
-        .map(|vni| (vni, NetworkDocument { peers: peers.clone() }))
-        .collect();
+    let vnis: BTreeSet<u32> = vnis.collect();
+    let peers = if vnis.is_empty() { Vec::new() } else { peers(view, host) };
+    let networks = vnis.into_iter().map(|vni| (vni, NetworkDocument { peers: peers.clone() }));
+    let networks = networks.collect();
     HostDocument {
         revision: view.revision,
         host,

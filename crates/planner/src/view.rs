@@ -425,15 +425,21 @@ impl View {
         copy
     }
 
-    /// The hosts with a drain, of those that a VM has to do with.
-    fn draining_hosts_of(&self, vm: VmId) -> BTreeSet<HostId> {
+    /// The hosts that a VM has to do with: the one that holds it, and its migration's sides.
+    pub fn hosts_of_vm(&self, vm: VmId) -> BTreeSet<HostId> {
         let holds = self.vms.get(&vm).and_then(|vm| vm.intent.as_ref()?.value.host);
         let routes = self
             .active_migrations(vm)
             .filter_map(|(_, migration)| migration.intent.as_ref()?.value.route.as_ref());
         let hosts = routes.flat_map(|route| [route.source, route.target]);
-        let has_drain = |id: &HostId| self.hosts.get(id).is_some_and(|host| host.drain().is_some());
-        hosts.chain(holds).filter(has_drain).collect()
+        hosts.chain(holds).collect()
+    }
+
+    /// The hosts with a drain, of those that a VM has to do with.
+    fn draining_hosts_of(&self, vm: VmId) -> BTreeSet<HostId> {
+        let mut hosts = self.hosts_of_vm(vm);
+        hosts.retain(|id| self.hosts.get(id).is_some_and(|host| host.drain().is_some()));
+        hosts
     }
 
     /// The objects whose status depends on this one.

@@ -16,7 +16,7 @@ use crate::kinds::exceeds_reservation;
 use crate::shared::Cloud;
 
 /// After this long without a report a host is silent.
-const SILENT_AFTER: Duration = Duration::from_secs(10);
+pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(10);
 /// How often that is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often what VMs take is looked at: hosts measure it each minute.
@@ -26,7 +26,7 @@ const MEMORY_EVERY: Duration = Duration::from_secs(5);
 pub async fn run(cloud: Arc<Cloud>) {
     let mut first_seen: BTreeMap<HostId, Duration> = BTreeMap::new();
     let mut memory_at: Option<Duration> = None;
-    let mut beats = cloud.heard.beats.subscribe();
+    let mut returns = cloud.heard.returns.subscribe();
     loop {
         let now = cloud.env.monotonic();
         for (host, contact) in silences(&cloud, &mut first_seen, now) {
@@ -45,7 +45,7 @@ pub async fn run(cloud: Arc<Cloud>) {
         }
         tokio::select! {
             biased;
-            _ = beats.changed() => {}
+            _ = returns.changed() => {}
             () = cloud.env.sleep(LOOK_EVERY) => {}
         }
     }
