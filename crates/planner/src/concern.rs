@@ -44,7 +44,11 @@ impl Concerns {
         let hosts = view.hosts.keys();
         Self {
             hosts_of: vms.filter(|(_, hosts)| !hosts.is_empty()).collect(),
-            vnis: view.networks.keys().filter_map(|id| Some((*id, vni(view, *id)?))).collect(),
+            vnis: view
+                .networks
+                .keys()
+                .filter_map(|id| Some((*id, vni(view, *id)?)))
+                .collect(),
             addresses: hosts.filter_map(|id| Some((*id, address(view, *id)?))).collect(),
             is_odd: is_odd(view),
         }
@@ -59,7 +63,10 @@ impl Concerns {
             match kind {
                 Kind::Vm => self.note_vm(view, VmId(id), &mut hosts),
                 Kind::Migration => {
-                    let object = view.migrations.get(&MigrationId(id)).and_then(|it| it.object.as_ref());
+                    let object = view
+                        .migrations
+                        .get(&MigrationId(id))
+                        .and_then(|it| it.object.as_ref());
                     if let Some(object) = object {
                         self.note_vm(view, object.value.spec.vm, &mut hosts);
                     }
@@ -70,7 +77,11 @@ impl Concerns {
                 Kind::Template | Kind::Operation | Kind::Event => {}
             }
         }
-        if is_all { Concerned::All } else { Concerned::Hosts(hosts) }
+        if is_all {
+            Concerned::All
+        } else {
+            Concerned::Hosts(hosts)
+        }
     }
 
     /// Those that it leaves hear of it too.

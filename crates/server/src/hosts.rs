@@ -53,11 +53,7 @@ impl Documents {
 
     /// What there is to tell now.
     pub fn next(&mut self, view: &View) -> Said {
-        if view
-            .hosts
-            .get(&self.host)
-            .is_none_or(planner::view::Host::is_dead)
-        {
+        if view.hosts.get(&self.host).is_none_or(|host| host.is_dead()) {
             return Said::Ended;
         }
         // A restored store may not know what the host runs: told what the store knows, it would end that.
@@ -110,7 +106,10 @@ impl Bells {
     /// The host's bell, from now on.
     pub fn listen(&self, host: HostId) -> watch::Receiver<u64> {
         let mut bells = self.lock();
-        bells.entry(host).or_insert_with(|| watch::Sender::new(0)).subscribe()
+        bells
+            .entry(host)
+            .or_insert_with(|| watch::Sender::new(0))
+            .subscribe()
     }
 
     fn ring(&self, concerned: &Concerned) {

@@ -166,7 +166,9 @@ impl World {
 
     /// Hosts are in the order of their ids.
     fn numbers_of(&self, hosts: &BTreeSet<HostId>) -> Vec<usize> {
-        let numbers = hosts.iter().map(|id| self.hosts.binary_search_by_key(id, |host| host.id));
+        let numbers = hosts
+            .iter()
+            .map(|id| self.hosts.binary_search_by_key(id, |host| host.id));
         numbers.filter_map(Result::ok).collect()
     }
 

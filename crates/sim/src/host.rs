@@ -168,7 +168,10 @@ impl Host {
     /// From 192.0.2.1 on, which nobody has.
     fn address(&self) -> SocketAddr {
         let number = u32::try_from(self.number).unwrap_or_default();
-        SocketAddr::new(Ipv4Addr::from(0xc000_0201_u32.saturating_add(number)).into(), 7000)
+        SocketAddr::new(
+            Ipv4Addr::from(0xc000_0201_u32.saturating_add(number)).into(),
+            7000,
+        )
     }
 
     /// An agent that starts: it knows what is on the disk.

@@ -40,8 +40,15 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// Takes so many hosts in: `h1`, `h2`, and so on. They have no certificate, so that nobody else can speak for them.
 pub async fn join(cloud: &Cloud, hosts: u16) -> Result<Vec<HostId>, CommitError> {
     let ids: Vec<HostId> = (0..hosts).map(|_| HostId(cloud.env.next_id())).collect();
-    let joining: Vec<_> = ids.iter().zip(1..).map(|(id, number)| join_one(cloud, *id, number)).collect();
-    stream::iter(joining).buffer_unordered(JOINING).try_collect::<Vec<()>>().await?;
+    let joining: Vec<_> = ids
+        .iter()
+        .zip(1..)
+        .map(|(id, number)| join_one(cloud, *id, number))
+        .collect();
+    stream::iter(joining)
+        .buffer_unordered(JOINING)
+        .try_collect::<Vec<()>>()
+        .await?;
     Ok(ids)
 }
 
@@ -53,7 +60,9 @@ async fn join_one(cloud: &Cloud, id: HostId, number: usize) -> Result<(), Commit
         name: name.clone(),
         project: None,
         owner: "operator".to_owned(),
-        labels: [LABEL].map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        labels: [LABEL]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
         created_at: now,
         updated_at: now,
         deleted_at: None,
@@ -130,7 +139,9 @@ impl World {
             self.tasks.run();
             self.hear();
             let for_us = self.next_us().map(|at_us| at_us.saturating_sub(since_us()));
-            let sleep = for_us.map_or(LONGEST_SLEEP, Duration::from_micros).min(LONGEST_SLEEP);
+            let sleep = for_us
+                .map_or(LONGEST_SLEEP, Duration::from_micros)
+                .min(LONGEST_SLEEP);
             if sleep.is_zero() {
                 tokio::task::yield_now().await;
                 continue;

@@ -283,6 +283,7 @@ mod tests {
             "sterna host confirm-dead",
         );
         let summary = Summary {
+            simulated: 0,
             hosts: [("silent".to_owned(), 1), ("up".to_owned(), 2)].into(),
             cordoned: vec!["h2".to_owned()],
             memory_mib: 4096,

@@ -7,8 +7,8 @@ use anyhow::Context;
 use api::Create;
 use api::client::{Client, ClientError};
 use api::kinds::{
-    Datastore, DatastoreSpec, GuestSpec, Host, HostState, Image, ImageSpec, JoinToken, JoinTokenBody, Network,
-    NetworkSpec, Template, TemplateSpec,
+    Datastore, DatastoreSpec, GuestSpec, Host, HostState, Image, ImageSpec, JoinToken, JoinTokenBody,
+    Network, NetworkSpec, Template, TemplateSpec,
 };
 use futures_util::StreamExt;
 
@@ -53,7 +53,12 @@ impl Cloud {
         let mut sector = vec![0; 512];
         sector[510..].copy_from_slice(&[0x55, 0xaa]);
         let digest = server::auth::sha256_hex(&sector);
-        let image = named("simulated", ImageSpec { expected_sha256: Some(digest) });
+        let image = named(
+            "simulated",
+            ImageSpec {
+                expected_sha256: Some(digest),
+            },
+        );
         self.client.create::<Image>(&image, None, false).await?;
         let length = sector.len() as u64;
         let content = futures_util::stream::once(std::future::ready(Ok(sector)));
@@ -66,7 +71,9 @@ impl Cloud {
             networks: Some(Vec::new()),
             guest: GuestSpec::default(),
         };
-        self.client.create::<Template>(&named("small", spec), None, false).await?;
+        self.client
+            .create::<Template>(&named("small", spec), None, false)
+            .await?;
         Ok(())
     }
 
