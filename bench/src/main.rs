@@ -9,12 +9,18 @@
 
 #![allow(clippy::print_stdout, reason = "tables are what it is for")]
 
+mod api;
 mod bare;
 mod changes;
 mod cli;
 mod drain;
 mod memory;
 mod moves;
+mod scheduling;
+mod server;
+mod simulation;
+mod size;
+mod start;
 mod stats;
 mod sterna;
 mod store;
@@ -37,7 +43,19 @@ use testkit::world::{World, guest_image};
 const RUNS: usize = 10;
 
 /// What is measured, in this order.
-const ALL: [&str; 6] = ["store", "boots", "moves", "drain", "changes", "cli"];
+const ALL: [&str; 11] = [
+    "store",
+    "boots",
+    "moves",
+    "drain",
+    "changes",
+    "cli",
+    "api",
+    "size",
+    "scheduling",
+    "start",
+    "simulation",
+];
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -70,6 +88,11 @@ async fn measure(what: &str, runs: usize) -> anyhow::Result<()> {
         "store" => return of_store(root, runs).await,
         "cli" => return cli::measure(runs).await,
         "memory" => return memory::measure().await,
+        "api" => return api::measure(root).await,
+        "size" => return size::measure(root).await,
+        "scheduling" => return scheduling::measure(root, runs).await,
+        "start" => return start::measure(root, runs).await,
+        "simulation" => return simulation::measure(runs),
         "move" => {}
         what if !ALL.contains(&what) => {
             bail!("{what:?} is not measured here: {}, memory, move", ALL.join(", "))

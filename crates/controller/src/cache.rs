@@ -189,7 +189,7 @@ impl Cache {
     /// The view and its changes move on together: whoever holds the view sees the changes that led to it.
     fn apply(&self, revision: u64, events: &[Event]) {
         let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
-        let mut touched = BTreeSet::new();
+        let (mut touched, mut also) = (BTreeSet::new(), BTreeSet::new());
         for event in events {
             let value = (event.kind == EventKind::Put).then_some(event.kv.value.as_ref());
             let change = Change {
@@ -199,13 +199,12 @@ impl Cache {
             };
             if let Some(object) = view.apply(change) {
                 touched.insert(object);
+                if !planner::view::is_host_own(&event.kv.key) {
+                    also.insert(object);
+                }
             }
         }
-        let also: Vec<_> = touched
-            .iter()
-            .flat_map(|(kind, id)| view.affected(*kind, *id))
-            .collect();
-        touched.extend(also);
+        touched.extend(also.iter().flat_map(|(kind, id)| view.affected(*kind, *id)));
         view.revision = revision;
         let mut changes = self.changes();
         for (kind, id) in touched {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::future::try_join_all;
 use model::audit::Actor;
 use planner::Plan;
 use planner::admission::{self, Before, Stamp};
@@ -78,7 +79,6 @@ async fn read(writer: Writer<'_>, plan: &Plan) -> Result<BTreeMap<String, Before
         let view = writer.cache.view();
         admission::prefixes(plan, &view)
     };
-    let mut before = BTreeMap::new();
     let lone = plan
         .writes
         .keys()
@@ -87,18 +87,15 @@ async fn read(writer: Writer<'_>, plan: &Plan) -> Result<BTreeMap<String, Before
         .iter()
         .map(RangeRequest::prefix)
         .chain(lone.map(RangeRequest::key));
-    for request in requests {
-        for kv in writer.store.range(request).await?.items {
-            before.insert(
-                kv.key.to_string(),
-                Before {
-                    value: kv.value.to_vec(),
-                    revision: kv.mod_revision,
-                },
-            );
-        }
-    }
-    Ok(before)
+    let answers = try_join_all(requests.map(|request| writer.store.range(request))).await?;
+    let found = answers.into_iter().flat_map(|answer| answer.items).map(|kv| {
+        let was = Before {
+            value: kv.value.to_vec(),
+            revision: kv.mod_revision,
+        };
+        (kv.key.to_string(), was)
+    });
+    Ok(found.collect())
 }
 
 fn txn(plan: Plan) -> Txn {

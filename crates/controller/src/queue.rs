@@ -72,7 +72,13 @@ impl Queue {
             }
             _ => {}
         }
-        for (kind, id) in view.affected(kind, id) {
+        // What of a host matters to its VMs is named as a change of theirs.
+        let affected = if kind == Kind::Host {
+            Vec::new()
+        } else {
+            view.affected(kind, id)
+        };
+        for (kind, id) in affected {
             match kind {
                 Kind::Vm => self.push(Item::Vm(VmId(id))),
                 Kind::Migration => self.push(Item::Migration(MigrationId(id))),
@@ -97,6 +103,16 @@ impl Queue {
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
+    }
+
+    /// The VMs among the next so many items.
+    pub fn next_vms(&self, items: usize) -> Vec<VmId> {
+        let next = self.order.iter().take(items);
+        let vms = next.filter_map(|item| match item {
+            Item::Vm(id) => Some(*id),
+            Item::Migration(_) | Item::Host(_) => None,
+        });
+        vms.collect()
     }
 
     /// The next item.

@@ -159,7 +159,7 @@ pub enum QemuUserName {
 /// How guests are run, and why not faster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Accelerator {
-    /// `kvm` or `tcg`.
+    /// `kvm` or `tcg`; `simulated` on a host that is.
     pub name: AcceleratorName,
     /// Why it is not `kvm`; `null` if it is.
     pub why: Option<String>,
@@ -173,6 +173,8 @@ pub enum AcceleratorName {
     Kvm,
     /// Emulation.
     Tcg,
+    /// None: the host is simulated, and so are the guests on it.
+    Simulated,
 }
 
 /// Something that a host's kernel cannot do.

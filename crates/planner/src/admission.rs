@@ -231,10 +231,7 @@ fn migration_event(old: &View, new: &View, id: MigrationId, now: Timestamp) -> O
 fn contact_event(old: &View, new: &View, id: Uuid, now: Timestamp) -> Option<Event> {
     let host = new.hosts.get(&id.into())?;
     let silent = host.is_silent();
-    let was_silent = old
-        .hosts
-        .get(&id.into())
-        .is_some_and(crate::view::Host::is_silent);
+    let was_silent = old.hosts.get(&id.into()).is_some_and(|host| host.is_silent());
     if silent == was_silent {
         return None;
     }

@@ -14,7 +14,7 @@ use model::{HostId, Incarnation, Kind, MigrationId, VmId, key};
 
 use crate::migration::unwanted;
 use crate::operation;
-use crate::view::{Host, Migration, View, Vm};
+use crate::view::{Migration, View, Vm};
 
 /// How long a transfer may take before its source gives up: a base, and a time per MiB of memory.
 const TRANSFER_BASE_MS: u64 = 60_000;
@@ -52,10 +52,16 @@ pub fn build(view: &View, host: HostId) -> HostDocument {
     let vnis = vms
         .values()
         .flat_map(|vm| vm.machine.nics.iter().map(|nic| nic.vni));
-    let peers = peers(view, host);
+    let vnis: BTreeSet<u32> = vnis.collect();
+    let peers = if vnis.is_empty() {
+        Vec::new()
+    } else {
+        peers(view, host)
+    };
     let networks = vnis
-        .map(|vni| (vni, NetworkDocument { peers: peers.clone() }))
-        .collect();
+        .into_iter()
+        .map(|vni| (vni, NetworkDocument { peers: peers.clone() }));
+    let networks = networks.collect();
     HostDocument {
         revision: view.revision,
         host,
@@ -187,7 +193,11 @@ fn target_order(
     let order = Order::Target(Target {
         from: route.from,
         host: route.source,
-        host_name: view.hosts.get(&route.source).map_or("-", Host::name).to_owned(),
+        host_name: view
+            .hosts
+            .get(&route.source)
+            .map_or("-", |host| host.name())
+            .to_owned(),
         state,
         paused: open.is_some_and(|open| matches!(open.goal, Goal::Run { paused: true })),
         timeout_ms: timeout_ms(open).saturating_add(TARGET_PATIENCE_MS),
@@ -220,13 +230,13 @@ fn source_order(
     let target = vm.runs.get(&route.to);
     let target_host = view.hosts.get(&route.target);
     let target_is_lost =
-        target_host.is_none_or(Host::is_dead) || target.is_some_and(|run| run.state.is_closed());
+        target_host.is_none_or(|host| host.is_dead()) || target.is_some_and(|run| run.state.is_closed());
     let granted = intent.phase.is_granted();
     let spec = &migration.object.as_ref()?.value.spec;
     let order = Order::MigrateTo(MigrateTo {
         to: route.to,
         host: route.target,
-        host_name: target_host.map_or("-", Host::name).to_owned(),
+        host_name: target_host.map_or("-", |host| host.name()).to_owned(),
         stream: target.and_then(|run| run.stream.clone()),
         peer: target_host.and_then(|h| Some(h.status.as_ref()?.value.peer_address?.to_string())),
         granted,

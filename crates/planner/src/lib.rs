@@ -2,7 +2,7 @@
 //!
 //! **Owns:** the view of the store that decisions are made on ([`view`]), the next step of a VM ([`vm`]) and of a
 //! migration ([`migration`]), of a host ([`host`]), how far long actions are ([`operation`]), the desired document of a
-//! host ([`document`]), which reports count ([`reports`]), when a restored store goes on ([`restored`]), whether what is
+//! host ([`document`]) and whose may have changed ([`concern`]), which reports count ([`reports`]), when a restored store goes on ([`restored`]), whether what is
 //! stored agrees with itself ([`integrity`]), and what every write carries beside itself ([`admission`]).
 //!
 //! **Does not know:** the store's engine, the network, the clock. `now` is an argument; a plan names what it relies on,
@@ -12,6 +12,7 @@
 
 pub mod admission;
 mod batch;
+pub mod concern;
 pub mod document;
 pub mod drain;
 pub mod explain;

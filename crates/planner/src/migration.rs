@@ -9,7 +9,7 @@ use scheduler::{Request, with_qemu_mib};
 
 use crate::placement::{Sees, host_views, move_request, no_host_fits, rest_on};
 use crate::plan::{Decision, Plan};
-use crate::view::{At, Host, Migration, View, Vm};
+use crate::view::{At, Migration, View, Vm};
 use crate::vm::{later, outcome, release, reserve};
 
 /// Migrations under way at once on one host, in or out.
@@ -64,7 +64,7 @@ struct Sides<'a> {
 impl<'a> Sides<'a> {
     fn of(view: &'a View, vm: VmId, route: &Route) -> Self {
         let vm = view.vms.get(&vm);
-        let is_dead = |host| view.hosts.get(&host).is_none_or(Host::is_dead);
+        let is_dead = |host| view.hosts.get(&host).is_none_or(|host| host.is_dead());
         Self {
             vm,
             source: vm.and_then(|vm| vm.runs.get(&route.from)),
@@ -307,7 +307,7 @@ impl Step<'_> {
     /// Whether it was made for a drain that its host does not have any more.
     fn drain_is_over(&self, intent: &VmIntent) -> bool {
         let host = intent.host.and_then(|host| self.view.hosts.get(&host));
-        let present = host.and_then(Host::drain).map(|drain| drain.id);
+        let present = host.and_then(|host| host.drain()).map(|drain| drain.id);
         self.spec().drain.is_some() && self.spec().drain != present
     }
 
@@ -317,7 +317,7 @@ impl Step<'_> {
             .view
             .all_active_migrations()
             .filter_map(|(_, m)| m.intent.as_ref()?.value.route.as_ref());
-        let drain = self.view.hosts.get(&host).and_then(Host::drain);
+        let drain = self.view.hosts.get(&host).and_then(|host| host.drain());
         let most = drain.map_or(0, |drain| usize::try_from(drain.parallel).unwrap_or(0));
         routes
             .filter(|route| route.source == host || route.target == host)

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use model::datastore::DatastoreSpec;
 use model::event::EventSpec;
@@ -96,7 +97,7 @@ pub struct View {
     /// VMs.
     pub vms: BTreeMap<VmId, Vm>,
     /// Hosts.
-    pub hosts: BTreeMap<HostId, Host>,
+    pub hosts: BTreeMap<HostId, Arc<Host>>,
     /// Migrations.
     pub migrations: BTreeMap<MigrationId, Migration>,
     /// Images.
@@ -133,6 +134,15 @@ pub struct View {
 
 /// An operation with its parts.
 pub type Operation = WithStatus<OperationSpec, OperationStatus>;
+
+/// Whether a key is of a part of a host that nothing else's status depends on: what is reserved on it, and what the
+/// controller notes about it. These change with every VM that comes and goes.
+pub fn is_host_own(key: &str) -> bool {
+    matches!(
+        key::parse(key),
+        Some((Kind::Host, _, Part::Reservations | Part::Intent))
+    )
+}
 
 /// One key's change.
 #[derive(Debug, Clone, Copy)]
@@ -232,7 +242,7 @@ impl View {
     }
 
     fn set_host(&mut self, id: HostId, part: Part, change: Change<'_>) -> Result<(), Unreadable> {
-        let slot = self.hosts.entry(id).or_default();
+        let slot = Arc::make_mut(self.hosts.entry(id).or_default());
         match part {
             Part::Object => {
                 slot.object = None;
@@ -286,7 +296,7 @@ impl View {
                 drop_if(&mut self.vms, VmId(id), Vm::is_empty);
                 self.index_vm(VmId(id), true);
             }
-            Kind::Host => drop_if(&mut self.hosts, HostId(id), Host::is_empty),
+            Kind::Host => drop_if(&mut self.hosts, HostId(id), |host| host.is_empty()),
             Kind::Migration => {
                 let is_empty = |m: &Migration| m.object.is_none() && m.intent.is_none();
                 drop_if(&mut self.migrations, MigrationId(id), is_empty);
@@ -425,15 +435,21 @@ impl View {
         copy
     }
 
-    /// The hosts with a drain, of those that a VM has to do with.
-    fn draining_hosts_of(&self, vm: VmId) -> BTreeSet<HostId> {
+    /// The hosts that a VM has to do with: the one that holds it, and its migration's sides.
+    pub fn hosts_of_vm(&self, vm: VmId) -> BTreeSet<HostId> {
         let holds = self.vms.get(&vm).and_then(|vm| vm.intent.as_ref()?.value.host);
         let routes = self
             .active_migrations(vm)
             .filter_map(|(_, migration)| migration.intent.as_ref()?.value.route.as_ref());
         let hosts = routes.flat_map(|route| [route.source, route.target]);
-        let has_drain = |id: &HostId| self.hosts.get(id).is_some_and(|host| host.drain().is_some());
-        hosts.chain(holds).filter(has_drain).collect()
+        hosts.chain(holds).collect()
+    }
+
+    /// The hosts with a drain, of those that a VM has to do with.
+    fn draining_hosts_of(&self, vm: VmId) -> BTreeSet<HostId> {
+        let mut hosts = self.hosts_of_vm(vm);
+        hosts.retain(|id| self.hosts.get(id).is_some_and(|host| host.drain().is_some()));
+        hosts
     }
 
     /// The objects whose status depends on this one.
@@ -544,7 +560,7 @@ impl View {
             deleted: object.meta.deleted_at.is_some(),
             intent,
             runs: &vm.runs,
-            host_silent: host.is_some_and(Host::is_silent),
+            host_silent: host.is_some_and(|host| host.is_silent()),
             migration: migration.map(Migration::phase),
         })
     }

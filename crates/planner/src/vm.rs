@@ -17,7 +17,7 @@ use crate::batch::{Together, together};
 use crate::operation;
 use crate::placement::{Sees, avoided_until, failed_starts, host_views, rest_on, start_request};
 use crate::plan::{Decision, Plan};
-use crate::view::{At, Host, View, Vm};
+use crate::view::{At, View, Vm};
 
 /// How long a guest has to shut down before the plug is pulled.
 pub const SHUTDOWN_GRACE_MS: i64 = 60_000;
@@ -25,8 +25,18 @@ pub const SHUTDOWN_GRACE_MS: i64 = 60_000;
 /// How long a guest has to reboot before it is reset.
 pub const REBOOT_GRACE_MS: i64 = 60_000;
 
+/// The most that a plan relies on before it takes no further VM in: the store takes 128 compares, and the admission adds
+/// some.
+const RELIES_MAX: usize = 64;
+
 /// What is to be done about a VM now.
 pub fn plan(view: &View, id: VmId, now: Timestamp) -> Decision {
+    plan_beside(view, id, &[], now)
+}
+
+/// The same; if that is to give it a place, these others get theirs by the same plan as far as they wait for one, each as
+/// if it were decided alone after the ones before it. Those that get none are left out.
+pub fn plan_beside(view: &View, id: VmId, others: &[VmId], now: Timestamp) -> Decision {
     if !view.vms.contains_key(&id) {
         return operation::plan_former(view, id, now);
     }
@@ -41,6 +51,7 @@ pub fn plan(view: &View, id: VmId, now: Timestamp) -> Decision {
     match &intent.open {
         Some(open) => step.open(open),
         None if step.object.value.meta.deleted_at.is_some() => step.deleted(),
+        None if step.starts() => step.place(others),
         None => step.closed(),
     }
 }
@@ -113,7 +124,7 @@ impl<'a> Step<'a> {
         let intent = self.intent();
         let run = self.vm.runs.get(&open.incarnation);
         let host = intent.host.and_then(|host| self.view.hosts.get(&host));
-        let is_fenced = host.is_none_or(Host::is_dead);
+        let is_fenced = host.is_none_or(|host| host.is_dead());
         let is_moving = self.migration_is_undecided();
         match run {
             Some(run) if run.state == RunState::Removed => self.forget(),
@@ -266,26 +277,34 @@ impl<'a> Step<'a> {
         Some(status.value.cpu_model.clone())
     }
 
-    /// Nothing runs: start it if that is wanted.
+    /// Whether it was asked for something since the last time.
+    fn is_asked(&self, intent: &VmIntent) -> bool {
+        self.spec().power_request > intent.answered_request
+    }
+
+    /// Nothing runs, and it shall be started.
+    fn starts(&self) -> bool {
+        let intent = self.intent();
+        let ended = intent.ended.as_ref().map(|ended| ended.outcome);
+        let is_wanted = self.is_asked(&intent) || matches!(ended, None | Some(Outcome::Fenced));
+        let is_there = self.object.value.meta.deleted_at.is_none() && intent.open.is_none();
+        // A migration that is not over may still have a target that is not closed.
+        let is_clear = || {
+            let mut migrations = self.view.active_migrations(self.id);
+            migrations.all(|(_, migration)| migration.intent.is_none())
+        };
+        is_there && is_wanted && self.spec().power.needs_host() && is_clear()
+    }
+
+    /// Nothing runs, and it is not to be started.
     fn closed(&self) -> Decision {
         let intent = self.intent();
-        let spec = self.spec();
-        let asked = spec.power_request > intent.answered_request;
         let ended = intent.ended.as_ref().map(|ended| ended.outcome);
-        let starts = spec.power.needs_host() && (asked || matches!(ended, None | Some(Outcome::Fenced)));
-        if asked && spec.power == Power::Off && ended.is_some_and(|ended| ended != Outcome::Off) {
+        let is_off = self.is_asked(&intent) && self.spec().power == Power::Off;
+        if is_off && ended.is_some_and(|ended| ended != Outcome::Off) {
             return self.give_up().into();
         }
-        // A migration that is not over may still have a target that is not closed.
-        let is_clear = self
-            .view
-            .active_migrations(self.id)
-            .all(|(_, migration)| migration.intent.is_none());
-        if starts && is_clear {
-            self.place()
-        } else {
-            Decision::nothing()
-        }
+        Decision::nothing()
     }
 
     /// Nothing runs, and it shall be off: what was saved or went wrong is given up.
@@ -303,8 +322,9 @@ impl<'a> Step<'a> {
         plan
     }
 
-    /// Chooses a host and grants the next incarnation on it; for its whole batch, if it is one of a batch.
-    fn place(&self) -> Decision {
+    /// Chooses a host and grants the next incarnation on it; for its whole batch, if it is one of a batch, or else for
+    /// these others too.
+    fn place(&self, others: &[VmId]) -> Decision {
         let members = match together(self.view, self.id, self.vm, self.spec()) {
             Together::With(members) => members,
             Together::Incomplete(reason) => {
@@ -317,7 +337,12 @@ impl<'a> Step<'a> {
             .collect();
         let all: Vec<Starting<'_>> = steps.iter().map(Step::starting).collect();
         let requests: Vec<Request<'_>> = all.iter().map(|starting| starting.request).collect();
-        let sees = Sees::for_rules(requests.iter().map(|request| request.guest.rule));
+        let others: Vec<Self> = match members[..] {
+            [_] => others.iter().filter_map(|id| self.lone(*id)).collect(),
+            _ => Vec::new(),
+        };
+        let rules = steps.iter().chain(&others).map(|step| &step.spec().placement);
+        let sees = Sees::for_rules(rules);
         let mut fleet = Fleet::new(host_views(self.view, sees, self.now));
         match fleet.place_all(&requests, self.now) {
             Err((at, record)) => self.keep_refusal(&all, &of_batch(&all, at, record)),
@@ -327,9 +352,18 @@ impl<'a> Step<'a> {
                 for (starting, placed) in all.into_iter().zip(placed) {
                     starting.grant(&mut plan, placed);
                 }
+                grant_beside(&mut plan, &mut fleet, &others);
                 plan.into()
             }
         }
+    }
+
+    /// Another VM that waits for a place, and for no other VM's.
+    fn lone(&self, id: VmId) -> Option<Self> {
+        let step = Step::of(self.view, id, self.now).filter(|step| step.id != self.id && step.starts())?;
+        let is_lone = step.spec().placement.batch.is_none();
+        let is_next = operation::plan(self.view, id, self.now).is_none();
+        (is_lone && is_next && step.image_is_ready()).then_some(step)
     }
 
     /// What it is started with.
@@ -337,7 +371,7 @@ impl<'a> Step<'a> {
         let mut intent = self.intent();
         // A state on the disk of a dead host is lost: what is left is the VM's own disk.
         let is_lost = |saved: &SavedState| {
-            saved.saved_in.is_host() && self.view.hosts.get(&saved.host).is_none_or(Host::is_dead)
+            saved.saved_in.is_host() && self.view.hosts.get(&saved.host).is_none_or(|host| host.is_dead())
         };
         intent.saved = intent.saved.filter(|saved| !is_lost(saved));
         let saved = self.vm.intent.as_ref().and_then(|at| at.value.saved.as_ref());
@@ -395,7 +429,7 @@ impl<'a> Step<'a> {
         if !intent.has_volumes || removed {
             return self.forget();
         }
-        let lost = |host: HostId| self.view.hosts.get(&host).is_none_or(Host::is_dead);
+        let lost = |host: HostId| self.view.hosts.get(&host).is_none_or(|host| host.is_dead());
         if intent.host.is_some_and(|host| !lost(host)) {
             return Decision::nothing();
         }
@@ -448,6 +482,25 @@ impl<'a> Step<'a> {
         }
         operation::bury(self.view, &mut plan, self.id, self.now);
         plan.into()
+    }
+}
+
+/// Gives those a place for which there is one.
+fn grant_beside<'s>(plan: &mut Plan, fleet: &mut Fleet<'s>, others: &'s [Step<'s>]) {
+    let mut granted = 1;
+    for step in others {
+        if plan.relies_on.len() >= RELIES_MAX {
+            break;
+        }
+        let starting = step.starting();
+        if let Ok(placed) = fleet.place(&starting.request, step.now) {
+            starting.grant(plan, placed);
+            granted += 1;
+        }
+    }
+    if granted > 1 {
+        // Their users have nothing to do with each other.
+        plan.action = format!("start {granted} VMs");
     }
 }
 

@@ -215,11 +215,11 @@ pub async fn renew(
 
 /// Streams the host's desired document: a line when it changes, an empty line to show that the connection lives.
 pub async fn document(State(app): State<App>, agent: Agent) -> Response {
-    let revisions = app.cache.subscribe();
+    let bell = app.bells.listen(agent.host);
     let present = app.metrics.agent();
     let state = DocumentStream {
         app,
-        revisions,
+        bell,
         documents: Documents::new(agent.host),
         _present: present,
     };
@@ -236,7 +236,7 @@ pub async fn document(State(app): State<App>, agent: Agent) -> Response {
 
 struct DocumentStream {
     app: App,
-    revisions: watch::Receiver<u64>,
+    bell: watch::Receiver<u64>,
     documents: Documents,
     _present: Present,
 }
@@ -245,7 +245,7 @@ impl DocumentStream {
     async fn next(&mut self) -> Option<Vec<u8>> {
         let quiet_until = tokio::time::Instant::now() + Duration::from_millis(KEEP_ALIVE_MS);
         loop {
-            self.revisions.borrow_and_update();
+            self.bell.borrow_and_update();
             let said = self.documents.next(&self.app.cache.view());
             match said {
                 Said::Document(document) => {
@@ -256,7 +256,7 @@ impl DocumentStream {
                 Said::Nothing => {}
                 Said::Ended => return None,
             }
-            match until_changed(&mut self.revisions, quiet_until).await {
+            match until_changed(&mut self.bell, quiet_until).await {
                 Waited::Changed => {}
                 Waited::Closed => return None,
                 Waited::Quiet => return Some(b"\n".to_vec()),

@@ -22,7 +22,7 @@ use crate::servers::Servers;
 use crate::shared::Cloud;
 
 /// After this long without a report a host is silent.
-const SILENT_AFTER: Duration = Duration::from_secs(10);
+pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(10);
 /// How often that is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often what VMs take is looked at: hosts measure it each minute.
@@ -33,7 +33,7 @@ pub async fn run(cloud: Arc<Cloud>) {
     let mut servers = Servers::new(cloud.env.next_id());
     let mut seen: BTreeMap<HostId, Seen> = BTreeMap::new();
     let mut memory_at: Option<Duration> = None;
-    let mut beats = cloud.heard.beats.subscribe();
+    let mut returns = cloud.heard.returns.subscribe();
     loop {
         servers.look(&cloud).await;
         let now = cloud.env.monotonic();
@@ -54,7 +54,7 @@ pub async fn run(cloud: Arc<Cloud>) {
         }
         tokio::select! {
             biased;
-            _ = beats.changed() => {}
+            _ = returns.changed() => {}
             () = cloud.env.sleep(LOOK_EVERY) => {}
         }
     }

@@ -1,23 +1,28 @@
 //! What hosts are told and what they tell, whatever the connection is.
 //!
-//! **Owns:** which host one that joins is, when a document is news, and how a report becomes transactions.
+//! **Owns:** which host one that joins is, whose document is looked at, when one is news, and how a report becomes
+//! transactions.
 //!
 //! **Does not know:** HTTP and certificates: see [`crate::agents`].
 //!
 //! **Start here:** [`Joining`], [`Documents`], [`take_report`].
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api::Problem;
+use controller::cache::{Cache, Since};
 use controller::commit::{CommitError, commit};
 use model::audit::Actor;
 use model::document::HostDocument;
 use model::host::HostSpec;
 use model::report::Report;
 use model::{HostId, Kind, Meta, Object, Timestamp, key};
+use planner::concern::{Concerned, Concerns};
 use planner::view::At;
 use planner::{Plan, View};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::answer::commit_problem;
@@ -130,11 +135,7 @@ impl Documents {
 
     /// What there is to tell now.
     pub fn next(&mut self, view: &View) -> Said {
-        if view
-            .hosts
-            .get(&self.host)
-            .is_none_or(planner::view::Host::is_dead)
-        {
+        if view.hosts.get(&self.host).is_none_or(|host| host.is_dead()) {
             return Said::Ended;
         }
         // A restored store may not know what the host runs: told what the store knows, it would end that.
@@ -151,6 +152,68 @@ impl Documents {
         }
         self.last = Some(document.clone());
         Said::Document(Box::new(document))
+    }
+}
+
+/// Which hosts' documents to look at, each time that the view has moved on.
+#[derive(Debug, Default)]
+pub struct Following {
+    seen: Option<u64>,
+    concerns: Concerns,
+}
+
+impl Following {
+    /// Whose document may have changed since this was asked last; all, when it is asked first.
+    pub fn next(&mut self, cache: &Cache) -> Concerned {
+        let view = cache.view();
+        let since = self.seen.replace(view.revision).map(|seen| cache.since(seen));
+        let Some(Since::Changes(changes)) = since else {
+            self.concerns = Concerns::new(&view);
+            return Concerned::All;
+        };
+        let changed = changes.into_iter().map(|changed| (changed.kind, changed.id));
+        self.concerns.next(&view, changed)
+    }
+}
+
+/// A bell for each host that is connected: it rings when its document may have changed.
+#[derive(Debug, Default)]
+pub struct Bells(Mutex<BTreeMap<HostId, watch::Sender<u64>>>);
+
+impl Bells {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<HostId, watch::Sender<u64>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The host's bell, from now on.
+    pub fn listen(&self, host: HostId) -> watch::Receiver<u64> {
+        let mut bells = self.lock();
+        bells
+            .entry(host)
+            .or_insert_with(|| watch::Sender::new(0))
+            .subscribe()
+    }
+
+    fn ring(&self, concerned: &Concerned) {
+        let mut bells = self.lock();
+        bells.retain(|_, bell| bell.receiver_count() > 0);
+        let ring = |bell: &watch::Sender<u64>| bell.send_modify(|n| *n = n.wrapping_add(1));
+        match concerned {
+            Concerned::All => bells.values().for_each(ring),
+            Concerned::Hosts(hosts) => hosts.iter().filter_map(|host| bells.get(host)).for_each(ring),
+        }
+    }
+
+    /// Rings whenever the view moves on, until the store is closed.
+    pub async fn follow(&self, cache: &Cache) {
+        let mut revisions = cache.subscribe();
+        let mut following = Following::default();
+        loop {
+            self.ring(&following.next(cache));
+            if revisions.changed().await.is_err() {
+                return;
+            }
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use crate::agents::secret;
 use crate::auth::{ADMIN, sha256_hex};
 use crate::calls::Calls;
+use crate::hosts::Bells;
 use crate::limits::{Limits, Rates};
 use crate::metrics::{Metered, Metrics};
 use crate::pki::{Pki, write_private};
@@ -47,12 +48,12 @@ pub struct Config {
     pub certificate_life: SignedDuration,
 }
 
-/// Runs until the future is dropped. `ready` is called when requests are answered.
+/// Runs until the future is dropped. `ready` is called when requests are answered, with what they are answered from.
 pub async fn run(
     config: Config,
     store: Arc<dyn Store>,
     env: Arc<dyn Env>,
-    ready: impl FnOnce(),
+    ready: impl FnOnce(Arc<Cloud>),
 ) -> Result<std::convert::Infallible, Error> {
     let life = config.certificate_life;
     let pki = Pki::open(
@@ -78,6 +79,7 @@ pub async fn run(
         images,
         data_dir: config.data_dir.clone(),
         backup: tokio::sync::Mutex::default(),
+        bells: Bells::default(),
         calls: Calls::default(),
         limits: Limits::new(config.rates),
         metrics: counted,
@@ -95,13 +97,15 @@ pub async fn run(
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(compaction::run(store.clone(), env.clone()));
     tasks.spawn(controller::run::run(store, cache, env, figures));
-    tasks.spawn(contact::run(cloud));
+    tasks.spawn(contact::run(cloud.clone()));
     tasks.spawn(metrics::follow(app.clone()));
+    let ringing = app.clone();
+    tasks.spawn(async move { ringing.bells.follow(&ringing.cache).await });
     tasks.spawn(tls::renew(app.clone(), own));
     for listener in config.listeners {
         tasks.spawn(tls::serve(listener, tls.clone(), routes::router(app.clone())));
     }
-    ready();
+    ready(cloud);
     match tasks.join_next().await {
         Some(Err(error)) => Err(format!("a part of the server ended: {error}").into()),
         _ => Err("a part of the server ended by itself".into()),

@@ -22,6 +22,8 @@ use store::Store;
 use tokio::sync::{Semaphore, watch};
 
 use crate::calls::Calls;
+use crate::contact::SILENT_AFTER;
+use crate::hosts::Bells;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::pki::Pki;
@@ -72,6 +74,8 @@ pub struct Shared {
     pub data_dir: PathBuf,
     /// Held while a backup is taken.
     pub backup: tokio::sync::Mutex<()>,
+    /// Who is told when its document may have changed.
+    pub bells: Bells,
     /// The agents that listen for calls.
     pub calls: Calls,
     /// How often may be asked.
@@ -100,6 +104,8 @@ pub struct Heard {
     orders: Mutex<BTreeMap<HostId, Arc<tokio::sync::Mutex<ReportOrder>>>>,
     /// Rises whenever a host was heard.
     pub beats: watch::Sender<u64>,
+    /// Rises whenever a host was heard that was not heard for a while, or never.
+    pub(crate) returns: watch::Sender<u64>,
 }
 
 /// The last report of a host.
@@ -132,6 +138,7 @@ impl Default for Heard {
             hosts: Mutex::default(),
             orders: Mutex::default(),
             beats: watch::Sender::new(0),
+            returns: watch::Sender::new(0),
         }
     }
 }
@@ -143,7 +150,11 @@ impl Heard {
 
     /// A host was heard.
     pub fn note(&self, host: HostId, heard: LastHeard) {
-        self.hosts().insert(host, heard);
+        let at = heard.at;
+        let before = self.hosts().insert(host, heard);
+        if before.is_none_or(|before| at.saturating_sub(before.at) >= SILENT_AFTER) {
+            self.returns.send_modify(|n| *n = n.wrapping_add(1));
+        }
         self.beats.send_modify(|n| *n = n.wrapping_add(1));
     }
 

@@ -6,6 +6,8 @@
 //!
 //! **Start here:** [`World::happen_to_agent`].
 
+use std::collections::BTreeSet;
+
 use driver::Core;
 use driver::host::{Orders, has_arrived};
 use driver::journal::Entry;
@@ -14,6 +16,7 @@ use model::audit::Actor;
 use model::document::HostDocument;
 use model::report::{Report, Samples};
 use model::{HostId, Reason};
+use planner::concern::Concerned;
 use rand::RngExt;
 use server::hosts::{Documents, Said as Told, take_report};
 use uuid::{Builder, Uuid};
@@ -154,15 +157,30 @@ impl World {
         self.connect_later(n);
     }
 
-    /// The view has moved on: every stream is told what is new.
+    /// The view has moved on: the streams that it concerns are told what is new.
     pub(crate) fn stream_documents(&mut self, server: usize) {
         self.streams_are_looked_at(server);
-        for n in 0..self.hosts.len() {
+        let Some(cloud) = self.servers[server].cloud.clone() else {
+            return;
+        };
+        let concerned = match self.servers[server].following.next(&cloud.cache) {
+            Concerned::All => (0..self.hosts.len()).collect(),
+            Concerned::Hosts(hosts) => self.numbers_of(&hosts),
+        };
+        for n in concerned {
             let connection = self.hosts[n].agent.as_ref().and_then(|a| a.connection.as_ref());
             if connection.is_some_and(|connection| connection.server == server) {
                 self.stream_to(n);
             }
         }
+    }
+
+    /// Hosts are in the order of their ids.
+    fn numbers_of(&self, hosts: &BTreeSet<HostId>) -> Vec<usize> {
+        let numbers = hosts
+            .iter()
+            .map(|id| self.hosts.binary_search_by_key(id, |host| host.id));
+        numbers.filter_map(Result::ok).collect()
     }
 
     fn stream_to(&mut self, n: usize) {

@@ -8,6 +8,7 @@
 //! **Start here:** [`Host`], then [`Agent`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use driver::host::{Orders, is_kept};
@@ -163,15 +164,24 @@ impl Host {
             memory_mib: self.memory_mib,
             reserved_mib: 0,
             accelerator: Accelerator {
-                name: AcceleratorName::Tcg,
-                why: None,
+                name: AcceleratorName::Simulated,
+                why: Some("the host is simulated, and so are its VMs".to_owned()),
             },
-            peer_address: format!("192.0.2.{}:7000", self.number + 1).parse().ok(),
+            peer_address: Some(self.address()),
             lacks: Vec::new(),
             cpu_model: "sim".to_owned(),
             boot_id: format!("{}-{}", self.number, self.boots),
             qemu_user: None,
         }
+    }
+
+    /// From 192.0.2.1 on, which nobody has.
+    fn address(&self) -> SocketAddr {
+        let number = u32::try_from(self.number).unwrap_or_default();
+        SocketAddr::new(
+            Ipv4Addr::from(0xc000_0201_u32.saturating_add(number)).into(),
+            7000,
+        )
     }
 
     /// An agent that starts: it knows what is on the disk.

@@ -5,7 +5,8 @@
 //!
 //! **Does not know:** any rule: what is run is the code that servers and agents run.
 //!
-//! **Start here:** [`Script::of`] for what a seed stands for, then [`run`].
+//! **Start here:** [`Script::of`] for what a seed stands for, then [`run`]. [`live`] has the same hosts in real time, beside a
+//! real server.
 
 mod agents;
 mod bugs;
@@ -13,6 +14,7 @@ mod check;
 mod effects;
 mod faults;
 mod host;
+mod live;
 mod qemu;
 mod runs;
 mod script;
@@ -23,5 +25,6 @@ mod users;
 mod world;
 
 pub use bugs::Bug;
+pub use live::{HOSTS_MAX, join, live};
 pub use runs::{Failure, Outcome, check, run, shrink};
 pub use script::{Node, Rule, Script, Size, Step};

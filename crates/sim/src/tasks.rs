@@ -11,6 +11,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
+use tokio::sync::Notify;
+
 /// What is done somewhere.
 pub(crate) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -19,12 +21,15 @@ type Woken = Arc<Mutex<BTreeSet<u64>>>;
 struct Alarm {
     task: u64,
     woken: Woken,
+    bell: Arc<Notify>,
 }
 
 impl Wake for Alarm {
     fn wake(self: Arc<Self>) {
         let mut woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
         woken.insert(self.task);
+        drop(woken);
+        self.bell.notify_one();
     }
 }
 
@@ -39,6 +44,8 @@ struct Task {
 pub(crate) struct Tasks {
     tasks: BTreeMap<u64, Task>,
     woken: Woken,
+    /// Rings when something is woken, for whoever has nothing else to do.
+    pub(crate) bell: Arc<Notify>,
     next: u64,
 }
 
@@ -49,6 +56,7 @@ impl Tasks {
         let alarm = Arc::new(Alarm {
             task: self.next,
             woken: self.woken.clone(),
+            bell: self.bell.clone(),
         });
         alarm.clone().wake();
         let task = Task {

@@ -26,6 +26,7 @@ use model::report::Report;
 use model::{HostId, VmId};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
+use server::hosts::Following;
 use server::shared::Cloud;
 use store::{MemoryStore, Store};
 use tokio::sync::watch;
@@ -133,6 +134,8 @@ pub(crate) struct Server {
     revisions: Option<watch::Receiver<u64>>,
     /// Streams will be looked at.
     is_noted: bool,
+    /// Which of them.
+    pub(crate) following: Following,
 }
 
 /// What servers' tasks say to the world.
@@ -191,6 +194,7 @@ impl World {
             cloud: None,
             revisions: None,
             is_noted: false,
+            following: Following::default(),
         });
         let hosts = (0..script.size.hosts).map(|n| {
             let id = HostId(Uuid::from_u128(
@@ -237,11 +241,8 @@ impl World {
         self.begin();
         while let Some(at_us) = self.next_us() {
             self.time.reach(at_us);
-            let is_due = |key: &(u64, u64)| key.0 <= at_us;
             let mut is_over = false;
-            if self.events.first_key_value().is_some_and(|(key, _)| is_due(key))
-                && let Some((_, event)) = self.events.pop_first()
-            {
+            if let Some(event) = self.due() {
                 self.note(&event);
                 is_over = matches!(event, Event::Tidy);
                 self.happen(event);
@@ -281,7 +282,13 @@ impl World {
         self.at(mended_us + TIDY_US, Event::Tidy);
     }
 
-    fn next_us(&self) -> Option<u64> {
+    /// The next event, if its time has come.
+    pub(crate) fn due(&mut self) -> Option<Event> {
+        let next = self.events.first_entry()?;
+        (next.key().0 <= self.time.now_us()).then(|| next.remove())
+    }
+
+    pub(crate) fn next_us(&self) -> Option<u64> {
         let event_us = self.events.keys().next().map(|(at_us, _)| *at_us);
         event_us.into_iter().chain(self.time.next_us()).min()
     }
@@ -324,7 +331,7 @@ impl World {
         }
     }
 
-    fn happen(&mut self, event: Event) {
+    pub(crate) fn happen(&mut self, event: Event) {
         match event {
             Event::Step(n) => self.step(n),
             Event::Over(n) => self.over(n),
@@ -365,7 +372,7 @@ impl World {
     }
 
     /// What servers' tasks said.
-    fn hear(&mut self) {
+    pub(crate) fn hear(&mut self) {
         loop {
             let said = std::mem::take(&mut *self.said.lock().unwrap_or_else(PoisonError::into_inner));
             if said.is_empty() {
@@ -457,6 +464,7 @@ impl World {
         server.revisions = Some(cache.subscribe());
         server.cloud = Some(cloud.clone());
         server.is_noted = false;
+        server.following = Following::default();
         self.tasks.spawn(n, opened.following);
         self.tasks
             .spawn(n, controller::run::run(store, cache, env, Arc::default()));

@@ -442,7 +442,8 @@ impl Vm {
             cpu_model: self.host.cpu_model.clone(),
             accelerator: match self.host.accelerator.name {
                 AcceleratorName::Kvm => Accelerator::Kvm,
-                AcceleratorName::Tcg => Accelerator::Tcg {
+                // A host that is simulated has no agent of this sort.
+                AcceleratorName::Tcg | AcceleratorName::Simulated => Accelerator::Tcg {
                     tb_size_mib: TCG_TB_SIZE_MIB,
                 },
             },

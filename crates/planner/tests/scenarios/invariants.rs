@@ -11,7 +11,7 @@ use model::operation::{Action, OperationPhase, OperationStatus};
 use model::vm::Start;
 use model::{HostId, Incarnation, Kind, MigrationId, Object, VmId, record};
 use planner::Plan;
-use planner::view::{Change, Host, View};
+use planner::view::{Change, View};
 use uuid::Uuid;
 
 use super::world::World;
@@ -275,7 +275,7 @@ impl World {
             for n in 1..open.incarnation.0 {
                 let before = (*id, Incarnation(n));
                 let host = self.bound.get(&before).and_then(|host| self.view.hosts.get(host));
-                let is_over = self.closed.contains(&before) || host.is_none_or(Host::is_dead);
+                let is_over = self.closed.contains(&before) || host.is_none_or(|host| host.is_dead());
                 assert!(
                     is_over,
                     "{} was granted while {n} is open\n{:#?}",

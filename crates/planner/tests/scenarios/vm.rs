@@ -3,7 +3,7 @@
 use model::lifecycle::Phase;
 use model::report::RunState;
 use model::vm::{Goal, Outcome, Power};
-use model::{Incarnation, Kind, Reason, key};
+use model::{Incarnation, Kind, Reason, VmId, key};
 
 use super::world::{Conflict, World};
 
@@ -425,4 +425,64 @@ fn another_hosts_report_of_a_vm_is_not_heard() {
     run.incarnation = Incarnation(2);
     world.post("h1", vm, run);
     assert_eq!(world.view.revision, revision);
+}
+
+/// VMs that wait for a place.
+fn waiting(world: &mut World, names: &[&str], memory_mib: u64) -> Vec<VmId> {
+    let asked = names
+        .iter()
+        .map(|name| world.asked_for(name, Power::Running, memory_mib));
+    asked.collect()
+}
+
+#[test]
+fn vms_that_wait_are_placed_by_one_plan_as_if_one_after_the_other() {
+    let [together, alone] = [true, false].map(|is_together| {
+        let mut world = World::new(3);
+        let vms = waiting(&mut world, &["a", "b", "c"], 256);
+        if is_together {
+            let plan = planner::vm::plan_beside(&world.view, vms[0], &vms[1..], world.now).plan;
+            let plan = plan.unwrap();
+            assert_eq!(plan.action, "start 3 VMs");
+            world.commit(plan).unwrap();
+        } else {
+            world.settle();
+        }
+        vms.iter().map(|vm| world.host_of(*vm)).collect::<Vec<_>>()
+    });
+    assert_eq!(together, alone);
+}
+
+#[test]
+fn whoever_has_no_room_or_waits_for_nothing_is_left_out() {
+    let mut world = World::new(1);
+    let running = world.running("there", "h1");
+    let small = waiting(&mut world, &["a", "b"], 256);
+    let large = waiting(&mut world, &["large"], 1 << 20);
+    let beside = [large[0], running, small[0], small[1]];
+    let plan = planner::vm::plan_beside(&world.view, small[0], &beside, world.now).plan;
+    let plan = plan.unwrap();
+    assert_eq!(plan.action, "start 2 VMs");
+    world.commit(plan).unwrap();
+    assert_eq!(
+        small.iter().map(|vm| world.phase(*vm)).collect::<Vec<_>>(),
+        [Phase::Prolog; 2]
+    );
+    assert_eq!(
+        (world.phase(large[0]), world.open(running)),
+        (Phase::Pending, Incarnation(1))
+    );
+    world.settle();
+}
+
+#[test]
+fn one_plan_takes_no_more_vms_in_than_the_store_takes() {
+    let mut world = World::new(20);
+    let names: Vec<String> = (0..40).map(|n| format!("vm{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let vms = waiting(&mut world, &names, 256);
+    let plan = planner::vm::plan_beside(&world.view, vms[0], &vms[1..], world.now).plan;
+    let plan = plan.unwrap();
+    assert!(plan.action.starts_with("start 1"), "{}", plan.action);
+    world.commit(plan).unwrap();
 }

@@ -15,6 +15,7 @@ use model::{
     DatastoreId, HostId, ImageId, Incarnation, Kind, Meta, MigrationId, Object, Reason, Timestamp, VmId, key,
 };
 use planner::admission::{self, Before, Stamp};
+use planner::concern::{Concerned, Concerns};
 use planner::view::{At, Change, View};
 use planner::{Decision, Plan};
 use serde::Serialize;
@@ -22,6 +23,9 @@ use uuid::Uuid;
 
 /// What a guest of these scenarios takes on its host.
 pub(crate) const VM_MIB: u64 = 256;
+
+/// The most that a store takes at once.
+const STEPS_MAX: usize = 128;
 
 /// What each takes on a host.
 pub(crate) fn taken_mib() -> u64 {
@@ -39,6 +43,8 @@ pub(crate) struct World {
     /// Every incarnation that was bound to a host by a plan.
     pub(crate) bound: BTreeMap<(VmId, Incarnation), HostId>,
     ids: u128,
+    /// What is told of whose document may have changed.
+    concerns: Concerns,
     /// The last of the ids that drains were given for their migrations.
     drain_ids: Cell<u128>,
 }
@@ -58,6 +64,7 @@ impl World {
             closed: BTreeSet::new(),
             bound: BTreeMap::new(),
             ids: 0,
+            concerns: Concerns::default(),
             drain_ids: Cell::new(1 << 100),
         };
         let image = world.create(Kind::Image, "image", ImageSpec::default());
@@ -187,12 +194,19 @@ impl World {
 
     /// A VM of 256 MiB.
     pub(crate) fn vm(&mut self, name: &str, power: Power) -> VmId {
+        let id = self.asked_for(name, power, VM_MIB);
+        self.settle();
+        id
+    }
+
+    /// A VM that nothing has been decided about.
+    pub(crate) fn asked_for(&mut self, name: &str, power: Power, memory_mib: u64) -> VmId {
         let image = ImageId(self.view.find(Kind::Image, Some("default"), "image").unwrap());
         let datastore = DatastoreId(self.view.find(Kind::Datastore, None, "default").unwrap());
         let spec = VmSpec {
             template: None,
             vcpus: 1,
-            memory_mib: VM_MIB,
+            memory_mib,
             image,
             disk_bytes: None,
             datastore,
@@ -204,9 +218,7 @@ impl World {
             power_request: 1,
             reboot: None,
         };
-        let id = VmId(self.create(Kind::Vm, name, spec));
-        self.settle();
-        id
+        VmId(self.create(Kind::Vm, name, spec))
     }
 
     /// A VM that runs on this host.
@@ -498,27 +510,64 @@ impl World {
             }
         }
         self.check_plan(&plan);
+        let steps = plan.writes.len().max(plan.relies_on.len());
+        assert!(steps <= STEPS_MAX, "{}: {steps} steps", plan.action);
         let former = self.snapshot();
-        self.apply(&plan);
+        let documents = self.documents();
+        let changed = self.apply(&plan);
         self.log.push(plan.action.clone());
         self.check(&former, &plan);
+        self.check_concerns(&documents, changed);
         Ok(())
     }
 
-    fn apply(&mut self, plan: &Plan) {
+    fn documents(&self) -> BTreeMap<HostId, HostDocument> {
+        let hosts = self.view.hosts.keys();
+        hosts
+            .map(|id| (*id, planner::document::build(&self.view, *id)))
+            .collect()
+    }
+
+    /// No document has changed but of those whom it is said to concern.
+    fn check_concerns(
+        &mut self,
+        before: &BTreeMap<HostId, HostDocument>,
+        mut changed: BTreeSet<(Kind, Uuid)>,
+    ) {
+        let affected: Vec<_> = changed
+            .iter()
+            .flat_map(|(kind, id)| self.view.affected(*kind, *id))
+            .collect();
+        changed.extend(affected);
+        let Concerned::Hosts(concerned) = self.concerns.next(&self.view, changed) else {
+            return;
+        };
+        let now = self.documents();
+        for (host, document) in now.iter().filter(|(host, _)| !concerned.contains(host)) {
+            let is_same = before
+                .get(host)
+                .is_some_and(|before| document.asks_the_same(before));
+            assert!(is_same, "{host} is not told of {:?}", self.log.last());
+        }
+    }
+
+    /// Answers the objects that were touched.
+    fn apply(&mut self, plan: &Plan) -> BTreeSet<(Kind, Uuid)> {
         let revision = self.view.revision + 1;
+        let mut changed = BTreeSet::new();
         for (key, value) in &plan.writes {
             match value {
                 Some(value) => self.store.insert(key.clone(), (value.clone(), revision)),
                 None => self.store.remove(key),
             };
-            self.view.apply(Change {
+            changed.extend(self.view.apply(Change {
                 key,
                 value: value.as_deref(),
                 revision,
-            });
+            }));
         }
         self.view.revision = revision;
+        changed
     }
 
     /// What the planner says of each object that it has steps for.

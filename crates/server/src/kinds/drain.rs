@@ -8,7 +8,7 @@ use model::{HostId, Kind, Object, Reason};
 use planner::View;
 use planner::drain::{Held, Outlook, PARALLEL_MAX, Progress, Standing, progress};
 use planner::migration::MAX_PER_HOST;
-use planner::view::{At, Host};
+use planner::view::At;
 
 use super::{host_name, name_of};
 use crate::service::Context;
@@ -130,7 +130,7 @@ pub(super) fn wished(
     let parallel = parallel.unwrap_or(usual);
     check_range("parallel", u64::from(parallel), 1, u64::from(PARALLEL_MAX))?;
     let id = HostId(at.value.meta.id);
-    if context.view.hosts.get(&id).is_some_and(Host::is_dead) {
+    if context.view.hosts.get(&id).is_some_and(|host| host.is_dead()) {
         let detail = format!(
             "host {} was declared dead: its VMs start elsewhere by themselves",
             at.value.meta.name

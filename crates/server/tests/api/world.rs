@@ -138,7 +138,7 @@ impl World {
                 config,
                 kept,
                 Arc::new(Wall(std::time::Instant::now())),
-                move || ready.send(()).unwrap(),
+                move |_| ready.send(()).unwrap(),
             )
             .await;
             panic!("the server ended: {:?}", ended.err());

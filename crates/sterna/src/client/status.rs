@@ -8,6 +8,7 @@ use api::client::ObjectOf;
 use api::kinds::{Host, Image, ImageState, Migration, Vm};
 use api::store::RestoredStatus;
 use model::Reason;
+use model::host::AcceleratorName;
 use serde::Serialize;
 
 use super::{Context, output};
@@ -21,6 +22,9 @@ const SHOWN_MAX: usize = 5;
 struct Summary {
     /// Hosts by state.
     hosts: BTreeMap<String, usize>,
+    /// How many of them are simulated.
+    #[serde(skip_serializing_if = "is_none")]
+    simulated: usize,
     /// The hosts that take no new VMs.
     cordoned: Vec<String>,
     /// What guests may use on hosts that are heard, and what of it is reserved.
@@ -88,6 +92,10 @@ impl Summary {
         for host in hosts {
             let state = state::<Host>(host);
             *self.hosts.entry(state.clone()).or_default() += 1;
+            let accelerator = host.status.accelerator.as_ref();
+            if accelerator.is_some_and(|it| it.name == AcceleratorName::Simulated) {
+                self.simulated += 1;
+            }
             if host.spec.cordoned {
                 self.cordoned.push(host.name.clone());
             }
@@ -155,8 +163,12 @@ impl Summary {
         } else {
             format!("; cordoned: {}", some(self.cordoned.iter().map(String::as_str)))
         };
+        let simulated = match self.simulated {
+            0 => String::new(),
+            count => format!("; SIMULATED: {count}"),
+        };
         let mut lines = vec![
-            format!("Hosts   {}{cordoned}", counts(&self.hosts)),
+            format!("Hosts   {}{simulated}{cordoned}", counts(&self.hosts)),
             format!(
                 "Memory  {} MiB of {} MiB reserved",
                 self.reserved_mib, self.memory_mib
@@ -227,6 +239,11 @@ fn some<'a>(names: impl Iterator<Item = &'a str>) -> String {
     shown.join(", ")
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+const fn is_none(count: &usize) -> bool {
+    *count == 0
+}
+
 /// As in `3: 2 Running, 1 Off`.
 fn counts(by_state: &BTreeMap<String, usize>) -> String {
     let total: usize = by_state.values().sum();
@@ -266,6 +283,7 @@ mod tests {
             "sterna host confirm-dead",
         );
         let summary = Summary {
+            simulated: 0,
             hosts: [("silent".to_owned(), 1), ("up".to_owned(), 2)].into(),
             cordoned: vec!["h2".to_owned()],
             memory_mib: 4096,

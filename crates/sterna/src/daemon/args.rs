@@ -14,13 +14,20 @@ const LIFE_MIN: Duration = Duration::from_secs(60);
 
 /// Options of `sterna up`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: sterna up --hosts 3 --data-dir /tmp/cloud\n\n\
+#[command(
+    after_help = "Examples:\n  sterna up --hosts 3 --data-dir /tmp/cloud\n  sterna up --simulate 1000 --data-dir /tmp/simulated\n\n\
     VMs that were left running in the same directory, by --keep or because this was killed, are found again. Until then \
-    they go on, but reach only VMs of their own host. `sterna down` ends them.")]
+    they go on, but reach only VMs of their own host. `sterna down` ends them."
+)]
 pub(crate) struct UpArgs {
     /// How many hosts: h1, h2, …
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) hosts: u8,
+    /// Simulate so many hosts instead, for exploring and for load tests: the server is a real one, hosts and VMs are not. Needs
+    /// no rights and no QEMU, and keeps nothing
+    #[arg(long, value_name = "N", conflicts_with_all = ["hosts", "keep"])]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=i64::from(sim::HOSTS_MAX)))]
+    pub(crate) simulate: Option<u16>,
     /// Where everything is kept
     #[arg(long, value_name = "DIR", default_value = "sterna-data")]
     pub(crate) data_dir: PathBuf,

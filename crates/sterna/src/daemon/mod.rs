@@ -21,6 +21,7 @@ use store_sqlite::{Options, SqliteStore};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 pub(crate) use env::System;
 pub(crate) use up::{UP_LOCK, UP_SERVER_DIR, down, up};
@@ -32,10 +33,15 @@ const READY: &str = "ready";
 
 /// Structured lines on standard error; `STERNA_LOG` chooses how much, and `STERNA_LOG_FORMAT=json` makes each an object.
 fn log() {
+    log_to(std::io::stderr);
+}
+
+/// The same lines elsewhere.
+fn log_to(writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static) {
     let filter = EnvFilter::try_from_env("STERNA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_ansi(false);
     let _ = match std::env::var("STERNA_LOG_FORMAT").as_deref() {
         Ok("json") => lines.json().flatten_event(true).with_span_list(false).try_init(),
@@ -131,7 +137,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<std::convert::Infallible> {
         },
         certificate_life: SignedDuration::try_from(args.certificate_life)?,
     };
-    let ready = || {
+    let ready = |_| {
         tracing::info!(?bound, "ready");
         say_ready();
     };

@@ -7,6 +7,7 @@ mod certificates;
 mod contexts;
 mod files;
 mod lists;
+mod simulated;
 mod store;
 mod tokens;
 mod world;

@@ -98,9 +98,7 @@ impl World {
     /// As [`World::up`]; what two QEMUs send each other is held by the kernel as it likes, and by as much as
     /// [`World::make_room`] says.
     pub async fn up_with_room(hosts: u8) -> anyhow::Result<Self> {
-        let mut start = Self::place(Owner::Tester, hosts, Keep::Nothing)?;
-        start.variables = &[("STERNA_MIGRATION_BUFFER_KIB", "0")];
-        Self::start(start, Machine::look()).await
+        Self::up_with(hosts, &[("STERNA_MIGRATION_BUFFER_KIB", "0")]).await
     }
 
     /// One in a directory of its own.

@@ -5,12 +5,15 @@
 //! **What keeps a guest's network.** A namespace lasts as long as a process in it, and QEMU is one: the host's bridges,
 //! tunnels and taps stay with its guests. Only the underlay goes with `up`; the next one joins the hosts to a new one,
 //! with the same addresses.
+//!
+//! With `--simulate` nothing of that is done: see [`simulated`].
 
 mod child;
 mod down;
 mod leftovers;
 mod lock;
 mod setup;
+mod simulated;
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
@@ -69,6 +72,9 @@ impl Dir {
 
 /// A server and agents on this machine.
 pub(crate) fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
+    if let Some(hosts) = args.simulate {
+        return simulated::up(&args, hosts);
+    }
     log();
     let dir = open_dir(&args.data_dir)?;
     let Some(_lock) = Lock::take(&dir)? else {
@@ -77,6 +83,7 @@ pub(crate) fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
             dir.0.display()
         );
     };
+    simulated::is_not_in(&dir)?;
     let _ = std::fs::remove_file(dir.env());
     let adopted = leftovers::guests(&dir.hosts());
     have_hosts(&adopted, args.hosts)?;
@@ -199,7 +206,7 @@ async fn start_hosts(
         let command = agent_command(args, dir, &name, index, &namespace, &inside, token.as_deref())?;
         children.push(Supervised::start(&name, dir.log(&name), command)?);
     }
-    cloud.wait_for_hosts(args.hosts).await
+    cloud.wait_for_hosts(args.hosts.into()).await
 }
 
 fn server_command(dir: &Dir, listener: TcpListener) -> anyhow::Result<child::Command> {

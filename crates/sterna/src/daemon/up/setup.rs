@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use anyhow::Context;
 use api::Create;
 use api::client::{Client, ClientError};
-use api::kinds::{Datastore, DatastoreSpec, Host, HostState, JoinToken, JoinTokenBody, Network, NetworkSpec};
+use api::kinds::{
+    Datastore, DatastoreSpec, GuestSpec, Host, HostState, Image, ImageSpec, JoinToken, JoinTokenBody,
+    Network, NetworkSpec, Template, TemplateSpec,
+};
 use futures_util::StreamExt;
 
 use super::Dir;
@@ -45,6 +48,35 @@ impl Cloud {
         Ok(())
     }
 
+    /// An image that no guest could boot, and a template with it: what simulated VMs are made from.
+    pub(crate) async fn make_template(&self) -> anyhow::Result<()> {
+        let mut sector = vec![0; 512];
+        sector[510..].copy_from_slice(&[0x55, 0xaa]);
+        let digest = server::auth::sha256_hex(&sector);
+        let image = named(
+            "simulated",
+            ImageSpec {
+                expected_sha256: Some(digest),
+            },
+        );
+        self.client.create::<Image>(&image, None, false).await?;
+        let length = sector.len() as u64;
+        let content = futures_util::stream::once(std::future::ready(Ok(sector)));
+        self.client.upload("simulated", length, content).await?;
+        let spec = TemplateSpec {
+            image: "simulated".to_owned(),
+            vcpus: 1,
+            memory_mib: 256,
+            disk_bytes: None,
+            networks: Some(Vec::new()),
+            guest: GuestSpec::default(),
+        };
+        self.client
+            .create::<Template>(&named("small", spec), None, false)
+            .await?;
+        Ok(())
+    }
+
     /// A file with a token for a host that has not joined yet.
     pub(crate) async fn join_token(&self, dir: &Dir, name: &str) -> anyhow::Result<Option<PathBuf>> {
         if dir.host(name).join("host.json").exists() {
@@ -61,10 +93,10 @@ impl Cloud {
     }
 
     /// Waits until so many hosts are up.
-    pub(crate) async fn wait_for_hosts(&self, hosts: u8) -> anyhow::Result<()> {
+    pub(crate) async fn wait_for_hosts(&self, hosts: usize) -> anyhow::Result<()> {
         let mut up = std::collections::BTreeSet::new();
         let mut changes = self.client.watch::<Host>(None).await?;
-        while up.len() < usize::from(hosts) {
+        while up.len() < hosts {
             let change = changes.next().await.context("the server ended the watch")??;
             if change.object.status.state == HostState::Up {
                 up.insert(change.object.name);
@@ -75,8 +107,12 @@ impl Cloud {
 }
 
 fn create<S>(spec: S) -> Create<S> {
+    named("default", spec)
+}
+
+fn named<S>(name: &str, spec: S) -> Create<S> {
     Create {
-        name: Some("default".to_owned()),
+        name: Some(name.to_owned()),
         labels: std::collections::BTreeMap::new(),
         spec,
     }
@@ -141,6 +177,22 @@ pub(crate) fn welcome(args: &UpArgs, dir: &Dir, server: SocketAddr) -> String {
          sterna vm migrate web --wait\n\n\
          `sterna context set local --from '{env}'` keeps the way here for all terminals.\n\
          {end}"
+    )
+}
+
+/// The same where hosts are simulated.
+pub(crate) fn welcome_to_simulated(dir: &Dir, server: SocketAddr, hosts: u16) -> String {
+    let env = quoted(&dir.env().to_string_lossy());
+    format!(
+        "ready: {hosts} SIMULATED hosts, server https://{server}\n\
+         The server is a real one; hosts and VMs are not: there is no QEMU, and nothing is kept.\n\n\
+         In another terminal:\n  \
+         . '{env}'\n  \
+         sterna host list\n  \
+         sterna vm create web --template small --wait=ready\n  \
+         sterna vm migrate web --wait\n  \
+         sterna host drain h1 --wait\n\n\
+         Ctrl-C ends it."
     )
 }
 
