@@ -79,7 +79,7 @@ fn changes(
 ) -> Vec<(HostId, HostContact)> {
     let view = cloud.cache.view();
     all.retain(|host, _| view.hosts.contains_key(host));
-    let reports = |host: &&Host| host.object.is_some() && host.status.is_some();
+    let reports = |host: &Host| host.object.is_some() && host.status.is_some();
     let mut found = Vec::new();
     for (id, host) in view.hosts.iter().filter(|(_, host)| reports(host)) {
         let old = contact(host);

@@ -7,6 +7,7 @@
 //! **Start here:** [`World::look_over`], which runs after every event.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::net::IpAddr;
 
 use futures_util::{FutureExt, StreamExt};
@@ -176,7 +177,7 @@ impl Checks {
     /// Hard rules are kept wherever a VM comes to: one that keeps apart meets no other, and one that belongs with others is
     /// with one of them, if any has a place.
     fn check_rules(&mut self) {
-        let reserved = |(id, host): (&HostId, &planner::view::Host)| {
+        let reserved = |(id, host): (&HostId, &Arc<planner::view::Host>)| {
             let all = host.reservations.as_ref().map(|at| at.value.vms.clone());
             let id = *id;
             all.unwrap_or_default().into_keys().map(move |vm| (vm, id))
@@ -363,7 +364,7 @@ impl World {
             .range(RangeRequest::prefix("/"))
             .now_or_never()?
             .ok()?;
-        let stored = all.items.iter().map(|kv| (kv.key.as_str(), kv.value.as_ref()));
+        let stored = all.items.iter().map(|kv| (kv.key.as_ref(), kv.value.as_ref()));
         let first = planner::integrity::faults(stored).into_iter().next();
         first.map(|(key, why)| format!("{key}: {why}"))
     }

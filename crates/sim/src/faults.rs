@@ -9,7 +9,6 @@
 use std::sync::PoisonError;
 
 use model::{HostId, Kind};
-use planner::view::Host;
 
 use crate::script::{Node, Step};
 use crate::store::Weather;
@@ -166,7 +165,7 @@ impl World {
     /// A person sees that a host is off and says so, again until that is known or the host comes back.
     fn tell_dead(&mut self, n: usize, host: usize) {
         let (id, name) = (self.hosts[host].id, self.hosts[host].name());
-        let is_dead = self.checks.view.hosts.get(&id).is_some_and(Host::is_dead);
+        let is_dead = self.checks.view.hosts.get(&id).is_some_and(|host| host.is_dead());
         let ends_us = self.script.size.seconds * 1_000_000;
         let is_late = self.time.now_us() + TOLD_US > ends_us;
         if !is_dead && !is_late && self.hosts[host].is_lost && self.hosts[host].is_member {

@@ -22,7 +22,7 @@ use server::shared::Cloud;
 
 use crate::agents::micros;
 use crate::script::{Script, Size};
-use crate::world::{AGENTS_SERVER, Event, World};
+use crate::world::{Event, World};
 
 /// The most hosts that are simulated at a time.
 pub const HOSTS_MAX: u16 = 10_000;
@@ -30,6 +30,8 @@ pub const HOSTS_MAX: u16 = 10_000;
 const MEMORY_MIB: u64 = 64 << 10;
 /// By this label they are told from others.
 const LABEL: (&str, &str) = ("simulated", "yes");
+/// The one that it has.
+const SERVER: usize = 0;
 /// How many become members at once.
 const JOINING: usize = 256;
 /// How much happens before others get their turn.
@@ -104,7 +106,7 @@ impl World {
         };
         let mut world = Self::new(script, None);
         world.is_mended = true;
-        world.servers[AGENTS_SERVER].cloud = Some(Arc::clone(cloud));
+        world.servers[SERVER].cloud = Some(Arc::clone(cloud));
         let beginning = world.time.wall(0).as_microsecond();
         let offset_us = cloud.env.now().as_microsecond().saturating_sub(beginning);
         for (host, id) in world.hosts.iter_mut().zip(hosts) {
@@ -133,7 +135,7 @@ impl World {
             self.time.reach(since_us());
             if revisions.has_changed().unwrap_or_default() {
                 revisions.mark_unchanged();
-                self.stream_documents(AGENTS_SERVER);
+                self.stream_documents(SERVER);
             }
             self.turn();
             self.tasks.run();
