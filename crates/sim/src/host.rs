@@ -16,8 +16,8 @@ use driver::link::Backoff;
 use driver::types::{EffectId, Now};
 use driver::{Board, Core, HostCore};
 use model::document::{HostDocument, VmDocument};
-use model::host::{Accelerator, AcceleratorName, HostStatus};
-use model::{HostId, Incarnation, Reason, VmId};
+use model::host::HostStatus;
+use model::{HostId, Incarnation, Reason, VmId, samples};
 use server::hosts::Documents;
 use uuid::Uuid;
 
@@ -157,19 +157,9 @@ impl Host {
 
     pub(crate) fn status(&self) -> HostStatus {
         HostStatus {
-            agent_version: "sim".to_owned(),
-            qemu_version: "10.0.2".to_owned(),
             cpus: 16,
-            memory_mib: self.memory_mib,
-            reserved_mib: 0,
-            accelerator: Accelerator {
-                name: AcceleratorName::Tcg,
-                why: None,
-            },
-            peer_address: format!("192.0.2.{}:7000", self.number + 1).parse().ok(),
-            lacks: Vec::new(),
-            cpu_model: "sim".to_owned(),
             boot_id: format!("{}-{}", self.number, self.boots),
+            ..samples::host_status(self.number + 1, self.memory_mib)
         }
     }
 

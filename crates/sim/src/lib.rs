@@ -13,7 +13,6 @@ mod check;
 mod effects;
 mod faults;
 mod host;
-mod qemu;
 mod runs;
 mod script;
 mod store;
@@ -21,6 +20,8 @@ mod tasks;
 mod time;
 mod users;
 mod world;
+
+use driver::qemu_model as qemu;
 
 pub use bugs::Bug;
 pub use runs::{Failure, Outcome, check, run, shrink};
