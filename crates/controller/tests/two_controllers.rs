@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use controller::Env;
 use controller::cache::Cache;
-use model::host::{Accelerator, AcceleratorName, HostSpec, HostStatus};
-use model::image::{ImageContent, ImageFormat, ImageSpec, ImageStatus};
+use model::host::{HostSpec, HostStatus};
+use model::image::ImageSpec;
 use model::placement::{Affinity, Batch, Peers, PlacementRule};
-use model::vm::{GuestConfig, Power, VmSpec};
-use model::{DatastoreId, HostId, ImageId, Kind, Meta, Object, Timestamp, VmId, key, record};
+use model::vm::VmSpec;
+use model::{DatastoreId, HostId, ImageId, Kind, Object, Timestamp, VmId, key, record, samples};
 use store::{MemoryStore, Store, Txn};
 use uuid::Uuid;
 
@@ -51,23 +51,19 @@ impl World {
     async fn new(hosts: u128, room: u64) -> Self {
         let store = Arc::new(MemoryStore::new(store::system_clock()));
         let mut txn = Txn::new();
-        let content = ImageContent {
-            sha256: "0".repeat(64),
-            format: ImageFormat::Qcow2,
-            file_bytes: 1,
-            virtual_bytes: 1 << 20,
-        };
-        let status = ImageStatus {
-            content: Some(content),
-            failure: None,
-        };
-        let image = object(IMAGE, "image", ImageSpec::default());
+        let image = object(Kind::Image, IMAGE, "image", ImageSpec::default());
         txn = txn.put(key::object(Kind::Image, IMAGE), record::encode(&image));
-        txn = txn.put(key::image_status(ImageId(IMAGE)), record::encode(&status));
+        txn = txn.put(
+            key::image_status(ImageId(IMAGE)),
+            record::encode(&samples::image_status()),
+        );
         for n in 1..=hosts {
             let id = HostId(Uuid::from_u128(100 + n));
-            let host = object(id.0, &format!("h{n}"), HostSpec::default());
-            let status = host_status(planner::placement::with_qemu_mib(128, 1) * room);
+            let host = object(Kind::Host, id.0, &format!("h{n}"), HostSpec::default());
+            let status = HostStatus {
+                cpus: 64,
+                ..samples::host_status(1, planner::placement::with_qemu_mib(128, 1) * room)
+            };
             txn = txn.put(key::object(Kind::Host, id.0), record::encode(&host));
             txn = txn.put(key::host_status(id), record::encode(&status));
         }
@@ -130,57 +126,20 @@ impl World {
     }
 }
 
-fn object<S>(id: Uuid, name: &str, spec: S) -> Object<S> {
-    let meta = Meta {
-        id,
-        name: name.to_owned(),
-        project: None,
-        owner: "ann".to_owned(),
-        labels: BTreeMap::from([("app".to_owned(), "web".to_owned())]),
-        created_at: Timestamp::UNIX_EPOCH,
-        updated_at: Timestamp::UNIX_EPOCH,
-        deleted_at: None,
-    };
-    Object { meta, spec }
+/// Everything carries the label `app=web`.
+fn object<S>(kind: Kind, id: Uuid, name: &str, spec: S) -> Object<S> {
+    let mut object = samples::object(kind, id, name, Timestamp::UNIX_EPOCH, spec);
+    object.meta.labels.insert("app".to_owned(), "web".to_owned());
+    object
 }
 
-fn host_status(memory_mib: u64) -> HostStatus {
-    HostStatus {
-        agent_version: "1".to_owned(),
-        qemu_version: "10".to_owned(),
-        cpus: 64,
-        memory_mib,
-        reserved_mib: 0,
-        accelerator: Accelerator {
-            name: AcceleratorName::Tcg,
-            why: None,
-        },
-        peer_address: None,
-        lacks: Vec::new(),
-        cpu_model: "qemu64".to_owned(),
-        boot_id: "boot".to_owned(),
-        qemu_user: None,
-    }
-}
-
-/// Every VM carries the label `app=web`.
 fn vm(id: Uuid, n: usize, placement: PlacementRule) -> Object<VmSpec> {
     let spec = VmSpec {
-        template: None,
-        vcpus: 1,
         memory_mib: 128,
-        image: ImageId(IMAGE),
-        disk_bytes: None,
-        datastore: DatastoreId(Uuid::from_u128(2)),
-        nics: Vec::new(),
-        guest: GuestConfig::default(),
         placement,
-        power: Power::Running,
-        force: false,
-        reboot: None,
-        power_request: 1,
+        ..samples::vm_spec(ImageId(IMAGE), DatastoreId(Uuid::from_u128(2)))
     };
-    object(id, &format!("vm{n}"), spec)
+    object(Kind::Vm, id, &format!("vm{n}"), spec)
 }
 
 fn to_web() -> Vec<Affinity> {

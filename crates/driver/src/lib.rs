@@ -17,6 +17,8 @@ pub mod host;
 pub mod journal;
 pub mod link;
 pub mod passes;
+#[cfg(feature = "qemu-model")]
+pub mod qemu_model;
 pub mod table;
 pub mod types;
 

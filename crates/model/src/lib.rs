@@ -27,6 +27,8 @@ pub mod reason;
 pub mod record;
 pub mod report;
 pub mod restored;
+#[cfg(feature = "samples")]
+pub mod samples;
 pub mod template;
 pub mod token;
 pub mod vm;

@@ -82,22 +82,22 @@ fn changes(
     let reports = |host: &Host| host.object.is_some() && host.status.is_some();
     let mut found = Vec::new();
     for (id, host) in view.hosts.iter().filter(|(_, host)| reports(host)) {
-        let old = contact(host);
+        let stored = host.contact.as_ref().and_then(|at| at.value.heard_by);
         let seen = all.entry(*id).or_insert(Seen {
             since: now,
-            heard_by: old.heard_by,
+            heard_by: stored,
             changed: Duration::ZERO,
         });
-        if seen.heard_by != old.heard_by {
-            (seen.heard_by, seen.changed) = (old.heard_by, now);
+        if seen.heard_by != stored {
+            (seen.heard_by, seen.changed) = (stored, now);
         }
-        let last = cloud.heard.last(*id).map(|last| last.at);
+        let last = cloud.heard.last_at(*id);
         let quiet = now.saturating_sub(last.unwrap_or(seen.since));
         let hears = quiet < SILENT_AFTER && last.is_some_and(|at| at >= seen.changed);
         let heard_by = servers.has_others().then_some(servers.own);
-        let new = if hears && (host.is_silent() || servers.has_others() && old.heard_by != heard_by) {
+        let new = if hears && (host.is_silent() || servers.has_others() && stored != heard_by) {
             (None, heard_by)
-        } else if quiet >= SILENT_AFTER && !host.is_silent() && !servers.hears_elsewhere(&old) {
+        } else if quiet >= SILENT_AFTER && !host.is_silent() && !servers.is_another(stored) {
             (Some(cloud.env.now()), None)
         } else {
             continue;
@@ -108,7 +108,7 @@ fn changes(
             HostContact {
                 silent_since,
                 heard_by,
-                ..old
+                ..contact(host)
             },
         ));
     }
@@ -145,8 +145,8 @@ fn excesses(cloud: &Cloud) -> Vec<(HostId, HostContact)> {
 
 /// What was heard long ago says nothing: another server may hear the host now.
 fn is_heard(cloud: &Cloud, host: HostId) -> bool {
-    let last = cloud.heard.last(host);
-    last.is_some_and(|last| cloud.env.monotonic().saturating_sub(last.at) < SILENT_AFTER)
+    let last = cloud.heard.last_at(host);
+    last.is_some_and(|at| cloud.env.monotonic().saturating_sub(at) < SILENT_AFTER)
 }
 
 fn contact(host: &Host) -> HostContact {

@@ -9,7 +9,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use model::host::HostContact;
 use model::{key, record};
 use store::{LeaseId, Op, RangeRequest, StoreError, Txn};
 use uuid::Uuid;
@@ -50,9 +49,9 @@ impl Servers {
         !self.others.is_empty()
     }
 
-    /// Whether another server, which is there, hears a host.
-    pub fn hears_elsewhere(&self, contact: &HostContact) -> bool {
-        contact.heard_by.is_some_and(|by| self.others.contains(&by))
+    /// Whether it is another one that is there.
+    pub fn is_another(&self, server: Option<Uuid>) -> bool {
+        server.is_some_and(|server| self.others.contains(&server))
     }
 
     /// Says that this one is there, and looks which others are, when either is due. While the store does not answer, what

@@ -158,6 +158,11 @@ impl Heard {
         self.beats.send_modify(|n| *n = n.wrapping_add(1));
     }
 
+    /// When the last report of a host came, on the server's monotonic clock.
+    pub fn last_at(&self, host: HostId) -> Option<Duration> {
+        self.hosts().get(&host).map(|last| last.at)
+    }
+
     /// The last report of a host.
     pub fn last(&self, host: HostId) -> Option<LastHeard> {
         self.hosts().get(&host).cloned()

@@ -18,7 +18,7 @@ use driver::types::{EffectId, Now};
 use driver::{Board, Core, HostCore};
 use model::document::{HostDocument, VmDocument};
 use model::host::{Accelerator, AcceleratorName, HostStatus};
-use model::{HostId, Incarnation, Reason, VmId};
+use model::{HostId, Incarnation, Reason, VmId, samples};
 use server::hosts::Documents;
 use uuid::Uuid;
 
@@ -158,20 +158,15 @@ impl Host {
 
     pub(crate) fn status(&self) -> HostStatus {
         HostStatus {
-            agent_version: "sim".to_owned(),
-            qemu_version: "10.0.2".to_owned(),
             cpus: 16,
-            memory_mib: self.memory_mib,
-            reserved_mib: 0,
+            agent_version: "sim".to_owned(),
             accelerator: Accelerator {
                 name: AcceleratorName::Simulated,
                 why: Some("the host is simulated, and so are its VMs".to_owned()),
             },
             peer_address: Some(self.address()),
-            lacks: Vec::new(),
-            cpu_model: "sim".to_owned(),
             boot_id: format!("{}-{}", self.number, self.boots),
-            qemu_user: None,
+            ..samples::host_status(self.number + 1, self.memory_mib)
         }
     }
 

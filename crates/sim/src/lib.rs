@@ -15,7 +15,6 @@ mod effects;
 mod faults;
 mod host;
 mod live;
-mod qemu;
 mod runs;
 mod script;
 mod store;
@@ -23,6 +22,8 @@ mod tasks;
 mod time;
 mod users;
 mod world;
+
+use driver::qemu_model as qemu;
 
 pub use bugs::Bug;
 pub use live::{HOSTS_MAX, join, live};

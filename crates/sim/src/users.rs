@@ -16,9 +16,8 @@ use controller::commit::{Writer, commit};
 use futures_util::FutureExt;
 use model::audit::Actor;
 use model::host::HostSpec;
-use model::image::{ImageContent, ImageFormat, ImageStatus};
 use model::token::Role;
-use model::{HostId, Kind, Meta, Object, key};
+use model::{HostId, Kind, key, samples};
 use planner::Plan;
 use serde_json::{Value, json};
 use server::auth::User;
@@ -297,20 +296,10 @@ async fn furnish(cloud: &Cloud, hosts: Vec<(HostId, String)>) -> Result<(), Stri
         .map_err(make("image"))?;
     let id: Uuid = serde_json::from_value(answer.body["id"].clone()).map_err(|error| error.to_string())?;
     let mut plan = Plan::new("furnish");
-    plan.create(key::image_status(id.into()), &content());
+    plan.create(key::image_status(id.into()), &samples::image_status());
     for (id, name) in hosts {
-        let meta = Meta {
-            id: id.0,
-            name: name.clone(),
-            project: None,
-            owner: "operator".to_owned(),
-            labels: Default::default(),
-            created_at: cloud.env.now(),
-            updated_at: cloud.env.now(),
-            deleted_at: None,
-        };
-        let spec = HostSpec::default();
-        plan.create(key::object(Kind::Host, id.0), &Object { meta, spec });
+        let host = samples::object(Kind::Host, id.0, &name, cloud.env.now(), HostSpec::default());
+        plan.create(key::object(Kind::Host, id.0), &host);
         plan.create(key::name_index(Kind::Host, None, &name), &id.0);
     }
     let actor = Actor {
@@ -323,16 +312,4 @@ async fn furnish(cloud: &Cloud, hosts: Vec<(HostId, String)>) -> Result<(), Stri
         .await
         .map(drop)
         .map_err(|error| error.to_string())
-}
-
-fn content() -> ImageStatus {
-    ImageStatus {
-        content: Some(ImageContent {
-            sha256: "0".repeat(64),
-            format: ImageFormat::Qcow2,
-            file_bytes: 1 << 20,
-            virtual_bytes: 1 << 24,
-        }),
-        failure: None,
-    }
 }

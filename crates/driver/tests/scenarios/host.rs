@@ -3,8 +3,8 @@
 use driver::types::{Effect, Failure, MigrationWord, Outcome, Qemu, RunStatusWord};
 use model::document::Order;
 
-use crate::qemu::Process;
 use crate::world::{Answer, Host, M, SOURCE, TARGET, World, failure};
+use driver::qemu_model::Process;
 
 const STREAM: &str = "tcp:192.0.2.2:4000";
 
@@ -61,7 +61,9 @@ impl World {
         );
         assert_eq!(host.process, None, "launched over a process");
         host.spawns += 1;
-        host.process = Some(Process::spawn(incoming));
+        let mut process = Process::spawn(0, incoming);
+        process.limit_ms = Some(20);
+        host.process = Some(process);
         Answer::Done(Outcome::Ok)
     }
 
@@ -185,7 +187,7 @@ fn command_alone(host: &mut Host, effect: &Effect) -> Result<Outcome, Failure> {
             }
         }
         Effect::Reset => process.resets += 1,
-        Effect::SetDowntimeLimit { ms } => process.limit_ms = *ms,
+        Effect::SetDowntimeLimit { ms } => process.limit_ms = Some(*ms),
         Effect::Listen => {
             process.is_listening = true;
             return Ok(Outcome::Listening {

@@ -8,5 +8,4 @@ mod faults;
 mod host;
 mod life;
 mod migration;
-mod qemu;
 mod world;

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use driver::Core;
+use driver::qemu_model::Process;
 use driver::types::{
     Effect, EffectId, Failure, Identity, Input, Lease, Marks, MigrationWord, Now, Outcome, Qemu,
     RunStatusWord,
@@ -15,8 +16,6 @@ use model::report::{OutgoingState, RunState, RunStatus};
 use model::vm::GuestConfig;
 use model::vm::Reboot;
 use model::{HostId, Incarnation, Reason, Timestamp, VmId};
-
-use crate::qemu::Process;
 
 /// What a fault does to an effect, to an agent or to a QEMU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::audit::Actor;
 use model::document::{HostDocument, Order, VmDocument};
-use model::host::{Accelerator, AcceleratorName, HostContact, HostSpec, HostStatus};
-use model::image::{ImageContent, ImageFormat, ImageSpec, ImageStatus};
+use model::host::{HostContact, HostSpec, HostStatus};
+use model::image::ImageSpec;
 use model::lifecycle::Phase;
 use model::migration::{MigrationIntent, MigrationPhase, MigrationSpec};
 use model::report::{Outgoing, OutgoingState, Report, RunState, RunStatus, Samples, VmRun};
-use model::vm::{GuestConfig, PlacementRule, Power, RebootRequest, SavedIn, VmIntent, VmSpec};
+use model::vm::{Power, RebootRequest, SavedIn, VmIntent, VmSpec};
 use model::{
-    DatastoreId, HostId, ImageId, Incarnation, Kind, Meta, MigrationId, Object, Reason, Timestamp, VmId, key,
+    DatastoreId, HostId, ImageId, Incarnation, Kind, MigrationId, Object, Reason, Timestamp, VmId, key,
+    samples,
 };
 use planner::admission::{self, Before, Stamp};
 use planner::concern::{Concerned, Concerns};
@@ -68,22 +69,8 @@ impl World {
             drain_ids: Cell::new(1 << 100),
         };
         let image = world.create(Kind::Image, "image", ImageSpec::default());
-        let content = ImageContent {
-            sha256: "0".repeat(64),
-            format: ImageFormat::Qcow2,
-            file_bytes: 1,
-            virtual_bytes: 1 << 20,
-        };
-        let status = ImageStatus {
-            content: Some(content),
-            failure: None,
-        };
-        world.write(key::image_status(ImageId(image)), &status);
-        let spec = model::datastore::DatastoreSpec {
-            path: "/d".to_owned(),
-            coherent: true,
-        };
-        world.create(Kind::Datastore, "default", spec);
+        world.write(key::image_status(ImageId(image)), &samples::image_status());
+        world.create(Kind::Datastore, "default", samples::datastore_spec());
         for n in 1..=hosts {
             world.host(&format!("h{n}"), 4096);
         }
@@ -105,25 +92,10 @@ impl World {
 
     pub(crate) fn create<S: Serialize>(&mut self, kind: Kind, name: &str, spec: S) -> Uuid {
         let id = self.next_id();
-        let meta = Meta {
-            id,
-            name: name.to_owned(),
-            project: (!kind.is_cloud_wide()).then(|| "default".to_owned()),
-            owner: "ann".to_owned(),
-            labels: BTreeMap::new(),
-            created_at: self.now,
-            updated_at: self.now,
-            deleted_at: None,
-        };
+        let object = samples::object(kind, id, name, self.now, spec);
         let mut plan = Plan::new(format!("create {kind} {name}"));
-        plan.create(
-            key::object(kind, id),
-            &Object {
-                meta: meta.clone(),
-                spec,
-            },
-        );
-        plan.create(key::name_index(kind, meta.project.as_deref(), name), &id);
+        plan.create(key::object(kind, id), &object);
+        plan.create(key::name_index(kind, object.meta.project.as_deref(), name), &id);
         self.commit(plan).unwrap();
         id
     }
@@ -145,20 +117,9 @@ impl World {
 
     pub(crate) fn host_status(&mut self, id: HostId, memory_mib: u64, cpu_model: &str) {
         let status = HostStatus {
-            agent_version: "1".to_owned(),
-            qemu_version: "10".to_owned(),
-            cpus: 4,
-            memory_mib,
-            reserved_mib: 0,
-            accelerator: Accelerator {
-                name: AcceleratorName::Tcg,
-                why: None,
-            },
-            peer_address: None,
-            lacks: Vec::new(),
             cpu_model: cpu_model.to_owned(),
-            boot_id: "boot".to_owned(),
-            qemu_user: None,
+            peer_address: None,
+            ..samples::host_status(1, memory_mib)
         };
         self.write(key::host_status(id), &status);
     }
@@ -204,19 +165,9 @@ impl World {
         let image = ImageId(self.view.find(Kind::Image, Some("default"), "image").unwrap());
         let datastore = DatastoreId(self.view.find(Kind::Datastore, None, "default").unwrap());
         let spec = VmSpec {
-            template: None,
-            vcpus: 1,
             memory_mib,
-            image,
-            disk_bytes: None,
-            datastore,
-            nics: Vec::new(),
-            guest: GuestConfig::default(),
-            placement: PlacementRule::default(),
             power,
-            force: false,
-            power_request: 1,
-            reboot: None,
+            ..samples::vm_spec(image, datastore)
         };
         VmId(self.create(Kind::Vm, name, spec))
     }

@@ -111,20 +111,13 @@ impl Agent {
 
 fn status(memory_mib: u64) -> HostStatus {
     HostStatus {
-        agent_version: "1".to_owned(),
-        qemu_version: "10".to_owned(),
         cpus: 2,
-        memory_mib,
-        reserved_mib: 0,
+        peer_address: None,
         accelerator: Accelerator {
             name: AcceleratorName::Tcg,
             why: Some("no kvm".to_owned()),
         },
-        peer_address: None,
-        lacks: Vec::new(),
-        cpu_model: "qemu64".to_owned(),
-        boot_id: "b".to_owned(),
-        qemu_user: None,
+        ..model::samples::host_status(1, memory_mib)
     }
 }
 

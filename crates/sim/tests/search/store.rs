@@ -6,14 +6,15 @@
 use std::collections::BTreeMap;
 
 use model::document::VmDocument;
-use model::host::{Accelerator, AcceleratorName, HostContact, HostSpec, HostStatus};
-use model::image::{ImageContent, ImageFormat, ImageSpec, ImageStatus};
+use model::host::{HostContact, HostSpec};
+use model::image::ImageSpec;
 use model::lifecycle::Phase;
 use model::migration::{MigrationIntent, MigrationPhase, MigrationSpec};
 use model::report::{Report, RunStatus, Samples, VmRun};
-use model::vm::{GuestConfig, PlacementRule, Power, VmIntent, VmSpec};
+use model::vm::{Power, VmIntent, VmSpec};
 use model::{
-    DatastoreId, HostId, ImageId, Incarnation, Kind, Meta, MigrationId, Object, Timestamp, VmId, key, record,
+    DatastoreId, HostId, ImageId, Incarnation, Kind, MigrationId, Object, Timestamp, VmId, key, record,
+    samples,
 };
 use planner::Plan;
 use planner::view::{Change, View};
@@ -113,20 +114,8 @@ fn migration(at: usize) -> MigrationId {
     MigrationId(Uuid::from_u128(0x200 + at as u128))
 }
 
-fn object<S>(id: Uuid, name: &str, spec: S) -> Object<S> {
-    Object {
-        meta: Meta {
-            id,
-            name: name.to_owned(),
-            project: Some("default".to_owned()),
-            owner: "ann".to_owned(),
-            labels: BTreeMap::new(),
-            created_at: now(),
-            updated_at: now(),
-            deleted_at: None,
-        },
-        spec,
-    }
+fn object<S>(kind: Kind, id: Uuid, name: &str, spec: S) -> Object<S> {
+    samples::object(kind, id, name, now(), spec)
 }
 
 /// Three hosts, an image, a datastore, and a VM that shall run.
@@ -135,69 +124,27 @@ fn first_keys() -> Keys {
     let (image, datastore) = (Uuid::from_u128(1), Uuid::from_u128(2));
     for at in 0..HOSTS {
         let id = host(at);
-        let spec = object(id.0, &format!("h{}", at + 1), HostSpec::default());
+        let spec = object(Kind::Host, id.0, &format!("h{}", at + 1), HostSpec::default());
         keys.insert(key::object(Kind::Host, id.0), record::encode(&spec));
-        keys.insert(key::host_status(id), record::encode(&host_status(at)));
+        keys.insert(
+            key::host_status(id),
+            record::encode(&samples::host_status(at + 1, 4096)),
+        );
     }
-    let content = ImageContent {
-        sha256: "0".repeat(64),
-        format: ImageFormat::Qcow2,
-        file_bytes: 1,
-        virtual_bytes: 1 << 20,
-    };
-    let status = ImageStatus {
-        content: Some(content),
-        failure: None,
-    };
-    let spec = object(image, "image", ImageSpec::default());
+    let status = samples::image_status();
+    let spec = object(Kind::Image, image, "image", ImageSpec::default());
     keys.insert(key::object(Kind::Image, image), record::encode(&spec));
     keys.insert(key::image_status(ImageId(image)), record::encode(&status));
-    let spec = model::datastore::DatastoreSpec {
-        path: "/d".to_owned(),
-        coherent: true,
-    };
-    let spec = object(datastore, "default", spec);
+    let spec = object(Kind::Datastore, datastore, "default", samples::datastore_spec());
     keys.insert(key::object(Kind::Datastore, datastore), record::encode(&spec));
-    let spec = object(vm().0, "web", vm_spec(ImageId(image), DatastoreId(datastore)));
+    let spec = object(
+        Kind::Vm,
+        vm().0,
+        "web",
+        samples::vm_spec(ImageId(image), DatastoreId(datastore)),
+    );
     keys.insert(key::object(Kind::Vm, vm().0), record::encode(&spec));
     keys
-}
-
-fn vm_spec(image: ImageId, datastore: DatastoreId) -> VmSpec {
-    VmSpec {
-        template: None,
-        vcpus: 1,
-        memory_mib: 256,
-        image,
-        disk_bytes: None,
-        datastore,
-        nics: Vec::new(),
-        guest: GuestConfig::default(),
-        placement: PlacementRule::default(),
-        power: Power::Running,
-        force: false,
-        power_request: 1,
-        reboot: None,
-    }
-}
-
-fn host_status(at: usize) -> HostStatus {
-    HostStatus {
-        agent_version: "1".to_owned(),
-        qemu_version: "10".to_owned(),
-        cpus: 4,
-        memory_mib: 4096,
-        reserved_mib: 0,
-        accelerator: Accelerator {
-            name: AcceleratorName::Tcg,
-            why: None,
-        },
-        peer_address: format!("192.0.2.{}:7000", at + 1).parse().ok(),
-        lacks: Vec::new(),
-        cpu_model: "qemu64".to_owned(),
-        boot_id: "boot".to_owned(),
-        qemu_user: None,
-    }
 }
 
 fn view_of(keys: &Keys) -> View {
@@ -496,7 +443,7 @@ fn ask_to_migrate(keys: &mut Keys, view: &View) {
         request_id: None,
     };
     let id = migration(next).0;
-    let object = object(id, &format!("web-m{next}"), spec);
+    let object = object(Kind::Migration, id, &format!("web-m{next}"), spec);
     keys.insert(key::object(Kind::Migration, id), record::encode(&object));
 }
 

@@ -1,33 +1,55 @@
-//! A small model of a QEMU process: as much of it as the protocol's page measured.
+//! A finite model of a QEMU process: as much of it as the protocol's page measured. The simulator and the scenarios run it;
+//! what was measured is tried against the real one in `crates/qemu/tests`. Behind the feature `qemu-model`, since no program
+//! that runs guests needs it.
+//!
+//! **Owns:** what each command does to the run state and to the last migration's state.
+//!
+//! **Does not know:** time, links, and who commands.
+//!
+//! **Start here:** [`Process`].
 
-use driver::types::{Guest, GuestEnd, MigrationWord, Qemu, QemuState, RunStatusWord};
+use crate::types::{Guest, GuestEnd, MigrationWord, Qemu, QemuState, RunStatusWord};
 use model::migration::Progress;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Process {
-    pub(crate) run: RunStatusWord,
-    pub(crate) migration: MigrationWord,
-    pub(crate) error: Option<String>,
-    pub(crate) is_incoming: bool,
-    pub(crate) is_listening: bool,
-    pub(crate) is_ready: bool,
-    pub(crate) is_silent: bool,
-    pub(crate) limit_ms: u64,
-    pub(crate) resets: u64,
+/// A process.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Process {
+    /// Which process it is: another start is another one.
+    pub serial: u64,
+    /// `query-status`.
+    pub run: RunStatusWord,
+    /// `query-migrate`: the status of the last migration, in either direction.
+    pub migration: MigrationWord,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// It was started to take a stream or a saved state.
+    pub is_incoming: bool,
+    /// It waits for one.
+    pub is_listening: bool,
+    /// The guest's agent has answered.
+    pub is_ready: bool,
+    /// It does not answer.
+    pub is_silent: bool,
+    /// How long the last round may stop the guest.
+    pub limit_ms: Option<u64>,
+    /// How often it was reset.
+    pub resets: u64,
     /// What the guest says of itself.
-    pub(crate) up_ms: Option<u64>,
+    pub up_ms: Option<u64>,
     /// What the guest returns to when a migration ends badly.
     before: RunStatusWord,
 }
 
 impl Process {
-    pub(crate) fn spawn(is_incoming: bool) -> Self {
+    /// One that starts.
+    pub fn spawn(serial: u64, is_incoming: bool) -> Self {
         let run = if is_incoming {
             RunStatusWord::InMigrate
         } else {
             RunStatusWord::Prelaunch
         };
         Self {
+            serial,
             run,
             migration: MigrationWord::None,
             error: None,
@@ -35,14 +57,15 @@ impl Process {
             is_listening: false,
             is_ready: false,
             is_silent: false,
-            limit_ms: 20,
+            limit_ms: None,
             resets: 0,
             up_ms: None,
             before: run,
         }
     }
 
-    pub(crate) fn look(&self) -> Qemu {
+    /// What it says.
+    pub fn look(&self) -> Qemu {
         if self.is_silent {
             return Qemu::Silent;
         }
@@ -50,6 +73,7 @@ impl Process {
             RunStatusWord::Shutdown => Some(GuestEnd::PowerOff),
             RunStatusWord::GuestPanicked => Some(GuestEnd::Panic),
             RunStatusWord::IoError => Some(GuestEnd::IoError),
+            RunStatusWord::InternalError => Some(GuestEnd::InternalError),
             _ => None,
         };
         Qemu::Answers(QemuState {
@@ -64,7 +88,7 @@ impl Process {
                 dirty_pages_per_s: 0,
                 bytes_per_s: 1000,
             }),
-            downtime_limit_ms: Some(self.limit_ms),
+            downtime_limit_ms: self.limit_ms,
             is_incoming: self.is_incoming,
             guest: Guest {
                 ready: self.is_ready,
@@ -76,16 +100,18 @@ impl Process {
         })
     }
 
-    pub(crate) fn executes(&self) -> bool {
+    /// Whether its guest executes.
+    pub fn executes(&self) -> bool {
         self.run == RunStatusWord::Running
     }
 
-    pub(crate) fn has_completed(&self) -> bool {
+    /// Whether its transfer is over, and its guest elsewhere.
+    pub fn has_completed(&self) -> bool {
         self.run == RunStatusWord::PostMigrate && self.migration == MigrationWord::Completed
     }
 
     /// QEMU accepts it wherever the guest stands still and is whole, also after a migration completed.
-    pub(crate) fn cont(&mut self) -> Result<(), &'static str> {
+    pub fn cont(&mut self) -> Result<(), &'static str> {
         match self.run {
             RunStatusWord::InMigrate | RunStatusWord::FinishMigrate => Err("migration is not finalized yet"),
             RunStatusWord::Shutdown | RunStatusWord::GuestPanicked | RunStatusWord::InternalError => {
@@ -98,58 +124,67 @@ impl Process {
         }
     }
 
-    pub(crate) fn stop(&mut self) {
+    /// `stop`.
+    pub fn stop(&mut self) {
         if self.run == RunStatusWord::Running {
             self.run = RunStatusWord::Paused;
         }
     }
 
-    pub(crate) fn migrate(&mut self) {
+    /// Begins to send, to another host or into a file.
+    pub fn migrate(&mut self) {
         self.migration = MigrationWord::Active;
         self.error = None;
         self.before = self.run;
     }
 
-    pub(crate) fn is_transferring(&self) -> bool {
-        !self.is_loading()
-            && matches!(
-                self.migration,
-                MigrationWord::Active | MigrationWord::PreSwitchover | MigrationWord::Device
-            )
-    }
-
-    fn is_loading(&self) -> bool {
+    /// Whether it waits for a stream, or takes it.
+    pub fn is_loading(&self) -> bool {
         self.run == RunStatusWord::InMigrate
     }
 
-    pub(crate) fn pre_switchover(&mut self) {
-        assert_eq!(self.migration, MigrationWord::Active);
+    /// Whether it sends.
+    pub fn is_transferring(&self) -> bool {
+        let is_under_way = matches!(
+            self.migration,
+            MigrationWord::Active | MigrationWord::PreSwitchover | MigrationWord::Device
+        );
+        is_under_way && !self.is_loading()
+    }
+
+    /// All but the last round was sent: the guest stands still until it is told to go on.
+    pub fn pre_switchover(&mut self) {
         self.migration = MigrationWord::PreSwitchover;
         self.run = RunStatusWord::FinishMigrate;
     }
 
-    pub(crate) fn complete(&mut self) {
+    /// The other side has all of it.
+    pub fn complete(&mut self) {
         self.migration = MigrationWord::Completed;
         self.run = RunStatusWord::PostMigrate;
     }
 
     /// The transfer ends badly. QEMU lets the guest go on by itself, unless it could not get its disks back.
-    pub(crate) fn fail(&mut self, status: MigrationWord, goes_on: bool) {
+    pub fn fail(&mut self, status: MigrationWord, goes_on: bool) {
         self.migration = status;
         self.error = (status == MigrationWord::Failed).then(|| "the link was cut".to_owned());
         self.run = match self.before {
             RunStatusWord::Running if goes_on => RunStatusWord::Running,
-            RunStatusWord::Running => RunStatusWord::FinishMigrate,
+            // The last thing that QEMU does is to leave `finish-migrate`.
+            RunStatusWord::Running | RunStatusWord::FinishMigrate => RunStatusWord::Paused,
             other => other,
         };
-        if self.run == RunStatusWord::FinishMigrate {
-            // The last thing that QEMU does is to leave `finish-migrate`.
-            self.run = RunStatusWord::Paused;
-        }
     }
 
-    pub(crate) fn load(&mut self) {
+    /// The stream has come.
+    pub fn load(&mut self) {
         self.migration = MigrationWord::Completed;
         self.run = RunStatusWord::Paused;
+    }
+
+    /// The stream ended before it was whole.
+    pub fn break_off(&mut self) {
+        self.migration = MigrationWord::Failed;
+        self.error = Some("the stream ended".to_owned());
     }
 }
