@@ -162,13 +162,6 @@ fn a_fault_and_a_wish() {
 
 #[test]
 #[ignore = "takes minutes: for `make soak`"]
-fn a_fault_of_another_class_and_a_wish() {
-    let others = CLASSES.into_iter().filter(|class| !FEW_STATES.contains(class));
-    insta::assert_snapshot!(counts(others.map(with_a_wish)));
-}
-
-#[test]
-#[ignore = "takes minutes: for `make soak`"]
 fn every_class_in_every_order() {
     insta::assert_snapshot!(counts(CLASSES.map(|class| every_order(of_class(class, 1)))));
 }
