@@ -32,6 +32,7 @@ use crate::config::{Config, HostDir, JoinToken};
 
 /// How long a server may take to answer a request to join.
 const JOIN_DEADLINE: Duration = Duration::from_secs(20);
+const MACHINE_ID: &str = "/etc/machine-id";
 /// Between tries to renew the certificates.
 const RENEW_PAUSE: Duration = Duration::from_secs(5);
 /// The longest sleep until they are due.
@@ -47,6 +48,9 @@ pub struct HostIdentity {
     /// When new certificates are due; at once if it was never said.
     #[serde(default)]
     pub renew_at: Option<Timestamp>,
+    /// The machine that joined, by its `/etc/machine-id`, if it has one.
+    #[serde(default)]
+    pub machine: Option<String>,
 }
 
 /// Why the host has no identity, or cannot use it.
@@ -69,6 +73,18 @@ pub enum PkiError {
         path: PathBuf,
         /// What is wrong.
         why: String,
+    },
+    /// A copy of another host's directory.
+    #[error(
+        "{path} is of host {name}, which joined from another machine: two agents with its keys would be one host twice. Give \
+         this machine a directory of its own and a new token (`sterna host token`); if it is that host with a new \
+         /etc/machine-id, remove the line `machine` from that file"
+    )]
+    OtherMachine {
+        /// The host's identity.
+        path: PathBuf,
+        /// Its name.
+        name: String,
     },
     /// Keys and requests for certificates.
     #[error("cannot make a key or a request for a certificate")]
@@ -109,11 +125,34 @@ impl PkiError {
 /// The host's identity, with the files that prove it. Joins if the host has not joined before.
 pub async fn join(config: &Config, dir: &HostDir) -> Result<HostIdentity, PkiError> {
     if dir.identity().exists() {
-        return read_identity(dir);
+        let identity = read_identity(dir)?;
+        return match is_of(&identity, machine().as_deref()) {
+            true => Ok(identity),
+            false => Err(PkiError::OtherMachine {
+                path: dir.identity(),
+                name: identity.name,
+            }),
+        };
     }
     let request = join_request(config, dir)?;
     let response = ask(config, &request).await?;
     keep(dir, &response)
+}
+
+/// What tells this machine from others, if it says.
+fn machine() -> Option<String> {
+    let id = fs::read_to_string(MACHINE_ID).ok()?;
+    let id = id.trim();
+    (!id.is_empty()).then(|| id.to_owned())
+}
+
+/// Whether the host's directory is used on the machine that joined, as far as that is known.
+fn is_of(identity: &HostIdentity, machine: Option<&str>) -> bool {
+    identity
+        .machine
+        .as_deref()
+        .zip(machine)
+        .is_none_or(|(then, now)| then == now)
 }
 
 fn read_identity(dir: &HostDir) -> Result<HostIdentity, PkiError> {
@@ -269,6 +308,7 @@ fn keep(dir: &HostDir, response: &JoinResponse) -> Result<HostIdentity, PkiError
         id: response.host_id,
         name: response.name.clone(),
         renew_at: response.renew_at,
+        machine: machine(),
     };
     let json = serde_json::to_vec_pretty(&identity).map_err(|error| PkiError::Content {
         path: dir.identity(),
@@ -454,5 +494,23 @@ fn file(what: &'static str, path: &Path, source: io::Error) -> PkiError {
         what,
         path: path.to_owned(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copied_directory_is_told_from_one_that_says_nothing() {
+        let text = r#"{"id": "0190b2a4-0000-7000-8000-000000000001", "name": "h1", "machine": "a"}"#;
+        let identity: HostIdentity = serde_json::from_str(text).unwrap();
+        assert!(is_of(&identity, Some("a")) && is_of(&identity, None));
+        assert!(!is_of(&identity, Some("b")));
+        let before = HostIdentity {
+            machine: None,
+            ..identity
+        };
+        assert!(is_of(&before, Some("b")));
     }
 }

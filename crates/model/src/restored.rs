@@ -1,4 +1,4 @@
-//! A store that was restored from a backup: hosts may run what it does not know.
+//! A store that was restored from a backup, or put back by hand: hosts may run what it does not know.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,18 @@ pub struct Restored {
     /// Whether hosts are told what the store knows of, so that they end all else.
     #[serde(default)]
     pub ends_unknown: bool,
+    /// It was not restored: a host showed that its database is an old one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub put_back: Option<PutBack>,
+}
+
+/// What shows that a database was put back by hand, or is a copy of one that went on elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutBack {
+    /// The name of the host.
+    pub host: String,
+    /// The revision of a document that it has obeyed. The store has not reached it yet.
+    pub obeyed_revision: u64,
 }
 
 #[cfg(test)]

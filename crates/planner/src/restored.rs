@@ -4,12 +4,40 @@
 //! incarnation of it would be a second copy. So a restored store is *held*: no incarnation is granted, and hosts are told
 //! nothing, until each has said all that it runs, or is dead, and the store knows all of it.
 
-use model::restored::Restored;
+use jiff::Timestamp;
+use model::report::Report;
+use model::restored::{PutBack, Restored};
 use model::{HostId, Incarnation, VmId, key};
 
 use crate::plan::Plan;
 use crate::reports;
 use crate::view::{At, Host, View};
+
+/// The latest document that a host says it has obeyed; 0 if it says nothing of any.
+pub fn obeyed_revision(report: &Report) -> u64 {
+    let obeyed = report.runs.iter().map(|run| run.run.document_revision);
+    obeyed.max().unwrap_or(0)
+}
+
+/// Holds a store that has not reached a revision which a host has obeyed: documents are made from what is stored, so this is
+/// an older database than the one that told the host. `None` if it is held already.
+pub fn put_back(view: &View, host: HostId, obeyed_revision: u64, now: Timestamp) -> Option<Plan> {
+    if view.is_held() {
+        return None;
+    }
+    let restored = Restored {
+        at: now,
+        from_revision: view.revision,
+        ends_unknown: false,
+        put_back: Some(PutBack {
+            host: view.hosts.get(&host).map_or("?", Host::name).to_owned(),
+            obeyed_revision,
+        }),
+    };
+    let mut plan = Plan::new("hold a store that was put back by hand");
+    plan.create(key::RESTORED.to_owned(), &restored);
+    Some(plan)
+}
 
 /// What a host runs and the store does not know of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +96,8 @@ pub enum Way {
 
 /// The next step towards a store that decides again; none if there is none, or if it has been made already.
 pub fn plan(restored: &At<Restored>, unsettled: &Unsettled, way: Way) -> Option<Plan> {
-    if !unsettled.silent.is_empty() {
+    // Its revisions and incarnations would be granted a second time.
+    if restored.value.put_back.is_some() || !unsettled.silent.is_empty() {
         return None;
     }
     let key = key::RESTORED.to_owned();

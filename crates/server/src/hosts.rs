@@ -25,7 +25,7 @@ use planner::{Plan, View};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::answer::commit_problem;
+use crate::answer::{commit_problem, store_problem};
 use crate::shared::{Cloud, LastHeard};
 
 /// How often a report is tried again when others overtake it.
@@ -224,6 +224,7 @@ pub async fn take_report(cloud: &Cloud, host: HostId, actor: &Actor, report: Rep
     if !order.admits(&report) {
         return Ok(());
     }
+    hold_if_put_back(cloud, host, actor, &report).await?;
     for _ in 0..ATTEMPTS {
         let plans = planner::reports::plans(&cloud.cache.view(), host, &report);
         match store_all(cloud, actor, plans).await {
@@ -246,6 +247,36 @@ pub async fn take_report(cloud: &Cloud, host: HostId, actor: &Actor, report: Rep
     Err(commit_problem(CommitError::Conflict {
         key: "the host's VMs".to_owned(),
     }))
+}
+
+/// A database that is older than what a host was told is not to be obeyed, and not to decide.
+async fn hold_if_put_back(
+    cloud: &Cloud,
+    host: HostId,
+    actor: &Actor,
+    report: &Report,
+) -> Result<(), Problem> {
+    let obeyed = planner::restored::obeyed_revision(report);
+    if obeyed <= cloud.cache.revision() {
+        return Ok(());
+    }
+    // Another server may have told the host, and what it wrote is on its way here.
+    let status = cloud.store.status().await;
+    if obeyed <= status.map_err(|error| store_problem(&error))?.revision {
+        return Ok(());
+    }
+    let plan = planner::restored::put_back(&cloud.cache.view(), host, obeyed, cloud.env.now());
+    if let Some(plan) = plan {
+        tracing::error!(
+            %host,
+            obeyed,
+            "this database is older than what the host has obeyed: nothing is decided; see `sterna store resume`"
+        );
+        store_all(cloud, actor, vec![plan])
+            .await
+            .map_err(commit_problem)?;
+    }
+    Ok(())
 }
 
 async fn store_all(cloud: &Cloud, actor: &Actor, plans: Vec<Plan>) -> Result<(), CommitError> {

@@ -7,6 +7,7 @@ use api::store::{RestoredStatus, ResumeBody, StoreStatus, UnknownRun};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use controller::commit::commit;
+use model::restored::{PutBack, Restored};
 use planner::restored::{Unsettled, Way, plan, unsettled};
 use planner::view::At;
 
@@ -35,15 +36,10 @@ pub async fn resume(State(app): State<App>, user: User, Body(body): Body) -> Res
     Ok(axum::Json(status_of(&app).await?).into_response())
 }
 
-async fn step(
-    app: &App,
-    user: &User,
-    restored: &At<model::restored::Restored>,
-    way: Way,
-) -> Result<(), Problem> {
+async fn step(app: &App, user: &User, restored: &At<Restored>, way: Way) -> Result<(), Problem> {
     let in_the_way = in_the_way(app);
     let Some(plan) = plan(restored, &in_the_way, way) else {
-        return refuse(&in_the_way, restored.value.ends_unknown);
+        return refuse(&in_the_way, &restored.value);
     };
     let actor = user.actor();
     let revision = commit(app.writer(&actor), plan).await.map_err(commit_problem)?;
@@ -57,7 +53,20 @@ fn in_the_way(app: &App) -> Unsettled {
 }
 
 /// What a person has to do; nothing while hosts are ending what is not known.
-fn refuse(in_the_way: &Unsettled, ends_unknown: bool) -> Result<(), Problem> {
+fn refuse(in_the_way: &Unsettled, restored: &Restored) -> Result<(), Problem> {
+    if let Some(PutBack {
+        host,
+        obeyed_revision,
+    }) = &restored.put_back
+    {
+        let detail = format!(
+            "this database is an old one: it is at revision {}, and host {host} has obeyed revision {obeyed_revision}. If \
+             another server runs on a later copy of it, stop this one. If not, stop it, move `store/store.db` out of its data \
+             directory, and put it back by `sterna store restore`",
+            restored.from_revision
+        );
+        return Err(Problem::conflict("store-put-back", detail));
+    }
     if !in_the_way.silent.is_empty() {
         let hosts = in_the_way.silent.join(", ");
         let detail = format!(
@@ -66,7 +75,7 @@ fn refuse(in_the_way: &Unsettled, ends_unknown: bool) -> Result<(), Problem> {
         );
         return Err(Problem::conflict("hosts-silent", detail));
     }
-    if ends_unknown {
+    if restored.ends_unknown {
         return Ok(());
     }
     let each = in_the_way.unknown.iter();
@@ -95,7 +104,7 @@ async fn status_of(app: &App) -> Result<StoreStatus, Problem> {
     })
 }
 
-fn restored_status(app: &App, restored: &model::restored::Restored) -> RestoredStatus {
+fn restored_status(app: &App, restored: &Restored) -> RestoredStatus {
     let in_the_way = in_the_way(app);
     let view = app.cache.view();
     let named = |it: planner::restored::Unknown| UnknownRun {

@@ -193,6 +193,7 @@ fn mark(from_revision: u64, now: Timestamp) -> anyhow::Result<Txn> {
         at: now,
         from_revision,
         ends_unknown: false,
+        put_back: None,
     };
     let audit = AuditRecord {
         actor: Actor {

@@ -79,6 +79,7 @@ pub const CODES: &[Code] = &[
     code(409, "request-id-reused", "The request id was used for another request.", "Take a new one."),
     code(409, "runs-unknown", "Hosts run VMs that the restored store does not know.", "Look at them with `sterna store status`; end them with `sterna store resume --end-unknown`."),
     code(409, "stale-revision", "The object was changed after the revision that was expected.", "Read it again, and decide again."),
+    code(409, "store-put-back", "The store's database is older than what a host was told by it.", "Stop this server if another one runs on a later copy; else put the database back by `sterna store restore`."),
     code(409, "too-many-tokens", "There are as many tokens as may be.", "Delete those that are not needed."),
     code(409, "under-way", "Something is under way with the object.", "Wait for its end, or cancel it."),
     code(409, "vni-taken", "Another network has the identifier.", "Take another one, or leave it out to get a free one."),

@@ -103,6 +103,7 @@ fn a_dead_host_keeps_no_store_held() {
         at: world.now,
         from_revision: 1,
         ends_unknown: false,
+        put_back: None,
     };
     world.write(key::RESTORED.to_owned(), &restored);
     assert!(world.view.is_held());

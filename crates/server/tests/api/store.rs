@@ -18,6 +18,7 @@ async fn hold(world: &World) {
         at: Timestamp::UNIX_EPOCH,
         from_revision: 7,
         ends_unknown: false,
+        put_back: None,
     };
     let txn = Txn::new().put(key::RESTORED, record::encode(&restored));
     world.store.txn(txn).await.unwrap();
@@ -188,4 +189,37 @@ async fn compaction_costs_neither_the_audit_trail_nor_those_who_watch() {
     // The server's own watch went on: what comes next is shown.
     world.vm("next").await;
     world.get("/v1/vms/next").await.ok(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_was_put_back_by_hand_is_held_as_soon_as_a_host_shows_it() {
+    let world = World::new().await;
+    let mut agent = Agent::join(&world, "h1").await;
+    agent.hello(&world, 4096).await;
+    let vm = id(&world.vm("web").await);
+    agent
+        .document(&world, |document| document.vms.contains_key(&vm))
+        .await;
+    let mut run = agent.run(vm, RunState::Running);
+    run.run.document_revision = world.store.status().await.unwrap().revision;
+    let told = agent.report(None, vec![run.clone()]);
+    agent.send(&world, &told).await.ok(204);
+    let status = world.get("/v1/store").await.ok(200);
+    assert!(
+        status["restored"].is_null(),
+        "what it was told is no fault: {status:#?}"
+    );
+    // Told so by a store that has gone on since it was copied.
+    run.run.document_revision = 1_000_000;
+    let later = agent.report(None, vec![run]);
+    agent.send(&world, &later).await.ok(204);
+    world
+        .until("/v1/store", |status| status["restored"].is_object())
+        .await;
+    let said = world
+        .post("/v1/store/resume", &json!({ "end_unknown": true }))
+        .await;
+    said.refused(409, "store-put-back");
+    let detail = said.body["detail"].as_str().unwrap();
+    assert!(detail.contains("h1") && detail.contains("1000000"), "{detail}");
 }
