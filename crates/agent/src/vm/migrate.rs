@@ -91,10 +91,8 @@ impl Vm {
             is_retryable: true,
         })?;
         let address = SocketAddr::new(self.host.underlay, port);
-        if let Some(bytes) = self.host.migration_buffer
-            && let Err(error) = bound_listener(&live.process, address, bytes)
-        {
-            tracing::debug!(%error, "the stream's buffers are as large as the kernel likes them");
+        if let Err(error) = bound_listener(&live.process, address, self.host.migration_buffer) {
+            tracing::debug!(%error, "the stream is as the kernel likes it");
         }
         Ok(self.listening(port))
     }
@@ -125,9 +123,8 @@ impl Vm {
         .await?;
         live.note_downtime_limit(LIMITS_MS[0]);
         live.qmp.migrate(&channel).await.map_err(qmp_failure)?;
-        if let Some(bytes) = self.host.migration_buffer {
-            tokio::spawn(bound_all_streams(Arc::clone(&live.process), address, bytes));
-        }
+        let process = Arc::clone(&live.process);
+        tokio::spawn(bound_all_streams(process, address, self.host.migration_buffer));
         Ok(())
     }
 
@@ -193,8 +190,8 @@ impl Vm {
     }
 }
 
-/// Bounds the buffers of all connections of a stream, as they come. What is not bounded costs downtime and nothing else.
-async fn bound_all_streams(process: Arc<QemuProcess>, to: SocketAddr, bytes: usize) {
+/// Bounds all connections of a stream, as they come. What is not bounded costs downtime, and most on a link that is cut.
+async fn bound_all_streams(process: Arc<QemuProcess>, to: SocketAddr, bytes: Option<usize>) {
     let all = async {
         while bound_streams(&process, to, bytes)? < STREAMS {
             sleep(STREAMS_LOOK).await;
@@ -204,7 +201,7 @@ async fn bound_all_streams(process: Arc<QemuProcess>, to: SocketAddr, bytes: usi
     match timeout(STREAMS_PATIENCE, all).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
-            tracing::debug!(%error, "the stream's buffers are as large as the kernel likes them");
+            tracing::debug!(%error, "the stream is as the kernel likes it");
         }
         Err(_) => tracing::debug!(%to, "the stream has fewer connections than it should"),
     }
