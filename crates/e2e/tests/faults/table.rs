@@ -94,7 +94,7 @@ pub(super) enum When {
 }
 
 pub(super) const TABLE: [Entry; 40] = [
-    usual(Fault::Server, Stage::Running, End::GoesOn),
+    soak(Fault::Server, Stage::Running, End::GoesOn),
     usual(Fault::SourceAgent, Stage::Running, End::GoesOn),
     soak(Fault::ServerLink, Stage::Running, End::GoesOn),
     soak(Fault::SourceQemu, Stage::Running, End::Fails),
@@ -131,7 +131,7 @@ pub(super) const TABLE: [Entry; 40] = [
     usual(Fault::TargetAgent, Stage::Switched, End::AtTarget),
     usual(Fault::TargetQemu, Stage::Switched, End::AtSource),
     // `go` cannot come: the record says it.
-    usual(Fault::Link, Stage::Switched, End::AtTarget),
+    soak(Fault::Link, Stage::Switched, End::AtTarget),
     // That it has completed is lost with it: what the target has is never used.
     usual(Fault::SourceQemu, Stage::Switched, End::Fails),
     soak(Fault::SourceQemu, Stage::SwitchOver, End::Fails),
