@@ -1,6 +1,6 @@
-//! How much of a migration's stream the kernel holds between the two QEMUs.
+//! How much of a migration's stream the kernel holds between the two QEMUs, and for how long it may lie there.
 //!
-//! *Owns:* the size of the buffers of QEMU's own sockets, set from outside: QEMU has no setting for it.
+//! *Owns:* these settings of QEMU's own sockets, made from outside: QEMU has none for them.
 //!
 //! *Does not know:* when a transfer begins or ends.
 //!
@@ -10,6 +10,9 @@
 //! target that is slower than the link (it decrypts, and touches its memory for the first time) is that far behind when
 //! the source stops the guest, and the guest waits until it has caught up: up to 200 ms, measured. With small buffers the
 //! target is never behind by more than milliseconds, and on the links of a data centre they carry as much.
+//!
+//! A source sends its last part with its main loop in the same place. On a link that is cut it waits there, its guest stands
+//! still and no monitor answers, until the kernel gives the connection up: by itself after a quarter of an hour.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,9 +22,12 @@ use rustix::net::{SocketAddrAny, getpeername, getsockname, sockopt};
 
 use crate::spawn::QemuProcess;
 
-/// Bounds what a target takes ahead of its QEMU: the connection inherits it from the socket that QEMU listens on. Says
-/// whether there is one.
-pub fn bound_listener(process: &QemuProcess, address: SocketAddr, bytes: usize) -> io::Result<bool> {
+/// How long what was sent may be without an acknowledgement, or without room at the other end.
+const SILENCE_MAX_MS: u32 = 10_000;
+
+/// Bounds what a target takes ahead of its QEMU, if a size is given, and for how long its source may be silent: the
+/// connection inherits it from the socket that QEMU listens on. Says whether there is one.
+pub fn bound_listener(process: &QemuProcess, address: SocketAddr, bytes: Option<usize>) -> io::Result<bool> {
     let listens = |socket: &OwnedFd| {
         let is_listening = sockopt::socket_acceptconn(socket).unwrap_or(false);
         is_listening && is_address(getsockname(socket).ok(), address)
@@ -29,17 +35,24 @@ pub fn bound_listener(process: &QemuProcess, address: SocketAddr, bytes: usize) 
     bound(process, bytes, listens)
 }
 
-/// Bounds what a source sends ahead of the link. Says whether it is connected to that address.
-pub fn bound_stream(process: &QemuProcess, to: SocketAddr, bytes: usize) -> io::Result<bool> {
+/// Bounds what a source sends ahead of the link, if a size is given, and for how long the link may be silent. Says whether
+/// it is connected to that address.
+pub fn bound_stream(process: &QemuProcess, to: SocketAddr, bytes: Option<usize>) -> io::Result<bool> {
     bound(process, bytes, |socket| {
         is_address(getpeername(socket).ok().flatten(), to)
     })
 }
 
 /// The kernel doubles the size, for its own book-keeping.
-fn bound(process: &QemuProcess, bytes: usize, is_meant: impl Fn(&OwnedFd) -> bool) -> io::Result<bool> {
+fn bound(
+    process: &QemuProcess,
+    bytes: Option<usize>,
+    is_meant: impl Fn(&OwnedFd) -> bool,
+) -> io::Result<bool> {
     let sockets: Vec<_> = process.sockets()?.into_iter().filter(is_meant).collect();
     for socket in &sockets {
+        sockopt::set_tcp_user_timeout(socket, SILENCE_MAX_MS)?;
+        let Some(bytes) = bytes else { continue };
         sockopt::set_socket_recv_buffer_size(socket, bytes)?;
         sockopt::set_socket_send_buffer_size(socket, bytes)?;
         // The end of a stream is small, and is not to wait for a full packet.
@@ -66,14 +79,16 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(bound_listener(&me, address, BYTES).unwrap());
+        assert!(bound_listener(&me, address, Some(BYTES)).unwrap());
         let stream = TcpStream::connect(address).unwrap();
         let (taken, _) = listener.accept().unwrap();
         let before = sockopt::socket_send_buffer_size(&stream).unwrap();
-        assert!(bound_stream(&me, address, BYTES).unwrap());
+        assert!(bound_stream(&me, address, Some(BYTES)).unwrap());
         assert_eq!(sockopt::socket_recv_buffer_size(&taken).unwrap(), 2 * BYTES);
         assert_eq!(sockopt::socket_send_buffer_size(&stream).unwrap(), 2 * BYTES);
         assert_ne!(before, 2 * BYTES);
+        let silence_ms = |stream: &TcpStream| sockopt::tcp_user_timeout(stream).unwrap();
+        assert_eq!([silence_ms(&taken), silence_ms(&stream)], [SILENCE_MAX_MS; 2]);
         assert!(sockopt::tcp_nodelay(&taken).unwrap() && sockopt::tcp_nodelay(&stream).unwrap());
         assert_ne!(sockopt::socket_recv_buffer_size(&other).unwrap(), 2 * BYTES);
     }

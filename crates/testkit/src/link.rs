@@ -47,6 +47,12 @@ impl World {
         self.act_in(host, &["sh", "-c", &write]).await
     }
 
+    /// Lets connections that begin from now on hold no more than so much that a host has to send.
+    pub async fn bound_sending(&self, host: &str, bytes: u64) -> anyhow::Result<()> {
+        let write = format!("echo 4096 {bytes} {bytes} >/proc/sys/net/ipv4/tcp_wmem");
+        self.act_in(host, &["sh", "-c", &write]).await
+    }
+
     /// Changes a host's table of neighbours.
     async fn neighbour(&self, host: &str, words: &[&str]) -> anyhow::Result<()> {
         self.act_in(host, &[&["ip", "neighbour"], words].concat()).await

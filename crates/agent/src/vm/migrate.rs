@@ -134,10 +134,8 @@ impl Vm {
             is_retryable: true,
         })?;
         let address = SocketAddr::new(self.host.underlay, port);
-        if let Some(bytes) = self.host.migration_buffer
-            && let Err(error) = bound_listener(&live.process, address, bytes)
-        {
-            tracing::debug!(%error, "the stream's buffers are as large as the kernel likes them");
+        if let Err(error) = bound_listener(&live.process, address, self.host.migration_buffer) {
+            tracing::debug!(%error, "the stream is as the kernel likes it");
         }
         Ok(self.listening(port))
     }
@@ -169,9 +167,8 @@ impl Vm {
         .await?;
         live.note_downtime_limit(LIMITS_MS[0]);
         live.qmp.migrate(&channel).await.map_err(qmp_failure)?;
-        if let Some(bytes) = self.host.migration_buffer {
-            tokio::spawn(bound_when_connected(Arc::clone(&live.process), address, bytes));
-        }
+        let process = Arc::clone(&live.process);
+        tokio::spawn(bound_when_connected(process, address, self.host.migration_buffer));
         Ok(())
     }
 
@@ -237,8 +234,8 @@ impl Vm {
     }
 }
 
-/// Bounds the buffers of a stream as soon as it is connected. One that is not bounded costs downtime and nothing else.
-async fn bound_when_connected(process: Arc<QemuProcess>, to: SocketAddr, bytes: usize) {
+/// Bounds a stream as soon as it is connected. One that is not bounded costs downtime, and most on a link that is cut.
+async fn bound_when_connected(process: Arc<QemuProcess>, to: SocketAddr, bytes: Option<usize>) {
     let connected = async {
         while !bound_stream(&process, to, bytes)? {
             sleep(STREAM_LOOK).await;
@@ -248,7 +245,7 @@ async fn bound_when_connected(process: Arc<QemuProcess>, to: SocketAddr, bytes: 
     match timeout(STREAM_PATIENCE, connected).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
-            tracing::debug!(%error, "the stream's buffers are as large as the kernel likes them");
+            tracing::debug!(%error, "the stream is as the kernel likes it");
         }
         Err(_) => tracing::debug!(%to, "the stream has no connection"),
     }

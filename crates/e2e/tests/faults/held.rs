@@ -5,7 +5,7 @@
 //! | stage | who stands still | why the move is there, and stays |
 //! |---|---|---|
 //! | pre-copy | the target's QEMU | the source's guest runs; the kernel holds less than is to be sent |
-//! | pre-switchover | the source's agent | the source's guest stands still; only its agent may say that QEMU goes on |
+//! | pre-switchover | the source's agent | the source's guest stands still; only its agent may say that QEMU goes on. The kernel holds less than the rest, so a source whose link is cut then waits in the middle of sending it |
 //! | switch-over | the target's QEMU, before the rest is sent | the rest waits in the kernel, which has room for it |
 //! | switched | the source's agent again; the target's QEMU no more | the source has closed the streams; only its agent may tell the target |
 //!
@@ -40,6 +40,9 @@ const HASTE: Duration = Duration::from_secs(4);
 const MUCH_BYTES: u64 = 256 << 20;
 /// Less than there is to send in pre-copy.
 const LITTLE_BYTES: u64 = 1 << 20;
+/// What a source may have sent ahead: enough, and less than the rest.
+const AHEAD_BYTES: u64 = 4 << 20;
+const LITTLE_AHEAD_BYTES: u64 = 64 << 10;
 
 /// A move that is at a stage, and stays there until [`Held::release`].
 pub(super) struct Held {
@@ -71,6 +74,12 @@ impl Held {
                 MUCH_BYTES
             };
             world.make_room(pair.free()?, room).await?;
+            let ahead = if stage == Stage::PreSwitchover {
+                LITTLE_AHEAD_BYTES
+            } else {
+                AHEAD_BYTES
+            };
+            world.bound_sending(&pair.home()?, ahead).await?;
             let mut held = Self::begin(world, pair).await?;
             if held.reach(stage).await {
                 println!("{stage:?} met at attempt {attempt}");

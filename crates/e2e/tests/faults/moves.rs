@@ -8,14 +8,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use api::kinds::Migration;
+use api::kinds::{Migration, Vm};
 use model::lifecycle::Phase;
 use model::migration::MigrationPhase;
 use testkit::counter::{Heard, Left};
 use testkit::link::SERVER;
 use testkit::pair::{HOSTS, MEMORY_MIB, Pair, WEB};
 use testkit::process;
-use testkit::vms::{self, MigrationObject, PATIENCE, VmObject};
+use testkit::vms::{self, BOOT_PATIENCE, MigrationObject, PATIENCE, VmObject};
 use testkit::wait::{self, Verdict};
 use testkit::world::World;
 use tokio::time::{Instant, sleep};
@@ -96,7 +96,8 @@ pub(super) async fn leaves_one_history(
     let disk = volumes.join(pair.web.id.to_string()).join("root.qcow2");
     pair.ran_once().await?;
     world.act(WEB, "shutdown").await?;
-    world.until_phase(WEB, Phase::Off).await?;
+    let is_off = |vm: &VmObject| Verdict::from(vm.status.phase == Phase::Off);
+    wait::until::<Vm>(world.client(), WEB, "off", BOOT_PATIENCE, is_off).await?;
     Left::behind(&disk)?.is_one_history(heard)
 }
 
@@ -270,7 +271,7 @@ pub(super) async fn is_the_same(
 /// It says that it has failed and why; when it is told to start, it boots, and counts on from what is on its disk.
 async fn fails_and_starts(world: &World, pair: &mut Pair<'_>, before: Heard) -> anyhow::Result<()> {
     let is_failed = |vm: &VmObject| Verdict::from(vm.status.phase == Phase::Failed);
-    let failed = wait::until::<api::kinds::Vm>(world.client(), WEB, "Failed", PATIENCE, is_failed).await?;
+    let failed = wait::until::<Vm>(world.client(), WEB, "Failed", PATIENCE, is_failed).await?;
     let status = &failed.status;
     let has_cause = status
         .reason

@@ -94,7 +94,7 @@ pub(super) enum When {
 }
 
 pub(super) const TABLE: [Entry; 40] = [
-    usual(Fault::Server, Stage::Running, End::GoesOn),
+    soak(Fault::Server, Stage::Running, End::GoesOn),
     usual(Fault::SourceAgent, Stage::Running, End::GoesOn),
     soak(Fault::ServerLink, Stage::Running, End::GoesOn),
     soak(Fault::SourceQemu, Stage::Running, End::Fails),
@@ -108,12 +108,13 @@ pub(super) const TABLE: [Entry; 40] = [
     soak(Fault::LinkToTarget, Stage::PreCopy, End::AtSource),
     soak(Fault::LinkBriefly, Stage::PreCopy, End::AtTarget),
     soak(Fault::SourceIsolated, Stage::PreCopy, End::AtSource),
+    // The source's QEMU waits in the kernel, and answers nobody.
+    soak(Fault::Link, Stage::PreSwitchover, End::AtSource),
     soak(Fault::Server, Stage::PreSwitchover, End::AtEither),
     usual(Fault::SourceAgent, Stage::PreSwitchover, End::AtEither),
     soak(Fault::TargetAgent, Stage::PreSwitchover, End::AtEither),
     soak(Fault::TargetQemu, Stage::PreSwitchover, End::AtSource),
     soak(Fault::SourceQemu, Stage::PreSwitchover, End::Fails),
-    soak(Fault::Link, Stage::PreSwitchover, End::AtSource),
     soak(Fault::LinkBriefly, Stage::PreSwitchover, End::AtTarget),
     usual(Fault::Server, Stage::SwitchOver, End::AtTarget),
     soak(Fault::SourceAgent, Stage::SwitchOver, End::AtTarget),
@@ -130,7 +131,7 @@ pub(super) const TABLE: [Entry; 40] = [
     usual(Fault::TargetAgent, Stage::Switched, End::AtTarget),
     usual(Fault::TargetQemu, Stage::Switched, End::AtSource),
     // `go` cannot come: the record says it.
-    usual(Fault::Link, Stage::Switched, End::AtTarget),
+    soak(Fault::Link, Stage::Switched, End::AtTarget),
     // That it has completed is lost with it: what the target has is never used.
     usual(Fault::SourceQemu, Stage::Switched, End::Fails),
     soak(Fault::SourceQemu, Stage::SwitchOver, End::Fails),
