@@ -29,6 +29,7 @@ pub(crate) async fn measure(root: &Path, runs: usize) -> anyhow::Result<()> {
         let mut took = Series::default();
         for run in 0..runs {
             let server = Server::simulated(&root.join(format!("s{hosts}-{run}")), hosts).await?;
+            settled(&server).await?;
             took.push(granted(&server, 0).await?.0.as_secs_f64());
             server.end().await?;
         }

@@ -105,14 +105,9 @@ impl Queue {
         self.order.is_empty()
     }
 
-    /// The VMs among the next so many items.
-    pub fn next_vms(&self, items: usize) -> Vec<VmId> {
-        let next = self.order.iter().take(items);
-        let vms = next.filter_map(|item| match item {
-            Item::Vm(id) => Some(*id),
-            Item::Migration(_) | Item::Host(_) => None,
-        });
-        vms.collect()
+    /// The next so many items.
+    pub fn next(&self, items: usize) -> impl Iterator<Item = Item> + '_ {
+        self.order.iter().take(items).copied()
     }
 
     /// The next item.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use model::audit::Actor;
 use model::document::Cause;
-use model::{Kind, Timestamp, VmId};
+use model::{Kind, Timestamp};
 use planner::Decision;
 use store::Store;
 
@@ -20,7 +20,7 @@ use crate::queue::{Item, Queue};
 const CATCH_UP: Duration = Duration::from_secs(2);
 /// How long to wait when the store cannot write.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
-/// How many of the VMs that are looked at next may be placed by the plan that places the first.
+/// How many of the items that are looked at next the planner is told of: what is alike may be done by one plan.
 const BESIDE_MAX: usize = 15;
 /// The longest sleep; a guard against a clock that jumps.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
@@ -96,7 +96,7 @@ fn wake_changed(cache: &Cache, queue: &mut Queue, seen: u64) -> u64 {
 
 /// Looks at one item, and commits what the planner wants.
 async fn step(writer: Writer<'_>, queue: &mut Queue, item: Item) -> Outcome {
-    let decision = decide(writer, item, &queue.next_vms(BESIDE_MAX));
+    let decision = decide(writer, item, queue.next(BESIDE_MAX));
     let Some(plan) = decision.plan else {
         queue.wait(item, decision.look_again_at, decision.is_waiting);
         return Outcome::Nothing;
@@ -143,12 +143,25 @@ fn cause(writer: Writer<'_>, item: Item) -> Option<Cause> {
     planner::operation::cause(&view, vm)
 }
 
-fn decide(writer: Writer<'_>, item: Item, next: &[VmId]) -> Decision {
+fn decide(writer: Writer<'_>, item: Item, next: impl Iterator<Item = Item>) -> Decision {
     let view = writer.cache.view();
     let now = writer.env.now();
     match item {
-        Item::Vm(id) => planner::vm::plan_beside(&view, id, next, now),
+        Item::Vm(id) => {
+            let others = next.filter_map(|item| match item {
+                Item::Vm(other) => Some(other),
+                _ => None,
+            });
+            planner::vm::plan_beside(&view, id, &others.collect::<Vec<_>>(), now)
+        }
         Item::Migration(id) => planner::migration::plan(&view, id, now),
-        Item::Host(id) => planner::host::plan(&view, id, now, &mut || writer.env.next_id()),
+        Item::Host(id) => {
+            let others = next.filter_map(|item| match item {
+                Item::Host(other) => Some(other),
+                _ => None,
+            });
+            let mut next_id = || writer.env.next_id();
+            planner::host::plan_beside(&view, id, &others.collect::<Vec<_>>(), now, &mut next_id)
+        }
     }
 }

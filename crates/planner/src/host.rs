@@ -3,12 +3,35 @@
 use model::{HostId, Timestamp};
 use uuid::Uuid;
 
-use crate::plan::Decision;
+use crate::plan::{Decision, Plan};
 use crate::view::View;
 use crate::{drain, hardware};
 
 /// What is to be done about a host now. `next_id` makes the ids of what is created.
 pub fn plan(view: &View, id: HostId, now: Timestamp, next_id: &mut dyn FnMut() -> Uuid) -> Decision {
-    let noted = view.hosts.get(&id).and_then(|host| hardware::plan(id, host));
-    noted.map_or_else(|| drain::plan(view, id, now, next_id), Into::into)
+    plan_beside(view, id, &[], now, next_id)
+}
+
+/// The same; if what it is made of is to be kept, that of these others is kept by the same plan.
+pub fn plan_beside(
+    view: &View,
+    id: HostId,
+    others: &[HostId],
+    now: Timestamp,
+    next_id: &mut dyn FnMut() -> Uuid,
+) -> Decision {
+    let note = |id: &HostId| hardware::plan(*id, view.hosts.get(id)?);
+    let Some(mut plan) = note(&id) else {
+        return drain::plan(view, id, now, next_id);
+    };
+    let beside: Vec<Plan> = others
+        .iter()
+        .filter(|other| **other != id)
+        .filter_map(note)
+        .collect();
+    if !beside.is_empty() {
+        plan.action = format!("note what {} hosts are made of", beside.len() + 1);
+    }
+    beside.into_iter().for_each(|other| plan.join(other));
+    plan.into()
 }

@@ -25,6 +25,12 @@ impl Plan {
         }
     }
 
+    /// Takes what another one relies on and writes into this one.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.relies_on.extend(other.relies_on);
+        self.writes.extend(other.writes);
+    }
+
     /// The plan holds only while this key has this revision.
     pub fn rely(&mut self, key: String, revision: u64) {
         self.relies_on.insert(key, revision);

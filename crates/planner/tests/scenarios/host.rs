@@ -1,10 +1,11 @@
 //! Hosts that change: closed during a migration, removed, come back as something else.
 
-use model::host::HostStatus;
-use model::key;
+use model::host::{HostSpec, HostStatus};
 use model::migration::MigrationPhase as M;
 use model::report::{OutgoingState, RunState};
 use model::vm::Power;
+use model::{HostId, Kind, key};
+use uuid::Uuid;
 
 use super::world::World;
 
@@ -90,4 +91,19 @@ fn a_vm_does_not_come_to_a_host_that_is_removed_at_the_same_time() {
     removal.remove(key::object(model::Kind::Host, h1.0), revision);
     world.commit(removal).unwrap();
     world.commit(placement).unwrap_err();
+}
+
+#[test]
+fn what_hosts_that_come_together_are_made_of_is_kept_by_one_plan() {
+    let mut world = World::new(0);
+    let hosts = ["a", "b", "c"].map(|name| HostId(world.create(Kind::Host, name, HostSpec::default())));
+    for host in hosts {
+        world.host_status(host, 4096, "qemu64");
+    }
+    let mut no_id = || Uuid::nil();
+    let plan = planner::host::plan_beside(&world.view, hosts[0], &hosts, world.now, &mut no_id).plan;
+    let plan = plan.unwrap();
+    assert_eq!(plan.action, "note what 3 hosts are made of");
+    world.commit(plan).unwrap();
+    assert_eq!(world.next_plan(), None);
 }
