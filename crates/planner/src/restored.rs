@@ -30,7 +30,7 @@ pub fn put_back(view: &View, host: HostId, obeyed_revision: u64, now: Timestamp)
         from_revision: view.revision,
         ends_unknown: false,
         put_back: Some(PutBack {
-            host: view.hosts.get(&host).map_or("?", Host::name).to_owned(),
+            host: view.hosts.get(&host).map_or("?", |host| host.name()).to_owned(),
             obeyed_revision,
         }),
     };

@@ -7,8 +7,8 @@
 //! **Start here:** [`World::look_over`], which runs after every event.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt};
 use model::audit::AuditRecord;
