@@ -41,6 +41,7 @@ pub mod service;
 pub mod shared;
 pub mod tls;
 pub mod tokens;
+pub mod unread;
 pub mod watch;
 
 pub use limits::Rates;

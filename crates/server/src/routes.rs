@@ -11,7 +11,7 @@ use api::{Create, Problem};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{Method, StatusCode, Uri};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use model::{Kind, VmId};
@@ -28,7 +28,7 @@ use crate::service::{self, Answer, Context, RequestId, check_revision, create_ob
 use crate::shared::Shared;
 use crate::{
     agents, backup, calls, check, console, docs, history, images, lists, metrics, progress, requests,
-    restored, tokens,
+    restored, tokens, unread,
 };
 
 /// What handlers share.
@@ -84,6 +84,7 @@ pub fn router(app: App) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
+        .layer(from_fn(unread::take_the_rest))
         .layer(from_fn_with_state(app.clone(), requests::pass))
         .with_state(app)
 }
