@@ -170,6 +170,10 @@ impl Server {
         client
             .create::<Image>(&named("simulated", ImageSpec::default()), None, false)
             .await?;
+        let mut sector = vec![0; 512];
+        sector[510..].copy_from_slice(&[0x55, 0xaa]);
+        let content = stream::once(std::future::ready(Ok(sector)));
+        client.upload("simulated", 512, content).await?;
         let template = TemplateSpec {
             image: "simulated".to_owned(),
             vcpus: 1,
