@@ -72,7 +72,7 @@ deb: ## build the Debian package below target/debian, and check it
 	rm -rf target/debian target/man
 	$(CARGO) build --locked --release --package sterna
 	target/release/sterna manual target/man
-	$(CARGO) deb --quiet --locked --no-dbgsym --package sterna --output target/debian/
+	$(CARGO) deb --quiet --locked --no-dbgsym --strip --package sterna --output target/debian/
 	packaging/check.sh target/debian/sterna_*.deb
 
 clean: ## remove all that was built
