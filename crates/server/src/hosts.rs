@@ -96,7 +96,7 @@ impl Joining {
 }
 
 /// The names and times of a host that joins for the first time.
-fn first_meta(id: Uuid, name: String, now: Timestamp) -> Meta {
+pub fn first_meta(id: Uuid, name: String, now: Timestamp) -> Meta {
     Meta {
         id,
         name,

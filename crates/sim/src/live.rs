@@ -18,6 +18,7 @@ use model::audit::Actor;
 use model::host::HostSpec;
 use model::{HostId, Kind, Meta, Object, key};
 use planner::Plan;
+use server::hosts::first_meta;
 use server::shared::Cloud;
 
 use crate::agents::micros;
@@ -58,16 +59,10 @@ async fn join_one(cloud: &Cloud, id: HostId, number: usize) -> Result<(), Commit
     let now = cloud.env.now();
     let name = format!("h{number}");
     let meta = Meta {
-        id: id.0,
-        name: name.clone(),
-        project: None,
-        owner: "operator".to_owned(),
         labels: [LABEL]
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into(),
-        created_at: now,
-        updated_at: now,
-        deleted_at: None,
+        ..first_meta(id.0, name.clone(), now)
     };
     let spec = HostSpec::default();
     let mut plan = Plan::new(format!("take in the simulated host {name}"));

@@ -273,11 +273,8 @@ impl Vm {
         let mut held = self.live.lock().await;
         if held.as_ref().is_none_or(|live| live.qmp.is_closed()) {
             // A monitor closes when its process ends: then there is nothing to look for.
-            if let Some(lost) = held.take()
-                && let Ok(Ok(exit)) = timeout(END_PATIENCE, lost.process.gone()).await
-            {
-                let how = ending(exit, spawn::last_line(&self.run_dir()));
-                *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
+            if let Some(lost) = held.take() {
+                self.learn_end(&lost).await;
             }
             match self.find().await {
                 Ok(Some(live)) => *held = Some(Arc::new(live)),
@@ -297,7 +294,15 @@ impl Vm {
                 self.host.board.set_transfer(self.id.vm, state.progress.clone());
                 Qemu::Answers(state)
             }
-            Err(error) => self.silent_or_gone(&error),
+            Err(error) => self.silent_or_gone(&live, &error).await,
+        }
+    }
+
+    /// Its QEMU is about to be seen as gone: how it ended is known from its process.
+    async fn learn_end(&self, lost: &Live) {
+        if let Ok(Ok(exit)) = timeout(END_PATIENCE, lost.process.gone()).await {
+            let how = ending(exit, spawn::last_line(&self.run_dir()));
+            *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
         }
     }
 
@@ -306,9 +311,12 @@ impl Vm {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn silent_or_gone(&self, error: &QmpError) -> Qemu {
+    async fn silent_or_gone(&self, live: &Live, error: &QmpError) -> Qemu {
         match spawn::is_occupied(&self.run_dir()) {
-            Ok(false) => Qemu::None,
+            Ok(false) => {
+                self.learn_end(live).await;
+                Qemu::None
+            }
             _ => {
                 tracing::warn!(%error, "QEMU is silent");
                 Qemu::Silent
