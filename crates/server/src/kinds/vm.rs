@@ -72,7 +72,9 @@ impl Served for Vm {
             incarnation: open.map(|open| open.incarnation).or(ended),
             addresses: run.map(|run| run.addresses.clone()).unwrap_or_default(),
             ready: run.is_some_and(|run| run.ready),
-            reason: lifecycle::reason(facts, phase).or_else(|| memory.and_then(over_reservation)),
+            reason: held_back(view, phase)
+                .or_else(|| lifecycle::reason(facts, phase))
+                .or_else(|| memory.and_then(over_reservation)),
             memory,
             placement: intent
                 .and_then(|intent| intent.placement.clone())
@@ -239,6 +241,17 @@ pub(crate) fn exceeds_reservation(heard: &Heard, view: &View, id: VmId) -> Optio
     let intent = view.vms.get(&id)?.intent.as_ref();
     let memory = memory(heard, view, id, intent.map(|at| &at.value))?;
     memory.qemu_mib.map(|mib| mib > memory.qemu_reserved_mib)
+}
+
+/// Why nothing comes of a VM that waits, if that is so for every VM.
+fn held_back(view: &View, phase: Phase) -> Option<Reason> {
+    let is_held = view.is_held() && phase == Phase::Pending;
+    is_held.then(|| {
+        Reason::new(
+            "store-held",
+            "the store was restored, and nothing is decided until it goes on: `sterna store status` says what is in the way",
+        )
+    })
 }
 
 /// Its host may run out of memory with all reservations kept.

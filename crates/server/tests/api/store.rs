@@ -49,7 +49,9 @@ async fn a_held_store_tells_hosts_nothing_and_grants_nothing() {
     let ended = h1.report(None, vec![h1.run(vm, RunState::Closed)]);
     h1.send(&world, &ended).await.ok(204);
     world.post("/v1/vms/web/actions/start", &json!({})).await;
-    let other = id(&world.vm("other").await);
+    let other = world.vm("other").await;
+    assert_eq!(other["status"]["reason"]["code"], "store-held", "{other:#?}");
+    let other = id(&other);
     tokio::time::sleep(Duration::from_millis(300)).await;
     for vm in [vm, other] {
         let grants = world
