@@ -1,6 +1,7 @@
 //! Files from elsewhere: what they are, and whether they can be taken.
 //!
-//! **Owns:** telling a disk image from its bytes ([`disk`]), and what it is compressed with ([`compression`]).
+//! **Owns:** telling a disk image from its bytes ([`disk`]), what it is compressed with ([`compression`]), and what of it need
+//! not be written ([`sparse`]).
 //!
 //! **Does not know:** where the bytes come from, and who converts them.
 //!
@@ -11,3 +12,4 @@
 
 pub mod compression;
 pub mod disk;
+pub mod sparse;

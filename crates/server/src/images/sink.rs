@@ -12,14 +12,13 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use formats::disk::{HEAD_BYTES, Sample, TAIL_BYTES, bytes_max};
+use formats::sparse;
 use sha2::{Digest, Sha256};
 
 use crate::auth::hex;
 
-/// What is all zero in so large a block, at a multiple of it, is not written.
-const BLOCK_BYTES: usize = 4096;
 /// What is read and written at once.
-pub(super) const PIECE_BYTES: usize = 64 * BLOCK_BYTES;
+pub(super) const PIECE_BYTES: usize = 256 * 1024;
 
 /// Why content was not written.
 #[derive(Debug)]
@@ -102,7 +101,7 @@ impl Sink {
         })
     }
 
-    /// Appends. Blocks are found where each piece but the last is a multiple of their size.
+    /// Appends.
     pub(super) fn write(&mut self, piece: &[u8]) -> Result<(), Unwritten> {
         let begin = self.look.bytes;
         self.look.see(piece);
@@ -110,12 +109,9 @@ impl Sink {
         if self.look.bytes > limit {
             return Err(Unwritten::TooMuch(limit));
         }
-        for (block, at) in piece.chunks(BLOCK_BYTES).zip((begin..).step_by(BLOCK_BYTES)) {
-            if block.iter().any(|byte| *byte != 0) {
-                self.file.write_all_at(block, at).map_err(Unwritten::File)?;
-            }
-        }
-        Ok(())
+        let mut data = sparse::data(piece, begin);
+        let written = data.try_for_each(|(at, block)| self.file.write_all_at(block, at));
+        written.map_err(Unwritten::File)
     }
 
     /// Makes it durable.
@@ -165,7 +161,7 @@ mod tests {
         assert_eq!(written.sha256, hex(&Sha256::digest(&content)));
         assert_eq!(written.sample().bytes, content.len() as u64);
         assert_eq!(written.sample().tail, &content[content.len() - TAIL_BYTES..]);
-        assert!(path.metadata().unwrap().blocks() * 512 < 64 * 1024);
+        assert!(path.metadata().unwrap().blocks() * 512 < 256 * 1024);
     }
 
     #[test]
