@@ -20,6 +20,9 @@ qemu-utils|cmd:qemu-img|makes and reads disk images, serves them (qemu-img, qemu
 gcc|cmd:cc|compiles the C parts of ring and SQLite, links the binaries
 libc6-dev|file:/usr/include/stdio.h|C headers for them; the static libc for the tool inside the test guest
 make|cmd:make|runs the Makefile
+gzip|cmd:gzip|unpacks images that are imported
+xz-utils|cmd:xz|likewise
+zstd|cmd:zstd|likewise
 iproute2|cmd:ip|makes and shows the network namespaces of test hosts
 ca-certificates|file:/etc/ssl/certs/ca-certificates.crt|lets cargo and image downloads check their servers
 syslinux|cmd:syslinux|boot loader of the test guest (installed into a file, without root)

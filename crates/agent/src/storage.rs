@@ -22,7 +22,7 @@ use model::image::ImageFormat;
 use qemu::image::{ImageError, QemuImg};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -163,11 +163,15 @@ impl Storage {
             .map_err(file("make", temporary))?;
         let mut body = answer.bytes_stream();
         let mut digest = Sha256::new();
+        let (mut bytes, mut position) = (0, 0);
         while let Some(chunk) = timeout(SILENCE_DEADLINE, body.next()).await.map_err(|_| late())? {
             let chunk = chunk.map_err(describe)?;
             digest.update(&chunk);
-            output.write_all(&chunk).await.map_err(file("write", temporary))?;
+            let written = write_data(&mut output, &chunk, bytes, &mut position).await;
+            written.map_err(file("write", temporary))?;
+            bytes += chunk.len() as u64;
         }
+        output.set_len(bytes).await.map_err(file("write", temporary))?;
         let found: String = digest
             .finalize()
             .iter()
@@ -204,6 +208,24 @@ impl Storage {
         fs::rename(&temporary, &path).map_err(file("rename", &temporary))?;
         Ok(path)
     }
+}
+
+/// Writes what is not zero of a piece that begins at `at`, so that a sparse image stays one. `position` is the file's.
+async fn write_data(
+    output: &mut tokio::fs::File,
+    piece: &[u8],
+    at: u64,
+    position: &mut u64,
+) -> io::Result<()> {
+    for (at, block) in formats::sparse::data(piece, at) {
+        // A seek waits for what is being written.
+        if at != *position {
+            output.seek(io::SeekFrom::Start(at)).await?;
+        }
+        output.write_all(block).await?;
+        *position = at + block.len() as u64;
+    }
+    Ok(())
 }
 
 /// Where the root disk of a VM is.

@@ -310,7 +310,7 @@ fn closed_word(host: &Object<HostSpec, HostStatus>) -> &'static str {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ImageSpec {
-    /// What the content must hash to, in hexadecimal.
+    /// What is sent must hash to this, in hexadecimal; compressed, if it is sent so.
     pub expected_sha256: Option<String>,
 }
 
@@ -333,6 +333,8 @@ pub struct ImageStatus {
     pub state: ImageState,
     /// The digest of its content.
     pub sha256: Option<String>,
+    /// The digest of what was sent, if that was compressed or of another format.
+    pub source_sha256: Option<String>,
     /// Found from the content.
     pub format: Option<ImageFormat>,
     /// The size of the file.

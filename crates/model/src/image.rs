@@ -42,4 +42,7 @@ pub struct ImageContent {
     pub file_bytes: u64,
     /// The size that a guest sees.
     pub virtual_bytes: u64,
+    /// The digest of what was sent, if that was something else: compressed, or of another format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_sha256: Option<String>,
 }

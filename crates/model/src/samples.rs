@@ -41,6 +41,7 @@ pub fn image_status() -> ImageStatus {
             format: ImageFormat::Qcow2,
             file_bytes: 1,
             virtual_bytes: 1 << 20,
+            source_sha256: None,
         }),
         failure: None,
     }

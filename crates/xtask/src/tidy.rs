@@ -24,7 +24,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, ensure};
 
 /// The crates that decide and do nothing else: no clock, no randomness, no input or output.
-const PURE_CRATES: [&str; 4] = ["driver", "model", "planner", "scheduler"];
+const PURE_CRATES: [&str; 5] = ["driver", "formats", "model", "planner", "scheduler"];
 
 /// Folders that are not looked into, besides hidden ones that are not in [`HIDDEN_FOLDERS`]. The last one breaks the
 /// rules on purpose.

@@ -9,6 +9,7 @@ mod certificates;
 mod console;
 mod documents;
 mod hosts;
+mod images;
 mod lists;
 mod metrics;
 mod objects;

@@ -44,7 +44,7 @@ pub(crate) struct World {
     token: String,
     pub(crate) ca: String,
     task: tokio::task::JoinHandle<()>,
-    _dir: TempDir,
+    pub(crate) dir: TempDir,
 }
 
 impl Drop for World {
@@ -154,7 +154,7 @@ impl World {
             token,
             ca,
             task,
-            _dir: dir,
+            dir,
         }
     }
 

@@ -216,11 +216,16 @@ pub(crate) enum ImageCommand {
 
 /// Which file.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: sterna image import tiny --file guest.qcow2")]
+#[command(after_help = "Examples:
+  sterna image import tiny --file guest.qcow2
+  sterna image import appliance --file appliance-disk1.vmdk.gz
+
+What the file is, its content says, not its name. It is kept as qcow2 or raw; images that need other
+files (a backing file, several extents) are refused.")]
 pub(crate) struct ImportArgs {
     /// The image's name
     pub(crate) name: String,
-    /// A qcow2 or raw disk image
+    /// A disk image: qcow2, raw, VMDK, VHD, VHDX or VDI; also compressed with gzip, xz or zstd
     #[arg(long, value_name = "PATH")]
     pub(crate) file: PathBuf,
     /// A label; may be given several times

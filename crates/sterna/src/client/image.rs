@@ -28,10 +28,7 @@ pub(super) async fn import(context: &Context, args: ImportArgs) -> anyhow::Resul
         .metadata()
         .with_context(|| format!("looking at {}", args.file.display()))?;
     if !metadata.is_file() {
-        bail!(
-            "{} is not a file: give a qcow2 or a raw disk image",
-            args.file.display()
-        );
+        bail!("{} is not a file: give a disk image", args.file.display());
     }
     let image = present(context, &args).await?;
     if image.status.state == ImageState::Ready {
@@ -71,7 +68,9 @@ async fn present(context: &Context, args: &ImportArgs) -> Result<ObjectOf<Image>
 /// The image has its content: all is well if it is the file's.
 fn repeated(context: &Context, path: &Path, image: &ObjectOf<Image>) -> anyhow::Result<ExitCode> {
     let here = digest(context, path)?;
-    if image.status.sha256.as_deref() == Some(&here) {
+    let status = &image.status;
+    let has = [&status.sha256, &status.source_sha256];
+    if has.into_iter().any(|digest| digest.as_deref() == Some(&here)) {
         context.note(&format!("Image {} has this content already.", image.name));
         return output::one::<Image>(context, image);
     }

@@ -22,7 +22,7 @@ const ARROWS: &[(&str, May)] = &[
     ("controller", May::Use(&["model", "planner", "store"])),
     (
         "server",
-        May::Use(&["api", "controller", "model", "planner", "store"]),
+        May::Use(&["api", "controller", "formats", "model", "planner", "store"]),
     ),
     ("qemu", May::Use(&["model"])),
     ("formats", May::Use(&["model"])),

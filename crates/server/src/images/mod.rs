@@ -1,0 +1,136 @@
+//! Images' content: taken from people once, checked, kept under its digest, given to agents.
+
+mod confined;
+mod sink;
+mod take;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path as FilePath, PathBuf};
+
+use api::Problem;
+use api::kinds::Image;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use model::image::{ImageContent, ImageStatus};
+use model::{ImageId, Kind, Reason, key};
+use planner::Plan;
+use tokio::fs::File;
+use uuid::Uuid;
+
+use self::take::{Taken, disk_problem, take};
+use crate::answer::{Path, Refused, commit_problem};
+use crate::auth::{Agent, PROJECT, User};
+use crate::kinds::{Served, render};
+use crate::routes::App;
+
+/// Where a content is kept.
+pub fn path(dir: &FilePath, sha256: &str) -> PathBuf {
+    dir.join(sha256)
+}
+
+/// Takes an image's content.
+pub async fn upload(
+    State(app): State<App>,
+    user: User,
+    Path(name): Path<String>,
+    body: Body,
+) -> Result<Response, Refused> {
+    let id = app.cache.view().find(Kind::Image, Some(PROJECT), &name);
+    let id = id.ok_or_else(|| Problem::not_found(Kind::Image, &name))?;
+    let expected = {
+        let view = app.cache.view();
+        let image = view.images.get(&id);
+        if image
+            .and_then(|image| image.status.as_ref())
+            .is_some_and(|at| at.value.content.is_some())
+        {
+            let detail = format!("image {name} has its content, which never changes: create another image");
+            return Err(Problem::conflict("image-has-content", detail).into());
+        }
+        Image::stored(&view, id).and_then(|at| at.value.spec.expected_sha256.clone())
+    };
+    let temporary = app.images.join(format!("incoming-{}", app.env.next_id()));
+    let taken = take(temporary, body, expected.as_deref()).await;
+    let taken = taken.and_then(|taken| keep(&app, taken));
+    let status = match &taken {
+        Ok(content) => ImageStatus {
+            content: Some(content.clone()),
+            failure: None,
+        },
+        Err(problem) => ImageStatus {
+            content: None,
+            failure: Some(Reason::new(&problem.code, problem.detail.clone())),
+        },
+    };
+    store_status(&app, &user, id, &name, &status).await?;
+    taken?;
+    let view = app.cache.view();
+    let object =
+        render::<Image>(&app.heard, &view, id).ok_or_else(|| Problem::not_found(Kind::Image, &name))?;
+    Ok(axum::Json(object).into_response())
+}
+
+async fn store_status(
+    app: &App,
+    user: &User,
+    id: Uuid,
+    name: &str,
+    status: &ImageStatus,
+) -> Result<(), Problem> {
+    let mut plan = Plan::new(format!("import image {name}"));
+    {
+        let view = app.cache.view();
+        let image = view.images.get(&id);
+        plan.rely(
+            key::object(Kind::Image, id),
+            Image::stored(&view, id).map_or(0, |at| at.revision),
+        );
+        let revision = image
+            .and_then(|image| image.status.as_ref())
+            .map_or(0, |at| at.revision);
+        plan.replace(key::image_status(ImageId(id)), revision, status);
+    }
+    let actor = user.actor();
+    let revision = controller::commit::commit(app.writer(&actor), plan)
+        .await
+        .map_err(commit_problem)?;
+    app.cache.reach(revision, std::time::Duration::from_secs(5)).await;
+    Ok(())
+}
+
+/// Gives content its name.
+fn keep(app: &App, taken: Taken) -> Result<ImageContent, Problem> {
+    let kept = fs::set_permissions(&taken.file.0, Permissions::from_mode(0o600))
+        .and_then(|()| fs::rename(&taken.file.0, path(&app.images, &taken.content.sha256)));
+    kept.map_err(|error| disk_problem("keeping", &error))?;
+    Ok(taken.content)
+}
+
+/// Gives an image's content to an agent.
+pub async fn download(
+    State(app): State<App>,
+    _: Agent,
+    Path(sha256): Path<String>,
+) -> Result<Response, Refused> {
+    let missing = || Problem::new(404, "no-content", "this server has no content with that digest");
+    let is_hash = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !is_hash {
+        return Err(missing().into());
+    }
+    let file = File::open(path(&app.images, &sha256))
+        .await
+        .map_err(|_| missing())?;
+    let length = file
+        .metadata()
+        .await
+        .map_err(|error| disk_problem("reading", &error))?
+        .len();
+    Ok((
+        [(header::CONTENT_LENGTH, length.to_string())],
+        Body::from_stream(crate::backup::chunks(file)),
+    )
+        .into_response())
+}
