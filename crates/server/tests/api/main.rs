@@ -10,6 +10,7 @@ mod console;
 mod documents;
 mod hosts;
 mod lists;
+mod machines;
 mod metrics;
 mod objects;
 mod programs;
