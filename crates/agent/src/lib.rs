@@ -10,10 +10,12 @@
 
 pub mod calls;
 pub mod chance;
+pub mod clock;
 pub mod config;
 pub mod host;
 pub mod journal;
 pub mod link;
+pub mod machine;
 pub mod network;
 pub mod peer;
 pub mod pki;
@@ -36,6 +38,7 @@ use rustix::fs::FlockOperation;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use clock::Clock;
 use config::HostDir;
 pub use config::{Config, JoinToken};
 use host::Abilities;
@@ -47,9 +50,9 @@ use pki::{HostIdentity, PkiError, Tls};
 use reconcile::Fleet;
 use storage::Storage;
 use users::Users;
+use vm::Host;
 use vm::console::Consoles;
 use vm::turns::Turns;
-use vm::{Clock, Host};
 
 /// QEMU's program, found in `PATH`.
 const QEMU: &str = "qemu-system-x86_64";
@@ -137,6 +140,7 @@ async fn serve(config: Config, ready: impl FnOnce()) -> Result<(), AgentError> {
         client,
         status,
         users,
+        clock: Clock::start(),
     }
     .obey(listener)
     .await
@@ -151,22 +155,24 @@ struct Joined {
     client: reqwest::Client,
     status: HostStatus,
     users: Users,
+    clock: Clock,
 }
 
 impl Joined {
     /// Obeys documents and reports, for as long as it is let.
     async fn obey(self, listener: TcpListener) -> Result<(), AgentError> {
         let session = chance::unique();
+        let clock = self.clock.clone();
         let (client, server) = (self.client.clone(), self.config.server.clone());
         let (journal, state) = match open_journal(&self.dir) {
             Ok(opened) => opened,
             Err(error) => {
-                let board = Board::new(without_journal(self.status, &error));
+                let board = Board::new(without_journal(self.status, &error), clock);
                 link::reports(client, server, &board, session).await;
                 return Ok(());
             }
         };
-        let board = Arc::new(Board::new(self.status.clone()));
+        let board = Arc::new(Board::new(self.status.clone(), clock.clone()));
         let (from_peers, own) = (Arc::clone(&self.tls.from_peers), Arc::clone(&self.tls.own));
         let host = Arc::new(self.host(journal, Arc::clone(&board))?);
         let fleet = Arc::new(Fleet::open(Arc::clone(&host), state));
@@ -177,7 +183,7 @@ impl Joined {
             link::reports(client.clone(), server.clone(), &board, session),
             peer::serve(listener, from_peers, Arc::clone(&fleet)),
             calls::answer_all(client.clone(), server.clone(), &host),
-            pki::renew(client.clone(), server.clone(), host.dir.clone(), own),
+            pki::renew(client.clone(), server.clone(), host.dir.clone(), own, clock),
         );
         Ok(())
     }
@@ -199,7 +205,7 @@ impl Joined {
             qemu: PathBuf::from(QEMU),
             underlay: self.config.underlay_address,
             migration_buffer: self.config.migration_buffer,
-            clock: Clock::start(),
+            clock: self.clock,
         })
     }
 }

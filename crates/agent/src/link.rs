@@ -15,13 +15,13 @@ use futures_util::{Stream, StreamExt};
 use model::document::HostDocument;
 use model::host::HostStatus;
 use model::migration::Progress;
-use model::report::{Report, RunStatus};
+use model::report::{Report, RunStatus, Samples};
 use model::{Incarnation, VmId};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use uuid::Uuid;
 
-use crate::vm::Clock;
+use crate::clock::Clock;
 use crate::{chance, host};
 
 /// How long a server may take to answer at all.
@@ -179,10 +179,10 @@ pub struct Board {
 
 impl Board {
     /// A board that reports the host and no runs yet.
-    pub fn new(host: HostStatus) -> Self {
+    pub fn new(host: HostStatus, clock: Clock) -> Self {
         Self {
             core: Mutex::new(driver::Board::new(host)),
-            clock: Clock::start(),
+            clock,
             changed: Notify::new(),
         }
     }
@@ -233,7 +233,11 @@ impl Board {
     }
 
     fn report(&self, session: Uuid) -> Report {
-        self.lock().report(session, host::load())
+        let load = Samples {
+            clock_ahead_s: self.clock.ahead_s(),
+            ..host::load()
+        };
+        self.lock().report(session, load)
     }
 
     fn answered(&self, report: Report) {
@@ -247,7 +251,7 @@ pub async fn reports(client: reqwest::Client, server: String, board: &Board, ses
     let mut backoff = Backoff::new();
     loop {
         let report = board.report(session);
-        match post(&client, &url, &report).await {
+        match post(&client, &url, &report, &board.clock).await {
             Ok(()) => {
                 board.answered(report);
                 backoff = Backoff::new();
@@ -261,13 +265,19 @@ pub async fn reports(client: reqwest::Client, server: String, board: &Board, ses
     }
 }
 
-async fn post(client: &reqwest::Client, url: &str, report: &Report) -> Result<(), StreamError> {
+async fn post(
+    client: &reqwest::Client,
+    url: &str,
+    report: &Report,
+    clock: &Clock,
+) -> Result<(), StreamError> {
     let answer = client
         .post(url)
         .timeout(REPORT_DEADLINE)
         .json(report)
         .send()
         .await?;
+    clock.hear(answer.headers());
     match answer.status().is_success() {
         true => Ok(()),
         false => Err(StreamError::Refused(refusal(answer).await)),

@@ -28,15 +28,16 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
 use serde::{Deserialize, Serialize};
 
+use crate::clock::Clock;
 use crate::config::{Config, HostDir, JoinToken};
+use crate::machine;
 
 /// How long a server may take to answer a request to join.
 const JOIN_DEADLINE: Duration = Duration::from_secs(20);
-const MACHINE_ID: &str = "/etc/machine-id";
 /// Between tries to renew the certificates.
 const RENEW_PAUSE: Duration = Duration::from_secs(5);
 /// The longest sleep until they are due.
-const LOOK_EVERY: Duration = Duration::from_secs(3600);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Which host this is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,7 +127,7 @@ impl PkiError {
 pub async fn join(config: &Config, dir: &HostDir) -> Result<HostIdentity, PkiError> {
     if dir.identity().exists() {
         let identity = read_identity(dir)?;
-        return match is_of(&identity, machine().as_deref()) {
+        return match is_of(&identity, machine::id().as_deref()) {
             true => Ok(identity),
             false => Err(PkiError::OtherMachine {
                 path: dir.identity(),
@@ -137,13 +138,6 @@ pub async fn join(config: &Config, dir: &HostDir) -> Result<HostIdentity, PkiErr
     let request = join_request(config, dir)?;
     let response = ask(config, &request).await?;
     keep(dir, &response)
-}
-
-/// What tells this machine from others, if it says.
-fn machine() -> Option<String> {
-    let id = fs::read_to_string(MACHINE_ID).ok()?;
-    let id = id.trim();
-    (!id.is_empty()).then(|| id.to_owned())
 }
 
 /// Whether the host's directory is used on the machine that joined, as far as that is known.
@@ -174,6 +168,7 @@ fn join_request(config: &Config, dir: &HostDir) -> Result<JoinRequest, PkiError>
     Ok(JoinRequest {
         token: token.trim().to_owned(),
         name: config.name.clone(),
+        machine: machine::digest(&dir.0),
         agent_csr_pem: certificate_request(&agent_key(dir))?,
         migration_csr_pem: certificate_request(&migration_key(dir))?,
     })
@@ -189,19 +184,28 @@ fn migration_key(dir: &HostDir) -> PathBuf {
 
 /// Keeps the host's certificates from expiring, for as long as it is let. The keys stay, and so do connections; QEMU reads
 /// its files anew for each stream.
-pub async fn renew(client: reqwest::Client, server: String, dir: HostDir, own: Arc<OwnCertificate>) {
+pub async fn renew(
+    client: reqwest::Client,
+    server: String,
+    dir: HostDir,
+    own: Arc<OwnCertificate>,
+    clock: Clock,
+) {
+    let mut due = read_identity(&dir).ok().and_then(|identity| identity.renew_at);
     loop {
-        let due = read_identity(&dir).ok().and_then(|identity| identity.renew_at);
-        let left = due.map_or(Duration::ZERO, |at| until(at, crate::chance::now()));
+        let left = due.map_or(Duration::ZERO, |at| until(at, clock.cloud()));
         if !left.is_zero() {
-            // The wall clock may jump meanwhile.
+            // The server's clock may be set meanwhile.
             tokio::time::sleep(left.min(LOOK_EVERY)).await;
             continue;
         }
         match renewed(&client, &server, &dir, &own).await {
             // A server that says no time is asked again when this agent starts.
             Ok(None) => return,
-            Ok(Some(_)) => tracing::info!("this host has new certificates"),
+            Ok(next) => {
+                due = next;
+                tracing::info!("this host has new certificates");
+            }
             Err(error) => {
                 tracing::warn!(
                     error = crate::link::chain(&error),
@@ -224,6 +228,7 @@ async fn renewed(
     own: &OwnCertificate,
 ) -> Result<Option<Timestamp>, PkiError> {
     let request = RenewRequest {
+        machine: machine::digest(&dir.0),
         agent_csr_pem: certificate_request(&agent_key(dir))?,
         migration_csr_pem: certificate_request(&migration_key(dir))?,
     };
@@ -273,9 +278,10 @@ async fn answered(request: reqwest::RequestBuilder, server: &str) -> Result<Join
     let status = answer.status();
     if status.is_client_error() {
         let text = answer.text().await.unwrap_or_default();
+        let said = serde_json::from_str::<api::Problem>(&text);
         return Err(PkiError::Refused {
             server: server(),
-            answer: format!("{status} {text}"),
+            answer: said.map_or_else(|_| format!("{status} {text}"), |problem| problem.detail),
         });
     }
     let answer = answer.error_for_status().map_err(unreachable)?;
@@ -308,7 +314,7 @@ fn keep(dir: &HostDir, response: &JoinResponse) -> Result<HostIdentity, PkiError
         id: response.host_id,
         name: response.name.clone(),
         renew_at: response.renew_at,
-        machine: machine(),
+        machine: machine::id(),
     };
     let json = serde_json::to_vec_pretty(&identity).map_err(|error| PkiError::Content {
         path: dir.identity(),

@@ -10,6 +10,10 @@ pub const STREAM_LOST_MS: u64 = 10_000;
 /// What a host's certificate carries beside its name: `<host id>` + this.
 pub const HOST_SAN_SUFFIX: &str = ".host.sterna";
 
+/// A header of the answer to a report: the server's time, in the form of RFC 3339. The usual `Date` is of no use: it is kept,
+/// and not looked at again, while a clock that was set back has not caught up.
+pub const TIME_HEADER: &str = "sterna-time";
+
 /// A host that wants to join.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct JoinRequest {
@@ -17,6 +21,9 @@ pub struct JoinRequest {
     pub token: String,
     /// The name that the host would like, if the token does not set one.
     pub name: Option<String>,
+    /// What tells the machine from others, if it says: nothing else can be learned from it.
+    #[serde(default)]
+    pub machine: Option<String>,
     /// For the connection to the servers and to other agents.
     pub agent_csr_pem: String,
     /// For QEMU's migration streams: another key and another CA, since QEMU's user can read it.
@@ -46,6 +53,9 @@ pub struct JoinResponse {
 /// A host that wants new certificates, for the keys that it has. It shows the present one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RenewRequest {
+    /// As in [`JoinRequest`]: hosts that joined before it was asked for say it now.
+    #[serde(default)]
+    pub machine: Option<String>,
     /// For the connection to the servers and to other agents.
     pub agent_csr_pem: String,
     /// For QEMU's migration streams.

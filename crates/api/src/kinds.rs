@@ -254,6 +254,10 @@ pub struct HostStatus {
     pub vms: u32,
     /// Processors' load over the last minute in hundredths, as heard last; `null` if that is too long ago.
     pub load1_percent: Option<u32>,
+    /// By how many seconds its clock is ahead of the server's (behind, if negative), as heard last; `null` if that is too
+    /// long ago.
+    #[serde(default)]
+    pub clock_ahead_s: Option<i64>,
     /// What its kernel lacks.
     pub lacks: Vec<Lack>,
     /// How far its drain is, if it has one.

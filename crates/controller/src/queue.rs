@@ -23,6 +23,8 @@ pub struct Queue {
     order: VecDeque<Item>,
     queued: BTreeSet<Item>,
     timers: BTreeMap<Item, Timestamp>,
+    /// When it was asked last what is due.
+    rung_at: Option<Timestamp>,
     /// Items that nothing could be done for: a change of any host or image may help.
     waiting: BTreeSet<Item>,
 }
@@ -129,12 +131,14 @@ impl Queue {
         };
     }
 
-    /// Names the items whose time has come; returns when the next one's comes.
+    /// Names the items whose time has come; returns when the next one's comes. When the clock was set back all are named:
+    /// what they wait for may be due a day later than it was meant to be.
     pub fn ring(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let went_back = self.rung_at.replace(now).is_some_and(|last| now < last);
         let due: Vec<_> = self
             .timers
             .iter()
-            .filter(|(_, at)| **at <= now)
+            .filter(|(_, at)| went_back || **at <= now)
             .map(|(item, _)| *item)
             .collect();
         for item in due {
@@ -166,6 +170,21 @@ mod tests {
         assert_eq!(queue.pop(), None);
         assert_eq!(queue.ring(at), None);
         assert_eq!(queue.pop(), Some(a));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_rings_all_timers() {
+        let (a, b) = (
+            Item::Vm(VmId(Uuid::from_u128(1))),
+            Item::Vm(VmId(Uuid::from_u128(2))),
+        );
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut queue = Queue::default();
+        queue.wait(a, Some(at(100_010)), false);
+        queue.wait(b, Some(at(200_000)), false);
+        assert_eq!(queue.ring(at(100_000)), Some(at(100_010)));
+        assert_eq!(queue.ring(at(13_600)), None);
+        assert_eq!((queue.pop(), queue.pop(), queue.pop()), (Some(a), Some(b), None));
     }
 
     #[test]

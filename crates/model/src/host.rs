@@ -26,6 +26,10 @@ pub struct HostSpec {
     /// That of the certificate with which the last one was asked for: it counts too, since the answer may have been lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former_certificate_sha256: Option<String>,
+    /// The machine that joined, told from others by a digest from which its id cannot be learned; an agent of before does
+    /// not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
     /// That its VMs shall leave it, and that no new one is placed on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,

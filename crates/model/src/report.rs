@@ -166,6 +166,9 @@ pub struct Samples {
     /// What the agent itself takes.
     #[serde(default)]
     pub agent: AgentUse,
+    /// By how many seconds the host's calendar is ahead of the server's, as the last answer showed; behind, if negative.
+    #[serde(default)]
+    pub clock_ahead_s: Option<i64>,
 }
 
 /// What an agent's process takes.

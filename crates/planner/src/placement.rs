@@ -121,7 +121,8 @@ pub fn failed_starts(view: &View, id: HostId) -> Option<(u32, Timestamp)> {
 /// Whether a host is avoided now because starts on it failed.
 fn failing(view: &View, id: HostId, now: Timestamp) -> Option<Failing> {
     let (starts, last_at) = failed_starts(view, id)?;
-    let for_s = AVOIDED_S.saturating_sub(now.duration_since(last_at).as_secs());
+    // Of a clock that was set back the time since then is not known: it is not waited for.
+    let for_s = AVOIDED_S.saturating_sub(now.duration_since(last_at).as_secs().abs());
     let for_s = u64::try_from(for_s).ok().filter(|for_s| *for_s > 0)?;
     (starts >= FAILED_STARTS_MAX).then_some(Failing { starts, for_s })
 }

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use api::Problem;
-use api::agent::{JoinRequest, JoinResponse, KEEP_ALIVE_MS, RenewRequest};
+use api::agent::{JoinRequest, JoinResponse, KEEP_ALIVE_MS, RenewRequest, TIME_HEADER};
 use api::kinds::{JoinToken, JoinTokenBody};
 use axum::body::Bytes;
 use axum::extract::State;
@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 use crate::answer::{Body, Refused, commit_problem, store_problem};
 use crate::auth::{Agent, Connection, User, hex, sha256_hex};
-use crate::hosts::{Documents, Joining, Said, take_report};
+use crate::hosts::{Documents, Joining, Said, Wish, take_report};
 use crate::metrics::Present;
 use crate::routes::App;
 use crate::watch::{Waited, push, until_changed};
@@ -102,6 +102,8 @@ async fn take_in(app: &App, body: &[u8]) -> Result<JoinResponse, Problem> {
     if app.env.now() >= token.expires_at {
         return Err(refused());
     }
+    // Two copies of one machine may ask at the same time: each sees who joined before it.
+    let _turn = app.joins.lock().await;
     let used = At {
         value: token,
         revision: kv.mod_revision,
@@ -132,6 +134,18 @@ fn admitted_key(request: &JoinRequest, token: &StoredJoinToken) -> Result<String
     Ok(key_sha256)
 }
 
+/// What tells a machine from others, if it says and that is a digest.
+fn machine(said: Option<&str>) -> Result<Option<&str>, Problem> {
+    let is_digest = |text: &str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match said {
+        Some(text) if !is_digest(text) => {
+            let detail = "the machine is not told by 64 hexadecimal digits";
+            Err(Problem::new(400, "bad-json", detail))
+        }
+        said => Ok(said),
+    }
+}
+
 type Admitted = (HostId, String, Plan, JoinResponse);
 
 /// Signs the host's keys and writes it down. A host that is there under that name with this token's mark is the same one;
@@ -148,7 +162,12 @@ fn admit(
     let name = wished
         .ok_or_else(|| Problem::invalid("name-missing", "the host says no name: start it with --name"))?;
     model::limits::check_name(&name)?;
-    let joining = Joining::under(&view, &name, token.value.used_by, || app.env.next_id())?;
+    let wish = Wish {
+        name: &name,
+        machine: machine(request.machine.as_deref())?,
+        used_by: token.value.used_by,
+    };
+    let joining = Joining::under(&view, wish, || app.env.next_id())?;
     let host = joining.host;
     let csrs = (request.agent_csr_pem.as_str(), request.migration_csr_pem.as_str());
     let (agent_sha256, response) = certificates(app, host, &name, csrs)?;
@@ -203,6 +222,9 @@ pub async fn renew(
         let at = view.hosts.get(&agent.host).and_then(|host| host.object.as_ref());
         let at = at.ok_or_else(|| Problem::not_found(Kind::Host, &agent.name))?;
         let mut object = at.value.clone();
+        if let Some(machine) = machine(request.machine.as_deref())? {
+            object.spec.machine = Some(machine.to_owned());
+        }
         object.spec.certificate_sha256 = Some(agent_sha256);
         object.spec.former_certificate_sha256 = Some(agent.certificate_sha256.clone());
         plan.replace(key::object(Kind::Host, agent.host.0), at.revision, &object);
@@ -265,10 +287,15 @@ impl DocumentStream {
     }
 }
 
-/// Takes a report.
-pub async fn report(State(app): State<App>, agent: Agent, Body(body): Body) -> Result<StatusCode, Refused> {
+/// Takes a report, and says what time it is.
+pub async fn report(
+    State(app): State<App>,
+    agent: Agent,
+    Body(body): Body,
+) -> Result<impl IntoResponse + use<>, Refused> {
     let report: Report = serde_json::from_slice(&body)
         .map_err(|error| Problem::new(400, "bad-json", format!("the report is not understood: {error}")))?;
     take_report(&app, agent.host, &agent.actor(), report).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let time = [(TIME_HEADER, app.env.now().to_string())];
+    Ok((StatusCode::NO_CONTENT, time))
 }

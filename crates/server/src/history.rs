@@ -15,7 +15,7 @@ use model::{Kind, Timestamp, record};
 use planner::View;
 use serde::Deserialize;
 use serde_json::Value;
-use store::{RangeRequest, Store};
+use store::{RangeRequest, Store, StoreError};
 use uuid::Uuid;
 
 use crate::answer::{Path, Refused, store_problem};
@@ -126,6 +126,31 @@ async fn each_record(
         match page.items.last() {
             Some(last) if page.more => after = Some(last.key.to_string()),
             _ => return Ok(()),
+        }
+    }
+}
+
+/// The id of the newest record, found by halving what may be behind it.
+pub async fn last_id(store: &dyn Store) -> Result<Option<Uuid>, StoreError> {
+    let (mut last, mut high) = (None, u128::MAX);
+    loop {
+        let low = last.map_or(0, |id: Uuid| id.as_u128());
+        if low >= high {
+            return Ok(last);
+        }
+        let middle = low + (high - low) / 2;
+        let request = RangeRequest::prefix(key::AUDIT_PREFIX)
+            .after(key::audit(Uuid::from_u128(middle)))
+            .limit(1)
+            .keys_only();
+        let found = store.range(request).await?;
+        let id = found.items.first().and_then(|kv| {
+            let id = kv.key.strip_prefix(key::AUDIT_PREFIX)?;
+            id.parse::<Uuid>().ok()
+        });
+        match id {
+            Some(_) => last = id,
+            None => high = middle,
         }
     }
 }
@@ -284,6 +309,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_trail_without_records_has_no_last_one() {
+        let store = store::MemoryStore::new(store::system_clock());
+        assert_eq!(last_id(&store).await.unwrap(), None);
+        let put = |id| store::Op::put(key::audit(Uuid::from_u128(id)), "{}");
+        let txn = store::Txn::new().then(put(1)).then(put(u128::MAX - 1));
+        store.txn(txn).await.unwrap();
+        let last = last_id(&store).await.unwrap();
+        assert_eq!(last, Some(Uuid::from_u128(u128::MAX - 1)));
+    }
+
+    #[tokio::test]
     async fn every_page_is_read_from_the_objects_creation_on() {
         let store = store::MemoryStore::new(store::system_clock());
         let minute = |n: i64| Timestamp::from_second(1_800_000_000 + 60 * n).unwrap();
@@ -309,5 +345,7 @@ mod tests {
         assert_eq!(count(None, "start web").await, total / 2 + 1);
         // The five minutes before are for servers whose clocks differ; the key at their very beginning is passed over.
         assert_eq!(count(Some(minute(total - 1)), "start").await, 5);
+        let newest = u128::from(minute(total - 1).as_millisecond().unsigned_abs()) << 80;
+        assert_eq!(last_id(&store).await.unwrap(), Some(Uuid::from_u128(newest)));
     }
 }

@@ -31,30 +31,45 @@ use crate::shared::{Cloud, LastHeard};
 /// How often a report is tried again when others overtake it.
 const ATTEMPTS: u32 = 20;
 
+/// What a host that joins says of itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish<'a> {
+    /// The name that it gets.
+    pub name: &'a str,
+    /// What tells its machine from others, if it says.
+    pub machine: Option<&'a str>,
+    /// The host that has used its token before.
+    pub used_by: Option<HostId>,
+}
+
 /// A host that joins: a new one, or one that is there.
 #[derive(Debug)]
 pub struct Joining {
     /// Which.
     pub host: HostId,
     name: String,
+    machine: Option<String>,
     there: Option<At<Object<HostSpec>>>,
 }
 
 impl Joining {
     /// The host that joins under a name. One that is there under that name with its token's mark (`used_by`) is the same one;
-    /// one that was declared dead may come back under its name.
-    pub fn under(
-        view: &View,
-        name: &str,
-        used_by: Option<HostId>,
-        new_id: impl FnOnce() -> Uuid,
-    ) -> Result<Self, Problem> {
+    /// one that was declared dead may come back under its name. No two are one machine, unless one of them is dead.
+    pub fn under(view: &View, wish: Wish<'_>, new_id: impl FnOnce() -> Uuid) -> Result<Self, Problem> {
+        let Wish {
+            name,
+            machine,
+            used_by,
+        } = wish;
         let id = view.find(Kind::Host, None, name).map(HostId);
         let there = id.and_then(|id| view.hosts.get(&id)?.object.clone());
         let may_return = |at: &At<Object<HostSpec>>| {
             used_by == Some(HostId(at.value.meta.id)) || at.value.spec.confirmed_dead_at.is_some()
         };
-        if there.as_ref().is_some_and(|at| !may_return(at)) {
+        if let Some(at) = there.as_ref().filter(|at| !may_return(at)) {
+            if machine.is_some() && at.value.spec.machine.as_deref() == machine {
+                return Err(joined_before(name));
+            }
             let detail = format!("there is a host {name} already: take another name, or delete that host");
             return Err(Problem::conflict("name-taken", detail));
         }
@@ -62,9 +77,13 @@ impl Joining {
             let detail = "the join token was used by another host: make a new one with `sterna host token`";
             return Err(Problem::new(401, "bad-join-token", detail));
         }
+        if let Some(other) = machine.and_then(|machine| host_of_machine(view, machine, id)) {
+            return Err(is_another(name, other));
+        }
         Ok(Self {
             host: HostId(there.as_ref().map_or_else(new_id, |at| at.value.meta.id)),
             name: name.to_owned(),
+            machine: machine.map(str::to_owned),
             there,
         })
     }
@@ -88,11 +107,43 @@ impl Joining {
             confirmed_dead_at: None,
             certificate_sha256: Some(certificate_sha256),
             former_certificate_sha256: None,
+            machine: self.machine,
             ..before.map(|object| object.spec).unwrap_or_default()
         };
         plan.replace(key::object(Kind::Host, id), revision, &Object { meta, spec });
         plan
     }
+}
+
+/// The name of another host that the machine is and that lives, as far as anybody has said.
+fn host_of_machine<'a>(view: &'a View, machine: &str, but: Option<HostId>) -> Option<&'a str> {
+    let others = view.hosts.iter().filter(|(id, _)| Some(**id) != but);
+    let mut objects = others.filter_map(|(_, host)| Some(&host.object.as_ref()?.value));
+    let is_it = |object: &&Object<HostSpec>| {
+        object.spec.machine.as_deref() == Some(machine) && object.spec.confirmed_dead_at.is_none()
+    };
+    objects.find(is_it).map(|object| object.meta.name.as_str())
+}
+
+/// A machine that has joined comes without its keys: nobody knows what became of the VMs that it had.
+fn joined_before(name: &str) -> Problem {
+    let detail = format!(
+        "this machine is host {name} already, and shows other keys than those that it joined with: start its agent with the \
+         directory that has them. If they are lost, restart the machine, so that none of its VMs runs on, and let go of \
+         the host that it was: `sterna host confirm-dead {name}`, or `sterna host remove {name}` if it holds no VM. Then \
+         start the agent again"
+    );
+    Problem::conflict("machine-taken", detail)
+}
+
+/// A copy of another host's disk, or another host that was installed anew.
+fn is_another(name: &str, other: &str) -> Problem {
+    let detail = format!(
+        "this machine would be host {name}, and has the machine id of host {other}. If its disk is a copy of {other}'s, \
+         give it an id of its own (`rm /etc/machine-id && systemd-machine-id-setup`); if it is {other}, installed anew, \
+         `sterna host remove {other}` first. Then start the agent again"
+    );
+    Problem::conflict("machine-taken", detail)
 }
 
 /// The names and times of a host that joins for the first time.

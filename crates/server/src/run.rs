@@ -79,6 +79,7 @@ pub async fn run(
         images,
         data_dir: config.data_dir.clone(),
         backup: tokio::sync::Mutex::default(),
+        joins: tokio::sync::Mutex::default(),
         bells: Bells::default(),
         calls: Calls::default(),
         limits: Limits::new(config.rates),

@@ -74,6 +74,8 @@ pub struct Shared {
     pub data_dir: PathBuf,
     /// Held while a backup is taken.
     pub backup: tokio::sync::Mutex<()>,
+    /// Held while a host joins.
+    pub joins: tokio::sync::Mutex<()>,
     /// Who is told when its document may have changed.
     pub bells: Bells,
     /// The agents that listen for calls.

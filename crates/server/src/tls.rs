@@ -23,6 +23,8 @@ use crate::routes::App;
 
 /// How many connections are open at once on one listener.
 const CONNECTIONS_MAX: usize = 20_000;
+/// The longest sleep until a certificate is due: the clock may be set meanwhile.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Between tries to renew a certificate.
 const RETRY_PAUSE: Duration = Duration::from_secs(60);
 /// How long a handshake may take.
@@ -68,21 +70,26 @@ fn certified(pki: &Pki, now: Timestamp) -> Result<CertifiedKey, Error> {
 /// Makes the server's certificate anew whenever half of its life is over, until the task is dropped. Connections that are
 /// open are not disturbed.
 pub async fn renew(app: App, own: Arc<OwnCertificate>) {
-    let half = Duration::try_from(app.pki.life / 2).unwrap_or(RETRY_PAUSE);
-    let mut pause = half;
+    let half = app.pki.life / 2;
+    let mut made = app.env.now();
     loop {
-        tokio::time::sleep(pause).await;
-        pause = match certified(&app.pki, app.env.now()) {
+        let now = app.env.now();
+        let left = half.saturating_sub(now.duration_since(made));
+        if let Some(left) = Duration::try_from(left).ok().filter(|left| !left.is_zero()) {
+            tokio::time::sleep(left.min(LOOK_EVERY)).await;
+            continue;
+        }
+        match certified(&app.pki, now) {
             Ok(key) => {
                 own.replace(key);
+                made = now;
                 tracing::info!("the server has a new certificate");
-                half
             }
             Err(error) => {
                 tracing::error!(%error, "the server's certificate was not renewed; it is tried again");
-                RETRY_PAUSE.min(half)
+                tokio::time::sleep(RETRY_PAUSE).await;
             }
-        };
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use model::{HostId, Kind, key, samples};
 use planner::Plan;
 use serde_json::{Value, json};
 use server::auth::User;
-use server::hosts::Joining;
+use server::hosts::{Joining, Wish};
 use server::kinds::Served;
 use server::routes::{decide_change, decide_create, decide_delete, decide_host_action, decide_vm_action};
 use server::service::{self, Answer, Context};
@@ -239,7 +239,12 @@ impl World {
         };
         let name = self.hosts[n].name();
         self.tasks.spawn(server, async move {
-            let joining = Joining::under(&cloud.cache.view(), &name, None, || cloud.env.next_id());
+            let wish = Wish {
+                name: &name,
+                machine: None,
+                used_by: None,
+            };
+            let joining = Joining::under(&cloud.cache.view(), wish, || cloud.env.next_id());
             let Ok(joining) = joining else { return };
             let actor = Actor {
                 name: format!("agent:{name}"),

@@ -14,6 +14,7 @@
 )]
 
 pub mod clean;
+pub mod clocks;
 pub mod console;
 pub mod counter;
 pub mod executing;

@@ -28,10 +28,11 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use driver::types::{Failure, Now};
+use driver::types::Failure;
 use model::Reason;
 use model::host::Accelerator;
 
+use crate::clock::Clock;
 use crate::config::HostDir;
 use crate::journal::Journal;
 use crate::link::Board;
@@ -75,31 +76,6 @@ pub struct Host {
     pub migration_buffer: Option<usize>,
     /// The agent's start.
     pub clock: Clock,
-}
-
-/// The agent's clocks.
-#[derive(Debug, Clone, Copy)]
-pub struct Clock(std::time::Instant);
-
-impl Clock {
-    /// Starts now.
-    pub fn start() -> Self {
-        Self(std::time::Instant::now())
-    }
-
-    /// The time as cores see it.
-    pub fn now(self) -> Now {
-        let monotonic_us = u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Now {
-            monotonic_us,
-            wall: crate::chance::now(),
-        }
-    }
-
-    /// The instant that a core means.
-    pub fn instant(self, at_us: u64) -> tokio::time::Instant {
-        (self.0 + std::time::Duration::from_micros(at_us)).into()
-    }
 }
 
 /// A failure that trying again may help.

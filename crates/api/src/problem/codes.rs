@@ -72,6 +72,7 @@ pub const CODES: &[Code] = &[
     code(409, "in-use", "Others need the object.", "Delete or change those that the answer names."),
     code(409, "is-over", "It has ended already.", "Nothing: read how it ended."),
     code(409, "is-there-already", "The VM is on that host.", "Name another host."),
+    code(409, "machine-taken", "The machine that would join is a host already.", "Give a copied machine an id of its own; let go of the host that an old one was."),
     code(409, "name-taken", "There is an object of this kind and name.", "Take another name, or delete that one."),
     code(409, "network-full", "All addresses of the network are taken.", "Delete VMs, or make another network."),
     code(409, "no-console", "The VM has no console now.", "Start the VM, or ask for the console's log."),

@@ -4,13 +4,14 @@
 //!
 //! | table | what goes on | what fails |
 //! |---|---|---|
-//! | [`table`] | a VM runs, moves, or needs room on disk | server, agents, QEMUs, links in each direction, the datastore |
+//! | [`table`] | a VM runs, moves, or needs room on disk | server, agents, QEMUs, links in each direction, the datastore, clocks |
 //! | [`life`] | any other operation of a VM's life | server, agent, QEMU, at each trace that the operation leaves |
 //! | [`fleet`] | operations on several VMs and on hosts | server, agent |
 //!
 //! `make test` makes those entries that are marked as usual, `make soak` all of them. [`greedy`] has what no single fault
 //! is: a guest that takes all it can get, and one that ends again and again.
 
+mod calendar;
 mod fleet;
 mod full;
 mod greedy;

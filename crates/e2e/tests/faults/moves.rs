@@ -20,6 +20,7 @@ use testkit::wait::{self, Verdict};
 use testkit::world::World;
 use tokio::time::{Instant, sleep};
 
+use super::calendar;
 use super::held::Held;
 use super::table::{End, Entry, Fault, Stage, When, entries};
 
@@ -170,6 +171,8 @@ async fn at_rest(world: &World, pair: &mut Pair<'_>, entry: Entry, before: Heard
             pair.ear.goes_on().await?;
             world.heal(&home, SERVER).await?;
         }
+        Fault::HostClock => calendar::host_clock_is_set(world, &home, &mut pair.ear).await?,
+        Fault::ServerClock => calendar::server_clock_is_set(world, &mut pair.ear).await?,
         other => anyhow::bail!("{other:?} makes no sense where nothing moves"),
     }
     if entry.end == End::Fails {
@@ -204,7 +207,11 @@ async fn strike(world: &World, fault: Fault, held: &Held) -> anyhow::Result<()> 
             }
             Ok(())
         }
-        Fault::ServerLink | Fault::FullDatastore => anyhow::bail!("{fault:?} has no entry in a move"),
+        Fault::HostClock => calendar::is_set_back(world, &source.host).await,
+        Fault::Certificates => calendar::all_have_new_certificates(world).await,
+        Fault::ServerLink | Fault::ServerClock | Fault::FullDatastore => {
+            anyhow::bail!("{fault:?} has no entry in a move")
+        }
     }
 }
 
@@ -223,6 +230,9 @@ async fn ends(world: &World, fault: Fault, held: &Held) -> anyhow::Result<Migrat
     let is_final = |migration: &MigrationObject| Verdict::from(migration.status.phase.is_final());
     let name = &held.migration.name;
     let ended = wait::until::<Migration>(world.client(), name, "ended", GIVES_UP, is_final).await?;
+    if matches!(fault, Fault::HostClock | Fault::Certificates) {
+        calendar::is_right_again(world).await?;
+    }
     if matches!(fault, Fault::Link | Fault::LinkToSource | Fault::SourceIsolated) {
         world.heal(&target.host, source.address).await?;
     }

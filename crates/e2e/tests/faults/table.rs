@@ -47,6 +47,12 @@ pub(super) enum Fault {
     ServerLink,
     /// The datastore has no room left.
     FullDatastore,
+    /// The clock of the VM's host is set back by a day, and ahead by one.
+    HostClock,
+    /// The server's clock is set back by a day; the server ends and is started again.
+    ServerClock,
+    /// Server and hosts get new certificates.
+    Certificates,
 }
 
 /// When it fails.
@@ -93,10 +99,12 @@ pub(super) enum When {
     Soak,
 }
 
-pub(super) const TABLE: [Entry; 40] = [
+pub(super) const TABLE: [Entry; 44] = [
     soak(Fault::Server, Stage::Running, End::GoesOn),
     usual(Fault::SourceAgent, Stage::Running, End::GoesOn),
     soak(Fault::ServerLink, Stage::Running, End::GoesOn),
+    soak(Fault::HostClock, Stage::Running, End::GoesOn),
+    usual(Fault::ServerClock, Stage::Running, End::GoesOn),
     soak(Fault::SourceQemu, Stage::Running, End::Fails),
     soak(Fault::Server, Stage::PreCopy, End::AtEither),
     soak(Fault::SourceAgent, Stage::PreCopy, End::AtEither),
@@ -107,6 +115,9 @@ pub(super) const TABLE: [Entry; 40] = [
     soak(Fault::LinkToSource, Stage::PreCopy, End::AtSource),
     soak(Fault::LinkToTarget, Stage::PreCopy, End::AtSource),
     soak(Fault::LinkBriefly, Stage::PreCopy, End::AtTarget),
+    // The moves after it begin with what it made.
+    usual(Fault::Certificates, Stage::PreCopy, End::AtTarget),
+    soak(Fault::HostClock, Stage::PreCopy, End::AtTarget),
     soak(Fault::SourceIsolated, Stage::PreCopy, End::AtSource),
     // The source's QEMU waits in the kernel, and answers nobody.
     soak(Fault::Link, Stage::PreSwitchover, End::AtSource),

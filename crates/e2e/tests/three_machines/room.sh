@@ -38,6 +38,7 @@ make_root() { # make_root MACHINE
     mount --bind /etc/alternatives "$root/etc/alternatives"
     cp /etc/ld.so.cache /etc/nsswitch.conf "$root/etc/"
     cp "$dir/passwd" "$dir/group" "$root/etc/"
+    printf '%s' "$1" | md5sum | cut -d' ' -f1 >"$root/etc/machine-id"
     mount --bind "$stubs" "$root/opt/stubs"
     mount --bind "$dir/room" "$root/room"
     for name in "$STERNA:sterna" "$PACKAGING/sterna-join:sterna-join"; do

@@ -205,6 +205,10 @@ fn a_host_on_which_starts_fail_is_avoided_for_a_while() {
     assert_eq!(world.why(vm)[0].code, "host-fails-starts");
     let decision = planner::vm::plan(&world.view, vm, world.now);
     assert!(decision.look_again_at.is_some(), "time alone lets it in");
+    // A clock that is set back does not make it wait for a day.
+    let mut earlier = world.now;
+    earlier -= jiff::SignedDuration::from_hours(24);
+    assert_eq!(planner::vm::plan(&world.view, vm, earlier).look_again_at, None);
     world.pass(AVOIDED_S);
     world.settle();
     assert_eq!(

@@ -14,6 +14,9 @@ use super::{Served, drain, set};
 use crate::service::Context;
 use crate::shared::Heard;
 
+/// From how many seconds on the clocks of a host and of this server are said to be apart.
+const CLOCKS_APART_S: u64 = 10;
+
 impl Served for Host {
     type Stored = model::host::HostSpec;
 
@@ -54,6 +57,7 @@ impl Served for Host {
             .last(HostId(id))
             .filter(|_| state == HostState::Up)
             .map(|last| last.samples);
+        let clock_ahead_s = samples.as_ref().and_then(|samples| samples.clock_ahead_s);
         Some(HostStatus {
             state,
             silent_since: host
@@ -69,13 +73,15 @@ impl Served for Host {
             memory_mib: status.map(|_| planner::hardware::capacity(host).memory_mib),
             reserved_mib: reservations.map_or(0, model::host::Reservations::memory_mib),
             vms: reservations.map_or(0, |all| u32::try_from(all.vms.len()).unwrap_or(u32::MAX)),
-            load1_percent: samples.map(|samples| samples.load1_percent),
+            load1_percent: samples.as_ref().map(|samples| samples.load1_percent),
+            clock_ahead_s,
             lacks: status.map(|status| status.lacks.clone()).unwrap_or_default(),
             reason: joined(
                 reason(state)
                     .into_iter()
                     .chain(planner::hardware::attention(host))
                     .chain(failing(view, HostId(id)))
+                    .chain(clock_ahead_s.and_then(clock_apart))
                     .chain(drain.as_ref().and_then(drain::reason)),
             ),
             next_commands: next_commands(state, closed, name),
@@ -189,6 +195,19 @@ fn failing(view: &View, id: HostId) -> Option<Reason> {
             planner::placement::AVOIDED_S
         );
         Reason::new("host-fails-starts", message)
+    })
+}
+
+/// That host and server do not agree on the time.
+fn clock_apart(ahead_s: i64) -> Option<Reason> {
+    (ahead_s.unsigned_abs() >= CLOCKS_APART_S).then(|| {
+        let by = jiff::SignedDuration::from_secs(ahead_s).abs();
+        let way = if ahead_s > 0 { "ahead of" } else { "behind" };
+        let message = format!(
+            "its clock is {by:#} {way} this server's: let both follow a time server (`timedatectl set-ntp true`); nothing is \
+             decided by the host's clock, but certificates are checked with it"
+        );
+        Reason::new("clocks-apart", message)
     })
 }
 

@@ -170,3 +170,28 @@ async fn a_host_promises_what_its_operator_says() {
         .await
         .refused(422, "out-of-range");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_whose_clock_is_apart_is_named() {
+    let (world, mut agent) = furnished().await;
+    for (ahead_s, said) in [
+        (None, None),
+        (Some(3), None),
+        (Some(-86_400), Some("24h behind")),
+        (Some(90), Some("1m 30s ahead")),
+        (Some(0), None),
+    ] {
+        let mut report = agent.report(None, Vec::new());
+        report.samples.clock_ahead_s = ahead_s;
+        agent.send(&world, &report).await.ok(204);
+        let status = &world.get("/v1/hosts/h1").await.ok(200)["status"];
+        assert_eq!(status["clock_ahead_s"], json!(ahead_s));
+        let Some(said) = said else {
+            assert_eq!(status["reason"], json!(null));
+            continue;
+        };
+        assert_eq!(status["reason"]["code"], "clocks-apart");
+        let message = status["reason"]["message"].as_str().unwrap();
+        assert!(message.contains(said), "{message}");
+    }
+}

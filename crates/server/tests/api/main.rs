@@ -11,6 +11,7 @@ mod documents;
 mod hosts;
 mod images;
 mod lists;
+mod machines;
 mod metrics;
 mod objects;
 mod programs;

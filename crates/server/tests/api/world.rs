@@ -251,9 +251,21 @@ impl World {
     }
 
     pub(crate) async fn join(&self, token: &str, keys: &Keys, name: &str) -> Said {
+        self.join_from(None, token, keys, name).await
+    }
+
+    /// From a machine that says which it is.
+    pub(crate) async fn join_from(
+        &self,
+        machine: Option<&str>,
+        token: &str,
+        keys: &Keys,
+        name: &str,
+    ) -> Said {
         let request = JoinRequest {
             token: token.to_owned(),
             name: Some(name.to_owned()),
+            machine: machine.map(str::to_owned),
             agent_csr_pem: keys.request.clone(),
             migration_csr_pem: Keys::new().request,
         };

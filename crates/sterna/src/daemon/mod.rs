@@ -126,6 +126,9 @@ async fn serve(args: ServerArgs) -> anyhow::Result<std::convert::Infallible> {
     let options = Options::new(args.data_dir.join(STORE_DIR));
     let store = tokio::task::spawn_blocking(|| SqliteStore::open(options)).await??;
     let store: Arc<dyn Store> = Arc::new(store);
+    if let Some(last) = server::history::last_id(store.as_ref()).await? {
+        env::rise_above(last);
+    }
     let config = server::Config {
         data_dir: args.data_dir,
         listeners,

@@ -29,10 +29,11 @@ use model::VmId;
 use tokio::time::timeout;
 
 use crate::clean::Machine;
+use crate::clocks;
 use crate::process::{self, Process};
 
 pub use leave::Left;
-pub use start::{guest_image, program};
+pub use start::{COMMON_USER, guest_image, program};
 
 use start::{Output, Start, Up, says_ready};
 
@@ -49,6 +50,8 @@ pub enum Owner {
     Tester,
     /// An ordinary user, whom root becomes for it.
     Nobody,
+    /// Root of a container that has few users, and among them [`COMMON_USER`].
+    Contained,
 }
 
 /// Whether VMs outlive their `sterna up`.
@@ -91,14 +94,22 @@ impl World {
         variables: &'static [(&'static str, &'static str)],
     ) -> anyhow::Result<Self> {
         let mut start = Self::place(Owner::Tester, hosts, Keep::Nothing)?;
-        start.variables = variables;
+        start.variables = variables
+            .iter()
+            .map(|(key, value)| (*key, (*value).to_owned()))
+            .collect();
         Self::start(start, Machine::look()).await
     }
 
     /// As [`World::up`]; what two QEMUs send each other is held by the kernel as it likes, and by as much as
-    /// [`World::make_room`] says.
+    /// [`World::make_room`] says. Its clocks can be set.
     pub async fn up_with_room(hosts: u8) -> anyhow::Result<Self> {
-        Self::up_with(hosts, &[("STERNA_MIGRATION_BUFFER_KIB", "0")]).await
+        let mut start = Self::place(Owner::Tester, hosts, Keep::Nothing)?;
+        start.variables = clocks::prepare(&start.root, hosts)?.into();
+        start
+            .variables
+            .push(("STERNA_MIGRATION_BUFFER_KIB", "0".to_owned()));
+        Self::start(start, Machine::look()).await
     }
 
     /// One in a directory of its own.
@@ -113,7 +124,7 @@ impl World {
             owner,
             hosts,
             keep,
-            variables: &[],
+            variables: Vec::new(),
         })
     }
 
@@ -143,6 +154,11 @@ impl World {
     /// The directory that was given to `sterna up`.
     pub fn directory(&self) -> PathBuf {
         data(&self.up.start.root)
+    }
+
+    /// Where all of it is.
+    pub(crate) fn root(&self) -> &Path {
+        &self.up.start.root
     }
 
     /// A host's directory.

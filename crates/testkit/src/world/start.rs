@@ -18,6 +18,10 @@ use crate::clean::Machine;
 /// The user and group that own nothing.
 const NOBODY: &str = "65534";
 
+/// The user for all QEMUs of a host, in a container.
+pub const COMMON_USER: (&str, u32) = ("sterna-qemu", 64_003);
+const CONTAINED: &str = include_str!("contained.sh");
+
 pub(super) type Output = Lines<BufReader<pipe::Receiver>>;
 
 /// How a `sterna up` is started.
@@ -28,26 +32,46 @@ pub(super) struct Start {
     pub(super) hosts: u8,
     pub(super) keep: Keep,
     /// Of its environment, beside the test's own.
-    pub(super) variables: &'static [(&'static str, &'static str)],
+    pub(super) variables: Vec<(&'static str, String)>,
 }
 
 impl Start {
     /// The program, as the owner and in the directory. With the parent-death signal a world ends also when its test is
     /// killed.
     pub(super) fn sterna(&self, command: &str) -> anyhow::Result<Command> {
-        let mut setpriv = Command::new("setpriv");
+        let mut setpriv = match self.owner {
+            Owner::Contained => self.container()?,
+            Owner::Tester | Owner::Nobody => Command::new("setpriv"),
+        };
         setpriv.args(["--pdeathsig", "TERM"]);
         if self.owner == Owner::Nobody {
             fs::set_permissions(&self.root, fs::Permissions::from_mode(0o777))?;
             setpriv.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
         }
         setpriv
-            .envs(self.variables.iter().copied())
+            .envs(self.variables.iter().cloned())
             .arg(program()?)
             .arg(command)
             .arg("--data-dir")
             .arg(data(&self.root));
         Ok(setpriv)
+    }
+
+    /// What runs setpriv in a container.
+    fn container(&self) -> anyhow::Result<Command> {
+        let users = self.root.join("passwd");
+        let (name, id) = COMMON_USER;
+        let others = fs::read_to_string("/etc/passwd").context("reading /etc/passwd")?;
+        fs::write(
+            &users,
+            format!("{others}{name}:x:{id}:{id}::/:/usr/sbin/nologin\n"),
+        )?;
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", CONTAINED, "contained.sh"])
+            .arg(users)
+            .arg("setpriv");
+        Ok(shell)
     }
 }
 
