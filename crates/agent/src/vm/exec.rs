@@ -57,7 +57,7 @@ pub struct Vm {
     pub look: Arc<Notify>,
     desired: Mutex<Option<Box<VmDocument>>>,
     /// The newest document's order for it.
-    order: watch::Sender<Option<Order>>,
+    pub(super) order: watch::Sender<Option<Order>>,
     /// Held from `Prepare` to the end of `Spawn`, or for one effect.
     turn: Mutex<Option<Turn>>,
     live: AsyncMutex<Option<Arc<Live>>>,
