@@ -42,6 +42,10 @@ const UP_PATIENCE: Duration = Duration::from_secs(60);
 const DOWN_PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// For [`World::up_with`]: what two QEMUs send each other is held by the kernel as it likes, and by as much as
+/// [`World::make_room`] says.
+pub const ROOM: &[(&str, &str)] = &[("STERNA_MIGRATION_BUFFER_KIB", "0")];
+
 /// Who a world belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
@@ -93,12 +97,6 @@ impl World {
         let mut start = Self::place(Owner::Tester, hosts, Keep::Nothing)?;
         start.variables = variables;
         Self::start(start, Machine::look()).await
-    }
-
-    /// As [`World::up`]; what two QEMUs send each other is held by the kernel as it likes, and by as much as
-    /// [`World::make_room`] says.
-    pub async fn up_with_room(hosts: u8) -> anyhow::Result<Self> {
-        Self::up_with(hosts, &[("STERNA_MIGRATION_BUFFER_KIB", "0")]).await
     }
 
     /// One in a directory of its own.
