@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use api::Create;
 use api::client::Client;
-use api::kinds::{Datastore, DatastoreSpec, GuestSpec, Image, ImageSpec, Template, TemplateSpec, Vm, VmSpec};
+use api::kinds::{Datastore, DatastoreSpec, Vm, VmSpec};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use model::vm::Power;
 use testkit::world::program;
@@ -167,24 +167,7 @@ impl Server {
         client
             .create::<Datastore>(&named("default", datastore), None, false)
             .await?;
-        client
-            .create::<Image>(&named("simulated", ImageSpec::default()), None, false)
-            .await?;
-        let mut sector = vec![0; 512];
-        sector[510..].copy_from_slice(&[0x55, 0xaa]);
-        let content = stream::once(std::future::ready(Ok(sector)));
-        client.upload("simulated", 512, content).await?;
-        let template = TemplateSpec {
-            image: "simulated".to_owned(),
-            vcpus: 1,
-            memory_mib: 256,
-            disk_bytes: Some(1 << 20),
-            networks: Some(Vec::new()),
-            guest: GuestSpec::default(),
-        };
-        client
-            .create::<Template>(&named("small", template), None, false)
-            .await?;
+        sim::make_template(&client).await?;
         Ok(())
     }
 

@@ -1,7 +1,6 @@
 //! Tests of the journal's file: every cut, every flipped byte, groups, rewriting.
 
 use super::*;
-use std::time::Duration;
 
 use driver::types::{Mark, Marks};
 use model::{Incarnation, VmId};
@@ -120,7 +119,6 @@ async fn what_was_appended_is_there_after_rewrites() {
         result.unwrap();
     }
     drop(journal);
-    tokio::time::sleep(Duration::from_millis(50)).await;
     let (_journal, state) = Journal::open(&path).unwrap();
     assert_eq!(state.marks.len(), 6000);
 }

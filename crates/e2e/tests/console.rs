@@ -15,7 +15,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, timeout_at};
 
 const WEB: &str = "web";
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Ctrl-].
 const ESCAPE: &str = "\x1d";
 /// What `stty -a` says of a terminal that takes lines and echoes, as a shell leaves it to its commands.

@@ -12,7 +12,7 @@ use testkit::world::World;
 
 const NAME: &str = "web";
 const HOST: &str = "h1";
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn a_vm_lives_and_dies() -> anyhow::Result<()> {

@@ -15,7 +15,7 @@ use testkit::wait::Verdict;
 use testkit::world::World;
 
 const NAME: &str = "web";
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn a_vm_moves_while_it_is_at_rest() -> anyhow::Result<()> {

@@ -320,7 +320,7 @@ fn call(address: &str) -> Outcome {
 fn hear() -> Outcome {
     let flags = SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, Some(eth::RARP))?;
-    let limit = Some(Duration::from_secs(5));
+    let limit = Some(Duration::from_secs(30));
     rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, limit)?;
     println!("ok, listening");
     let mut frame = [0; 128];

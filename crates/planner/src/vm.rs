@@ -166,6 +166,12 @@ impl<'a> Step<'a> {
         intent.open = Some(Open {
             goal,
             reboot,
+            // A guest that has gone on after its last migration stands still from now on because it is told to.
+            resume: if goal == open.goal {
+                open.resume
+            } else {
+                open.has_to_go_on(self.vm.runs.get(&open.incarnation))
+            },
             ..open.clone()
         });
         if self.vm.intent.as_ref().is_some_and(|at| at.value == intent) {

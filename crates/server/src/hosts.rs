@@ -338,3 +338,115 @@ async fn store_all(cloud: &Cloud, actor: &Actor, plans: Vec<Plan>) -> Result<(),
     cloud.cache.reach(last, Duration::from_secs(2)).await;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    use controller::Env;
+    use model::vm::VmIntent;
+    use model::{VmId, record};
+    use store::{BoxFuture, MemoryStore, Store, Txn};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+    const H1: HostId = HostId(Uuid::from_u128(1));
+    const H2: HostId = HostId(Uuid::from_u128(2));
+    const VM: VmId = VmId(Uuid::from_u128(3));
+
+    struct Still;
+
+    impl Env for Still {
+        fn now(&self) -> Timestamp {
+            Timestamp::UNIX_EPOCH
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::ZERO
+        }
+
+        fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+            Box::pin(tokio::time::sleep(duration))
+        }
+
+        fn next_id(&self) -> Uuid {
+            Uuid::nil()
+        }
+    }
+
+    /// The VM is on this host from the revision on.
+    async fn place(store: &MemoryStore, host: HostId) -> u64 {
+        let intent = VmIntent {
+            host: Some(host),
+            ..VmIntent::default()
+        };
+        let txn = Txn::new().put(key::vm_intent(VM), record::encode(&intent));
+        store.txn(txn).await.unwrap().revision
+    }
+
+    fn hosts(hosts: &[HostId]) -> Concerned {
+        Concerned::Hosts(hosts.iter().copied().collect::<BTreeSet<_>>())
+    }
+
+    #[tokio::test]
+    async fn whoever_was_overtaken_by_a_compaction_looks_at_all_hosts_and_goes_on_from_there() {
+        let store = Arc::new(MemoryStore::new(store::system_clock()));
+        place(&store, H1).await;
+        let opened = Cache::open(store.clone(), Arc::new(Still)).await.unwrap();
+        let cache = opened.cache;
+        let mut following = Following::default();
+        assert_eq!(following.next(&cache), Concerned::All);
+        // How the VM came to the other host is not kept, so nothing can be said of it.
+        let moved = place(&store, H2).await;
+        store.compact(moved).await.unwrap();
+        tokio::spawn(opened.following);
+        assert!(cache.reach(moved, PATIENCE).await);
+        assert_eq!(following.next(&cache), Concerned::All);
+        assert_eq!(following.next(&cache), hosts(&[]));
+        // What was missed counts: it is the second host that the VM leaves.
+        let back = place(&store, H1).await;
+        assert!(cache.reach(back, PATIENCE).await);
+        assert_eq!(following.next(&cache), hosts(&[H1, H2]));
+        let stays = place(&store, H1).await;
+        assert!(cache.reach(stays, PATIENCE).await);
+        assert_eq!(following.next(&cache), hosts(&[H1]));
+    }
+
+    /// Whether a bell rang since it was heard last.
+    fn rang(bell: &mut watch::Receiver<u64>) -> bool {
+        let rang = bell.has_changed().unwrap();
+        bell.mark_unchanged();
+        rang
+    }
+
+    #[test]
+    fn a_bell_rings_for_every_connection_of_the_hosts_concerned_and_goes_with_the_last() {
+        let bells = Bells::default();
+        let (mut one, mut again, mut other) = (bells.listen(H1), bells.listen(H1), bells.listen(H2));
+        bells.ring(&hosts(&[H1]));
+        assert_eq!(
+            [rang(&mut one), rang(&mut again), rang(&mut other)],
+            [true, true, false]
+        );
+        bells.ring(&Concerned::All);
+        assert_eq!(
+            [rang(&mut one), rang(&mut again), rang(&mut other)],
+            [true, true, true]
+        );
+        bells.ring(&hosts(&[]));
+        assert_eq!(
+            [rang(&mut one), rang(&mut again), rang(&mut other)],
+            [false, false, false]
+        );
+        // One connection ends; the host is still there.
+        drop(one);
+        bells.ring(&hosts(&[H1]));
+        assert!(rang(&mut again));
+        drop((again, other));
+        bells.ring(&Concerned::All);
+        assert!(bells.lock().is_empty(), "who is gone is rung for");
+        assert!(!rang(&mut bells.listen(H1)), "nothing has happened since");
+    }
+}

@@ -1,6 +1,7 @@
 //! Simulated hosts of a real server, in real time: what `sterna up --simulate` has instead of machines.
 //!
-//! **Owns:** how the hosts become members, and when what was due by a world's time happens by the clock.
+//! **Owns:** how the hosts become members, what their VMs are made from, and when what was due by a world's time happens by
+//! the clock.
 //!
 //! **Does not know:** what happens: hosts, agents and QEMUs are those of [`crate::world`], and nothing breaks.
 //!
@@ -12,6 +13,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::Create;
+use api::client::{Client, ClientError};
+use api::kinds::{GuestSpec, Image, ImageSpec, Template, TemplateSpec};
 use controller::commit::{CommitError, commit};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use model::audit::Actor;
@@ -29,6 +33,10 @@ use crate::world::{Event, World};
 pub const HOSTS_MAX: u16 = 10_000;
 /// What each has for guests: much more than is needed, since nothing is behind it.
 const MEMORY_MIB: u64 = 64 << 10;
+/// The image and the template that their VMs are made from.
+const IMAGE: &str = "simulated";
+const TEMPLATE: &str = "small";
+const TEMPLATE_MIB: u64 = 256;
 /// By this label they are told from others.
 const LABEL: (&str, &str) = ("simulated", "yes");
 /// The one that it has.
@@ -53,6 +61,39 @@ pub async fn join(cloud: &Cloud, hosts: u16) -> Result<Vec<HostId>, CommitError>
         .try_collect::<Vec<()>>()
         .await?;
     Ok(ids)
+}
+
+/// Makes an image that no guest could boot, and a template with it: what simulated VMs are made from.
+pub async fn make_template(client: &Client) -> Result<(), ClientError> {
+    let mut sector = vec![0; 512];
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    let image = ImageSpec {
+        expected_sha256: Some(server::auth::sha256_hex(&sector)),
+    };
+    client.create::<Image>(&named(IMAGE, image), None, false).await?;
+    let length = sector.len() as u64;
+    let content = stream::once(std::future::ready(Ok(sector)));
+    client.upload(IMAGE, length, content).await?;
+    let template = TemplateSpec {
+        image: IMAGE.to_owned(),
+        vcpus: 1,
+        memory_mib: TEMPLATE_MIB,
+        disk_bytes: None,
+        networks: Some(Vec::new()),
+        guest: GuestSpec::default(),
+    };
+    client
+        .create::<Template>(&named(TEMPLATE, template), None, false)
+        .await?;
+    Ok(())
+}
+
+fn named<S>(name: &str, spec: S) -> Create<S> {
+    Create {
+        name: Some(name.to_owned()),
+        labels: std::collections::BTreeMap::new(),
+        spec,
+    }
 }
 
 async fn join_one(cloud: &Cloud, id: HostId, number: usize) -> Result<(), CommitError> {

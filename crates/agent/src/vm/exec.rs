@@ -44,7 +44,7 @@ const FETCH_DEADLINE: Duration = Duration::from_secs(3600);
 /// The cache of translated code: enough for small guests, and it keeps them small.
 const TCG_TB_SIZE_MIB: u32 = 16;
 /// How long an end is waited for that a closed monitor announces.
-const END_PATIENCE: Duration = Duration::from_millis(500);
+const END_PATIENCE: Duration = Duration::from_secs(2);
 const SEED_FILE: &str = "seed.img";
 
 /// One incarnation, as the shell sees it.
@@ -57,7 +57,7 @@ pub struct Vm {
     pub look: Arc<Notify>,
     desired: Mutex<Option<Box<VmDocument>>>,
     /// The newest document's order for it.
-    order: watch::Sender<Option<Order>>,
+    pub(super) order: watch::Sender<Option<Order>>,
     /// Held from `Prepare` to the end of `Spawn`, or for one effect.
     turn: Mutex<Option<Turn>>,
     live: AsyncMutex<Option<Arc<Live>>>,

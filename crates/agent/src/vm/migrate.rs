@@ -26,6 +26,7 @@ use qemu::qmp::migration::{MigrationChannel, MigrationStatus};
 use qemu::qmp::{Qmp, QmpError};
 use qemu::spawn::QemuProcess;
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::exec::{Vm, qmp_failure};
@@ -42,6 +43,9 @@ const STREAM_PATIENCE: Duration = Duration::from_secs(1);
 const STREAM_LOOK: Duration = Duration::from_millis(5);
 /// Between looks at one.
 const CANCEL_LOOK: Duration = Duration::from_millis(5);
+
+/// How long the answer to a `go` may come after the record's word that the target runs, or has closed.
+const LATE_ANSWER: Duration = Duration::from_secs(1);
 
 /// Where a VM's QEMU finds the host's credentials, in its working directory, which nobody else can get to.
 const CREDENTIALS_DIR: &str = "tls";
@@ -224,13 +228,34 @@ impl Vm {
             from: self.id.incarnation,
             to,
         };
-        let answered = self.host.peers.go(peer, host, &request).await;
+        let stands = |order: &Option<Order>| matches!(order, Some(Order::MigrateTo(order)) if order.to == to);
+        let asked = self.host.peers.go(peer, host, &request);
+        let answered = while_it_stands(self.order.subscribe(), stands, asked).await;
+        let answered = answered.ok_or_else(overtaken)?;
         let running_for = answered.map_err(|error| retryable("go-not-answered", &error))?;
         // The process may be gone by now: the figure is lost then, and nothing else.
         let stopped_for = self.live().await.ok().and_then(|live| live.stopped_for());
         let stopped_for = stopped_for.map(|time| time.saturating_sub(running_for));
         let downtime_us = stopped_for.and_then(|time| u64::try_from(time.as_micros()).ok());
         Ok(Outcome::TargetRuns { downtime_us })
+    }
+}
+
+/// Waits for an answer for as long as the order stands that it is for, and a little longer, since it may be on its way. What is
+/// ordered next waits meanwhile.
+async fn while_it_stands<T>(
+    mut orders: watch::Receiver<Option<Order>>,
+    stands: impl Fn(&Option<Order>) -> bool,
+    answer: impl Future<Output = T>,
+) -> Option<T> {
+    let is_over = async {
+        let _ = orders.wait_for(|order| !stands(order)).await;
+        sleep(LATE_ANSWER).await;
+    };
+    tokio::select! {
+        biased;
+        answer = answer => Some(answer),
+        () = is_over => None,
     }
 }
 
@@ -284,5 +309,40 @@ fn overtaken() -> Failure {
     Failure {
         reason: Reason::new("order-overtaken", "a newer document asks for something else"),
         is_retryable: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use model::document::Stop;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn stands(order: &Option<Order>) -> bool {
+        order.is_none()
+    }
+
+    async fn after(seconds: u64) -> u64 {
+        sleep(Duration::from_secs(seconds)).await;
+        seconds
+    }
+
+    /// With the link cut nobody answers, the record tells the target, and the source has other things to do.
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_an_answer_that_matters_no_more() {
+        let (orders, seen) = watch::channel(None);
+        assert_eq!(while_it_stands(seen.clone(), stands, after(60)).await, Some(60));
+        let begun = Instant::now();
+        let waiting = tokio::spawn(while_it_stands(seen.clone(), stands, pending::<()>()));
+        sleep(Duration::from_secs(5)).await;
+        orders.send_replace(Some(Order::Stop(Stop::Release)));
+        assert_eq!(waiting.await.unwrap(), None);
+        assert_eq!(begun.elapsed(), Duration::from_secs(5) + LATE_ANSWER);
+        // It was on its way.
+        assert_eq!(while_it_stands(seen.clone(), stands, after(0)).await, Some(0));
+        assert_eq!(while_it_stands(seen, stands, after(60)).await, None);
     }
 }

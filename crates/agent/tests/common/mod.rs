@@ -32,6 +32,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use uuid::Uuid;
+
+/// How long anything may take on a machine with other things to do: a boot takes four seconds on one that has none.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(150);
 
 /// A certificate authority.
 struct Ca {
@@ -121,6 +125,8 @@ pub(crate) struct Side {
     config: Config,
     documents: watch::Sender<HostDocument>,
     reports: watch::Receiver<Option<Report>>,
+    /// The session of an agent that was killed: what it said counts no more.
+    former: Option<Uuid>,
     agent: Option<JoinHandle<Result<(), agent::AgentError>>>,
 }
 
@@ -181,6 +187,7 @@ impl Side {
             config,
             documents,
             reports,
+            former: None,
             agent: None,
         };
         side.start_agent();
@@ -202,7 +209,7 @@ impl Side {
             agent.await.is_err_and(|error| error.is_cancelled()),
             "the agent ended by itself"
         );
-        self.reports.mark_unchanged();
+        self.former = self.reports.borrow().as_ref().map(|report| report.session);
     }
 
     /// Says what to do with a VM from now on; nothing if `None`.
@@ -224,21 +231,17 @@ impl Side {
         what: &str,
         is_so: impl Fn(&RunStatus) -> bool,
     ) -> RunStatus {
+        let former = self.former;
         let find = |report: &Option<Report>| {
-            let runs = report
-                .as_ref()
-                .map(|report| report.runs.as_slice())
-                .unwrap_or_default();
+            let report = report.as_ref().filter(|report| Some(report.session) != former);
+            let runs = report.map(|report| report.runs.as_slice()).unwrap_or_default();
             let of =
                 |run: &&model::report::VmRun| run.vm == vm && run.run.incarnation == Incarnation(incarnation);
             runs.iter().find(of).map(|run| run.run.clone()).filter(&is_so)
         };
-        let waited = tokio::time::timeout(
-            Duration::from_secs(60),
-            self.reports.wait_for(|report| find(report).is_some()),
-        )
-        .await
-        .map(|found| find(&found.unwrap()));
+        let waited = tokio::time::timeout(PATIENCE, self.reports.wait_for(|report| find(report).is_some()))
+            .await
+            .map(|found| find(&found.unwrap()));
         match waited {
             Ok(run) => run.unwrap(),
             Err(_) => panic!(
@@ -247,6 +250,14 @@ impl Side {
                 self.reports.borrow()
             ),
         }
+    }
+
+    /// Whether the last report has something of a VM.
+    pub(crate) fn has_said(&self, vm: VmId) -> bool {
+        let report = self.reports.borrow();
+        report
+            .as_ref()
+            .is_some_and(|report| report.runs.iter().any(|run| run.vm == vm))
     }
 
     pub(crate) fn peer(&self) -> Option<String> {

@@ -19,7 +19,7 @@ use testkit::vms::{self, PATIENCE, VmObject};
 use testkit::wait::{self, Verdict};
 use testkit::world::World;
 
-use super::moves::{is_the_same, leaves_one_history};
+use super::moves::{Before, is_the_same, leaves_one_history};
 use super::table::{End, Entry, Fault, Stage, entries};
 
 const SMALL: &str = "small";
@@ -69,8 +69,8 @@ async fn make(world: &World, files: &Small, pair: &mut Pair<'_>, entry: Entry) -
 }
 
 /// The guest stands still in the middle of a write that it never sees fail.
-async fn running(world: &World, files: &Small, pair: &mut Pair<'_>, before: Heard) -> anyhow::Result<()> {
-    let (home, pid) = (pair.home()?, pair.has_one_process().await?);
+async fn running(world: &World, files: &Small, pair: &mut Pair<'_>, heard: Heard) -> anyhow::Result<()> {
+    let before = Before::of(pair, heard).await?;
     files.leave(0)?;
     let stopped = world
         .until_vm(WEB, "stopped for want of room", |vm| {
@@ -80,7 +80,7 @@ async fn running(world: &World, files: &Small, pair: &mut Pair<'_>, before: Hear
         .await?;
     says(&stopped, "space")?;
     files.empty()?;
-    goes_on(world, pair, &home, pid, before).await
+    goes_on(world, pair, &before).await
 }
 
 /// Another VM finds no room for its disk. It fails with the cause, and starts when it is told to again.
@@ -102,8 +102,8 @@ async fn boot(world: &World, files: &Small) -> anyhow::Result<()> {
 
 /// Its memory has no room. It is not saved, says why, and the guest goes on with the room that it had; and is saved when
 /// there is enough.
-async fn stop(world: &World, files: &Small, pair: &mut Pair<'_>, before: Heard) -> anyhow::Result<()> {
-    let (home, pid) = (pair.home()?, pair.has_one_process().await?);
+async fn stop(world: &World, files: &Small, pair: &mut Pair<'_>, heard: Heard) -> anyhow::Result<()> {
+    let before = Before::of(pair, heard).await?;
     files.leave(LITTLE_BYTES)?;
     world.act(WEB, "stop").await?;
     let is_refused = |vm: &VmObject| {
@@ -116,28 +116,22 @@ async fn stop(world: &World, files: &Small, pair: &mut Pair<'_>, before: Heard) 
     says(&refused, "space")?;
     let has_room_again = || files.room_bytes().is_ok_and(|bytes| bytes > LITTLE_BYTES / 2);
     wait::until_it_holds("nothing of the state takes room", PATIENCE, has_room_again).await?;
-    goes_on(world, pair, &home, pid, before).await?;
+    goes_on(world, pair, &before).await?;
     files.empty()?;
     world.act(WEB, "stop").await?;
     world.until_phase(WEB, Phase::Stopped).await?;
     world.act(WEB, "resume").await?;
     pair.web = world.until_ready(WEB).await?;
-    let (home, pid) = (pair.home()?, pair.has_one_process().await?);
-    is_the_same(world, pair, &home, pid, before).await
+    let resumed = Before::of(pair, heard).await?;
+    is_the_same(world, pair, &resumed).await
 }
 
 /// The guest runs, nothing is wrong with it any more, and it is the same.
-async fn goes_on(
-    world: &World,
-    pair: &mut Pair<'_>,
-    host: &str,
-    process: i32,
-    before: Heard,
-) -> anyhow::Result<()> {
+async fn goes_on(world: &World, pair: &mut Pair<'_>, before: &Before) -> anyhow::Result<()> {
     let is_well =
         |vm: &VmObject| Verdict::from(vm.status.phase == Phase::Running && vm.status.reason.is_none());
     world.until_vm(WEB, "running again", is_well).await?;
-    is_the_same(world, pair, host, process, before).await
+    is_the_same(world, pair, before).await
 }
 
 fn says(vm: &VmObject, word: &str) -> anyhow::Result<()> {

@@ -17,6 +17,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::bail;
+use testkit::counter::Heard;
 use testkit::executing::{until_it_executes, until_it_stands_still};
 use testkit::link::Queues;
 use testkit::pair::{Pair, WEB};
@@ -26,6 +27,7 @@ use testkit::wait;
 use testkit::world::World;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::moves::Before;
 use super::table::Stage;
 
 /// How often a move may have been faster.
@@ -62,6 +64,17 @@ pub(super) struct Side {
     pub(super) address: Ipv4Addr,
     pub(super) qemu: i32,
     agent: i32,
+}
+
+impl Side {
+    /// The guest, if this is where it should be.
+    pub(super) fn with(&self, heard: Heard) -> Before {
+        Before {
+            host: self.host.clone(),
+            process: self.qemu,
+            heard,
+        }
+    }
 }
 
 impl Held {

@@ -12,12 +12,13 @@ use api::kinds::{Migration, Vm};
 use model::lifecycle::Phase;
 use model::migration::MigrationPhase;
 use testkit::counter::{Heard, Left};
+use testkit::executing::until_it_executes;
 use testkit::link::SERVER;
 use testkit::pair::{HOSTS, MEMORY_MIB, Pair, WEB};
 use testkit::process;
 use testkit::vms::{self, BOOT_PATIENCE, MigrationObject, PATIENCE, VmObject};
 use testkit::wait::{self, Verdict};
-use testkit::world::World;
+use testkit::world::{ROOM, World};
 use tokio::time::{Instant, sleep};
 
 use super::calendar;
@@ -28,6 +29,10 @@ use super::table::{End, Entry, Fault, Stage, When, entries};
 const GIVES_UP: Duration = Duration::from_secs(150);
 /// Shorter than anybody takes to give up.
 const BRIEFLY: Duration = Duration::from_secs(2);
+/// A guest that its source's agent cannot have told runs within this time. It takes a fifth of a second.
+const BY_THE_RECORD: Duration = Duration::from_secs(8);
+/// Shorter than a source would wait for the answer to its `go`, over its connection and over another one.
+const NO_ANSWER: Duration = Duration::from_secs(14);
 /// Longer than a source waits for an acknowledgement.
 const LONG: Duration = Duration::from_secs(15);
 
@@ -71,7 +76,7 @@ fn is_here(entry: &Entry) -> bool {
 }
 
 async fn make(entries: &[Entry]) -> anyhow::Result<()> {
-    let world = World::up_with_room(3).await?;
+    let world = World::up_with(3, ROOM).await?;
     world.make_template(MEMORY_MIB).await?;
     let mut pair = Pair::create(&world).await?;
     pair.ear.goes_on().await?;
@@ -127,7 +132,15 @@ async fn in_a_move(
         end => end,
     };
     held.release();
-    let ended = ends(world, entry.fault, &held).await?;
+    let released = Instant::now();
+    let (executes, ended) = tokio::join!(executes_soon(entry, &held), ends(world, entry.fault, &held));
+    let ended = ended?;
+    ensure!(executes, "the guest stands still after {BY_THE_RECORD:?}");
+    let took = released.elapsed();
+    ensure!(
+        !goes_by_the_record(entry) || took < NO_ANSWER,
+        "it ended after {took:?} only: its source has waited for an answer that cannot come"
+    );
     let status = &ended.status;
     match end {
         End::Fails => {
@@ -136,18 +149,18 @@ async fn in_a_move(
         }
         End::AtSource => {
             is_aborted(&ended)?;
-            is_the_same(world, pair, &held.source.host, held.source.qemu, before).await?;
+            is_the_same(world, pair, &held.source.with(before)).await?;
         }
         End::AtEither if status.phase == MigrationPhase::Aborted => {
             is_aborted(&ended)?;
-            is_the_same(world, pair, &held.source.host, held.source.qemu, before).await?;
+            is_the_same(world, pair, &held.source.with(before)).await?;
         }
         _ => {
             ensure!(
                 status.phase == MigrationPhase::Done,
                 "it should be done: {status:?}"
             );
-            is_the_same(world, pair, &held.target.host, held.target.qemu, before).await?;
+            is_the_same(world, pair, &held.target.with(before)).await?;
         }
     }
     let reason = status.reason.as_ref().map(|reason| reason.message.as_str());
@@ -158,25 +171,36 @@ async fn in_a_move(
     ))
 }
 
-async fn at_rest(world: &World, pair: &mut Pair<'_>, entry: Entry, before: Heard) -> anyhow::Result<String> {
-    let (home, pid) = (pair.home()?, pair.has_one_process().await?);
+/// The target's guest runs although its source's agent cannot tell it that it may: the record says so, and does not wait
+/// until the source has given up.
+async fn executes_soon(entry: Entry, held: &Held) -> bool {
+    !goes_by_the_record(entry) || until_it_executes(held.target.qemu, BY_THE_RECORD).await
+}
+
+fn goes_by_the_record(entry: Entry) -> bool {
+    (entry.fault, entry.stage) == (Fault::Link, Stage::Switched)
+}
+
+async fn at_rest(world: &World, pair: &mut Pair<'_>, entry: Entry, heard: Heard) -> anyhow::Result<String> {
+    let before = Before::of(pair, heard).await?;
+    let home = before.host.as_str();
     match entry.fault {
         Fault::Server => world.kill_server().await?,
-        Fault::SourceAgent => world.kill_agent(&home).await?,
-        Fault::SourceQemu => process::kill(pid).await?,
+        Fault::SourceAgent => world.kill_agent(home).await?,
+        Fault::SourceQemu => process::kill(before.process).await?,
         Fault::ServerLink => {
-            world.mute(&home, SERVER).await?;
+            world.mute(home, SERVER).await?;
             let is_silent = |vm: &VmObject| Verdict::from(vm.status.phase == Phase::Unknown);
             world.until_vm(WEB, "Unknown", is_silent).await?;
             pair.ear.goes_on().await?;
-            world.heal(&home, SERVER).await?;
+            world.heal(home, SERVER).await?;
         }
         Fault::HostClock => calendar::host_clock_is_set(world, &home, &mut pair.ear).await?,
         Fault::ServerClock => calendar::server_clock_is_set(world, &mut pair.ear).await?,
         other => anyhow::bail!("{other:?} makes no sense where nothing moves"),
     }
     if entry.end == End::Fails {
-        fails_and_starts(world, pair, before).await?;
+        fails_and_starts(world, pair, heard).await?;
         return Ok("Failed".to_owned());
     }
     world.until_phase(WEB, Phase::Running).await?;
@@ -184,7 +208,7 @@ async fn at_rest(world: &World, pair: &mut Pair<'_>, entry: Entry, before: Heard
     world.act(WEB, "pause").await?;
     world.until_phase(WEB, Phase::Paused).await?;
     world.act(WEB, "resume").await?;
-    is_the_same(world, pair, &home, pid, before).await?;
+    is_the_same(world, pair, &before).await?;
     Ok("the same process".to_owned())
 }
 
@@ -255,24 +279,41 @@ fn is_aborted(ended: &MigrationObject) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The guest as it was before, and where it should be afterwards.
+#[derive(Debug)]
+pub(super) struct Before {
+    pub(super) host: String,
+    pub(super) process: i32,
+    pub(super) heard: Heard,
+}
+
+impl Before {
+    /// It should be where it is now.
+    pub(super) async fn of(pair: &Pair<'_>, heard: Heard) -> anyhow::Result<Self> {
+        Ok(Self {
+            host: pair.home()?,
+            process: pair.has_one_process().await?,
+            heard,
+        })
+    }
+}
+
 /// The same guest runs there, in this process, has counted on and never back.
-pub(super) async fn is_the_same(
-    world: &World,
-    pair: &mut Pair<'_>,
-    host: &str,
-    process: i32,
-    before: Heard,
-) -> anyhow::Result<()> {
+pub(super) async fn is_the_same(world: &World, pair: &mut Pair<'_>, before: &Before) -> anyhow::Result<()> {
     pair.web = world.until_ready(WEB).await?;
     ensure!(
-        pair.web.status.host.as_deref() == Some(host) && pair.web.status.reason.is_none(),
-        "it should run well on {host}: {:?}",
+        pair.web.status.host.as_ref() == Some(&before.host) && pair.web.status.reason.is_none(),
+        "it should run well on {}: {:?}",
+        before.host,
         pair.web.status
     );
-    ensure!(pair.has_one_process().await? == process, "it has another process");
+    ensure!(
+        pair.has_one_process().await? == before.process,
+        "it has another process"
+    );
     let heard = pair.ear.goes_on().await?;
     ensure!(
-        heard.boots == before.boots,
+        heard.boots == before.heard.boots,
         "the guest has booted: {before:?}, then {heard:?}"
     );
     Ok(())

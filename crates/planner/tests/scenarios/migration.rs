@@ -334,6 +334,21 @@ fn a_source_that_has_to_resume_does_so_before_its_guest_is_saved_or_shut_down() 
 }
 
 #[test]
+fn a_source_that_has_gone_on_and_is_paused_later_is_saved_as_it_stands() {
+    let (mut world, vm, _) = decided();
+    world.close("h2", vm, TARGET, None);
+    world.run(vm, |run| {
+        run.outgoing = None;
+        run.state = RunState::Running;
+    });
+    world.ask(vm, Power::Paused);
+    assert_eq!(world.told("h1", vm), "run 1 from disk paused");
+    world.run(vm, |run| run.state = RunState::Paused);
+    world.ask(vm, Power::Suspended);
+    assert_eq!(world.told("h1", vm), "stop 1 suspend");
+}
+
+#[test]
 fn a_target_that_ran_and_ended_ends_the_vm_and_the_source_is_killed() {
     for (reason, phase) in [("guest-shutdown", Phase::Off), ("qemu-died", Phase::Failed)] {
         let (mut world, vm, id) = decided();

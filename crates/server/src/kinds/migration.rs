@@ -9,6 +9,7 @@ use planner::view::At;
 use planner::{Plan, View};
 use uuid::Uuid;
 
+use super::action::leads_on;
 use super::{Served, find, host_name, name_of};
 use crate::service::Context;
 use crate::shared::Heard;
@@ -90,7 +91,7 @@ impl Served for Migration {
         if !matches!(phase, Phase::Running | Phase::Paused) {
             let detail = format!(
                 "VM {name} is {phase}: only a running or paused VM is migrated live{}",
-                instead(phase, &name)
+                instead(context.view, vm, phase)
             );
             return Err(Problem::conflict("not-running", detail));
         }
@@ -99,7 +100,9 @@ impl Served for Migration {
             .and_then(|vm| vm.intent.as_ref())
             .and_then(|at| at.value.host);
         if to.is_some() && to == host {
-            let detail = format!("VM {name} is on that host already");
+            let detail = format!(
+                "VM {name} is on that host already: name another, or `sterna vm migrate {name}` finds one"
+            );
             return Err(Problem::conflict("is-there-already", detail));
         }
         // Two requests at once must not both be accepted.
@@ -160,7 +163,10 @@ impl Served for Migration {
         let migration = context.view.migrations.get(&id);
         let intent = migration.and_then(|migration| migration.intent.as_ref());
         if !intent.is_some_and(|at| at.value.phase.is_final()) {
-            let detail = format!("migration {} is under way: cancel it first", at.value.meta.name);
+            let name = &at.value.meta.name;
+            let detail = format!(
+                "migration {name} is under way: `sterna migration cancel {name}`, or wait for its end"
+            );
             return Err(Problem::conflict("under-way", detail));
         }
         super::remove_at_once::<Self>(context, at, plan)?;
@@ -172,12 +178,13 @@ impl Served for Migration {
     }
 }
 
-/// What brings a VM that does not run to another host.
-fn instead(phase: Phase, name: &str) -> String {
+/// What brings a VM that does not run to another host, or else what leads on from its phase.
+fn instead(view: &View, vm: VmId, phase: Phase) -> String {
+    let name = name_of(view, Kind::Vm, vm.0);
     match phase {
         Phase::Suspended => format!(": `sterna vm resume {name}` first, its state is on its host's disk"),
         Phase::Stopped => format!(": it holds no host, and `sterna vm resume {name}` finds it one"),
         Phase::Off => format!(": it holds no host, and `sterna vm start {name}` finds it one"),
-        _ => String::new(),
+        _ => format!("; {}", leads_on(view, vm, phase)),
     }
 }

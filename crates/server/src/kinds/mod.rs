@@ -1,6 +1,7 @@
 //! What a request means for each kind, and how its objects look from outside: the one place where stored types and wire
 //! types meet.
 
+mod action;
 mod catalog;
 mod drain;
 mod host;
@@ -9,9 +10,9 @@ mod placement;
 mod record;
 mod vm;
 
+pub use action::action as vm_action;
 pub use host::{Host as HostActions, host_action};
 pub use placement::explanation;
-pub use vm::action as vm_action;
 pub(crate) use vm::exceeds_reservation;
 
 use api::{Object as WireObject, Problem, Resource};

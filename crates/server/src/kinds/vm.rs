@@ -4,19 +4,20 @@ use std::net::IpAddr;
 
 use api::Problem;
 use api::kinds::{GuestSpec, NicSpec, Placement, Vm, VmMemory, VmSpec, VmStatus};
-use model::lifecycle::{self, Phase};
+use model::lifecycle;
 use model::limits::{NICS_MAX, check_range};
 use model::network::{AddressHolder, NetworkSpec};
 use model::template::TemplateSpec;
-use model::vm::{GuestConfig, Nic, Power, RebootRequest, VmIntent};
+use model::vm::{GuestConfig, Nic, Power, VmIntent};
 use model::{DatastoreId, ImageId, Kind, NetworkId, Object, Reason, TemplateId, Timestamp, VmId, key};
 use planner::placement::with_qemu_mib;
 use planner::view::At;
 use planner::{Plan, View};
 use uuid::Uuid;
 
+use super::action::next_commands;
 use super::catalog::{check_sizes, guest, guest_spec};
-use super::{Served, find, host_name, immutable, name_of, placement, set};
+use super::{Served, find, host_name, immutable, name_of, placement};
 use crate::service::Context;
 use crate::shared::Heard;
 
@@ -57,7 +58,6 @@ impl Served for Vm {
         let ended = intent
             .and_then(|intent| intent.ended.as_ref())
             .map(|ended| ended.incarnation);
-        let name = vm.object.as_ref().map_or("-", |at| at.value.meta.name.as_str());
         let migration = intent
             .and_then(|intent| intent.migration)
             .map(|id| name_of(view, Kind::Migration, id.0));
@@ -85,7 +85,7 @@ impl Served for Vm {
                     refused: record.refused,
                 }),
             steps_ms: run.map(|run| run.steps_ms.clone()).unwrap_or_default(),
-            next_commands: next_commands(phase, name, host.as_deref(), migration.as_deref()),
+            next_commands: next_commands(view, VmId(id), phase),
             at_next_start: at_next_start(facts.spec, intent),
             operation: planner::operation::under_way(view, VmId(id)).map(|meta| meta.name.clone()),
             host,
@@ -293,17 +293,6 @@ fn are_same(given: &[NicSpec], present: Option<&[NicSpec]>) -> bool {
     given.len() == present.len() && given.iter().zip(present).all(is_same)
 }
 
-/// Whole commands that lead on from a phase.
-fn next_commands(phase: Phase, name: &str, host: Option<&str>, migration: Option<&str>) -> Vec<String> {
-    let whole = |word: &&str| match *word {
-        "migration cancel" => migration.map(|migration| format!("sterna migration cancel {migration}")),
-        "host get" | "host confirm-dead" => host.map(|host| format!("sterna {word} {host}")),
-        "shutdown --force" => Some(format!("sterna vm shutdown --force {name}")),
-        word => Some(format!("sterna vm {word} {name}")),
-    };
-    phase.next_commands().iter().filter_map(whole).collect()
-}
-
 /// What the request says, and of the template's what it does not say.
 fn merged_guest(given: Option<GuestSpec>, base: Option<&TemplateSpec>) -> Result<GuestConfig, Problem> {
     let base = base.map(|base| base.guest.clone()).unwrap_or_default();
@@ -494,128 +483,4 @@ fn checked_mac(mac: &str) -> Result<String, Problem> {
     }
     let detail = format!("{mac:?} is not the MAC of one interface: give six octets like 52:54:00:12:34:56");
     Err(Problem::invalid("invalid-mac", detail))
-}
-
-/// What a user may ask of a VM. A repeat is answered with the VM as it is; a contradiction is refused.
-pub fn action(
-    context: &Context<'_>,
-    at: &At<Object<model::vm::VmSpec>>,
-    action: &str,
-    force: bool,
-    plan: &mut Plan,
-) -> Result<Uuid, Problem> {
-    let meta = &at.value.meta;
-    let (phase, _) = context
-        .view
-        .phase(VmId(meta.id))
-        .unwrap_or((Phase::Unknown, lifecycle::Availability::Inactive));
-    let refuse = |why: &str| {
-        let next = next_commands(phase, &meta.name, None, None).join("`, `");
-        let detail = format!(
-            "VM {} is {phase}: {why}; what leads on from there: `{next}`",
-            meta.name
-        );
-        Err(Problem::conflict("wrong-phase", detail))
-    };
-    if meta.deleted_at.is_some() {
-        return refuse("it is being deleted");
-    }
-    let spec = &at.value.spec;
-    let (power, reboot) = match wanted_power(action, force, phase, spec.power) {
-        Wanted::Power(power) => (power, spec.reboot),
-        Wanted::Reboot => {
-            let request = spec.reboot.map_or(0, |asked| asked.request).saturating_add(1);
-            (spec.power, Some(RebootRequest { request, force }))
-        }
-        Wanted::AsItIs => return Ok(meta.id),
-        Wanted::Refuse(why) => return refuse(why),
-        Wanted::Unknown => {
-            let detail = format!("VMs have no action {action:?}");
-            return Err(Problem::new(404, "no-such-action", detail));
-        }
-    };
-    let is_reboot = reboot != spec.reboot;
-    let repeats = spec.power == power
-        && spec.force == force
-        && !is_reboot
-        && matches!(phase, Phase::Shutdown | Phase::Hold);
-    if repeats {
-        return Ok(meta.id);
-    }
-    plan.action = format!("{action} vm {}", meta.name);
-    let next = if is_reboot {
-        model::vm::VmSpec {
-            reboot,
-            ..spec.clone()
-        }
-    } else {
-        model::vm::VmSpec {
-            power,
-            force,
-            power_request: spec.power_request.saturating_add(1),
-            ..spec.clone()
-        }
-    };
-    Ok(set::<Vm>(context, at, next, plan))
-}
-
-/// What an action means in a phase.
-enum Wanted {
-    Power(Power),
-    /// The guest is rebooted where it is.
-    Reboot,
-    /// A repeat: nothing is to be done.
-    AsItIs,
-    Refuse(&'static str),
-    Unknown,
-}
-
-fn wanted_power(action: &str, force: bool, phase: Phase, present: Power) -> Wanted {
-    match (action, phase) {
-        ("start", Phase::Pending | Phase::Prolog) if !matches!(present, Power::Running | Power::Paused) => {
-            Wanted::Power(Power::Running)
-        }
-        ("start", Phase::Off | Phase::Failed | Phase::Suspended | Phase::Stopped | Phase::Shutdown) => {
-            Wanted::Power(Power::Running)
-        }
-        ("start", Phase::Hold) => Wanted::Refuse("release it first"),
-        ("start", Phase::Paused) => Wanted::Refuse("resume it"),
-        ("start", _) => Wanted::AsItIs,
-        ("resume", Phase::Paused | Phase::Suspended | Phase::Stopped) => Wanted::Power(Power::Running),
-        ("resume", Phase::Running | Phase::Migrating) if present == Power::Running => Wanted::AsItIs,
-        ("resume", _) => Wanted::Refuse("only a paused, suspended or stopped VM is resumed"),
-        ("pause", Phase::Running) => Wanted::Power(Power::Paused),
-        ("pause", Phase::Paused) => Wanted::AsItIs,
-        ("pause", _) => Wanted::Refuse("only a running VM is paused"),
-        ("suspend", Phase::Running | Phase::Paused) => Wanted::Power(Power::Suspended),
-        ("suspend", Phase::Suspended) => Wanted::AsItIs,
-        ("suspend", _) => Wanted::Refuse("only a running or paused VM is suspended"),
-        ("reboot", Phase::Running) => Wanted::Reboot,
-        ("reboot", _) => Wanted::Refuse("only a running VM is rebooted"),
-        ("retry", Phase::Failed) => match present {
-            Power::Running | Power::Paused | Power::Prepared => Wanted::Power(present),
-            Power::Suspended | Power::Stopped => {
-                Wanted::Refuse("its guest ended before its state was saved: start it")
-            }
-            Power::Off | Power::Hold => {
-                Wanted::Refuse("it shall be off: start it, or give it up with `shutdown`")
-            }
-        },
-        // It is tried again by itself whenever something changes.
-        ("retry", Phase::Pending) => Wanted::AsItIs,
-        ("retry", _) => Wanted::Refuse("nothing of it has failed"),
-        ("stop", Phase::Running | Phase::Paused) => Wanted::Power(Power::Stopped),
-        ("stop", Phase::Stopped) => Wanted::AsItIs,
-        ("stop", _) => Wanted::Refuse("only a running or paused VM is stopped"),
-        ("shutdown", Phase::Off | Phase::Hold) => Wanted::AsItIs,
-        ("shutdown", Phase::Suspended | Phase::Stopped) if !force => {
-            Wanted::Refuse("it does not run: resume it first, or give its saved state up with `--force`")
-        }
-        ("shutdown", _) => Wanted::Power(Power::Off),
-        ("hold", Phase::Pending | Phase::Off | Phase::Hold) => Wanted::Power(Power::Hold),
-        ("hold", _) => Wanted::Refuse("only a VM that is not placed yet is held"),
-        ("release", Phase::Hold) => Wanted::Power(Power::Running),
-        ("release", _) => Wanted::Refuse("only a held VM is released"),
-        _ => Wanted::Unknown,
-    }
 }

@@ -1,7 +1,6 @@
 //! Agents: joining, the document's stream, reports, and whose word counts.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use api::agent::JoinResponse;
 use model::document::{HostDocument, Order};
@@ -11,7 +10,7 @@ use model::{HostId, Incarnation, VmId};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::world::{Keys, Said, World, client, joined};
+use super::world::{Keys, PATIENCE, Said, World, client, joined};
 
 /// A host's agent, as far as a server can tell.
 pub(crate) struct Agent {
@@ -25,6 +24,17 @@ impl Agent {
         let keys = Keys::new();
         let token = world.join_token(Some(name)).await;
         Self::of(world, &keys, &joined(world.join(&token, &keys, "wished").await))
+    }
+
+    /// That of the host `h1`, which has been told of the VM `web`.
+    pub(crate) async fn with_a_vm(world: &World) -> (Self, VmId) {
+        let mut agent = Self::join(world, "h1").await;
+        agent.hello(world, 4096).await;
+        let vm = id(&world.vm("web").await);
+        agent
+            .document(world, |document| document.vms.contains_key(&vm))
+            .await;
+        (agent, vm)
     }
 
     pub(crate) fn of(world: &World, keys: &Keys, joined: &JoinResponse) -> Self {
@@ -94,7 +104,7 @@ impl Agent {
         let mut answer = self.http.get(url).send().await.unwrap();
         let mut rest = Vec::new();
         loop {
-            let chunk = tokio::time::timeout(Duration::from_secs(10), answer.chunk())
+            let chunk = tokio::time::timeout(PATIENCE, answer.chunk())
                 .await
                 .expect("a line in time");
             rest.extend_from_slice(&chunk.unwrap().expect("the stream goes on"));
@@ -119,6 +129,13 @@ fn status(memory_mib: u64) -> HostStatus {
         },
         ..model::samples::host_status(1, memory_mib)
     }
+}
+
+/// The last revision that changed a VM. Of it alone: what the hosts are made of may be noted meanwhile.
+async fn newest(world: &World, vm: VmId) -> Option<u64> {
+    let all = store::RangeRequest::prefix(model::key::object(model::Kind::Vm, vm.0));
+    let found = world.store.range(all).await.unwrap();
+    found.items.iter().map(|kv| kv.mod_revision).max()
 }
 
 pub(crate) fn id(vm: &serde_json::Value) -> VmId {
@@ -182,19 +199,14 @@ async fn a_host_joins_gets_its_document_and_its_vm_runs() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_report_that_was_overtaken_or_is_repeated_says_nothing() {
     let world = World::new().await;
-    let mut agent = Agent::join(&world, "h1").await;
-    agent.hello(&world, 4096).await;
-    let vm = id(&world.vm("web").await);
-    agent
-        .document(&world, |document| document.vms.contains_key(&vm))
-        .await;
+    let (mut agent, vm) = Agent::with_a_vm(&world).await;
     let late = agent.report(None, vec![agent.run(vm, RunState::Preparing)]);
     let newer = agent.report(None, vec![agent.run(vm, RunState::Booting)]);
     agent.send(&world, &newer).await.ok(204);
-    let before = world.store.status().await.unwrap().revision;
+    let before = newest(&world, vm).await;
     agent.send(&world, &late).await.ok(204);
     agent.send(&world, &newer).await.ok(204);
-    assert_eq!(world.store.status().await.unwrap().revision, before);
+    assert_eq!(newest(&world, vm).await, before);
     // A restarted agent begins to count again, and its former self is not heard any more.
     let restarted = Report {
         session: Uuid::from_u128(6),
@@ -217,24 +229,14 @@ async fn a_report_that_was_overtaken_or_is_repeated_says_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_speaks_for_its_own_host_only() {
     let world = World::new().await;
-    let mut h1 = Agent::join(&world, "h1").await;
+    let (h1, vm) = Agent::with_a_vm(&world).await;
     let mut h2 = Agent::join(&world, "h2").await;
-    h1.hello(&world, 4096).await;
-    let vm = id(&world.vm("web").await);
-    h1.document(&world, |document| document.vms.contains_key(&vm))
-        .await;
     h2.hello(&world, 4096).await;
-    // Of the VM alone: what the new hosts are made of may be noted meanwhile.
-    let changed = async || {
-        let all = store::RangeRequest::prefix(model::key::object(model::Kind::Vm, vm.0));
-        let found = world.store.range(all).await.unwrap();
-        found.items.iter().map(|kv| kv.mod_revision).max()
-    };
-    let before = changed().await;
+    let before = newest(&world, vm).await;
     assert!(before.is_some());
     let report = h2.report(None, vec![h1.run(vm, RunState::Closed)]);
     h2.send(&world, &report).await.ok(204);
-    assert_eq!(changed().await, before);
+    assert_eq!(newest(&world, vm).await, before);
     let document = h2.document(&world, |_| true).await;
     assert_eq!((document.host, document.vms.len()), (h2.host, 0));
     let said = world
@@ -320,19 +322,14 @@ async fn memory_that_no_host_can_give_is_refused_with_the_largest() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_actions_leave_records_and_a_reboot_is_one() {
     let world = World::new().await;
-    let mut agent = Agent::join(&world, "h1").await;
-    agent.hello(&world, 4096).await;
-    let vm = world.vm("web").await;
-    assert_eq!(vm["status"]["operation"], "web-start-1");
-    let vm = id(&vm);
+    let (mut agent, vm) = Agent::with_a_vm(&world).await;
+    let starts = world.get("/v1/vms/web").await.ok(200);
+    assert_eq!(starts["status"]["operation"], "web-start-1");
     let act = async |word: &str| {
         world
             .post(&format!("/v1/vms/web/actions/{word}"), &json!({}))
             .await
     };
-    agent
-        .document(&world, |document| document.vms.contains_key(&vm))
-        .await;
     act("reboot").await.refused(409, "wrong-phase");
     act("retry").await.refused(409, "wrong-phase");
     let mut run = agent.run(vm, RunState::Running);
@@ -353,8 +350,8 @@ async fn long_actions_leave_records_and_a_reboot_is_one() {
     assert_eq!(asked["status"]["operation"], "web-reboot-1");
     let told = |document: &HostDocument| document.vms.get(&vm).is_some_and(|vm| vm.reboot.is_some());
     agent.document(&world, told).await;
-    let waits = world.get("/v1/operations/web-reboot-1").await.ok(200);
-    assert!(waits["status"]["deadline"].is_string(), "{waits:#}");
+    let waits = |operation: &serde_json::Value| operation["status"]["deadline"].is_string();
+    world.until("/v1/operations/web-reboot-1", waits).await;
     run.run.rebooted = Some(Rebooted {
         request: 1,
         forced: true,

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use serde_json::json;
 
 use super::agents::Agent;
-use super::world::{Keys, Said, World, client, joined};
+use super::world::{Keys, PATIENCE, Said, World, client, joined};
 
 async fn renew(world: &World, agent: &Agent, keys: &Keys) -> Said {
     let body = json!({ "agent_csr_pem": keys.request, "migration_csr_pem": Keys::new().request });
@@ -79,8 +79,6 @@ async fn a_server_outlives_its_certificate_without_a_restart() {
     let mut keep = keep;
     world.furnish().await;
     world.vm("web").await;
-    let line = tokio::time::timeout(Duration::from_secs(10), keep.chunk())
-        .await
-        .unwrap();
+    let line = tokio::time::timeout(PATIENCE, keep.chunk()).await.unwrap();
     assert!(line.unwrap().is_some());
 }

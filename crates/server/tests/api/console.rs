@@ -9,17 +9,12 @@ use futures_util::StreamExt;
 use model::report::RunState;
 use reqwest::StatusCode;
 
-use super::agents::{Agent, id};
+use super::agents::Agent;
 use super::world::World;
 
 /// A VM that runs at the only host that has said hello.
 async fn running(world: &World) -> Agent {
-    let mut agent = Agent::join(world, "h1").await;
-    agent.hello(world, 4096).await;
-    let vm = id(&world.vm("web").await);
-    agent
-        .document(world, |document| document.vms.contains_key(&vm))
-        .await;
+    let (mut agent, vm) = Agent::with_a_vm(world).await;
     let report = agent.report(None, vec![agent.run(vm, RunState::Running)]);
     agent.send(world, &report).await.ok(204);
     world

@@ -9,13 +9,8 @@ use super::world::World;
 /// A host with a VM that runs.
 pub(super) async fn furnished() -> (World, Agent) {
     let world = World::new().await;
-    let mut agent = Agent::join(&world, "h1").await;
-    agent.hello(&world, 4096).await;
-    let vm = world.vm("web").await;
-    agent
-        .document(&world, |document| document.vms.contains_key(&id(&vm)))
-        .await;
-    let report = agent.report(None, vec![agent.run(id(&vm), RunState::Running)]);
+    let (mut agent, vm) = Agent::with_a_vm(&world).await;
+    let report = agent.report(None, vec![agent.run(vm, RunState::Running)]);
     agent.send(&world, &report).await.ok(204);
     (world, agent)
 }

@@ -30,11 +30,7 @@ async fn hold(world: &World) {
 /// A host that runs `web` as incarnation 2, of which a held store knows 1, on another host.
 async fn held() -> (World, Agent, Agent, model::VmId) {
     let world = World::new().await;
-    let mut h1 = Agent::join(&world, "h1").await;
-    h1.hello(&world, 4096).await;
-    let vm = id(&world.vm("web").await);
-    h1.document(&world, |document| document.vms.contains_key(&vm))
-        .await;
+    let (h1, vm) = Agent::with_a_vm(&world).await;
     let h2 = Agent::join(&world, "h2").await;
     hold(&world).await;
     (world, h1, h2, vm)
@@ -174,20 +170,29 @@ async fn a_store_without_backups_says_so() {
     );
 }
 
+async fn history(world: &World) -> Vec<serde_json::Value> {
+    let history = world.get("/v1/vms/web/history").await.ok(200);
+    history["items"].as_array().unwrap().clone()
+}
+
 /// What is written is seen by a watch that was cut off, and the audit trail stays, however often the store is compacted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn compaction_costs_neither_the_audit_trail_nor_those_who_watch() {
     let world = World::new().await;
-    world.vm("web").await;
-    let history = world.get("/v1/vms/web/history").await.ok(200);
+    let held = json!({ "name": "web", "spec": { "template": "small", "power": "hold" } });
+    world.post("/v1/vms", &held).await.ok(201);
+    let history = history(&world).await;
+    let written = world.store.status().await.unwrap().revision;
     let mut compaction = server::compaction::Compaction::default();
     let hour = jiff::SignedDuration::from_hours(1);
     for now in [Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH + hour] {
         server::compaction::look(world.store.as_ref(), &mut compaction, now).await;
     }
-    let status = world.store.status().await.unwrap();
-    assert_eq!(status.compacted, status.revision);
-    assert_eq!(world.get("/v1/vms/web/history").await.ok(200), history);
+    // The controller may have written meanwhile, and that stays.
+    assert!(world.store.status().await.unwrap().compacted >= written);
+    let later = self::history(&world).await;
+    let missing: Vec<_> = history.iter().filter(|one| !later.contains(one)).collect();
+    assert!(!history.is_empty() && missing.is_empty(), "{missing:#?}");
     // The server's own watch went on: what comes next is shown.
     world.vm("next").await;
     world.get("/v1/vms/next").await.ok(200);
@@ -196,12 +201,7 @@ async fn compaction_costs_neither_the_audit_trail_nor_those_who_watch() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_was_put_back_by_hand_is_held_as_soon_as_a_host_shows_it() {
     let world = World::new().await;
-    let mut agent = Agent::join(&world, "h1").await;
-    agent.hello(&world, 4096).await;
-    let vm = id(&world.vm("web").await);
-    agent
-        .document(&world, |document| document.vms.contains_key(&vm))
-        .await;
+    let (mut agent, vm) = Agent::with_a_vm(&world).await;
     let mut run = agent.run(vm, RunState::Running);
     run.run.document_revision = world.store.status().await.unwrap().revision;
     let told = agent.report(None, vec![run.clone()]);

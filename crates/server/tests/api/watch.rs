@@ -1,13 +1,11 @@
 //! Watches: from a revision, without gap or repeat, to the end of an object.
 
-use std::time::Duration;
-
 use api::kinds::Vm;
 use api::{Change, ChangeType};
 use futures_util::StreamExt;
 use serde_json::json;
 
-use super::world::World;
+use super::world::{PATIENCE, World};
 
 type Line = Change<api::client::ObjectOf<Vm>>;
 
@@ -16,7 +14,7 @@ async fn lines(world: &World, from: u64, count: usize) -> Vec<Line> {
     let mut stream = client.watch::<Vm>(Some(from)).await.unwrap();
     let mut found = Vec::new();
     while found.len() < count {
-        let line = tokio::time::timeout(Duration::from_secs(10), stream.next())
+        let line = tokio::time::timeout(PATIENCE, stream.next())
             .await
             .expect("a line in time");
         found.push(line.unwrap().unwrap());
@@ -42,7 +40,7 @@ async fn a_watch_tells_of_creation_change_and_end() {
         .last()
         .is_none_or(|line| line.change_type != ChangeType::Deleted)
     {
-        let line = tokio::time::timeout(Duration::from_secs(10), stream.next())
+        let line = tokio::time::timeout(PATIENCE, stream.next())
             .await
             .expect("a line in time");
         found.push(line.unwrap().unwrap());

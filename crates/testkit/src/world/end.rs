@@ -12,7 +12,7 @@ use crate::clean::{self, Machine};
 use crate::process::{self, Process};
 
 /// How long the kernel may take to remove what ended processes held.
-const GONE_PATIENCE: Duration = Duration::from_secs(5);
+const GONE_PATIENCE: Duration = Duration::from_secs(20);
 /// How many lines of each log are shown of a world that failed.
 const LOG_LINES: usize = 25;
 /// Set: what a failed test leaves is not removed.

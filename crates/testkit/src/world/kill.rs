@@ -9,7 +9,7 @@ use super::{PAUSE, World};
 use crate::process::{self, Frozen};
 
 /// How long a supervised process that was killed may take to be back.
-const AGAIN_PATIENCE: Duration = Duration::from_secs(20);
+const AGAIN_PATIENCE: Duration = Duration::from_secs(60);
 
 impl World {
     /// Kills the server and waits until another one has been started.

@@ -43,6 +43,10 @@ const UP_PATIENCE: Duration = Duration::from_secs(60);
 const DOWN_PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// For [`World::up_with`]: what two QEMUs send each other is held by the kernel as it likes, and by as much as
+/// [`World::make_room`] says.
+pub const ROOM: &[(&str, &str)] = &[("STERNA_MIGRATION_BUFFER_KIB", "0")];
+
 /// Who a world belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
@@ -88,27 +92,15 @@ impl World {
         Self::fresh(owner, hosts, Keep::Vms).await
     }
 
-    /// As [`World::up`]; its programs have these variables in their environment.
+    /// As [`World::up`]; its programs have these variables in their environment, and its clocks can be set.
     pub async fn up_with(
         hosts: u8,
         variables: &'static [(&'static str, &'static str)],
     ) -> anyhow::Result<Self> {
         let mut start = Self::place(Owner::Tester, hosts, Keep::Nothing)?;
-        start.variables = variables
-            .iter()
-            .map(|(key, value)| (*key, (*value).to_owned()))
-            .collect();
-        Self::start(start, Machine::look()).await
-    }
-
-    /// As [`World::up`]; what two QEMUs send each other is held by the kernel as it likes, and by as much as
-    /// [`World::make_room`] says. Its clocks can be set.
-    pub async fn up_with_room(hosts: u8) -> anyhow::Result<Self> {
-        let mut start = Self::place(Owner::Tester, hosts, Keep::Nothing)?;
         start.variables = clocks::prepare(&start.root, hosts)?.into();
-        start
-            .variables
-            .push(("STERNA_MIGRATION_BUFFER_KIB", "0".to_owned()));
+        let variables = variables.iter().map(|(key, value)| (*key, (*value).to_owned()));
+        start.variables.extend(variables);
         Self::start(start, Machine::look()).await
     }
 

@@ -6,10 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use api::Create;
 use api::client::{Client, ClientError};
-use api::kinds::{
-    Datastore, DatastoreSpec, GuestSpec, Host, HostState, Image, ImageSpec, JoinToken, JoinTokenBody,
-    Network, NetworkSpec, Template, TemplateSpec,
-};
+use api::kinds::{Datastore, DatastoreSpec, Host, HostState, JoinToken, JoinTokenBody, Network, NetworkSpec};
 use futures_util::StreamExt;
 
 use super::Dir;
@@ -48,33 +45,9 @@ impl Cloud {
         Ok(())
     }
 
-    /// An image that no guest could boot, and a template with it: what simulated VMs are made from.
+    /// What simulated VMs are made from.
     pub(crate) async fn make_template(&self) -> anyhow::Result<()> {
-        let mut sector = vec![0; 512];
-        sector[510..].copy_from_slice(&[0x55, 0xaa]);
-        let digest = server::auth::sha256_hex(&sector);
-        let image = named(
-            "simulated",
-            ImageSpec {
-                expected_sha256: Some(digest),
-            },
-        );
-        self.client.create::<Image>(&image, None, false).await?;
-        let length = sector.len() as u64;
-        let content = futures_util::stream::once(std::future::ready(Ok(sector)));
-        self.client.upload("simulated", length, content).await?;
-        let spec = TemplateSpec {
-            image: "simulated".to_owned(),
-            vcpus: 1,
-            memory_mib: 256,
-            disk_bytes: None,
-            networks: Some(Vec::new()),
-            guest: GuestSpec::default(),
-        };
-        self.client
-            .create::<Template>(&named("small", spec), None, false)
-            .await?;
-        Ok(())
+        Ok(sim::make_template(&self.client).await?)
     }
 
     /// A file with a token for a host that has not joined yet.
@@ -107,12 +80,8 @@ impl Cloud {
 }
 
 fn create<S>(spec: S) -> Create<S> {
-    named("default", spec)
-}
-
-fn named<S>(name: &str, spec: S) -> Create<S> {
     Create {
-        name: Some(name.to_owned()),
+        name: Some("default".to_owned()),
         labels: std::collections::BTreeMap::new(),
         spec,
     }
