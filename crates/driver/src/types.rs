@@ -201,7 +201,7 @@ pub enum GuestEnd {
 }
 
 /// The run states of QEMU that matter. All others are `Other`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RunStatusWord {
     /// The guest executes.
     Running,
@@ -228,7 +228,7 @@ pub enum RunStatusWord {
 }
 
 /// The migration states of QEMU that matter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MigrationWord {
     /// There was none.
     None,

@@ -6,12 +6,13 @@
 use std::sync::Arc;
 
 use driver::Core;
-use driver::types::{Effect, EffectId, Failure, Identity, Input, Lease, Marks, Now, Outcome, Qemu};
+use driver::qemu_model::Machine;
+use driver::types::{Effect, EffectId, Failure, Identity, Input, Lease, Marks, Now, Outcome};
 use model::report::{OutgoingState, RunState, RunStatus};
 use model::{Incarnation, Reason};
 
 use super::intern::{Interner, Map};
-use super::qemu::Said;
+use super::qemu;
 use super::rules::{Lost, Rules};
 use super::store::{Stores, host, late, now, slot_of, vm};
 
@@ -24,7 +25,7 @@ pub(crate) enum In {
     Stale,
     Fresh,
     /// What QEMU said, and whether that comes late.
-    Observed(Option<Said>, bool),
+    Observed(Option<Machine>, bool),
     Go(u8, u8),
     Done,
     Failed,
@@ -291,7 +292,7 @@ fn full(stores: &Stores, core: &Core, input: In) -> Input {
             live: true,
             fresh: true,
         }),
-        In::Observed(said, _) => Input::Observed(said.map_or(Qemu::None, Said::to_driver)),
+        In::Observed(said, _) => Input::Observed(qemu::seen(said)),
         In::Go(from, to) => Input::Go {
             from: Incarnation(u64::from(from) + 1),
             to: Incarnation(u64::from(to) + 1),

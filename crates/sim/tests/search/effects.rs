@@ -1,12 +1,12 @@
 //! What a step does: to a host, to its QEMUs and agents, to the store; and the checks of each.
 
-use driver::types::Effect;
+use driver::types::{Effect, MigrationWord, RunStatusWord};
 use model::Incarnation;
 use model::document::{Order, Stop};
 
 use super::agents::{BLANK, In};
 use super::machine::{Machine, Next, Step, is_blank, spend};
-use super::qemu::{Process, Run, Transfer};
+use super::qemu::Process;
 use super::store::slot_of;
 use super::world::{Class, Late, SLOTS, Violation, World};
 
@@ -231,7 +231,7 @@ impl Machine {
     pub(crate) fn look_now(&mut self, world: &mut World, at: usize) -> Result<(), Violation> {
         let effect = self.agents.pending(world.slots[at].core);
         if effect.as_deref() == Some(&Effect::Look) {
-            let said = world.slots[at].process.map(|process| process.said);
+            let said = world.slots[at].process.map(|process| process.machine);
             self.feed(world, at, In::Observed(said, false))?;
         }
         Ok(())
@@ -292,43 +292,37 @@ impl Machine {
     fn command(&mut self, world: &mut World, at: usize, effect: &Effect) -> Result<bool, Violation> {
         match effect {
             Effect::Listen => {
-                change(world, at, |process| process.is_listening = true);
+                change(world, at, |process| process.machine.is_listening = true);
                 Ok(true)
             }
             Effect::Continue => self.cont(world, at),
             Effect::Pause => {
-                change(world, at, |process| {
-                    if process.executes() {
-                        process.said.run = Run::Paused;
-                    }
-                });
+                change(world, at, |process| process.machine.stop());
                 Ok(true)
             }
             Effect::AskShutdown => {
                 change(world, at, |process| {
                     if process.executes() {
-                        process.said.run = Run::Shutdown;
+                        process.machine.run = RunStatusWord::Shutdown;
                     }
                 });
                 Ok(true)
             }
             Effect::Save { .. } => {
-                let may = { world.slots[at].process }.is_some_and(|process| process.can_be_saved());
-                if may {
-                    change(world, at, Process::save);
-                }
+                let mut may = false;
+                change(world, at, |process| may = process.save());
                 Ok(may)
             }
             Effect::Migrate { to } => migrate(world, at, slot_of(*to)),
             Effect::MigrateContinue { .. } => {
                 let is_there = asks_to_switch(world, at);
                 if is_there {
-                    change(world, at, |process| process.said.transfer = Transfer::Device);
+                    change(world, at, |process| process.machine.migration = MigrationWord::Device);
                 }
                 Ok(is_there)
             }
             Effect::MigrateCancel => {
-                give_up(world, at, Transfer::Cancelled, true)?;
+                give_up(world, at, MigrationWord::Cancelled, true)?;
                 Ok(true)
             }
             _ => Ok(false),
@@ -374,7 +368,7 @@ impl Machine {
             out.push((Step::QemuDies(at), result.map(|()| spent)));
         }
         if let Some(mut spent) = spend(world, Class::Guest).filter(|_| process.executes()) {
-            change(&mut spent, at, |process| process.said.run = Run::Shutdown);
+            change(&mut spent, at, |process| process.machine.run = RunStatusWord::Shutdown);
             out.push((Step::GuestEnds(at), Ok(spent)));
         }
         if !process.is_sending() || process.is_cut {
@@ -385,11 +379,11 @@ impl Machine {
             return;
         };
         let mut next = spent;
-        let result = give_up(&mut next, at, Transfer::Failed, true);
+        let result = give_up(&mut next, at, MigrationWord::Failed, true);
         out.push((Step::LinkFailsRunsOn(at), result.map(|()| next)));
-        if process.said.run == Run::FinishMigrate {
+        if process.machine.run == RunStatusWord::FinishMigrate {
             let mut next = spent;
-            let result = give_up(&mut next, at, Transfer::Failed, false);
+            let result = give_up(&mut next, at, MigrationWord::Failed, false);
             out.push((Step::LinkFailsStands(at), result.map(|()| next)));
         }
         let mut next = spent;
@@ -403,21 +397,22 @@ impl Machine {
             return;
         };
         let mut next = *world;
-        match process.said.transfer {
-            Transfer::Active if target.awaits_stream() => {
-                change(&mut next, at, Process::stop_for_last_round);
+        match process.machine.migration {
+            MigrationWord::Active if target.machine.awaits_stream() => {
+                change(&mut next, at, |process| process.machine.pre_switchover());
                 out.push((Step::MemorySent(at), Ok(next)));
             }
-            Transfer::Device if target.awaits_stream() => {
-                change(&mut next, to, Process::load);
+            MigrationWord::Device if target.machine.awaits_stream() => {
+                let sent = process.machine.guest_sent();
+                change(&mut next, to, |target| target.machine.load(sent));
                 if self.rules.targets_start_running {
-                    change(&mut next, to, |process| process.said.run = Run::Running);
+                    change(&mut next, to, |target| target.machine.run = RunStatusWord::Running);
                 }
                 let result = check(&mut next);
                 out.push((Step::Loads(at), result.map(|()| next)));
             }
-            Transfer::Device if target.has_loaded() => {
-                change(&mut next, at, Process::complete);
+            MigrationWord::Device if target.has_loaded() => {
+                change(&mut next, at, |process| process.machine.complete());
                 let result = if world.slots[at].promised & 1 << to != 0 {
                     Err(Violation::PromiseBroken)
                 } else {
@@ -456,35 +451,28 @@ fn check(world: &mut World) -> Result<(), Violation> {
 
 fn asks_to_switch(world: &World, at: usize) -> bool {
     let process = world.slots[at].process;
-    process.is_some_and(|process| process.said.transfer == Transfer::PreSwitchover && process.is_sending())
+    process.is_some_and(|process| process.machine.migration == MigrationWord::PreSwitchover && process.is_sending())
 }
 
 fn migrate(world: &mut World, at: usize, to: usize) -> Result<bool, Violation> {
-    if world.slots[at]
-        .process
-        .is_none_or(|process| process.is_sending() || !process.has_memory())
-    {
-        return Ok(false);
+    let mut may = false;
+    change(world, at, |process| may = process.migrate(to as u8));
+    let listens = { world.slots[to].process }.is_some_and(|target| target.machine.awaits_stream());
+    if may && !listens {
+        give_up(world, at, MigrationWord::Failed, true)?;
     }
-    change(world, at, |process| process.migrate(to as u8));
-    let listens = world.slots[to]
-        .process
-        .is_some_and(|target| target.awaits_stream());
-    if !listens {
-        give_up(world, at, Transfer::Failed, true)?;
-    }
-    Ok(true)
+    Ok(may)
 }
 
 /// A transfer ends badly, at both ends unless nothing comes through.
-fn give_up(world: &mut World, at: usize, word: Transfer, goes_on: bool) -> Result<(), Violation> {
+fn give_up(world: &mut World, at: usize, word: MigrationWord, goes_on: bool) -> Result<(), Violation> {
     let Some(process) = world.slots[at].process.filter(Process::is_sending) else {
         return Ok(());
     };
     if !process.is_cut {
         change(world, usize::from(process.to), |target| {
-            if target.awaits_stream() {
-                target.said.transfer = Transfer::Failed;
+            if target.machine.awaits_stream() {
+                target.machine.break_off();
             }
         });
     }
@@ -499,8 +487,8 @@ pub(crate) fn end_process(world: &mut World, at: usize) -> Result<(), Violation>
     };
     if process.is_sending() && !process.is_cut {
         change(world, usize::from(process.to), |target| {
-            if target.awaits_stream() {
-                target.said.transfer = Transfer::Failed;
+            if target.machine.awaits_stream() {
+                target.machine.break_off();
             }
         });
     }
@@ -510,7 +498,7 @@ pub(crate) fn end_process(world: &mut World, at: usize) -> Result<(), Violation>
             .process
             .is_some_and(|process| sends_here(process) && !process.is_cut)
         {
-            give_up(world, other, Transfer::Failed, true)?;
+            give_up(world, other, MigrationWord::Failed, true)?;
         }
     }
     Ok(())

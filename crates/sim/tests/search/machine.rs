@@ -160,7 +160,7 @@ impl Machine {
         self.feed(world, at, In::LookAgain)?;
         let effect = self.agents.pending(world.slots[at].core);
         if effect.as_deref() == Some(&Effect::Look) {
-            let said = world.slots[at].process.map(|process| process.said);
+            let said = world.slots[at].process.map(|process| process.machine);
             self.feed(world, at, In::Observed(said, is_late))?;
         }
         Ok(())
@@ -170,7 +170,7 @@ impl Machine {
         match &**effect {
             Effect::Look => {
                 for (step, is_late) in [(Step::Look(at), false), (Step::LookLate(at), true)] {
-                    let said = world.slots[at].process.map(|process| process.said);
+                    let said = world.slots[at].process.map(|process| process.machine);
                     let mut next = *world;
                     let result = self.feed(&mut next, at, In::Observed(said, is_late));
                     out.push((step, result.map(|()| next)));
