@@ -4,11 +4,11 @@ use driver::types::{Effect, MigrationWord, RunStatusWord};
 use model::Incarnation;
 use model::document::{Order, Stop};
 
-use super::agents::{BLANK, In};
-use super::machine::{Machine, Next, Step, is_blank, spend};
+use super::agents::{FORGOTTEN, In};
+use super::machine::{Machine, Next, Step, is_nothing, spend};
 use super::qemu::Process;
 use super::store::slot_of;
-use super::world::{Class, Late, SLOTS, Violation, World};
+use super::world::{Class, Host, Late, SLOTS, Violation, World};
 
 /// What becomes of an effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl Machine {
                 continue;
             }
             slot.said = 0;
-            slot.core = if is_blank(slot.marks) {
+            slot.core = if is_nothing(slot.marks) {
                 0
             } else {
                 self.agents.start(at, host, slot.marks)
@@ -216,7 +216,7 @@ impl Machine {
         let is_done = self.perform(&mut next, at, effect)?;
         match fate {
             Fate::Crash => return self.crash(&next, host),
-            // It is gone for good.
+            // It is gone, and its core with it.
             _ if *effect == Effect::Forget => {}
             Fate::Answered if is_done => self.feed(&mut next, at, In::Done)?,
             _ => self.feed(&mut next, at, In::Failed)?,
@@ -242,18 +242,13 @@ impl Machine {
         match effect {
             Effect::Journal(_) => {
                 let slot = &mut world.slots[at];
-                slot.marks = self.agents.written(&mut self.stores, slot.core, slot.marks);
+                slot.marks = self.agents.written(slot.core, slot.marks);
                 Ok(true)
             }
             Effect::Spawn { incoming } => self.spawn(world, at, *incoming),
             Effect::Kill if self.loses_memory(world, at) => Err(Violation::MemoryLost),
             Effect::Kill => end_process(world, at).map(|()| true),
-            Effect::Forget => {
-                let slot = &mut world.slots[at];
-                (slot.core, slot.marks, slot.said) = (0, BLANK, 0);
-                slot.is_over = true;
-                Ok(true)
-            }
+            Effect::Forget => self.forget(world, at).map(|()| true),
             Effect::Prepare { .. }
             | Effect::OpenPorts
             | Effect::Announce
@@ -265,14 +260,39 @@ impl Machine {
         }
     }
 
-    /// Whether its host was told to save a guest that is nowhere else, and ends it unsaved.
+    /// Nothing is left of an incarnation. It is begun anew if its host was told something of it in the meantime.
+    fn forget(&mut self, world: &mut World, at: usize) -> Result<(), Violation> {
+        let slot = &mut world.slots[at];
+        (slot.core, slot.marks, slot.said) = (0, FORGOTTEN, 0);
+        slot.is_over = true;
+        let at_host = usize::from(slot.host);
+        let host = world.hosts[at_host];
+        if host.document == 0 {
+            return Ok(());
+        }
+        self.welcome(world, at_host, host.document);
+        if world.slots[at].core == 0 {
+            return Ok(());
+        }
+        self.feed(world, at, In::Desired(host.document, true))?;
+        match host {
+            Host { is_fresh: true, .. } => self.feed(world, at, In::Fresh),
+            Host { is_online: true, .. } => self.feed(world, at, In::Stale),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether its host was told to save a guest that is nowhere else, and ends it unsaved, or as one whose state nobody
+    /// will look for.
     fn loses_memory(&self, world: &World, at: usize) -> bool {
         let slot = &world.slots[at];
         let document = world.hosts[usize::from(slot.host)].document;
         let about = self.stores.documents.get(document).as_ref();
         let is_to_be_saved = about.is_some_and(|about| matches!(about.order, Order::Stop(Stop::Suspend)));
+        let marks = self.agents.marks.get(slot.marks);
         let is_whole = slot.process.is_some_and(|process| process.has_completed());
-        is_to_be_saved && is_whole && !self.agents.marks.get(slot.marks).closed
+        let is_saved = slot.process.is_some_and(|process| process.is_saved());
+        is_to_be_saved && (is_whole && !marks.closed || is_saved && marks.saved_bytes.is_none())
     }
 
     fn spawn(&mut self, world: &mut World, at: usize, incoming: bool) -> Result<bool, Violation> {
@@ -317,7 +337,9 @@ impl Machine {
             Effect::MigrateContinue { .. } => {
                 let is_there = asks_to_switch(world, at);
                 if is_there {
-                    change(world, at, |process| process.machine.migration = MigrationWord::Device);
+                    change(world, at, |process| {
+                        process.machine.migration = MigrationWord::Device
+                    });
                 }
                 Ok(is_there)
             }
@@ -368,7 +390,9 @@ impl Machine {
             out.push((Step::QemuDies(at), result.map(|()| spent)));
         }
         if let Some(mut spent) = spend(world, Class::Guest).filter(|_| process.executes()) {
-            change(&mut spent, at, |process| process.machine.run = RunStatusWord::Shutdown);
+            change(&mut spent, at, |process| {
+                process.machine.run = RunStatusWord::Shutdown
+            });
             out.push((Step::GuestEnds(at), Ok(spent)));
         }
         if !process.is_sending() || process.is_cut {
@@ -406,7 +430,9 @@ impl Machine {
                 let sent = process.machine.guest_sent();
                 change(&mut next, to, |target| target.machine.load(sent));
                 if self.rules.targets_start_running {
-                    change(&mut next, to, |target| target.machine.run = RunStatusWord::Running);
+                    change(&mut next, to, |target| {
+                        target.machine.run = RunStatusWord::Running
+                    });
                 }
                 let result = check(&mut next);
                 out.push((Step::Loads(at), result.map(|()| next)));
@@ -451,7 +477,9 @@ fn check(world: &mut World) -> Result<(), Violation> {
 
 fn asks_to_switch(world: &World, at: usize) -> bool {
     let process = world.slots[at].process;
-    process.is_some_and(|process| process.machine.migration == MigrationWord::PreSwitchover && process.is_sending())
+    process.is_some_and(|process| {
+        process.machine.migration == MigrationWord::PreSwitchover && process.is_sending()
+    })
 }
 
 fn migrate(world: &mut World, at: usize, to: usize) -> Result<bool, Violation> {

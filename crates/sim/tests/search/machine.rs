@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use driver::types::Effect;
 
-use super::agents::{Agents, BLANK, In};
+use super::agents::{Agents, BLANK, FORGOTTEN, In};
 use super::effects::Fate;
 use super::rules::Rules;
 use super::store::{Act, HOSTS, Item, MIGRATIONS, Stores};
@@ -329,8 +329,8 @@ impl Machine {
     }
 
     fn wish_steps(&mut self, world: &World, out: &mut Vec<(Step, Next)>) {
-        for (at, act) in self.wishes.clone().into_iter().enumerate() {
-            let bit = 1 << at;
+        for at in 0..self.wishes.len() {
+            let (act, bit) = (self.wishes[at], 1 << at);
             if world.wishes & bit == 0 || world.wishes_left == 0 {
                 continue;
             }
@@ -386,7 +386,7 @@ pub(crate) fn spend(world: &World, class: Class) -> Option<World> {
     Some(spent)
 }
 
-/// Whether the journal says nothing of an incarnation.
-pub(crate) const fn is_blank(marks: u32) -> bool {
-    marks == BLANK
+/// Whether an agent that starts has nothing to do with an incarnation, for what its journal says.
+pub(crate) const fn is_nothing(marks: u32) -> bool {
+    marks == BLANK || marks == FORGOTTEN
 }
