@@ -42,7 +42,7 @@ pub(crate) struct SimCheckArgs {
     /// How many servers each cloud has [default: chosen by the seed, as are all below]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10))]
     pub(crate) servers: Option<u16>,
-    /// How many hosts each cloud has, with two VMs for each and at least one fault
+    /// How many hosts each cloud has; with two VMs and at least a fault for each
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) hosts: Option<u16>,
     /// How many VMs users make at most

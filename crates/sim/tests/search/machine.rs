@@ -290,7 +290,7 @@ impl Machine {
     fn document_steps(&mut self, world: &World, at: usize, out: &mut Vec<(Step, Next)>) {
         let document = self.stores.document(world.store, at);
         let host = world.hosts[at];
-        if document == host.document && host.is_fresh {
+        if document == host.document && host.is_fresh || self.is_elsewhere(world, at, document) {
             return;
         }
         let mut next = *world;
@@ -304,6 +304,14 @@ impl Machine {
             });
             out.push((Step::KeepDocument(at), Ok(spent)));
         }
+    }
+
+    /// Whether a document names an incarnation that another host has not forgotten: an incarnation has one place here, so what
+    /// is left of a VM is removed by another host after that.
+    fn is_elsewhere(&self, world: &World, at: usize, document: u32) -> bool {
+        let about = self.stores.documents.get(document).as_ref();
+        let slot = about.map(|about| world.slots[super::store::slot_of(about.incarnation)]);
+        slot.is_some_and(|slot| slot.core != 0 && usize::from(slot.host) != at)
     }
 
     fn server_steps(&mut self, world: &World, out: &mut Vec<(Step, Next)>) {
