@@ -8,7 +8,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use api::agent::GoRequest;
@@ -18,7 +20,7 @@ use driver::types::Identity;
 use model::document::HostDocument;
 use model::{HostId, Incarnation, Reason, VmId};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
 use crate::journal::{Entry, State};
@@ -89,9 +91,19 @@ impl Fleet {
     pub async fn hear(&self, mut link: mpsc::Receiver<LinkEvent>) {
         let mut unkept: Option<HostDocument> = None;
         loop {
-            let event = match unkept {
-                Some(_) => timeout(KEEP_AGAIN, link.recv()).await,
-                None => Ok(link.recv().await),
+            let next = async {
+                match unkept {
+                    Some(_) => timeout(KEEP_AGAIN, link.recv()).await,
+                    None => Ok(link.recv().await),
+                }
+            };
+            let event = tokio::select! {
+                event = next => event,
+                () = self.ended() => {
+                    // It may have been named again while it was being forgotten.
+                    self.spread();
+                    continue;
+                }
             };
             unkept = match event {
                 Ok(None) => return,
@@ -104,6 +116,22 @@ impl Fleet {
                 },
             };
         }
+    }
+
+    /// Waits for the end of a task, whose incarnation is forgotten then.
+    async fn ended(&self) {
+        poll_fn(|context| {
+            let mut inner = self.lock();
+            match inner.running.poll_join_next(context) {
+                Poll::Ready(Some(ended)) => {
+                    inner.note_end(ended);
+                    Poll::Ready(())
+                }
+                // With none there, one is started by what is heard.
+                Poll::Ready(None) | Poll::Pending => Poll::Pending,
+            }
+        })
+        .await;
     }
 
     /// What the link itself says; there is no document then.
@@ -193,13 +221,17 @@ impl Inner {
     /// Removes the tasks that have ended: their incarnations are forgotten.
     fn reap(&mut self) {
         while let Some(ended) = self.running.try_join_next() {
-            match ended {
-                Ok((vm, incarnation)) => {
-                    self.tasks.remove(&(vm, incarnation));
-                    self.journal.forget(vm, incarnation);
-                }
-                Err(error) => tracing::error!(%error, "the task of an incarnation failed"),
+            self.note_end(ended);
+        }
+    }
+
+    fn note_end(&mut self, ended: Result<(VmId, Incarnation), JoinError>) {
+        match ended {
+            Ok((vm, incarnation)) => {
+                self.tasks.remove(&(vm, incarnation));
+                self.journal.forget(vm, incarnation);
             }
+            Err(error) => tracing::error!(%error, "the task of an incarnation failed"),
         }
     }
 

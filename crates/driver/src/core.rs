@@ -470,7 +470,7 @@ impl Core {
     /// The column *QEMU*. After a save QEMU shows what it shows after a migration; nothing of the guest is elsewhere then.
     fn column(&self, qemu: &Qemu) -> Column {
         match Column::of(qemu, &self.marks, self.order()) {
-            Column::Completed | Column::Odd if self.memory.is_stopped_by_save && is_after_migration(qemu) => {
+            Column::Completed | Column::Odd if self.marks.saving && is_after_migration(qemu) => {
                 if self
                     .migration()
                     .is_some_and(|order| order.granted || order.cancel)

@@ -46,6 +46,9 @@ pub struct Marks {
     pub sent: BTreeSet<Incarnation>,
     /// Neither `migrate` nor `migrate-continue` is issued for any of these any more.
     pub no_switch: BTreeSet<Incarnation>,
+    /// A save may have been begun after all that was sent: what QEMU completed last is not a migration.
+    #[serde(default)]
+    pub saving: bool,
     /// The saved state that it starts from may have been used: from now on the VM boots from disk only.
     pub used_saved: bool,
     /// Its state was saved whole when it was closed: the size of the file.
@@ -83,10 +86,12 @@ impl Marks {
             }
             Mark::Sent { to } => {
                 self.sent.insert(*to);
+                self.saving = false;
             }
             Mark::NoSwitch { to } => {
                 self.no_switch.insert(*to);
             }
+            Mark::Saving => self.saving = true,
             Mark::UsedSaved => self.used_saved = true,
             Mark::Removed => self.removed = true,
             Mark::Rebooting(rebooting) => self.rebooting = Some(*rebooting),
@@ -132,6 +137,8 @@ pub enum Mark {
         /// M.
         to: Incarnation,
     },
+    /// See [`Marks::saving`].
+    Saving,
     /// See [`Marks::used_saved`].
     UsedSaved,
     /// See [`Marks::removed`].
@@ -201,7 +208,7 @@ pub enum GuestEnd {
 }
 
 /// The run states of QEMU that matter. All others are `Other`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RunStatusWord {
     /// The guest executes.
     Running,
@@ -228,7 +235,7 @@ pub enum RunStatusWord {
 }
 
 /// The migration states of QEMU that matter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MigrationWord {
     /// There was none.
     None,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use model::report::{Report, RunStatus};
+use model::report::{Report, RunState, RunStatus};
 use model::{HostId, Incarnation, VmId, key};
 
 use uuid::Uuid;
@@ -66,10 +66,8 @@ pub fn plans(view: &View, host: HostId, report: &Report) -> Vec<Plan> {
             let intent = vm.and_then(|vm| vm.intent.as_ref()).map_or(0, |at| at.revision);
             // The incarnation must still be awaited when the report is stored.
             plan.rely(key::vm_intent(run.vm), intent);
-            let stored = RunStatus {
-                host,
-                ..run.run.clone()
-            };
+            let kept = vm.and_then(|vm| vm.runs.get(&incarnation));
+            let stored = stored(host, kept, &run.run);
             plan.replace(key::vm_run(run.vm, incarnation), revision, &stored);
         }
         plans.push(plan);
@@ -99,17 +97,25 @@ fn is_news(view: &View, host: HostId, vm: VmId, run: &RunStatus) -> bool {
     let kept = view.vms.get(&vm).and_then(|vm| vm.runs.get(&run.incarnation));
     let Some(kept) = kept else { return true };
     // What is on the agent's disk does not go back, whatever arrives late: a closed incarnation never opens again, and
-    // one that ran has run.
-    let goes_back = kept.state.is_closed() && run.state < kept.state || kept.ran && !run.ran;
+    // one that ran has run. Of one that it had forgotten when it was told to remove it, it does not know that any more.
+    let is_removed = run.state == RunState::Removed;
+    let goes_back = kept.state.is_closed() && run.state < kept.state || kept.ran && !run.ran && !is_removed;
     if goes_back {
         return false;
     }
     let same = RunStatus {
         document_revision: kept.document_revision,
-        host,
-        ..run.clone()
+        ..stored(host, Some(kept), run)
     };
     same != *kept
+}
+
+fn stored(host: HostId, kept: Option<&RunStatus>, run: &RunStatus) -> RunStatus {
+    RunStatus {
+        host,
+        ran: run.ran || kept.is_some_and(|kept| kept.ran),
+        ..run.clone()
+    }
 }
 
 /// The incarnations that a host has open and the store knows nothing of. A store that was never restored has none.

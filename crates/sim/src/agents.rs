@@ -335,6 +335,8 @@ impl World {
             if let Some(agent) = self.agent(n) {
                 agent.tasks.remove(&key);
             }
+            // It may have been named again in the meantime.
+            self.spread(n);
             return;
         }
         self.feed(n, key, input);

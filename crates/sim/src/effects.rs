@@ -303,12 +303,20 @@ impl World {
         DONE
     }
 
+    /// Asked again, it finds what it has saved; if the guest has gone on since, that is no more what it is.
     fn save(&mut self, n: usize, key: Key, saved_in: SavedIn) -> Answer {
-        if self.hosts[n].is_full {
-            return Err(failure("disk-full", true));
-        }
-        if let Some(process) = self.hosts[n].qemus.get_mut(&key) {
-            process.migrate();
+        let is_full = self.hosts[n].is_full;
+        let is_there = self.saved(n, saved_in).contains(&key);
+        let Some(process) = self.hosts[n].qemus.get_mut(&key) else {
+            return Err(failure("qemu-gone", true));
+        };
+        if !is_there || !process.has_completed() {
+            process.stop();
+            process.migrate().map_err(|cause| failure(cause, true))?;
+            if is_full {
+                process.fail(MigrationWord::Failed, true);
+                return Err(failure("disk-full", true));
+            }
             process.complete();
         }
         self.saved(n, saved_in).insert(key);
@@ -326,7 +334,7 @@ impl World {
                 Err(failure("saved-state-unusable", false))
             }
             Some(process) => {
-                process.load();
+                process.load(RunStatusWord::Paused);
                 DONE
             }
             None => Err(failure("qemu-gone", true)),
@@ -347,7 +355,7 @@ impl World {
             return Err(failure("qemu-gone", true));
         };
         let serial = process.serial;
-        process.migrate();
+        process.migrate().map_err(|cause| failure(cause, true))?;
         if listens {
             self.in_qemu((50_000, 3_000_000), n, key, serial, QemuEvent::Sent);
         } else {
@@ -379,7 +387,7 @@ impl World {
         };
         match what {
             QemuEvent::Ready => process.is_ready = process.executes(),
-            QemuEvent::PowersOff if process.executes() && !process.is_transferring() => {
+            QemuEvent::PowersOff if process.executes() => {
                 process.run = RunStatusWord::Shutdown;
             }
             QemuEvent::PowersOff => {}
@@ -423,9 +431,10 @@ impl World {
     fn sent_all(&mut self, n: usize, key: Key) {
         let target = self.target_of(key);
         let process = self.hosts[n].qemus.get(&key);
-        if process.is_none_or(|process| process.migration != MigrationWord::Device) {
+        let Some(sent) = process.filter(|process| process.migration == MigrationWord::Device) else {
             return;
-        }
+        };
+        let sent = sent.guest_sent();
         let there = target.filter(|(target, _)| self.reaches(Node::Host(n), Node::Host(*target)));
         let Some((target, target_key)) = there else {
             return self.transfer_fails(n, key);
@@ -438,7 +447,7 @@ impl World {
             return self.feed(target, target_key, Input::LookAgain);
         }
         if let Some(process) = self.hosts[target].qemus.get_mut(&target_key) {
-            process.load();
+            process.load(sent);
         }
         let is_lost = !self.is_mended && self.chance.random_range(0..8) == 0;
         if !is_lost && self.reaches(Node::Host(target), Node::Host(n)) {

@@ -27,5 +27,5 @@ use driver::qemu_model as qemu;
 
 pub use bugs::Bug;
 pub use live::{HOSTS_MAX, join, live, make_template};
-pub use runs::{Failure, Outcome, check, run, shrink};
+pub use runs::{Failure, Outcome, Tally, check, run, shrink};
 pub use script::{Node, Rule, Script, Size, Step};

@@ -6,7 +6,9 @@
 //!
 //! **Start here:** [`check`].
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use crate::bugs::Bug;
 use crate::script::{Script, Size};
@@ -40,7 +42,53 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "seed {} fails: {}", self.script.seed, self.wrong)?;
         writeln!(f, "the shortest script that was found to fail:")?;
-        write!(f, "{}", self.script)
+        write!(f, "{}", self.script)?;
+        let (seed, size) = (self.script.seed, self.script.size);
+        writeln!(f, "to see all of it: sterna sim check --seed {seed} {size} --log")
+    }
+}
+
+/// What was run of many seeds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// How many.
+    pub seeds: u64,
+    /// What happened in them.
+    pub events: u64,
+    /// How long they were together, in virtual time. Each was run twice.
+    pub virtual_us: u64,
+    /// How many faults there were of each class.
+    pub faults: BTreeMap<&'static str, u64>,
+}
+
+impl Tally {
+    /// Checks a seed, and counts it.
+    pub fn check(&mut self, seed: u64, size: Size) -> Result<(), Failure> {
+        let outcome = check(seed, size)?;
+        self.seeds += 1;
+        self.events += outcome.events;
+        self.virtual_us += outcome.virtual_us;
+        let steps = Script::of(seed, size).steps;
+        for fault in steps.iter().filter_map(|(_, step)| step.fault()) {
+            *self.faults.entry(fault).or_default() += 1;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hours = Duration::from_micros(self.virtual_us).as_secs_f64() / 3600.0;
+        let faults: u64 = self.faults.values().sum();
+        let classes: Vec<String> = { &self.faults }
+            .iter()
+            .map(|(class, count)| format!("{class} {count}"))
+            .collect();
+        let (seeds, events, classes) = (self.seeds, self.events, classes.join(", "));
+        write!(
+            f,
+            "{seeds} seeds, {hours:.1} h of virtual time, {events} events, {faults} faults ({classes})"
+        )
     }
 }
 

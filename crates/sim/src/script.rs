@@ -44,6 +44,36 @@ impl Size {
             faults: 6 + small * 3,
         }
     }
+
+    /// Larger ones too: all from one server and two hosts to three servers and eight hosts.
+    pub fn any_of(seed: u64) -> Self {
+        let part = |of: u64, choices: u64| usize::try_from(seed / of % choices).unwrap_or_default();
+        let hosts = 2 + part(3, 7);
+        Self {
+            servers: 1 + part(1, 3),
+            hosts,
+            vms: hosts * 2,
+            seconds: 60,
+            faults: hosts * (2 + part(21, 3)),
+        }
+    }
+}
+
+/// As arguments of `sterna sim check`.
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            servers,
+            hosts,
+            vms,
+            seconds,
+            faults,
+        } = self;
+        write!(
+            f,
+            "--servers {servers} --hosts {hosts} --vms {vms} --faults {faults} --seconds {seconds}"
+        )
+    }
 }
 
 /// Somebody who sends and receives.
@@ -232,6 +262,36 @@ pub struct Script {
     pub size: Size,
     /// In the order of time.
     pub steps: Vec<(u64, Step)>,
+}
+
+impl Step {
+    /// What breaks, if anything does.
+    pub fn fault(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Create { .. }
+            | Self::Act { .. }
+            | Self::Delete { .. }
+            | Self::Migrate { .. }
+            | Self::Cancel { .. }
+            | Self::Operate { .. }
+            | Self::Join { .. } => return None,
+            Self::LoseHost { .. } => "host lost",
+            Self::CrashServer { .. } => "server crash",
+            Self::CrashAgent { .. } => "agent crash",
+            Self::CrashAtEffect { .. } => "agent crash at an effect",
+            Self::StopHost { .. } => "host off",
+            Self::KillQemu { .. } => "QEMU killed",
+            Self::HangQemu { .. } => "QEMU hangs",
+            Self::SpoilLoads { .. } => "bad saved state",
+            Self::Cut { .. } => "cut",
+            Self::FillStore { .. } => "store full",
+            Self::ShakeStore { .. } => "store fails",
+            Self::SlowStore { .. } => "store slow",
+            Self::FillHost { .. } => "host full",
+            Self::SlowHost { .. } => "host slow",
+            Self::Jump { .. } => "clock jump",
+        })
+    }
 }
 
 const ACTIONS: [&str; 12] = [

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use sim::{Script, Size, check, run};
+use sim::{Script, Size, Tally, run};
 
 /// For how long seeds are run, unless `STERNA_SIM_SECONDS` says otherwise.
 const SECONDS: u64 = 30;
@@ -13,20 +13,16 @@ const SECONDS: u64 = 30;
 const SEEDS: u64 = 50;
 
 /// Runs so many seeds from one on, or fewer if the time is over before. Answers how many.
-fn seeds_for(first: u64, most: u64, seconds: u64) -> u64 {
+fn seeds_for(first: u64, most: u64, seconds: u64, size: fn(u64) -> Size) -> u64 {
     let begun = Instant::now();
-    let mut seed = first;
-    let mut virtual_us = 0;
-    while seed == first || seed - first < most && begun.elapsed() < Duration::from_secs(seconds) {
-        match check(seed, Size::of(seed)) {
-            Ok(outcome) => virtual_us += 2 * outcome.virtual_us,
-            Err(failure) => panic!("{failure}"),
+    let mut tally = Tally::default();
+    while tally.seeds == 0 || tally.seeds < most && begun.elapsed() < Duration::from_secs(seconds) {
+        if let Err(failure) = tally.check(first + tally.seeds, size(first + tally.seeds)) {
+            panic!("{failure}after {tally}");
         }
-        seed += 1;
     }
-    let times = Duration::from_micros(virtual_us).as_secs_f64() / begun.elapsed().as_secs_f64();
-    println!("{} seeds, {times:.0} x real time", seed - first);
-    seed - first
+    println!("{tally}");
+    tally.seeds
 }
 
 fn seconds(otherwise: u64) -> u64 {
@@ -36,13 +32,13 @@ fn seconds(otherwise: u64) -> u64 {
 
 #[test]
 fn nothing_is_wrong_under_any_seed_that_there_is_time_for() {
-    assert!(seeds_for(1, SEEDS, seconds(SECONDS)) > 0);
+    assert!(seeds_for(1, SEEDS, seconds(SECONDS), Size::of) > 0);
 }
 
 #[test]
 #[ignore = "long: `make soak` runs it"]
 fn nothing_is_wrong_under_the_seeds_of_an_hour() {
-    assert!(seeds_for(1_000_000, u64::MAX, seconds(3600)) > 0);
+    assert!(seeds_for(1_000_000, u64::MAX, seconds(3600), Size::any_of) > 0);
 }
 
 /// How fast a cloud of 20 hosts goes, with faults: a figure for people, and for who makes it faster.

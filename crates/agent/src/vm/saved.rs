@@ -16,6 +16,7 @@ use model::vm::SavedIn;
 use model::{Incarnation, Reason};
 use qemu::migration_settings::{file_capabilities, file_parameters};
 use qemu::qmp::Qmp;
+use qemu::qmp::commands::RunState;
 use qemu::qmp::migration::{MigrationChannel, MigrationInfo, MigrationStatus};
 use tokio::time::timeout;
 
@@ -27,18 +28,23 @@ use crate::{config, storage};
 const PATIENCE: Duration = Duration::from_millis(200);
 
 impl Vm {
-    /// Asked again, it goes on where an earlier attempt was.
+    /// Asked again, it goes on where an earlier attempt was. What was saved before the guest went on is another state than
+    /// the guest's, with other memory than its disk now needs: it goes, and the guest is saved anew.
     pub(super) async fn save(&self, saved_in: SavedIn) -> Result<Outcome, Failure> {
         let path = self.saved_state(self.id.incarnation, saved_in)?;
-        if let Ok(metadata) = fs::metadata(&path) {
+        let temporary = path.with_extension("state.part");
+        let qmp = self.live().await?.qmp.clone();
+        let before = qmp.query_migrate().await.map_err(qmp_failure)?;
+        let run = qmp.query_status().await.map_err(qmp_failure)?.status;
+        let stands_still = matches!(run, RunState::FinishMigrate | RunState::PostMigrate);
+        if !stands_still {
+            storage::remove(&path).map_err(storage_failure)?;
+        } else if let Ok(metadata) = fs::metadata(&path) {
             return Ok(Outcome::Saved {
                 bytes: metadata.len(),
             });
         }
-        let temporary = path.with_extension("state.part");
-        let qmp = self.live().await?.qmp.clone();
-        let before = qmp.query_migrate().await.map_err(qmp_failure)?;
-        if !is_ours(&before, &temporary) {
+        if !is_ours(&before, stands_still, &temporary) {
             qmp.stop().await.map_err(qmp_failure)?;
             settings(&qmp).await?;
             let file = storage::new_saved_state(&temporary).map_err(storage_failure)?;
@@ -120,12 +126,13 @@ fn saved_state_failure(error: &io::Error) -> Failure {
 }
 
 /// Whether the migration that QEMU speaks of writes this file: it is there only from just before one does. One that has
-/// completed and left it empty is the one by which the guest came here.
-fn is_ours(info: &MigrationInfo, temporary: &Path) -> bool {
+/// completed and left it empty is the one by which the guest came here; one that completed has not left the guest as it is
+/// unless that stands still.
+fn is_ours(info: &MigrationInfo, stands_still: bool, temporary: &Path) -> bool {
     let bytes = fs::metadata(temporary).map(|metadata| metadata.len());
     match info.status {
         MigrationStatus::None | MigrationStatus::Failed | MigrationStatus::Cancelled => false,
-        MigrationStatus::Completed => bytes.is_ok_and(|bytes| bytes > 0),
+        MigrationStatus::Completed => stands_still && bytes.is_ok_and(|bytes| bytes > 0),
         _ => bytes.is_ok(),
     }
 }

@@ -29,8 +29,6 @@ pub(super) struct Memory {
     /// How its QEMU ended.
     pub(super) ended: Option<String>,
     pub(super) save: Save,
-    /// A save was begun and the guest was not continued since: that is why it stands still in `postmigrate`.
-    pub(super) is_stopped_by_save: bool,
     /// Whether the guest stood still already when the save began.
     pub(super) stood_still: bool,
     /// Where QEMU listens for the stream.
@@ -201,13 +199,9 @@ impl Memory {
             }
             Effect::Spawn { .. } => self.steps.spawn_us = Some(now.monotonic_us),
             Effect::Migrate { to } => {
-                // From here on `postmigrate` means that the guest is elsewhere.
-                self.is_stopped_by_save = false;
                 self.transfer = Some(Transfer::started(*to, now));
             }
-            Effect::Save { .. } => self.is_stopped_by_save = true,
             Effect::Continue => {
-                self.is_stopped_by_save = false;
                 // From here on the guest is not what was saved.
                 if matches!(self.save, Save::Whole { .. }) {
                     self.save = Save::No;
@@ -276,8 +270,6 @@ impl Memory {
 
     pub(super) fn observe(&mut self, now: Now, state: &QemuState) {
         let now_us = now.monotonic_us;
-        // Also after a save that failed, without our doing.
-        self.is_stopped_by_save &= state.run != RunStatusWord::Running;
         if state.run != RunStatusWord::FinishMigrate {
             self.device_since_us = None;
         }

@@ -100,7 +100,7 @@ impl Core {
     }
 
     /// Mark it as run, open its ports, let it run. A guest that may send finds its ports open.
-    fn continue_guest(&self) -> Plan {
+    pub(super) fn continue_guest(&self) -> Plan {
         if !self.marks.ran {
             Plan::mark(Mark::Ran)
         } else if !self.memory.ports_are_open {

@@ -22,6 +22,11 @@ impl Core {
         let Some(order) = self.migration().filter(|order| order.stream.is_some()) else {
             return Plan::wait_ms(STEADY_MS);
         };
+        // A save that was taken back stopped it, and QEMU sends nothing before the guest went on: also one that shall
+        // stand still, for an instant.
+        if state.run == RunStatusWord::PostMigrate {
+            return self.continue_guest();
+        }
         if order.paused && state.run == RunStatusWord::Running {
             return Plan::act(Effect::Pause);
         }

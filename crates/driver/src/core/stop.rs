@@ -168,10 +168,9 @@ impl Core {
             _ if state.run == RunStatusWord::InMigrate => Plan::act(Effect::Kill),
             _ if self.column(qemu) == Column::Completed => Plan::act(Effect::Kill),
             Save::Failed(_) => self.plan_unsaved(state),
-            // A migration's transfer, not the save of an agent before this one: that one sent nothing.
-            Save::No if is_transferring(state) && !self.marks.sent.is_empty() => {
-                Plan::act(Effect::MigrateCancel)
-            }
+            // A migration's transfer, not the save of an agent before this one.
+            Save::No if is_transferring(state) && !self.marks.saving => Plan::act(Effect::MigrateCancel),
+            Save::No if !self.marks.saving => Plan::mark(Mark::Saving),
             Save::No => {
                 self.memory.stood_still = state.run == RunStatusWord::Paused;
                 Plan::act(Effect::Save { saved_in })

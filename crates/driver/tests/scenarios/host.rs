@@ -144,7 +144,7 @@ impl World {
                     is_sent && !is_promised,
                     "migrates without sent, or in spite of the promise"
                 );
-                process.migrate();
+                process.migrate().map_err(|cause| failure(cause, true))?;
                 let listens = self.hosts[TARGET]
                     .process
                     .as_ref()
@@ -195,7 +195,12 @@ fn command_alone(host: &mut Host, effect: &Effect) -> Result<Outcome, Failure> {
             });
         }
         Effect::Save { .. } => {
-            process.complete();
+            let is_there = host.saved.contains_key(&incarnation) && process.has_completed();
+            if !is_there {
+                process.stop();
+                process.migrate().map_err(|cause| failure(cause, true))?;
+                process.complete();
+            }
             host.saved.insert(incarnation, 4096);
             return Ok(Outcome::Saved { bytes: 4096 });
         }
@@ -203,7 +208,7 @@ fn command_alone(host: &mut Host, effect: &Effect) -> Result<Outcome, Failure> {
             if !host.saved.contains_key(incarnation) {
                 return Err(failure("no-such-state", false));
             }
-            process.load();
+            process.load(RunStatusWord::Paused);
         }
         effect => panic!("{effect:?} is not for a shell"),
     }

@@ -285,6 +285,7 @@ fn suspend_saves_and_closes_with_the_size_and_the_next_one_resumes_from_it() {
     assert_eq!(
         log(&world),
         [
+            Effect::Journal(Mark::Saving),
             Effect::Save {
                 saved_in: SavedIn::Host
             },

@@ -456,6 +456,53 @@ fn a_suspend_taken_back_is_not_mistaken_for_a_migration_that_completed() {
 }
 
 #[test]
+fn a_guest_that_was_saved_after_a_migration_was_given_up_is_known_to_be_saved_by_the_next_agent() {
+    let mut world = life::running();
+    world.link = Link::Stalls;
+    let mut controller = Controller::new();
+    run(
+        &mut world,
+        &mut controller,
+        Some(At::PreCopy),
+        |_, controller| controller.cancel = true,
+        30_000_000,
+    );
+    assert_eq!(controller.phase, Phase::Aborted);
+    world.order(SOURCE, life::stop(Stop::Suspend));
+    let mut is_restarted = false;
+    world.run(
+        &mut |world| {
+            let now = !world.hosts[SOURCE].saved.is_empty() && !is_restarted;
+            if now {
+                is_restarted = true;
+                world.restart_agent(SOURCE);
+            }
+            now
+        },
+        30_000_000,
+    );
+    assert!(is_restarted);
+    assert_eq!(world.hosts[SOURCE].last().saved_bytes, Some(4096));
+}
+
+#[test]
+fn a_guest_that_a_save_stopped_goes_on_before_it_is_sent() {
+    let mut world = life::running();
+    world.order(SOURCE, life::stop(Stop::Suspend));
+    world.run(
+        &mut |world| !world.hosts[SOURCE].saved.is_empty() && world.order(SOURCE, life::run(true)),
+        5_000_000,
+    );
+    assert_eq!(where_it_runs(&world), (false, false));
+    let mut controller = Controller::new();
+    controller.paused = true;
+    run(&mut world, &mut controller, None, |_, _| {}, 30_000_000);
+    assert_eq!(controller.phase, Phase::Done);
+    assert_eq!(where_it_runs(&world), (false, false));
+    assert_eq!(world.hosts[TARGET].last().state, RunState::Paused);
+}
+
+#[test]
 fn a_migration_after_a_suspend_that_failed_or_was_taken_back_is_not_mistaken_for_a_save() {
     for is_broken in [true, false] {
         let mut world = life::running();

@@ -136,7 +136,7 @@ impl Host {
     }
 
     pub(crate) fn executes(&self) -> bool {
-        self.process.as_ref().is_some_and(Process::executes)
+        self.process.as_ref().is_some_and(|process| process.executes())
     }
 }
 
@@ -319,8 +319,7 @@ impl World {
         if gone == TARGET && process.is_transferring() {
             process.fail(MigrationWord::Failed, true);
         } else if gone == SOURCE && process.run == RunStatusWord::InMigrate && process.is_listening {
-            process.migration = MigrationWord::Failed;
-            process.error = Some("the stream ended".to_owned());
+            process.break_off();
         } else {
             return;
         }
@@ -520,15 +519,16 @@ impl World {
         let listener = listener
             .as_mut()
             .filter(|listener| listener.run == RunStatusWord::InMigrate);
+        let sent = process.guest_sent();
         match (listener, self.link) {
             (None, _) => process.fail(MigrationWord::Failed, true),
-            (Some(listener), Link::AckSwallowed) => listener.load(),
+            (Some(listener), Link::AckSwallowed) => listener.load(sent),
             (Some(listener), Link::AckLostRunsOn | Link::AckLostStands) => {
-                listener.load();
+                listener.load(sent);
                 process.fail(MigrationWord::Failed, self.link == Link::AckLostRunsOn);
             }
             (Some(listener), _) => {
-                listener.load();
+                listener.load(sent);
                 process.complete();
                 self.handed_over = true;
             }

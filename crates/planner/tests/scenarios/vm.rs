@@ -290,6 +290,22 @@ fn a_vm_is_deleted_in_every_state_of_its_run() {
 }
 
 #[test]
+fn a_vm_is_deleted_though_its_host_has_forgotten_in_the_meantime_that_it_ran() {
+    let mut world = World::new(1);
+    let vm = world.running("web", "h1");
+    world.close("h1", vm, Incarnation(1), Some("guest-shutdown"));
+    world.delete(vm);
+    world.report("h1", vm, Incarnation(1), |run| {
+        (run.state, run.ran) = (RunState::Closed, true);
+    });
+    // It had begun to forget it before it was told to remove it.
+    world.report("h1", vm, Incarnation(1), |run| {
+        (run.state, run.ran) = (RunState::Removed, false);
+    });
+    is_gone(&world, vm);
+}
+
+#[test]
 fn a_vm_that_is_off_suspended_or_failed_has_its_volumes_removed_by_its_host() {
     for reason in [None, Some("guest-shutdown"), Some("qemu-died")] {
         let mut world = World::new(2);

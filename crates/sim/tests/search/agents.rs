@@ -6,12 +6,14 @@
 use std::sync::Arc;
 
 use driver::Core;
-use driver::types::{Effect, EffectId, Failure, Identity, Input, Lease, Marks, Now, Outcome, Qemu};
+use driver::journal::State;
+use driver::qemu_model::Machine;
+use driver::types::{Effect, EffectId, Failure, Identity, Input, Lease, Mark, Marks, Now, Outcome};
 use model::report::{OutgoingState, RunState, RunStatus};
 use model::{Incarnation, Reason};
 
 use super::intern::{Interner, Map};
-use super::qemu::Said;
+use super::qemu;
 use super::rules::{Lost, Rules};
 use super::store::{Stores, host, late, now, slot_of, vm};
 
@@ -24,7 +26,7 @@ pub(crate) enum In {
     Stale,
     Fresh,
     /// What QEMU said, and whether that comes late.
-    Observed(Option<Said>, bool),
+    Observed(Option<Machine>, bool),
     Go(u8, u8),
     Done,
     Failed,
@@ -65,6 +67,7 @@ impl Agents {
     pub(crate) fn new(rules: Rules) -> Self {
         let mut marks = Interner::default();
         assert_eq!(marks.id(Marks::default()), BLANK);
+        assert_eq!(marks.id(forgotten()), FORGOTTEN);
         Self {
             rules,
             cores: Interner::default(),
@@ -152,28 +155,24 @@ impl Agents {
     }
 
     /// What is durable when the mark that the core waits for has been written.
-    pub(crate) fn written(&mut self, stores: &mut Stores, core: u32, marks: u32) -> u32 {
+    pub(crate) fn written(&mut self, core: u32, marks: u32) -> u32 {
         if let Some(marks) = self.durable.get(&(core, marks)) {
             return *marks;
         }
-        let is_lost = self.pending(core).is_some_and(|effect| self.loses(&effect));
-        let next = if is_lost {
-            marks
-        } else {
-            let out = self.step(stores, core, In::Done);
-            let known = self.cores.get(out.core).marks().clone();
-            let before = self.marks.get(marks).clone();
-            self.marks.id(joined(before, known))
+        let next = match self.pending(core).as_deref() {
+            Some(Effect::Journal(mark)) if !self.loses(mark) => {
+                let known = self.cores.get(core).marks().clone();
+                let mut next = joined(self.marks.get(marks).clone(), known);
+                next.set(mark);
+                self.marks.id(next)
+            }
+            _ => marks,
         };
         self.durable.insert((core, marks), next);
         next
     }
 
-    fn loses(&self, effect: &Effect) -> bool {
-        use driver::types::Mark;
-        let Effect::Journal(mark) = effect else {
-            return false;
-        };
+    fn loses(&self, mark: &Mark) -> bool {
         let kind = match mark {
             Mark::Launched => Lost::Launched,
             Mark::Ran => Lost::Ran,
@@ -188,8 +187,17 @@ impl Agents {
 
 /// Nothing was ever written of an incarnation.
 pub(crate) const BLANK: u32 = 1;
+/// Nothing is left of it, and so it will never be launched again.
+pub(crate) const FORGOTTEN: u32 = 2;
 
-/// What is in the journal stays in it, also what the core was told had failed.
+fn forgotten() -> Marks {
+    let mut journal = State::default();
+    journal.forget(vm(), Incarnation(1));
+    journal.marks_of(vm(), Incarnation(1))
+}
+
+/// What is in the journal stays in it, also what the core was told had failed; what a rule that was taken away lost of it is
+/// there with the next mark.
 fn joined(before: Marks, known: Marks) -> Marks {
     Marks {
         launched: before.launched || known.launched,
@@ -197,6 +205,8 @@ fn joined(before: Marks, known: Marks) -> Marks {
         closed: before.closed || known.closed,
         sent: before.sent.union(&known.sent).copied().collect(),
         no_switch: before.no_switch.union(&known.no_switch).copied().collect(),
+        saving: before.saving || known.saving,
+        saved_bytes: known.saved_bytes.or(before.saved_bytes),
         removed: before.removed || known.removed,
         reason: known.reason.or(before.reason),
         ..known
@@ -291,7 +301,7 @@ fn full(stores: &Stores, core: &Core, input: In) -> Input {
             live: true,
             fresh: true,
         }),
-        In::Observed(said, _) => Input::Observed(said.map_or(Qemu::None, Said::to_driver)),
+        In::Observed(said, _) => Input::Observed(qemu::seen(said)),
         In::Go(from, to) => Input::Go {
             from: Incarnation(u64::from(from) + 1),
             to: Incarnation(u64::from(to) + 1),

@@ -1,14 +1,14 @@
 //! What a step does: to a host, to its QEMUs and agents, to the store; and the checks of each.
 
-use driver::types::Effect;
+use driver::types::{Effect, MigrationWord, RunStatusWord};
 use model::Incarnation;
 use model::document::{Order, Stop};
 
-use super::agents::{BLANK, In};
-use super::machine::{Machine, Next, Step, is_blank, spend};
-use super::qemu::{Process, Run, Transfer};
+use super::agents::{FORGOTTEN, In};
+use super::machine::{Machine, Next, Step, is_nothing, spend};
+use super::qemu::Process;
 use super::store::slot_of;
-use super::world::{Class, Late, SLOTS, Violation, World};
+use super::world::{Class, Host, Late, SLOTS, Violation, World};
 
 /// What becomes of an effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl Machine {
                 continue;
             }
             slot.said = 0;
-            slot.core = if is_blank(slot.marks) {
+            slot.core = if is_nothing(slot.marks) {
                 0
             } else {
                 self.agents.start(at, host, slot.marks)
@@ -216,7 +216,7 @@ impl Machine {
         let is_done = self.perform(&mut next, at, effect)?;
         match fate {
             Fate::Crash => return self.crash(&next, host),
-            // It is gone for good.
+            // It is gone, and its core with it.
             _ if *effect == Effect::Forget => {}
             Fate::Answered if is_done => self.feed(&mut next, at, In::Done)?,
             _ => self.feed(&mut next, at, In::Failed)?,
@@ -231,7 +231,7 @@ impl Machine {
     pub(crate) fn look_now(&mut self, world: &mut World, at: usize) -> Result<(), Violation> {
         let effect = self.agents.pending(world.slots[at].core);
         if effect.as_deref() == Some(&Effect::Look) {
-            let said = world.slots[at].process.map(|process| process.said);
+            let said = world.slots[at].process.map(|process| process.machine);
             self.feed(world, at, In::Observed(said, false))?;
         }
         Ok(())
@@ -242,18 +242,13 @@ impl Machine {
         match effect {
             Effect::Journal(_) => {
                 let slot = &mut world.slots[at];
-                slot.marks = self.agents.written(&mut self.stores, slot.core, slot.marks);
+                slot.marks = self.agents.written(slot.core, slot.marks);
                 Ok(true)
             }
             Effect::Spawn { incoming } => self.spawn(world, at, *incoming),
             Effect::Kill if self.loses_memory(world, at) => Err(Violation::MemoryLost),
             Effect::Kill => end_process(world, at).map(|()| true),
-            Effect::Forget => {
-                let slot = &mut world.slots[at];
-                (slot.core, slot.marks, slot.said) = (0, BLANK, 0);
-                slot.is_over = true;
-                Ok(true)
-            }
+            Effect::Forget => self.forget(world, at).map(|()| true),
             Effect::Prepare { .. }
             | Effect::OpenPorts
             | Effect::Announce
@@ -265,14 +260,39 @@ impl Machine {
         }
     }
 
-    /// Whether its host was told to save a guest that is nowhere else, and ends it unsaved.
+    /// Nothing is left of an incarnation. It is begun anew if its host was told something of it in the meantime.
+    fn forget(&mut self, world: &mut World, at: usize) -> Result<(), Violation> {
+        let slot = &mut world.slots[at];
+        (slot.core, slot.marks, slot.said) = (0, FORGOTTEN, 0);
+        slot.is_over = true;
+        let at_host = usize::from(slot.host);
+        let host = world.hosts[at_host];
+        if host.document == 0 {
+            return Ok(());
+        }
+        self.welcome(world, at_host, host.document);
+        if world.slots[at].core == 0 {
+            return Ok(());
+        }
+        self.feed(world, at, In::Desired(host.document, true))?;
+        match host {
+            Host { is_fresh: true, .. } => self.feed(world, at, In::Fresh),
+            Host { is_online: true, .. } => self.feed(world, at, In::Stale),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether its host was told to save a guest that is nowhere else, and ends it unsaved, or as one whose state nobody
+    /// will look for.
     fn loses_memory(&self, world: &World, at: usize) -> bool {
         let slot = &world.slots[at];
         let document = world.hosts[usize::from(slot.host)].document;
         let about = self.stores.documents.get(document).as_ref();
         let is_to_be_saved = about.is_some_and(|about| matches!(about.order, Order::Stop(Stop::Suspend)));
+        let marks = self.agents.marks.get(slot.marks);
         let is_whole = slot.process.is_some_and(|process| process.has_completed());
-        is_to_be_saved && is_whole && !self.agents.marks.get(slot.marks).closed
+        let is_saved = slot.process.is_some_and(|process| process.is_saved());
+        is_to_be_saved && (is_whole && !marks.closed || is_saved && marks.saved_bytes.is_none())
     }
 
     fn spawn(&mut self, world: &mut World, at: usize, incoming: bool) -> Result<bool, Violation> {
@@ -292,43 +312,39 @@ impl Machine {
     fn command(&mut self, world: &mut World, at: usize, effect: &Effect) -> Result<bool, Violation> {
         match effect {
             Effect::Listen => {
-                change(world, at, |process| process.is_listening = true);
+                change(world, at, |process| process.machine.is_listening = true);
                 Ok(true)
             }
             Effect::Continue => self.cont(world, at),
             Effect::Pause => {
-                change(world, at, |process| {
-                    if process.executes() {
-                        process.said.run = Run::Paused;
-                    }
-                });
+                change(world, at, |process| process.machine.stop());
                 Ok(true)
             }
             Effect::AskShutdown => {
                 change(world, at, |process| {
                     if process.executes() {
-                        process.said.run = Run::Shutdown;
+                        process.machine.run = RunStatusWord::Shutdown;
                     }
                 });
                 Ok(true)
             }
             Effect::Save { .. } => {
-                let may = { world.slots[at].process }.is_some_and(|process| process.can_be_saved());
-                if may {
-                    change(world, at, Process::save);
-                }
+                let mut may = false;
+                change(world, at, |process| may = process.save());
                 Ok(may)
             }
             Effect::Migrate { to } => migrate(world, at, slot_of(*to)),
             Effect::MigrateContinue { .. } => {
                 let is_there = asks_to_switch(world, at);
                 if is_there {
-                    change(world, at, |process| process.said.transfer = Transfer::Device);
+                    change(world, at, |process| {
+                        process.machine.migration = MigrationWord::Device
+                    });
                 }
                 Ok(is_there)
             }
             Effect::MigrateCancel => {
-                give_up(world, at, Transfer::Cancelled, true)?;
+                give_up(world, at, MigrationWord::Cancelled, true)?;
                 Ok(true)
             }
             _ => Ok(false),
@@ -374,7 +390,9 @@ impl Machine {
             out.push((Step::QemuDies(at), result.map(|()| spent)));
         }
         if let Some(mut spent) = spend(world, Class::Guest).filter(|_| process.executes()) {
-            change(&mut spent, at, |process| process.said.run = Run::Shutdown);
+            change(&mut spent, at, |process| {
+                process.machine.run = RunStatusWord::Shutdown
+            });
             out.push((Step::GuestEnds(at), Ok(spent)));
         }
         if !process.is_sending() || process.is_cut {
@@ -385,11 +403,11 @@ impl Machine {
             return;
         };
         let mut next = spent;
-        let result = give_up(&mut next, at, Transfer::Failed, true);
+        let result = give_up(&mut next, at, MigrationWord::Failed, true);
         out.push((Step::LinkFailsRunsOn(at), result.map(|()| next)));
-        if process.said.run == Run::FinishMigrate {
+        if process.machine.run == RunStatusWord::FinishMigrate {
             let mut next = spent;
-            let result = give_up(&mut next, at, Transfer::Failed, false);
+            let result = give_up(&mut next, at, MigrationWord::Failed, false);
             out.push((Step::LinkFailsStands(at), result.map(|()| next)));
         }
         let mut next = spent;
@@ -403,21 +421,24 @@ impl Machine {
             return;
         };
         let mut next = *world;
-        match process.said.transfer {
-            Transfer::Active if target.awaits_stream() => {
-                change(&mut next, at, Process::stop_for_last_round);
+        match process.machine.migration {
+            MigrationWord::Active if target.machine.awaits_stream() => {
+                change(&mut next, at, |process| process.machine.pre_switchover());
                 out.push((Step::MemorySent(at), Ok(next)));
             }
-            Transfer::Device if target.awaits_stream() => {
-                change(&mut next, to, Process::load);
+            MigrationWord::Device if target.machine.awaits_stream() => {
+                let sent = process.machine.guest_sent();
+                change(&mut next, to, |target| target.machine.load(sent));
                 if self.rules.targets_start_running {
-                    change(&mut next, to, |process| process.said.run = Run::Running);
+                    change(&mut next, to, |target| {
+                        target.machine.run = RunStatusWord::Running
+                    });
                 }
                 let result = check(&mut next);
                 out.push((Step::Loads(at), result.map(|()| next)));
             }
-            Transfer::Device if target.has_loaded() => {
-                change(&mut next, at, Process::complete);
+            MigrationWord::Device if target.has_loaded() => {
+                change(&mut next, at, |process| process.machine.complete());
                 let result = if world.slots[at].promised & 1 << to != 0 {
                     Err(Violation::PromiseBroken)
                 } else {
@@ -456,35 +477,30 @@ fn check(world: &mut World) -> Result<(), Violation> {
 
 fn asks_to_switch(world: &World, at: usize) -> bool {
     let process = world.slots[at].process;
-    process.is_some_and(|process| process.said.transfer == Transfer::PreSwitchover && process.is_sending())
+    process.is_some_and(|process| {
+        process.machine.migration == MigrationWord::PreSwitchover && process.is_sending()
+    })
 }
 
 fn migrate(world: &mut World, at: usize, to: usize) -> Result<bool, Violation> {
-    if world.slots[at]
-        .process
-        .is_none_or(|process| process.is_sending() || !process.has_memory())
-    {
-        return Ok(false);
+    let mut may = false;
+    change(world, at, |process| may = process.migrate(to as u8));
+    let listens = { world.slots[to].process }.is_some_and(|target| target.machine.awaits_stream());
+    if may && !listens {
+        give_up(world, at, MigrationWord::Failed, true)?;
     }
-    change(world, at, |process| process.migrate(to as u8));
-    let listens = world.slots[to]
-        .process
-        .is_some_and(|target| target.awaits_stream());
-    if !listens {
-        give_up(world, at, Transfer::Failed, true)?;
-    }
-    Ok(true)
+    Ok(may)
 }
 
 /// A transfer ends badly, at both ends unless nothing comes through.
-fn give_up(world: &mut World, at: usize, word: Transfer, goes_on: bool) -> Result<(), Violation> {
+fn give_up(world: &mut World, at: usize, word: MigrationWord, goes_on: bool) -> Result<(), Violation> {
     let Some(process) = world.slots[at].process.filter(Process::is_sending) else {
         return Ok(());
     };
     if !process.is_cut {
         change(world, usize::from(process.to), |target| {
-            if target.awaits_stream() {
-                target.said.transfer = Transfer::Failed;
+            if target.machine.awaits_stream() {
+                target.machine.break_off();
             }
         });
     }
@@ -499,8 +515,8 @@ pub(crate) fn end_process(world: &mut World, at: usize) -> Result<(), Violation>
     };
     if process.is_sending() && !process.is_cut {
         change(world, usize::from(process.to), |target| {
-            if target.awaits_stream() {
-                target.said.transfer = Transfer::Failed;
+            if target.machine.awaits_stream() {
+                target.machine.break_off();
             }
         });
     }
@@ -510,7 +526,7 @@ pub(crate) fn end_process(world: &mut World, at: usize) -> Result<(), Violation>
             .process
             .is_some_and(|process| sends_here(process) && !process.is_cut)
         {
-            give_up(world, other, Transfer::Failed, true)?;
+            give_up(world, other, MigrationWord::Failed, true)?;
         }
     }
     Ok(())

@@ -1,6 +1,8 @@
 //! Breadth first over all states, so that the first thing that is found wrong has the shortest way to it; then backwards
 //! over all steps that need no fault, so that every state is shown to have a way on.
 
+use std::collections::BTreeSet;
+
 use model::lifecycle::Phase;
 use model::vm::Power;
 
@@ -225,7 +227,27 @@ impl Search {
         }
         trace.extend(last.map(|step| self.machine.tell(&world, step)));
         trace.push(format!("at {:?} {:?}", world.slots, world.hosts));
+        if what == Violation::DeadEnd {
+            self.go_on(world, &mut trace);
+        }
         Wrong { what, trace }
+    }
+
+    /// Where a dead end leads to: its first steps that need no fault, until nothing is new.
+    fn go_on(&mut self, mut world: World, trace: &mut Vec<String>) {
+        let mut been = BTreeSet::from([print_of(&world)]);
+        loop {
+            let mut steps = Vec::new();
+            self.machine.steps(&world, &mut steps);
+            let next = steps.into_iter().find_map(|(step, next)| {
+                let next = next.ok().filter(|_| step.leads_on())?;
+                been.insert(print_of(&next)).then_some((step, next))
+            });
+            let Some((step, next)) = next else { break };
+            trace.push(format!("then {}", self.machine.tell(&world, step)));
+            world = next;
+        }
+        trace.push(format!("at {:?} {:?}", world.slots, world.hosts));
     }
 
     /// Whether the VM is as it should be, or waits for a person who is told so.
@@ -239,7 +261,10 @@ impl Search {
         };
         match facts.phase {
             _ if facts.is_moving => false,
-            Some(Phase::Running) => runs(false) && facts.has_answered && facts.power == Power::Running,
+            Some(Phase::Running) => {
+                let is_wanted = facts.power == Power::Running || facts.is_taken_back;
+                runs(false) && facts.has_answered && is_wanted
+            }
             Some(Phase::Paused) => runs(true) && facts.has_answered && facts.power == Power::Paused,
             Some(Phase::Off | Phase::Failed | Phase::Suspended) => processes == 0,
             // Every host is gone.

@@ -11,7 +11,8 @@ pub(crate) type Print = u128;
 pub(crate) fn print_of(value: &impl Hash) -> Print {
     let mut hasher = Mixer::default();
     value.hash(&mut hasher);
-    u128::from(hasher.0) << 64 | u128::from(hasher.1)
+    hasher.flush();
+    u128::from(hasher.one) << 64 | u128::from(hasher.two)
 }
 
 /// The print of a value that can only be shown.
@@ -19,21 +20,43 @@ pub(crate) fn print_of_shown(value: &impl Debug) -> Print {
     print_of(&format!("{value:?}"))
 }
 
-/// Two independent mixes of what is written.
-pub(crate) struct Mixer(u64, u64);
+/// Two independent mixes of what is written. Small numbers, of which states consist, are mixed several at once: a value's
+/// type says how wide each of them is, so different values never make the same words.
+#[derive(Clone, Copy)]
+pub(crate) struct Mixer {
+    one: u64,
+    two: u64,
+    held: u64,
+    held_bits: u32,
+}
 
 impl Default for Mixer {
     fn default() -> Self {
-        Self(0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03)
+        Self {
+            one: 0x9e37_79b9_7f4a_7c15,
+            two: 0xd1b5_4a32_d192_ed03,
+            held: 0,
+            held_bits: 0,
+        }
     }
 }
 
 impl Mixer {
-    fn mix(&mut self, word: u64) {
-        let one = u128::from(self.0 ^ word).wrapping_mul(0xa076_1d64_78bd_642f_e703_7ed1_a0b4_28db);
-        let two = u128::from(self.1 ^ word).wrapping_mul(0x8ebc_6af0_9c88_c6e3_5899_65cc_7537_4cc3);
-        self.0 = (one >> 64) as u64 ^ one as u64;
-        self.1 = (two >> 64) as u64 ^ (two as u64).rotate_left(23);
+    fn push(&mut self, word: u64, bits: u32) {
+        if self.held_bits + bits > u64::BITS {
+            self.flush();
+        }
+        self.held |= word << self.held_bits;
+        self.held_bits += bits;
+    }
+
+    fn flush(&mut self) {
+        let word = self.held;
+        let one = u128::from(self.one ^ word).wrapping_mul(0xa076_1d64_78bd_642f_e703_7ed1_a0b4_28db);
+        let two = u128::from(self.two ^ word).wrapping_mul(0x8ebc_6af0_9c88_c6e3_5899_65cc_7537_4cc3);
+        self.one = (one >> 64) as u64 ^ one as u64;
+        self.two = (two >> 64) as u64 ^ (two as u64).rotate_left(23);
+        (self.held, self.held_bits) = (0, 0);
     }
 }
 
@@ -42,29 +65,42 @@ impl Hasher for Mixer {
         for chunk in bytes.chunks(8) {
             let mut word = [0; 8];
             word[..chunk.len()].copy_from_slice(chunk);
-            self.mix(u64::from_le_bytes(word));
+            self.write_u64(u64::from_le_bytes(word));
         }
-        self.mix(bytes.len() as u64);
+        self.write_usize(bytes.len());
     }
 
     fn write_u8(&mut self, word: u8) {
-        self.mix(u64::from(word));
+        self.push(word.into(), u8::BITS);
     }
 
     fn write_u32(&mut self, word: u32) {
-        self.mix(u64::from(word));
+        self.push(word.into(), u32::BITS);
     }
 
     fn write_u64(&mut self, word: u64) {
-        self.mix(word);
+        self.push(word, u64::BITS);
     }
 
     fn write_usize(&mut self, word: usize) {
-        self.mix(word as u64);
+        self.write_u64(word as u64);
+    }
+
+    /// What tells the variants of an enumeration apart.
+    fn write_isize(&mut self, word: isize) {
+        match u8::try_from(word) {
+            Ok(small) if small < u8::MAX => self.write_u8(small),
+            _ => {
+                self.write_u8(u8::MAX);
+                self.write_u64(word as u64);
+            }
+        }
     }
 
     fn finish(&self) -> u64 {
-        self.0
+        let mut last = *self;
+        last.flush();
+        last.one
     }
 }
 

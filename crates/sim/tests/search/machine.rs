@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use driver::types::Effect;
 
-use super::agents::{Agents, BLANK, In};
+use super::agents::{Agents, BLANK, FORGOTTEN, In};
 use super::effects::Fate;
 use super::rules::Rules;
 use super::store::{Act, HOSTS, Item, MIGRATIONS, Stores};
@@ -160,7 +160,7 @@ impl Machine {
         self.feed(world, at, In::LookAgain)?;
         let effect = self.agents.pending(world.slots[at].core);
         if effect.as_deref() == Some(&Effect::Look) {
-            let said = world.slots[at].process.map(|process| process.said);
+            let said = world.slots[at].process.map(|process| process.machine);
             self.feed(world, at, In::Observed(said, is_late))?;
         }
         Ok(())
@@ -170,7 +170,7 @@ impl Machine {
         match &**effect {
             Effect::Look => {
                 for (step, is_late) in [(Step::Look(at), false), (Step::LookLate(at), true)] {
-                    let said = world.slots[at].process.map(|process| process.said);
+                    let said = world.slots[at].process.map(|process| process.machine);
                     let mut next = *world;
                     let result = self.feed(&mut next, at, In::Observed(said, is_late));
                     out.push((step, result.map(|()| next)));
@@ -290,7 +290,7 @@ impl Machine {
     fn document_steps(&mut self, world: &World, at: usize, out: &mut Vec<(Step, Next)>) {
         let document = self.stores.document(world.store, at);
         let host = world.hosts[at];
-        if document == host.document && host.is_fresh {
+        if document == host.document && host.is_fresh || self.is_elsewhere(world, at, document) {
             return;
         }
         let mut next = *world;
@@ -304,6 +304,14 @@ impl Machine {
             });
             out.push((Step::KeepDocument(at), Ok(spent)));
         }
+    }
+
+    /// Whether a document names an incarnation that another host has not forgotten: an incarnation has one place here, so what
+    /// is left of a VM is removed by another host after that.
+    fn is_elsewhere(&self, world: &World, at: usize, document: u32) -> bool {
+        let about = self.stores.documents.get(document).as_ref();
+        let slot = about.map(|about| world.slots[super::store::slot_of(about.incarnation)]);
+        slot.is_some_and(|slot| slot.core != 0 && usize::from(slot.host) != at)
     }
 
     fn server_steps(&mut self, world: &World, out: &mut Vec<(Step, Next)>) {
@@ -329,8 +337,8 @@ impl Machine {
     }
 
     fn wish_steps(&mut self, world: &World, out: &mut Vec<(Step, Next)>) {
-        for (at, act) in self.wishes.clone().into_iter().enumerate() {
-            let bit = 1 << at;
+        for at in 0..self.wishes.len() {
+            let (act, bit) = (self.wishes[at], 1 << at);
             if world.wishes & bit == 0 || world.wishes_left == 0 {
                 continue;
             }
@@ -386,7 +394,7 @@ pub(crate) fn spend(world: &World, class: Class) -> Option<World> {
     Some(spent)
 }
 
-/// Whether the journal says nothing of an incarnation.
-pub(crate) const fn is_blank(marks: u32) -> bool {
-    marks == BLANK
+/// Whether an agent that starts has nothing to do with an incarnation, for what its journal says.
+pub(crate) const fn is_nothing(marks: u32) -> bool {
+    marks == BLANK || marks == FORGOTTEN
 }

@@ -11,7 +11,7 @@ use model::image::ImageSpec;
 use model::lifecycle::Phase;
 use model::migration::{MigrationIntent, MigrationPhase, MigrationSpec};
 use model::report::{Report, RunStatus, Samples, VmRun};
-use model::vm::{Power, VmIntent, VmSpec};
+use model::vm::{Goal, Power, VmIntent, VmSpec};
 use model::{
     DatastoreId, HostId, ImageId, Incarnation, Kind, MigrationId, Object, Timestamp, VmId, key, record,
     samples,
@@ -69,6 +69,8 @@ pub(crate) struct Facts {
     pub(crate) is_moving: bool,
     pub(crate) has_answered: bool,
     pub(crate) power: Power,
+    /// It could not be saved, so it was decided that its guest goes on.
+    pub(crate) is_taken_back: bool,
 }
 
 struct Entry {
@@ -198,9 +200,13 @@ impl Facts {
             last_host: last_host as u8,
             phase: object.and_then(|_| view.phase(vm())).map(|(phase, _)| phase),
             last: intent.last_incarnation.0,
-            open: intent.open.map(|open| open.incarnation.0),
+            open: intent.open.as_ref().map(|open| open.incarnation.0),
             is_moving: view.active_migrations(vm()).next().is_some(),
             power: object.map_or(Power::Off, |at| at.value.spec.power),
+            is_taken_back: object.is_some_and(|at| at.value.spec.power == Power::Suspended)
+                && intent
+                    .open
+                    .is_some_and(|open| matches!(open.goal, Goal::Run { .. })),
             has_answered: object.is_none_or(|at| at.value.spec.power_request <= intent.answered_request),
         }
     }

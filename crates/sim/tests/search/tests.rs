@@ -56,18 +56,20 @@ fn of_class(class: Class, count: u8) -> Plan {
 /// Searches all, and answers how many states there were.
 fn counts(plans: impl IntoIterator<Item = Plan>) -> String {
     let mut text = String::new();
+    let mut wrongs = Vec::new();
     for plan in plans {
         let found = search(&plan, Rules::default());
-        if let Some(wrong) = found.wrong {
-            panic!("{}: {:?}\n{}", plan.name, wrong.what, wrong.trace.join("\n"));
-        }
         let (states, steps) = (found.states, found.steps);
         let (stores, cores) = (found.stores, found.cores);
         let name = plan.name;
         let line = format!("{name}: {states} states, {steps} steps, {stores} stores, {cores} cores");
         println!("{line}");
+        if let Some(wrong) = found.wrong {
+            wrongs.push(format!("{name}: {:?}\n{}\n", wrong.what, wrong.trace.join("\n")));
+        }
         writeln!(text, "{line}").unwrap();
     }
+    assert!(wrongs.is_empty(), "{}", wrongs.concat());
     text
 }
 
@@ -75,11 +77,6 @@ fn counts(plans: impl IntoIterator<Item = Plan>) -> String {
 fn nothing_goes_wrong() {
     let plan = eager("no fault", &[], &[], 0);
     insta::assert_snapshot!(counts([plan.clone(), every_order(plan)]));
-}
-
-#[test]
-fn people_change_their_minds() {
-    insta::assert_snapshot!(counts([eager("a wish", &[], &WISHES, 1)]));
 }
 
 #[test]
@@ -151,13 +148,26 @@ fn with_a_wish(class: Class) -> Plan {
     eager(&name, &[(class, 1)], &WISHES, 1)
 }
 
-/// The classes of which a fault beside a wish has fewer than a million states.
-const FEW_STATES: [Class; 4] = [Class::Link, Class::Go, Class::Document, Class::Controller];
+/// Also all in which the link does not break: then that fault is still to come.
+#[test]
+fn a_broken_link_and_a_wish() {
+    insta::assert_snapshot!(counts([with_a_wish(Class::Link)]));
+}
+
+/// Each of these takes as long as the others together.
+const MANY_STATES: [Class; 3] = [Class::Agent, Class::Connection, Class::Report];
 
 #[test]
 #[ignore = "takes minutes: for `make soak`"]
 fn a_fault_and_a_wish() {
-    insta::assert_snapshot!(counts(FEW_STATES.map(with_a_wish)));
+    let others = CLASSES.into_iter().filter(|class| !MANY_STATES.contains(class));
+    insta::assert_snapshot!(counts(others.map(with_a_wish)));
+}
+
+#[test]
+#[ignore = "takes minutes: for `make soak`"]
+fn a_fault_of_many_states_and_a_wish() {
+    insta::assert_snapshot!(counts(MANY_STATES.map(with_a_wish)));
 }
 
 #[test]
