@@ -195,7 +195,8 @@ impl Unchanged {
     fn whole(mut self, connection: &Connection) -> rusqlite::Result<Vec<KeyValue>> {
         for place in self.to_fill {
             if let Some(kv) = self.found.get_mut(place) {
-                kv.value = schema::value(connection, kv)?.unwrap_or_default();
+                let value = schema::value(connection, kv)?;
+                kv.value = value.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
             }
         }
         Ok(self.found)
