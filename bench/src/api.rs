@@ -44,6 +44,14 @@ pub(crate) async fn measure(root: &Path) -> anyhow::Result<()> {
     server.end().await
 }
 
+/// The last row alone, on an empty server: for a look between two builds.
+pub(crate) async fn watchers(root: &Path) -> anyhow::Result<()> {
+    let server = Server::alone(&root.join("server")).await?;
+    println!("\n| what | measured | asked for |\n|---|---|---|");
+    idle_watchers(&server).await?;
+    server.end().await
+}
+
 /// One VM after the other on one connection.
 async fn gets(client: &Client) -> anyhow::Result<()> {
     let mut took = Series::default();
@@ -132,18 +140,24 @@ async fn write(server: &Server, count: usize) -> anyhow::Result<(Written, Durati
 
 /// How much more memory the server takes when so many wait.
 async fn idle_watchers(server: &Server) -> anyhow::Result<()> {
-    let before = server.resident_mib()?;
+    let before = server.process()?.resident_mib()?;
     let from = server.client()?.revision::<Vm>().await?;
     let mut watchers = Vec::new();
     for _ in 0..WATCHERS / WATCHERS_EACH {
-        let client = server.client()?;
+        let client = server.connection()?;
         for _ in 0..WATCHERS_EACH {
             watchers.push(Box::pin(client.watch::<Vm>(Some(from)).await?));
         }
     }
-    let after = server.resident_mib()?;
+    let metrics = server.client()?.text("/metrics").await?;
+    let said = format!("sterna_watchers{{kind=\"vm\"}} {WATCHERS}");
+    ensure!(
+        metrics.lines().any(|line| line == said),
+        "the server does not count {WATCHERS} watchers"
+    );
+    let after = server.process()?.resident_mib()?;
     println!(
-        "| {} idle watchers, {WATCHERS_EACH} on a connection, MiB more | {:.0} | 200 |",
+        "| {} idle watchers, {WATCHERS_EACH} on an HTTP/2 connection, MiB more | {:.0} | 200 |",
         watchers.len(),
         after - before
     );

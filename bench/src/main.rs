@@ -5,7 +5,7 @@
 //! **Does not know:** what is good enough: `docs/performance.md` says what is asked for.
 //!
 //! **Start here:** [`main`]. `bench [WHAT] [RUNS]` prints tables in Markdown; WHAT is one of [`ALL`],
-//! `memory`, or `move`.
+//! `memory`, `move`, or `watchers`.
 
 #![allow(clippy::print_stdout, reason = "tables are what it is for")]
 
@@ -16,6 +16,7 @@ mod cli;
 mod drain;
 mod memory;
 mod moves;
+mod process;
 mod scheduling;
 mod server;
 mod simulation;
@@ -89,6 +90,7 @@ async fn measure(what: &str, runs: usize) -> anyhow::Result<()> {
         "cli" => return cli::measure(runs).await,
         "memory" => return memory::measure().await,
         "api" => return api::measure(root).await,
+        "watchers" => return api::watchers(root).await,
         "size" => return size::measure(root).await,
         "scheduling" => return scheduling::measure(root, runs).await,
         "start" => return start::measure(root, runs).await,
@@ -96,7 +98,10 @@ async fn measure(what: &str, runs: usize) -> anyhow::Result<()> {
         "simulation" => return tokio::task::spawn_blocking(move || simulation::measure(runs)).await?,
         "move" => {}
         what if !ALL.contains(&what) => {
-            bail!("{what:?} is not measured here: {}, memory, move", ALL.join(", "))
+            bail!(
+                "{what:?} is not measured here: {}, memory, move, watchers",
+                ALL.join(", ")
+            )
         }
         _ => {}
     }

@@ -1,13 +1,13 @@
 //! A server in a process of its own, on the loopback interface: with no hosts, or with simulated ones.
 //!
-//! **Owns:** the process, its directory, and what is asked of it: requests, its memory, its processor time.
+//! **Owns:** the process, its directory, and the requests that are made to it.
 //!
 //! **Start here:** [`Server::alone`], [`Server::simulated`].
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -21,10 +21,10 @@ use testkit::world::program;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::process::Process;
+
 /// How many requests are under way at a time where many are made.
 const AT_ONCE: usize = 64;
-/// In which the kernel counts processor time.
-const TICKS_PER_S: f64 = 100.0;
 const START_PATIENCE: Duration = Duration::from_secs(300);
 
 /// A server that runs.
@@ -103,45 +103,14 @@ impl Server {
         Ok(Client::new(&self.url, &self.token, &self.ca)?)
     }
 
-    /// Its resident memory, in MiB.
-    pub(crate) fn resident_mib(&self) -> anyhow::Result<f64> {
-        let status = std::fs::read_to_string(self.proc("status")?)?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib: f64 = line
-            .and_then(|line| line.split_whitespace().next())
-            .context("no VmRSS")?
-            .parse()?;
-        Ok(kib / 1024.0)
+    /// One HTTP/2 connection of its own.
+    pub(crate) fn connection(&self) -> anyhow::Result<Client> {
+        Ok(Client::multiplexed(&self.url, &self.token, &self.ca)?)
     }
 
-    /// The processor time that it has taken, in seconds.
-    pub(crate) fn processor_s(&self) -> anyhow::Result<f64> {
-        let stat = std::fs::read_to_string(self.proc("stat")?)?;
-        let fields: Vec<&str> = stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .split_whitespace()
-            .collect();
-        let ticks = |at: usize| {
-            fields
-                .get(at)
-                .context("a short stat")
-                .and_then(|it| Ok(it.parse::<f64>()?))
-        };
-        Ok((ticks(11)? + ticks(12)?) / TICKS_PER_S)
-    }
-
-    /// What it takes of a processor when nobody asks anything, in hundredths.
-    pub(crate) async fn idle_percent(&self, for_s: u64) -> anyhow::Result<f64> {
-        let before = self.processor_s()?;
-        tokio::time::sleep(Duration::from_secs(for_s)).await;
-        Ok((self.processor_s()? - before) / for_s as f64 * 100.0)
-    }
-
-    fn proc(&self, file: &str) -> anyhow::Result<PathBuf> {
-        let pid = self.child.id().context("the server has ended")?;
-        Ok(PathBuf::from(format!("/proc/{pid}/{file}")))
+    /// Its process.
+    pub(crate) fn process(&self) -> anyhow::Result<Process> {
+        Ok(Process(self.child.id().context("the server has ended")?))
     }
 
     /// Ends it in order.

@@ -118,8 +118,19 @@ pub struct Client {
 impl Client {
     /// A client of the server at this URL that trusts this CA (PEM) and shows this token.
     pub fn new(server: &str, token: &str, ca_pem: &str) -> Result<Self, ClientError> {
+        Self::over(tls::client(ca_pem, None)?, server, token)
+    }
+
+    /// The same, with all requests on one HTTP/2 connection: for a program that watches much. It opens no consoles.
+    pub fn multiplexed(server: &str, token: &str, ca_pem: &str) -> Result<Self, ClientError> {
+        let mut config = tls::client(ca_pem, None)?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Self::over(config, server, token)
+    }
+
+    fn over(config: rustls::ClientConfig, server: &str, token: &str) -> Result<Self, ClientError> {
         let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::client(ca_pem, None)?)
+            .tls_backend_preconfigured(config)
             .tcp_nodelay(true)
             .no_proxy()
             .connect_timeout(Duration::from_secs(10))

@@ -20,8 +20,8 @@ const KEPT_CHANGES: usize = 20_000;
 const REPLAYED_REVISIONS: u64 = 2_000;
 /// How many views of the past are kept for those who read a list page by page.
 const KEPT_VIEWS: usize = 2;
-/// How many keys are read at once.
-const PAGE: usize = 5_000;
+/// How many keys are read at once: what a page takes of memory stays with the process.
+const PAGE: usize = 2_000;
 
 /// One object that changed.
 #[derive(Debug, Clone)]

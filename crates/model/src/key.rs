@@ -98,9 +98,12 @@ pub fn name_index(kind: Kind, project: Option<&str>, name: &str) -> String {
     format!("/index/{kind}/{}/{name}", project.unwrap_or("-"))
 }
 
+/// What the keys of all kept answers begin with.
+pub const REQUEST_PREFIX: &str = "/request/";
+
 /// The answer to a request that carried an id.
 pub fn request(user: &str, request: &str) -> String {
-    format!("/request/{user}/{request}")
+    format!("{REQUEST_PREFIX}{user}/{request}")
 }
 
 /// The VM that was placed last as the first of a group that shall be together. Two such choices exclude each other, since

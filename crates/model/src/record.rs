@@ -20,6 +20,7 @@ struct Version {
 
 #[derive(Deserialize)]
 struct Read<T> {
+    schema: u32,
     data: T,
 }
 
@@ -44,14 +45,16 @@ pub fn encode<T: Serialize>(data: &T) -> Vec<u8> {
 
 /// The object in stored bytes.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Unreadable> {
-    let damaged = |error: serde_json::Error| Unreadable::Damaged(error.to_string());
-    let version: Version = serde_json::from_slice(bytes).map_err(damaged)?;
-    if version.schema > SCHEMA {
-        return Err(Unreadable::Newer(version.schema));
+    let newer = |schema: u32| (schema > SCHEMA).then_some(Unreadable::Newer(schema));
+    match serde_json::from_slice::<Read<T>>(bytes) {
+        Ok(read) => newer(read.schema).map_or(Ok(read.data), Err),
+        // What a newer release wrote may have another shape.
+        Err(error) => {
+            let version = serde_json::from_slice::<Version>(bytes).ok();
+            let newer = version.and_then(|version| newer(version.schema));
+            Err(newer.unwrap_or_else(|| Unreadable::Damaged(error.to_string())))
+        }
     }
-    serde_json::from_slice::<Read<T>>(bytes)
-        .map(|read| read.data)
-        .map_err(damaged)
 }
 
 #[cfg(test)]

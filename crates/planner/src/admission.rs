@@ -148,7 +148,7 @@ fn audit_record(plan: &Plan, before: &BTreeMap<String, Before>, stamp: &Stamp<'_
         before: before.get(key).and_then(|was| json(&was.value)),
         after: after.as_deref().and_then(json),
     };
-    let is_answer = |key: &str| key.starts_with("/request/");
+    let is_answer = |key: &str| key.starts_with(key::REQUEST_PREFIX);
     let changes = plan
         .writes
         .iter()

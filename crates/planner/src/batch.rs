@@ -26,7 +26,7 @@ pub(crate) fn together(view: &View, id: VmId, vm: &Vm, spec: &VmSpec) -> Togethe
     let all: Vec<(VmId, &Vm)> = view
         .vms
         .iter()
-        .map(|(id, vm)| (*id, vm))
+        .map(|(id, vm)| (*id, vm.as_ref()))
         .filter(|(_, vm)| is_of_it(vm))
         .collect();
     let (there, size) = (all.len(), batch.size);

@@ -226,7 +226,7 @@ pub fn progress(view: &View, id: HostId, drain: &Drain) -> Progress {
     };
     let mut vms: Vec<(VmId, &Vm)> = view
         .vms_of_host(id)
-        .filter_map(|vm| Some((vm, view.vms.get(&vm)?)))
+        .filter_map(|vm| Some((vm, view.vms.get(&vm)?.as_ref())))
         .collect();
     let memory = |vm: &Vm| open_of(vm).map_or(0, |open| open.memory_mib);
     vms.sort_by_key(|(vm, parts)| {

@@ -3,7 +3,7 @@
 //! A host that has become more, or that holds nothing, is taken as it is. What it was is kept only while something on it
 //! may depend on that.
 
-use model::host::{HostIntent, HostSpec, HostStatus, Known, Reservations};
+use model::host::{HostIntent, HostSpec, HostStatus, Known};
 use model::{HostId, Kind, Object, Reason, key};
 use scheduler::VCPUS_PER_CPU;
 
@@ -95,9 +95,8 @@ pub fn attention(host: &Host) -> Vec<Reason> {
         return Vec::new();
     };
     let known = host.intent.as_ref().and_then(|at| at.value.known.as_ref());
-    let reservations = host.reservations.as_ref().map(|at| &at.value);
     [
-        reservations.and_then(|all| too_small(capacity(host), all)),
+        too_small(capacity(host), host.reserved),
         known.and_then(|known| other_cpu(known, status)),
         known.and_then(|known| older_agent(known, status)),
     ]
@@ -106,8 +105,8 @@ pub fn attention(host: &Host) -> Vec<Reason> {
     .collect()
 }
 
-fn too_small(capacity: Capacity, reserved: &Reservations) -> Option<Reason> {
-    let (mib, vcpus) = (reserved.memory_mib(), reserved.vcpus());
+fn too_small(capacity: Capacity, reserved: Capacity) -> Option<Reason> {
+    let (mib, vcpus) = (reserved.memory_mib, reserved.vcpus);
     let message = if mib > capacity.memory_mib {
         let has = capacity.memory_mib;
         format!("{mib} MiB are reserved on it, and it has {has} MiB for guests now")

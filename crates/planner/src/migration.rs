@@ -63,7 +63,7 @@ struct Sides<'a> {
 
 impl<'a> Sides<'a> {
     fn of(view: &'a View, vm: VmId, route: &Route) -> Self {
-        let vm = view.vms.get(&vm);
+        let vm = view.vms.get(&vm).map(AsRef::as_ref);
         let is_dead = |host| view.hosts.get(&host).is_none_or(|host| host.is_dead());
         Self {
             vm,

@@ -44,22 +44,18 @@ pub(crate) fn host_views(view: &View, sees: Sees, now: Timestamp) -> impl Iterat
         let status = host.status.as_ref().map(|status| &status.value);
         let reservations = host.reservations.as_ref().map(|at| &at.value);
         let capacity = capacity(host);
-        let guests = reservations.into_iter().flat_map(|all| all.vms.keys());
         Some(HostView {
             id: *id,
             name: &object.meta.name,
             labels: &object.meta.labels,
             closed: closed(host, status),
             memory_mib: capacity.memory_mib,
-            reserved_mib: reservations.map_or(0, Reservations::memory_mib),
+            reserved_mib: host.reserved.memory_mib,
             vcpus: capacity.vcpus,
-            reserved_vcpus: reservations.map_or(0, Reservations::vcpus),
+            reserved_vcpus: host.reserved.vcpus,
             cpu_model: status.map_or("", |status| status.cpu_model.as_str()),
             failing: failing(view, *id, now),
-            guests: guests
-                .filter(|vm| sees == Sees::All || view.keeps_apart(**vm))
-                .filter_map(|vm| guest_of(view, *vm, *id))
-                .collect(),
+            guests: reservations.map_or_else(Vec::new, |all| guests(view, sees, *id, all)),
         })
     })
 }
@@ -89,6 +85,20 @@ pub(crate) fn guest(object: &Object<VmSpec>) -> Guest<'_> {
         labels: &object.meta.labels,
         rule: &object.spec.placement,
         is_leaving: false,
+    }
+}
+
+fn guests<'a>(view: &'a View, sees: Sees, host: HostId, all: &Reservations) -> Vec<Guest<'a>> {
+    match sees {
+        Sees::All => all
+            .vms
+            .keys()
+            .filter_map(|vm| guest_of(view, *vm, host))
+            .collect(),
+        Sees::KeepingApart => view
+            .keeping_apart_on(all)
+            .filter_map(|vm| guest_of(view, vm, host))
+            .collect(),
     }
 }
 

@@ -25,6 +25,8 @@ use model::{HostId, Incarnation, Kind, MigrationId, Object, OperationId, VmId};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+use crate::hardware::Capacity;
+
 /// A stored part with the revision that last changed it: what a plan compares.
 #[derive(Debug, Clone, PartialEq)]
 pub struct At<T> {
@@ -39,8 +41,8 @@ pub struct At<T> {
 pub struct Vm {
     /// The user's.
     pub object: Option<At<Object<VmSpec>>>,
-    /// The controller's.
-    pub intent: Option<At<VmIntent>>,
+    /// The controller's; apart, since VMs that were never started have none.
+    pub intent: Option<Box<At<VmIntent>>>,
     /// The agents', by incarnation.
     pub runs: BTreeMap<Incarnation, RunStatus>,
     /// The revisions of `runs`.
@@ -56,6 +58,8 @@ pub struct Host {
     pub status: Option<At<HostStatus>>,
     /// The controller's.
     pub reservations: Option<At<Reservations>>,
+    /// What the reservations come to: every placement looks at that of every host.
+    pub reserved: Capacity,
     /// The server's.
     pub contact: Option<At<HostContact>>,
     /// The controller's, beside the reservations.
@@ -95,7 +99,7 @@ pub struct View {
     /// The revision up to which changes were applied.
     pub revision: u64,
     /// VMs.
-    pub vms: BTreeMap<VmId, Vm>,
+    pub vms: BTreeMap<VmId, Arc<Vm>>,
     /// Hosts.
     pub hosts: BTreeMap<HostId, Arc<Host>>,
     /// Migrations.
@@ -111,8 +115,8 @@ pub struct View {
     /// Operations.
     pub operations: BTreeMap<Uuid, Operation>,
     /// Events.
-    pub events: BTreeMap<Uuid, At<Object<EventSpec>>>,
-    /// Ids by kind, project and name.
+    pub events: BTreeMap<Uuid, Box<At<Object<EventSpec>>>>,
+    /// Ids by kind, project and name; events have no names but their ids.
     pub names: BTreeMap<(Kind, Option<String>, String), Uuid>,
     /// The addresses in use, by network.
     pub addresses: BTreeMap<Uuid, BTreeSet<IpAddr>>,
@@ -211,14 +215,18 @@ impl View {
                 set_index(&mut self.addresses, id, address, change.value.is_some());
             }
             (Kind::Datastore, Part::Object) => set_plain(&mut self.datastores, id, change)?,
-            (Kind::Event, Part::Object) => set_plain(&mut self.events, id, change)?,
+            (Kind::Event, Part::Object) => {
+                self.events.remove(&id);
+                self.events
+                    .extend(read(change)?.map(|event| (id, Box::new(event))));
+            }
             _ => {}
         }
         Ok(())
     }
 
     fn set_vm(&mut self, id: VmId, part: Part, change: Change<'_>) -> Result<(), Unreadable> {
-        let slot = self.vms.entry(id).or_default();
+        let slot = Arc::make_mut(self.vms.entry(id).or_default());
         match part {
             Part::Object => {
                 slot.object = None;
@@ -226,7 +234,7 @@ impl View {
             }
             Part::Intent => {
                 slot.intent = None;
-                slot.intent = read(change)?;
+                slot.intent = read(change)?.map(Box::new);
             }
             Part::Run(incarnation) => {
                 slot.runs.remove(&incarnation);
@@ -253,8 +261,15 @@ impl View {
                 slot.status = read(change)?;
             }
             Part::Reservations => {
-                slot.reservations = None;
-                slot.reservations = read(change)?;
+                (slot.reservations, slot.reserved) = (None, Capacity::default());
+                slot.reservations = read::<Reservations>(change)?;
+                slot.reserved = slot
+                    .reservations
+                    .as_ref()
+                    .map_or_else(Capacity::default, |at| Capacity {
+                        memory_mib: at.value.memory_mib(),
+                        vcpus: at.value.vcpus(),
+                    });
             }
             Part::Contact => {
                 slot.contact = None;
@@ -277,23 +292,19 @@ impl View {
             Kind::Operation => self.index_operation(id, false),
             _ => {}
         }
-        if let Some(entry) = self
-            .meta(kind, id)
-            .map(|meta| (kind, meta.project.clone(), meta.name.clone()))
-        {
+        if let Some(entry) = self.name_entry(kind, id) {
             self.names.remove(&entry);
         }
     }
 
     /// Puts an object into the indexes after it changed, and drops it if nothing of it is left.
     fn link(&mut self, kind: Kind, id: Uuid) {
-        if let Some(meta) = self.meta(kind, id) {
-            let entry = (kind, meta.project.clone(), meta.name.clone());
+        if let Some(entry) = self.name_entry(kind, id) {
             self.names.insert(entry, id);
         }
         match kind {
             Kind::Vm => {
-                drop_if(&mut self.vms, VmId(id), Vm::is_empty);
+                drop_if(&mut self.vms, VmId(id), |vm| vm.is_empty());
                 self.index_vm(VmId(id), true);
             }
             Kind::Host => drop_if(&mut self.hosts, HostId(id), |host| host.is_empty()),
@@ -309,6 +320,11 @@ impl View {
             }
             _ => {}
         }
+    }
+
+    fn name_entry(&self, kind: Kind, id: Uuid) -> Option<(Kind, Option<String>, String)> {
+        let meta = self.meta(kind, id).filter(|_| kind != Kind::Event)?;
+        Some((kind, meta.project.clone(), meta.name.clone()))
     }
 
     fn index_vm(&mut self, id: VmId, add: bool) {
@@ -387,9 +403,10 @@ impl View {
         all.into_iter()
     }
 
-    /// Whether a VM keeps away from others.
-    pub(crate) fn keeps_apart(&self, vm: VmId) -> bool {
-        self.keeping_apart.contains(&vm)
+    /// The VMs that keep away from others, of those that have room on a host.
+    pub(crate) fn keeping_apart_on<'a>(&'a self, all: &'a Reservations) -> impl Iterator<Item = VmId> + 'a {
+        let keeping_apart = self.keeping_apart.iter().copied();
+        keeping_apart.filter(|vm| all.vms.contains_key(vm))
     }
 
     /// A VM's migrations that are not over.

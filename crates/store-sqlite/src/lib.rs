@@ -12,8 +12,8 @@
 //!                                                                                                         └────▶ answers
 //!  range, current revision ◀── state in memory          range, old revision; watch that is behind ◀── read connections
 //! ```
-//! All keys of the current revision are in memory; older revisions are only in the file. Nothing is seen before it is
-//! durable.
+//! All keys of the current revision are in memory, and their values but for those that are left in the file
+//! ([`Options::left_in_file`]); older revisions are only in the file. Nothing is seen before it is durable.
 
 mod check;
 mod errors;
@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use store::backend::{Hub, State, lock};
 use store::{
-    Backup, BoxFuture, Clock, Lease, LeaseId, RangeRequest, RangeResponse, Revision, Status, Store,
+    Backup, BoxFuture, Clock, KeyValue, Lease, LeaseId, RangeRequest, RangeResponse, Revision, Status, Store,
     StoreError, Txn, TxnResponse, WatchRequest, WatchStream, system_clock,
 };
 
@@ -43,13 +43,16 @@ pub use open::{OpenError, stored};
 pub use restore::Restore;
 
 use queue::{Job, Queue};
-use reader::Readers;
+use reader::{Readers, Unchanged};
 
 /// The name of the database in the store's directory.
 pub const DATABASE: &str = "store.db";
 
 /// The name of the file whose lock says that a process uses the store.
 pub const LOCK: &str = "store.lock";
+
+/// To look through the rows of so many takes a few milliseconds.
+const NEAR_REVISIONS: Revision = 4_096;
 
 pub(crate) const BACKEND: &str = "sqlite";
 
@@ -62,6 +65,12 @@ pub struct Options {
     pub clock: Clock,
     /// The most bytes of the database; a write that needs more is refused as if the disk were full.
     pub max_bytes: Option<u64>,
+    /// The prefixes of keys whose values are not kept in memory, but read from the file when somebody asks for them: for
+    /// what grows without end and is seldom read. What a lease keeps stays in memory.
+    pub left_in_file: Vec<String>,
+    /// How many revisions back what has changed since is looked for, and the rest is taken from memory; what is older is
+    /// read from the file, key by key.
+    pub near_revisions: Revision,
 }
 
 impl Options {
@@ -71,6 +80,8 @@ impl Options {
             dir: dir.into(),
             clock: system_clock(),
             max_bytes: None,
+            left_in_file: Vec::new(),
+            near_revisions: NEAR_REVISIONS,
         }
     }
 }
@@ -86,6 +97,7 @@ pub struct SqliteStore {
 /// What the writer changes and everybody reads.
 pub(crate) struct Shared {
     path: PathBuf,
+    near_revisions: Revision,
     state: RwLock<State>,
     /// How many commits were made durable since the start.
     commits: AtomicU64,
@@ -110,6 +122,7 @@ impl SqliteStore {
         let revision = opened.state.revision();
         let shared = Arc::new(Shared {
             path: opened.path.clone(),
+            near_revisions: options.near_revisions,
             state: RwLock::new(opened.state),
             commits: AtomicU64::new(0),
             hub: Arc::new(Hub::new(revision)),
@@ -158,15 +171,44 @@ impl SqliteStore {
     async fn read(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
         request.check()?;
         self.check_open("range")?;
-        let (at, current) = {
-            let state = self.shared.read();
-            let at = request.resolve(state.compacted(), state.revision())?;
-            if at == state.revision() {
-                return Ok(state.range(&request));
+        loop {
+            match self.look(&request)? {
+                Found::All(answer) => return Ok(answer),
+                // What was replaced and purged meanwhile is read again, as it is now.
+                Found::Lacking(answer, to_fill) => {
+                    if let Some(answer) = self.readers.fill(answer, to_fill).await? {
+                        return Ok(answer);
+                    }
+                }
+                Found::Near(at, current, unchanged) => {
+                    return self.readers.range_near(request, at, current, unchanged).await;
+                }
+                Found::Old(at, current) => return self.readers.range(request, at, current).await,
             }
-            (at, state.revision())
-        };
-        self.readers.range(request, at, current).await
+        }
+    }
+
+    /// What of an answer is in memory.
+    fn look(&self, request: &RangeRequest) -> Result<Found, StoreError> {
+        let state = self.shared.read();
+        let (at, current) = (
+            request.resolve(state.compacted(), state.revision())?,
+            state.revision(),
+        );
+        if at == current {
+            let answer = state.range(request);
+            let to_fill = lacking(&state, request, &answer.items);
+            return Ok(match to_fill.is_empty() {
+                true => Found::All(answer),
+                false => Found::Lacking(answer, to_fill),
+            });
+        }
+        if current - at > self.shared.near_revisions {
+            return Ok(Found::Old(at, current));
+        }
+        let found = state.unchanged_since(at, request);
+        let to_fill = lacking(&state, request, &found);
+        Ok(Found::Near(at, current, Unchanged { found, to_fill }))
     }
 
     async fn write(&self, txn: Txn) -> Result<TxnResponse, StoreError> {
@@ -186,6 +228,28 @@ impl SqliteStore {
             free_bytes: Some(free_bytes),
         })
     }
+}
+
+/// What of an answer is in memory.
+enum Found {
+    /// All of it.
+    All(RangeResponse),
+    /// All but the values of these items.
+    Lacking(RangeResponse, Vec<usize>),
+    /// What has not changed since the first revision, up to the second.
+    Near(Revision, Revision, Unchanged),
+    /// Nothing of use: it is of the first revision, and now is the second.
+    Old(Revision, Revision),
+}
+
+/// Which of the items that a request asks for lack the values that it asks for.
+fn lacking(state: &State, request: &RangeRequest, items: &[KeyValue]) -> Vec<usize> {
+    if request.keys_only {
+        return Vec::new();
+    }
+    let items = items.iter().enumerate();
+    let lacking = items.filter(|(_, kv)| state.is_elsewhere(kv));
+    lacking.map(|(place, _)| place).collect()
 }
 
 impl Drop for SqliteStore {

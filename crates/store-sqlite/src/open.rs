@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 use rustix::fs::FlockOperation;
-use store::backend::State;
-use store::{KeyValue, Lease, LeaseId, StoreError};
+use store::backend::{Loading, State};
+use store::{Lease, LeaseId, StoreError};
 
 use crate::errors::{translate, translate_io};
+use crate::reader::connect;
 use crate::{DATABASE, LOCK, Options, schema};
 
 /// Why a store was not opened. Its files were not changed.
@@ -100,7 +101,7 @@ pub(crate) fn open(options: &Options) -> Result<Opened, OpenError> {
         let synced = File::open(dir).and_then(|dir| dir.sync_all());
         synced.map_err(|error| io(dir, error))?;
     }
-    let mut state = load(&writer).map_err(sqlite)?;
+    let mut state = load(&path, &options.left_in_file).map_err(sqlite)?;
     load_leases(&writer, &mut state, (options.clock)()).map_err(sqlite)?;
     Ok(Opened {
         path,
@@ -239,15 +240,24 @@ fn create_tables(connection: &mut Connection) -> rusqlite::Result<()> {
     tx.commit()
 }
 
-fn load(connection: &Connection) -> rusqlite::Result<State> {
+/// Goes through all rows in the order in which they were written, which is faster than asking for the last one of each
+/// key. On a connection of its own, so that what it caches is not kept.
+fn load(path: &Path, left_in_file: &[String]) -> rusqlite::Result<State> {
+    let connection = connect(path)?;
     let mut statement = connection.prepare(&format!(
-        "SELECT {} FROM history WHERE deleted = 0 AND id IN (SELECT max(id) FROM history GROUP BY key)",
+        "SELECT {}, deleted FROM history ORDER BY id",
         schema::COLUMNS
     ))?;
-    let keys = statement.query_map([], schema::key_value)?;
-    let keys = keys.collect::<rusqlite::Result<Vec<KeyValue>>>()?;
-    let compacted = schema::meta(connection, "compacted")?;
-    Ok(State::restore(schema::newest(connection)?, compacted, keys))
+    let mut loading = Loading::new(left_in_file.into());
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        match row.get(6)? {
+            true => loading.delete(&schema::key(row, 1)?),
+            false => loading.put(schema::key_value(row)?),
+        }
+    }
+    let compacted = schema::meta(&connection, "compacted")?;
+    Ok(loading.done(schema::newest(&connection)?, compacted))
 }
 
 fn load_leases(connection: &Connection, state: &mut State, now: Duration) -> rusqlite::Result<()> {

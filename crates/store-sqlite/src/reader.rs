@@ -72,6 +72,47 @@ impl Readers {
         .await
     }
 
+    /// The same for a revision since which little has happened: `unchanged` are the keys that have not changed since, as
+    /// many as can be needed; the others are those with rows of later revisions, and few.
+    pub(crate) async fn range_near(
+        &self,
+        request: RangeRequest,
+        at: Revision,
+        current: Revision,
+        unchanged: Unchanged,
+    ) -> Result<RangeResponse, StoreError> {
+        self.read("range", move |connection| {
+            in_snapshot(connection, at, |snapshot| {
+                let mut found = unchanged.whole(snapshot)?;
+                found.extend(changed_between(snapshot, &request, at, current)?);
+                found.sort_by(|one, two| one.key.cmp(&two.key));
+                Ok(request.answer(found.iter(), current))
+            })
+        })
+        .await
+    }
+
+    /// Fetches the values of the items at these places. `None`: one of them was replaced and purged meanwhile.
+    pub(crate) async fn fill(
+        &self,
+        mut answer: RangeResponse,
+        places: Vec<usize>,
+    ) -> Result<Option<RangeResponse>, StoreError> {
+        self.read("range", move |connection| {
+            for place in places {
+                let Some(kv) = answer.items.get_mut(place) else {
+                    continue;
+                };
+                match schema::value(connection, kv)? {
+                    Some(value) => kv.value = value,
+                    None => return Ok(None),
+                }
+            }
+            Ok(Some(answer))
+        })
+        .await
+    }
+
     /// Copies the database as it is now into a new file.
     pub(crate) async fn backup(&self, target: PathBuf) -> Result<Backup, StoreError> {
         self.read("backup", move |connection| backup(connection, &target))
@@ -141,6 +182,53 @@ fn check_compacted(connection: &Connection, requested: Revision) -> Result<(), R
         return Err(ReadError::Store(StoreError::Compacted { requested, compacted }));
     }
     Ok(())
+}
+
+/// Keys as the state in memory has them.
+pub(crate) struct Unchanged {
+    pub(crate) found: Vec<KeyValue>,
+    /// Which of them have their values in the file.
+    pub(crate) to_fill: Vec<usize>,
+}
+
+impl Unchanged {
+    fn whole(mut self, connection: &Connection) -> rusqlite::Result<Vec<KeyValue>> {
+        for place in self.to_fill {
+            if let Some(kv) = self.found.get_mut(place) {
+                let value = schema::value(connection, kv)?;
+                kv.value = value.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+            }
+        }
+        Ok(self.found)
+    }
+}
+
+/// What the keys of a range that changed after `at`, up to `current`, were at `at`.
+fn changed_between(
+    connection: &Connection,
+    request: &RangeRequest,
+    at: Revision,
+    current: Revision,
+) -> rusqlite::Result<Vec<KeyValue>> {
+    // The plus keeps SQLite from going through the index of keys instead.
+    let mut changed = connection.prepare_cached(
+        "SELECT DISTINCT key FROM history WHERE id >= ?1 AND id < ?2 AND +key >= ?3 AND +key < ?4",
+    )?;
+    let end = request.range.end().unwrap_or_else(|| AFTER_ALL.to_vec());
+    let (lower, from) = (request.lower_bound(), row_id(at + 1));
+    let (Bound::Included(start) | Bound::Excluded(start)) = lower else {
+        return Ok(Vec::new());
+    };
+    let mut version = Version::prepare(connection)?;
+    let mut rows = changed.query(params![from, row_id(current + 1), start.as_bytes(), end])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let key: Vec<u8> = row.get(0)?;
+        if lower != Bound::Excluded(start) || key != start.as_bytes() {
+            found.extend(version.before(&key, from)?);
+        }
+    }
+    Ok(found)
 }
 
 /// Goes from key to key through the index, whatever the number of versions between.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use store::backend::Commit;
 use store::{Event, EventKind, KeyValue, LeaseId, Revision};
 
@@ -74,6 +74,17 @@ pub(crate) fn key(row: &Row<'_>, column: usize) -> rusqlite::Result<Arc<str>> {
         let named = format!("the key in row {id} of history: {error}");
         rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Blob, named.into())
     })
+}
+
+/// The value of a version of a key; none if its row is purged.
+pub(crate) fn value(connection: &Connection, kv: &KeyValue) -> rusqlite::Result<Option<Bytes>> {
+    let mut statement =
+        connection.prepare_cached("SELECT value FROM history WHERE id >= ?1 AND id < ?2 AND key = ?3")?;
+    let (from, to) = (row_id(kv.mod_revision), row_id(kv.mod_revision + 1));
+    let value = statement.query_row(params![from, to, kv.key.as_bytes()], |row| {
+        Ok(Bytes::copy_from_slice(row.get_ref(0)?.as_blob()?))
+    });
+    value.optional()
 }
 
 const INSERT: &str = "INSERT INTO history (id, key, value, create_revision, version, lease, deleted)

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use store::backend::{Commit, Draft, State};
-use store::{Revision, StoreError, TxnResponse};
+use store::{KeyValue, Revision, StoreError, Txn, TxnResponse};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::Shared;
@@ -113,8 +113,8 @@ impl Writer {
     fn commit(&mut self, first: Waiting, line: &mut VecDeque<Job>) {
         let (shared, queue) = (self.shared.clone(), self.queue.clone());
         let mut group = Group::new(&shared.read());
-        group.decide(first, &shared.read());
-        group.decide_all(line, &shared.read());
+        group.decide(first, &shared, &self.connection);
+        group.decide_all(line, &shared, &self.connection);
         let stored = if group.draft.commits().is_empty() {
             Ok(())
         } else {
@@ -133,7 +133,7 @@ impl Writer {
                         false => Duration::ZERO,
                     };
                     *line = queue.take(patience).unwrap_or_default();
-                    group.decide_all(line, &shared.read());
+                    group.decide_all(line, &shared, tx);
                     if group.is_inserted() {
                         return Ok(());
                     }
@@ -269,21 +269,34 @@ impl Group {
         self.decided.len() >= GROUP_TXNS || self.bytes >= GROUP_BYTES
     }
 
-    fn decide(&mut self, waiting: Waiting, base: &State) {
+    fn decide(&mut self, waiting: Waiting, shared: &Shared, connection: &Connection) {
         let Waiting { txn, reply, room } = waiting;
         self.bytes += txn.size_bytes();
+        let base = shared.read();
+        let fetched = self.fetch(&base, &txn, connection);
+        let fetched = fetched.map_err(|error| translate("txn", &shared.path, &error));
         self.decided.push(Decided {
-            outcome: self.draft.apply(base, &txn),
+            outcome: fetched.and_then(|()| self.draft.apply(&base, &txn)),
             reply,
             _room: room,
         });
     }
 
+    /// Fetches the values that a txn needs and that are left in the file. What the draft has not changed is there as the
+    /// state says.
+    fn fetch(&mut self, base: &State, txn: &Txn, connection: &Connection) -> rusqlite::Result<()> {
+        for kv in self.draft.to_fetch(base, txn) {
+            let value = schema::value(connection, &kv)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+            self.draft.know(KeyValue { value, ..kv });
+        }
+        Ok(())
+    }
+
     /// Decides the txns at the head of the line, as many as fit.
-    fn decide_all(&mut self, line: &mut VecDeque<Job>, base: &State) {
+    fn decide_all(&mut self, line: &mut VecDeque<Job>, shared: &Shared, connection: &Connection) {
         while !self.is_full() {
             match line.pop_front() {
-                Some(Job::Txn(waiting)) => self.decide(waiting, base),
+                Some(Job::Txn(waiting)) => self.decide(waiting, shared, connection),
                 Some(other) => return line.push_front(other),
                 None => return,
             }

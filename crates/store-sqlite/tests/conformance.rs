@@ -13,6 +13,7 @@ use tempfile::TempDir;
 /// The suite uses one store at a time.
 #[derive(Default)]
 struct Sqlite {
+    left_in_file: Vec<String>,
     now: Arc<Mutex<Duration>>,
     current: Mutex<Option<(TempDir, Arc<SqliteStore>)>>,
 }
@@ -23,6 +24,9 @@ impl Sqlite {
         let clock: Clock = Arc::new(move || *now.lock().unwrap());
         let mut options = store_sqlite::Options::new(dir.path());
         options.clock = clock;
+        options.left_in_file.clone_from(&self.left_in_file);
+        // Old revisions are read both ways.
+        options.near_revisions = 3;
         let store = SqliteStore::open(options);
         Ok(Arc::new(store.map_err(|error| Failure::new(error.to_string()))?))
     }
@@ -77,9 +81,23 @@ impl Subject for Sqlite {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite_conforms() {
     let options = Options {
-        histories: 100,
+        histories: 70,
         ..Options::default()
     };
     let report = run(&Sqlite::default(), options).await;
     println!("{}", report.expect("the SQLite store conforms"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_that_leaves_values_in_its_file_conforms() {
+    let subject = Sqlite {
+        left_in_file: vec![String::new()],
+        ..Sqlite::default()
+    };
+    let options = Options {
+        histories: 30,
+        ..Options::default()
+    };
+    let report = run(&subject, options).await;
+    println!("{}", report.expect("the store conforms wherever values are"));
 }

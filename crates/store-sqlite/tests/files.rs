@@ -384,3 +384,37 @@ async fn txns_of_a_group_are_decided_one_after_the_other() {
     assert_eq!(revisions, (1..=200).collect::<Vec<_>>());
     assert_eq!(all(&store).await.len(), 200);
 }
+
+/// What is left in the file is not in memory, and nobody sees a difference.
+#[tokio::test]
+async fn a_value_that_is_left_in_the_file_is_read_compared_and_replaced_like_any_other() {
+    let dir = TempDir::new().unwrap();
+    let mut options = Options::new(dir.path());
+    options.left_in_file = vec!["/seldom/".to_owned()];
+    let store = SqliteStore::open(options.clone()).unwrap();
+    let first = put(&store, "/seldom/a", 3).await.unwrap();
+    put(&store, "/often/a", 4).await.unwrap();
+    let lengths = |items: Vec<KeyValue>| items.iter().map(|kv| kv.value.len()).collect::<Vec<_>>();
+    assert_eq!(lengths(all(&store).await), [4, 3]);
+    let holds = Compare::value("/seldom/a", store::Relation::Equal, "xxx");
+    let txn = Txn::new()
+        .when(holds.clone())
+        .put("/seldom/a", "yy")
+        .then(Op::get("/seldom/a"));
+    assert!(store.txn(txn).await.unwrap().succeeded);
+    let refused = store.txn(Txn::new().when(holds)).await.unwrap();
+    assert_eq!(refused.failed[0].actual.as_ref().unwrap().value, "yy");
+    let mut changes = store
+        .watch(WatchRequest::prefix("/seldom/").from(first + 1))
+        .await
+        .unwrap();
+    let Some(Ok(WatchItem::Batch { events, .. })) = changes.next().await else {
+        panic!("no change");
+    };
+    assert_eq!(events[0].prev.as_ref().unwrap().value, "xxx");
+    drop((changes, store));
+    let store = SqliteStore::open(options).unwrap();
+    assert_eq!(lengths(all(&store).await), [4, 2]);
+    let before = store.range(RangeRequest::prefix("").at(first + 1)).await.unwrap();
+    assert_eq!(lengths(before.items), [4, 3]);
+}

@@ -272,6 +272,14 @@ impl Op {
         }
     }
 
+    /// The one key that the step is about; none if it is about a prefix.
+    pub(crate) fn key(&self) -> Option<&str> {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key } | Self::Get { key } => Some(key),
+            Self::DeletePrefix { .. } => None,
+        }
+    }
+
     fn check(&self) -> Result<(), StoreError> {
         match self {
             Self::Put { key, .. } => check_key(key, "put"),

@@ -1,6 +1,7 @@
 //! What must hold after every write, whatever the scenario.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use model::event::{EventSpec, What};
 use model::host::Reserved;
@@ -34,7 +35,7 @@ impl World {
             vms.iter()
                 .filter_map(|(id, vm)| Some((*id, &vm.intent.as_ref()?.value)))
         };
-        let closed = |(id, vm): (&VmId, &planner::view::Vm)| {
+        let closed = |(id, vm): (&VmId, &Arc<planner::view::Vm>)| {
             let closed = vm.runs.values().filter(|run| run.state.is_closed());
             closed.map(|run| (*id, run.incarnation)).collect::<Vec<_>>()
         };

@@ -66,7 +66,7 @@ impl Served for Event {
     type Stored = model::event::EventSpec;
 
     fn stored(view: &View, id: Uuid) -> Option<&At<Object<Self::Stored>>> {
-        view.events.get(&id)
+        view.events.get(&id).map(AsRef::as_ref)
     }
 
     fn spec(_: &View, stored: &Self::Stored) -> EventSpec {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use args::{AgentArgs, ServerArgs};
 use jiff::SignedDuration;
+use model::{Kind, key};
 use rustix::process::Signal;
 use store::Store;
 use store_sqlite::{Options, SqliteStore};
@@ -106,6 +107,19 @@ pub(crate) fn server(args: ServerArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// The store of a server. What is written once and seldom read again, and grows with all that is done, is left in its file.
+fn store_options(data_dir: &Path) -> Options {
+    let seldom_read = [
+        key::AUDIT_PREFIX.to_owned(),
+        key::REQUEST_PREFIX.to_owned(),
+        key::kind_prefix(Kind::Event),
+    ];
+    Options {
+        left_in_file: seldom_read.into(),
+        ..Options::new(data_dir.join(STORE_DIR))
+    }
+}
+
 async fn serve(args: ServerArgs) -> anyhow::Result<std::convert::Infallible> {
     let mut listeners = Vec::new();
     for address in &args.listen {
@@ -123,7 +137,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<std::convert::Infallible> {
         .collect();
     let addresses: Vec<IpAddr> = bound.iter().map(SocketAddr::ip).chain(args.address).collect();
     let names = std::iter::once("localhost".to_owned()).chain(args.name).collect();
-    let options = Options::new(args.data_dir.join(STORE_DIR));
+    let options = store_options(&args.data_dir);
     let store = tokio::task::spawn_blocking(|| SqliteStore::open(options)).await??;
     let store: Arc<dyn Store> = Arc::new(store);
     if let Some(last) = server::history::last_id(store.as_ref()).await? {

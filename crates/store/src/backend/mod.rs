@@ -7,7 +7,7 @@ mod hub;
 mod state;
 
 pub use hub::{History, HistoryPage, Hub, PROGRESS_EVERY};
-pub use state::{Commit, Draft, State};
+pub use state::{Commit, Draft, Loading, State};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -29,12 +29,20 @@ impl Commit {
     }
 }
 
+/// The prefixes under which a backend may leave values: a few.
+fn is_elsewhere(prefixes: &[String], kv: &KeyValue) -> bool {
+    kv.lease.is_none() && prefixes.iter().any(|prefix| kv.key.starts_with(prefix.as_str()))
+}
+
 fn event_bytes(event: &Event) -> usize {
     let prev = event.prev.as_ref().map_or(0, |kv| kv.value.len());
     event.kv.key.len() + event.kv.value.len() + prev + size_of::<Event>()
 }
 
 /// The keys and leases at the current revision.
+///
+/// The values of some keys may be kept elsewhere ([`State::is_elsewhere`]): here they are empty, and whoever needs them
+/// fetches them ([`Draft::know`]).
 #[derive(Debug, Clone, Default)]
 pub struct State {
     revision: Revision,
@@ -42,24 +50,13 @@ pub struct State {
     keys: BTreeMap<Arc<str>, KeyValue>,
     leases: LeaseTable,
     attached: BTreeMap<LeaseId, BTreeSet<Arc<str>>>,
+    elsewhere: Arc<[String]>,
 }
 
 impl State {
-    /// What a backend had stored: the keys at `revision`.
-    pub fn restore(
-        revision: Revision,
-        compacted: Revision,
-        keys: impl IntoIterator<Item = KeyValue>,
-    ) -> Self {
-        let mut state = Self {
-            revision,
-            compacted,
-            ..Self::default()
-        };
-        for kv in keys {
-            state.put(kv);
-        }
-        state
+    /// Whether the value of a key is not kept here. What a lease keeps is.
+    pub fn is_elsewhere(&self, kv: &KeyValue) -> bool {
+        is_elsewhere(&self.elsewhere, kv)
     }
 
     /// The current revision.
@@ -100,12 +97,24 @@ impl State {
 
     /// Answers a request that reads at the current revision.
     pub fn range(&self, request: &RangeRequest) -> RangeResponse {
-        let found = self
-            .keys
+        request.answer(self.matching(request), self.revision)
+    }
+
+    /// The keys that a request asks for and that have not changed since a revision, as many as it can need.
+    pub fn unchanged_since(&self, revision: Revision, request: &RangeRequest) -> Vec<KeyValue> {
+        let wanted = match request.limit {
+            0 => usize::MAX,
+            limit => limit.saturating_add(1),
+        };
+        let unchanged = self.matching(request).filter(|kv| kv.mod_revision <= revision);
+        unchanged.take(wanted).cloned().collect()
+    }
+
+    fn matching<'a>(&'a self, request: &'a RangeRequest) -> impl Iterator<Item = &'a KeyValue> {
+        self.keys
             .range::<str, _>((request.lower_bound(), Bound::Unbounded))
             .map(|(_, kv)| kv)
-            .take_while(|kv| request.range.contains(&kv.key));
-        request.answer(found, self.revision)
+            .take_while(|kv| request.range.contains(&kv.key))
     }
 
     /// Decides whether `revision` can be compacted to.
@@ -147,8 +156,11 @@ impl State {
         self.leases.remove(id)
     }
 
-    fn put(&mut self, kv: KeyValue) {
+    fn put(&mut self, mut kv: KeyValue) {
         let (key, lease) = (kv.key.clone(), kv.lease);
+        if self.is_elsewhere(&kv) {
+            kv.value = Bytes::new();
+        }
         let old = self.keys.insert(key.clone(), kv);
         self.detach(old);
         if let Some(lease) = lease {
@@ -176,12 +188,48 @@ impl State {
     }
 }
 
+/// A state while it is read from what a backend had stored, in the order in which it was written.
+#[derive(Debug)]
+pub struct Loading(State);
+
+impl Loading {
+    /// Of which nothing was read yet. The values of keys with one of the prefixes `elsewhere` stay with the backend.
+    pub fn new(elsewhere: Arc<[String]>) -> Self {
+        Self(State {
+            elsewhere,
+            ..State::default()
+        })
+    }
+
+    /// A key was put.
+    pub fn put(&mut self, kv: KeyValue) {
+        self.0.put(kv);
+    }
+
+    /// A key was deleted.
+    pub fn delete(&mut self, key: &str) {
+        self.0.remove(key);
+    }
+
+    /// That was all, up to `revision`.
+    pub fn done(self, revision: Revision, compacted: Revision) -> State {
+        State {
+            revision,
+            compacted,
+            // Built anew as a whole, its nodes are full.
+            keys: self.0.keys.into_iter().collect(),
+            ..self.0
+        }
+    }
+}
+
 /// Revisions that are decided one after the other on top of a state, to be made durable together.
 ///
 /// Its calls are given the state that it was begun on. Of that only the times of leases may have changed meanwhile.
 #[derive(Debug)]
 pub struct Draft {
     revision: Revision,
+    /// The keys that the draft knows better than the state.
     changed: BTreeMap<Arc<str>, Option<KeyValue>>,
     commits: Vec<Commit>,
 }
@@ -194,6 +242,32 @@ impl Draft {
             changed: BTreeMap::new(),
             commits: Vec::new(),
         }
+    }
+
+    /// What a txn reads, compares or changes and the state has without its value: [`Draft::know`] takes it whole, before
+    /// [`Draft::apply`].
+    pub fn to_fetch(&self, base: &State, txn: &Txn) -> Vec<KeyValue> {
+        if base.elsewhere.is_empty() {
+            return Vec::new();
+        }
+        let ops = || txn.then.iter().chain(&txn.otherwise);
+        let compared = txn.compares.iter().map(|compare| compare.key.as_str());
+        let named = compared.chain(ops().filter_map(Op::key));
+        let mut found: BTreeSet<Arc<str>> =
+            named.filter_map(|key| Some(base.get(key)?.key.clone())).collect();
+        for op in ops() {
+            if let Op::DeletePrefix { prefix } = op {
+                found.extend(self.keys_with_prefix(base, prefix));
+            }
+        }
+        found.retain(|key| !self.changed.contains_key(key));
+        let found = found.iter().filter_map(|key| base.get(key));
+        found.filter(|kv| base.is_elsewhere(kv)).cloned().collect()
+    }
+
+    /// Takes the present version of a key whose value the state does not have.
+    pub fn know(&mut self, kv: KeyValue) {
+        self.changed.insert(kv.key.clone(), Some(kv));
     }
 
     /// Decides a txn; on an error the draft is as before.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, bail, ensure};
 use server::shared::Cloud as Shared;
-use store_sqlite::{Options, SqliteStore};
+use store_sqlite::SqliteStore;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -22,7 +22,7 @@ use super::lock::Lock;
 use super::setup::{self, Cloud};
 use super::{Dir, open_dir};
 use crate::daemon::args::UpArgs;
-use crate::daemon::{STORE_DIR, asked_to_end, env, log_to, runtime};
+use crate::daemon::{STORE_DIR, asked_to_end, env, log_to, runtime, store_options};
 
 /// Says that the cloud in a directory is a simulated one.
 const MARK: &str = "simulated";
@@ -114,7 +114,7 @@ async fn serve(
     listener: TcpListener,
     ready: oneshot::Sender<Arc<Shared>>,
 ) -> anyhow::Result<Infallible> {
-    let options = Options::new(data_dir.join(STORE_DIR));
+    let options = store_options(&data_dir);
     let store = tokio::task::spawn_blocking(|| SqliteStore::open(options)).await??;
     let addresses = vec![listener.local_addr()?.ip(), IpAddr::V4(Ipv4Addr::LOCALHOST)];
     let config = server::Config {
