@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use api::Problem;
 use api::kinds::{GuestSpec, NicSpec, Placement, Vm, VmMemory, VmSpec, VmStatus};
-use model::lifecycle;
+use model::lifecycle::{self, Phase};
 use model::limits::{NICS_MAX, check_range};
 use model::network::{AddressHolder, NetworkSpec};
 use model::template::TemplateSpec;
