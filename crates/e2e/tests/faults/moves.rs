@@ -195,7 +195,7 @@ async fn at_rest(world: &World, pair: &mut Pair<'_>, entry: Entry, heard: Heard)
             pair.ear.goes_on().await?;
             world.heal(home, SERVER).await?;
         }
-        Fault::HostClock => calendar::host_clock_is_set(world, &home, &mut pair.ear).await?,
+        Fault::HostClock => calendar::host_clock_is_set(world, home, &mut pair.ear).await?,
         Fault::ServerClock => calendar::server_clock_is_set(world, &mut pair.ear).await?,
         other => anyhow::bail!("{other:?} makes no sense where nothing moves"),
     }

@@ -20,13 +20,13 @@ use api::Problem;
 use formats::compression::Compression;
 use formats::disk::Format;
 use tokio::process::{Child, Command};
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::timeout;
 
 /// The program's standard input and output, opened once more.
 const FROM: &str = "/proc/self/fd/0";
 const TO: &str = "/proc/self/fd/1";
-const NOBODY: u32 = 65534;
+const NOBODY: &str = "65534";
 /// Enough for the tables of an image of 8 TiB, and for what xz and zstd remember of files that others can unpack.
 const MEMORY_BYTES: u64 = 1 << 30;
 const PROCESSOR_SECONDS: u32 = 3600;
@@ -34,21 +34,35 @@ const DEADLINE: Duration = Duration::from_secs(2 * 3600);
 /// More at once would only take the disk from each other.
 static TURNS: Semaphore = Semaphore::const_new(2);
 
+/// What makes a child nobody, where this process may do that.
+const AS_NOBODY: [&str; 7] = [
+    "--reuid",
+    NOBODY,
+    "--regid",
+    NOBODY,
+    "--clear-groups",
+    "--inh-caps",
+    "-all",
+];
+static CAN_BE_NOBODY: OnceCell<bool> = OnceCell::const_new();
+
+/// Found by trying: root may not in a namespace of few users, and need not be root elsewhere.
+async fn can_be_nobody() -> bool {
+    let mut command = Command::new("setpriv");
+    command.args(AS_NOBODY).arg("true");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command.status().await.is_ok_and(|status| status.success())
+}
+
 /// A program's command line, behind the two that take its rights away.
-fn confined(program: &str, written_bytes_max: u64) -> Command {
+async fn confined(program: &str, written_bytes_max: u64) -> Command {
     let mut command = Command::new("setpriv");
     command.arg("--no-new-privs");
-    if rustix::process::geteuid().is_root() {
-        let id = NOBODY.to_string();
-        command.args([
-            "--reuid",
-            &id,
-            "--regid",
-            &id,
-            "--clear-groups",
-            "--inh-caps",
-            "-all",
-        ]);
+    if *CAN_BE_NOBODY.get_or_init(can_be_nobody).await {
+        command.args(AS_NOBODY);
     }
     let limits = [
         format!("--as={MEMORY_BYTES}"),
@@ -64,9 +78,9 @@ fn confined(program: &str, written_bytes_max: u64) -> Command {
 }
 
 /// Starts what unpacks its standard input to its standard output.
-pub(super) fn unpack(compression: Compression) -> Result<Child, Problem> {
+pub(super) async fn unpack(compression: Compression) -> Result<Child, Problem> {
     // It writes to a pipe only, which whoever reads it bounds.
-    let mut command = confined(compression.name(), 0);
+    let mut command = confined(compression.name(), 0).await;
     command.arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped());
     command
         .spawn()
@@ -81,7 +95,7 @@ pub(super) async fn unpacked(child: Child, compression: Compression) -> Result<(
 
 /// Looks whether all that an image's tables lead to is there. A converter reads zeroes for what is not.
 pub(super) async fn check(image: File, format: Format) -> Result<(), Problem> {
-    let mut command = confined("qemu-img", 0);
+    let mut command = confined("qemu-img", 0).await;
     command.args(["check", "-q", "-f", word(format), FROM]);
     command.stdin(image).stdout(Stdio::null());
     run(command).await
@@ -94,7 +108,7 @@ pub(super) async fn convert(
     to: File,
     written_bytes_max: u64,
 ) -> Result<(), Problem> {
-    let mut command = confined("qemu-img", written_bytes_max);
+    let mut command = confined("qemu-img", written_bytes_max).await;
     command.args(["convert", "-f", word(format), "-O", "qcow2", FROM, TO]);
     command.stdin(from).stdout(to);
     run(command).await
@@ -122,9 +136,10 @@ fn succeeded(
     };
     match output {
         Ok(Ok(output)) if output.status.success() => Ok(()),
-        // The shells' number for a program that is not there: setpriv and prlimit take it over.
+        // The shells' number for a program that cannot be run: setpriv and prlimit take it over.
         Ok(Ok(output)) if output.status.code() == Some(127) => {
-            Err(not_started(program, &io::ErrorKind::NotFound.into()))
+            let why = said(&output.stderr, output.status);
+            Err(not_started(program, &io::Error::other(why)))
         }
         Ok(Ok(output)) => refuse(format!("{program} says: {}", said(&output.stderr, output.status))),
         Ok(Err(error)) => Err(not_started(program, &error)),

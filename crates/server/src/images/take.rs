@@ -176,7 +176,7 @@ async fn unpacked(
     source: impl AsyncRead + Unpin,
     compression: Compression,
 ) -> Result<Written, Problem> {
-    let mut child = confined::unpack(compression)?;
+    let mut child = confined::unpack(compression).await?;
     let (into, out) = (child.stdin.take(), child.stdout.take());
     let (Some(into), Some(out)) = (into, out) else {
         return Err(disk_problem("unpacking", &io::ErrorKind::BrokenPipe.into()));
