@@ -744,7 +744,10 @@ fn a_save_that_waited_for_its_turn_in_vain_is_no_failure() {
     let given = Given {
         order: Some(Order::Stop(Stop::Suspend)),
         qemu: running(),
-        marks: ran(),
+        marks: Marks {
+            saving: true,
+            ..ran()
+        },
         lease: FRESH,
         go: false,
     };

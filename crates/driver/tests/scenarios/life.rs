@@ -348,9 +348,12 @@ fn a_save_that_fails_lets_the_guest_go_on_until_it_is_ordered_anew() {
     );
     assert_eq!(
         log(&world),
-        [Effect::Save {
-            saved_in: SavedIn::Host
-        }],
+        [
+            Effect::Journal(Mark::Saving),
+            Effect::Save {
+                saved_in: SavedIn::Host
+            }
+        ],
         "not tried again by itself"
     );
     world.hosts[SOURCE].broken.clear();

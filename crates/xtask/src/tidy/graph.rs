@@ -19,13 +19,13 @@ const ARROWS: &[(&str, May)] = &[
     ("store-sqlite", May::Use(&["model", "store"])),
     ("store-etcd", May::Use(&["model", "store"])),
     ("api", May::Use(&["model"])),
+    ("formats", May::Use(&["model"])),
     ("controller", May::Use(&["model", "planner", "store"])),
     (
         "server",
         May::Use(&["api", "controller", "formats", "model", "planner", "store"]),
     ),
     ("qemu", May::Use(&["model"])),
-    ("formats", May::Use(&["model"])),
     ("hostnet", May::Use(&[])),
     (
         "agent",
