@@ -150,10 +150,12 @@ async fn idle_watchers(server: &Server) -> anyhow::Result<()> {
         }
     }
     let metrics = server.client()?.text("/metrics").await?;
-    let said = format!("sterna_watchers{{kind=\"vm\"}} {WATCHERS}");
+    let counted = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("sterna_watchers{kind=\"vm\"} "));
     ensure!(
-        metrics.lines().any(|line| line == said),
-        "the server does not count {WATCHERS} watchers"
+        counted == Some(&WATCHERS.to_string()),
+        "the server counts {counted:?} watchers in place of {WATCHERS}"
     );
     let after = server.process()?.resident_mib()?;
     println!(
