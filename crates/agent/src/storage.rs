@@ -236,8 +236,7 @@ pub fn disk_path(vm: VmId, disk: &Disk) -> PathBuf {
 /// Where the image is that the disk is an overlay over.
 pub fn image_path(disk: &Disk) -> Result<PathBuf, StorageError> {
     let sha256 = &disk.image_sha256;
-    let is_digest = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if !is_digest {
+    if !model::limits::is_sha256(sha256) {
         return Err(StorageError::Name(sha256.clone()));
     }
     let extension = match disk.image_format {

@@ -41,6 +41,11 @@ pub fn check_name(name: &str) -> Result<(), Reason> {
     ))
 }
 
+/// Whether a text is a SHA-256 digest in hexadecimal.
+pub fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// Checks that a number lies within bounds; `what` names the field with its unit.
 pub fn check_range(what: &str, value: u64, min: u64, max: u64) -> Result<(), Reason> {
     if (min..=max).contains(&value) {

@@ -136,9 +136,8 @@ fn admitted_key(request: &JoinRequest, token: &StoredJoinToken) -> Result<String
 
 /// What tells a machine from others, if it says and that is a digest.
 fn machine(said: Option<&str>) -> Result<Option<&str>, Problem> {
-    let is_digest = |text: &str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     match said {
-        Some(text) if !is_digest(text) => {
+        Some(text) if !model::limits::is_sha256(text) => {
             let detail = "the machine is not told by 64 hexadecimal digits";
             Err(Problem::new(400, "bad-json", detail))
         }

@@ -116,8 +116,7 @@ pub async fn download(
     Path(sha256): Path<String>,
 ) -> Result<Response, Refused> {
     let missing = || Problem::new(404, "no-content", "this server has no content with that digest");
-    let is_hash = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if !is_hash {
+    if !model::limits::is_sha256(&sha256) {
         return Err(missing().into());
     }
     let file = File::open(path(&app.images, &sha256))

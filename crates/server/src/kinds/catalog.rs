@@ -9,7 +9,7 @@ use api::kinds::{
 };
 use model::limits::{
     DISK_MAX_BYTES, MEMORY_MAX_MIB, MEMORY_MIN_MIB, NICS_MAX, SSH_KEYS_MAX, USER_DATA_MAX_BYTES, VCPUS_MAX,
-    check_range,
+    check_range, is_sha256,
 };
 use model::vm::GuestConfig;
 use model::{ImageId, Kind, NetworkId, Object};
@@ -61,8 +61,7 @@ impl Served for Image {
 
     fn create(_: &Context<'_>, _: &str, spec: ImageSpec, _: &mut Plan) -> Result<Self::Stored, Problem> {
         let hash = spec.expected_sha256.map(|hash| hash.to_ascii_lowercase());
-        let is_hash = |hash: &String| hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if hash.as_ref().is_some_and(|hash| !is_hash(hash)) {
+        if hash.as_ref().is_some_and(|hash| !is_sha256(hash)) {
             let detail = "expected_sha256 is not a SHA-256: give 64 hexadecimal digits";
             return Err(Problem::invalid("invalid-digest", detail));
         }
