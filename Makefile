@@ -4,6 +4,8 @@ CARGO ?= cargo
 # Where the end-to-end tests and the demo find what they start. `make demo` sets the first to the release binary.
 export STERNA_BIN ?= $(CURDIR)/target/debug/sterna
 export STERNA_GUEST ?= $(CURDIR)/target/guest.qcow2
+# Where a test writes what must never happen. One file there fails the run, also if a second try of the test went well.
+export STERNA_BROKEN_PROMISES := $(CURDIR)/target/broken-promises
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -33,7 +35,9 @@ test: ## everything that must hold before a change goes in
 	$(MAKE) --no-print-directory lint
 	$(CARGO) build --locked --workspace --bins --tests
 	$(MAKE) --no-print-directory guest
+	rm -rf $(STERNA_BROKEN_PROMISES)
 	$(CARGO) nextest run --locked --workspace
+	@! cat $(STERNA_BROKEN_PROMISES)/* 2>/dev/null
 
 lint: deny ## formatting, clippy, documentation's links, dependencies, house rules
 	$(CARGO) fmt --all --check
@@ -64,7 +68,9 @@ soak: ## the long tests, which `make test` leaves out
 	scripts/setup.sh test
 	$(CARGO) build --locked --workspace --bins --tests
 	$(MAKE) --no-print-directory guest
+	rm -rf $(STERNA_BROKEN_PROMISES)
 	$(CARGO) nextest run --locked --workspace --profile soak --run-ignored only
+	@! cat $(STERNA_BROKEN_PROMISES)/* 2>/dev/null
 
 # In a directory of its own, so that what is found there is what was built now.
 deb: ## build the Debian package below target/debian, and check it

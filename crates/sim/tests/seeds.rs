@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use sim::{Script, Size, Tally, run};
 
 /// For how long seeds are run, unless `STERNA_SIM_SECONDS` says otherwise.
-const SECONDS: u64 = 30;
+const SECONDS: u64 = 120;
 
 /// How many seeds are run at most where every run has to be as the last one was.
-const SEEDS: u64 = 50;
+const SEEDS: u64 = 1000;
 
 /// Runs so many seeds from one on, or fewer if the time is over before. Answers how many.
 fn seeds_for(first: u64, most: u64, seconds: u64, size: fn(u64) -> Size) -> u64 {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use crate::console::Console;
+use crate::promise;
 
 /// The guest that counts. Its numbers go to all on its network, for which it has no route of its own.
 pub const COUNT: &str = "ip route add 255.255.255.255 dev eth0\nprobe count /data/count 50 7000 &";
@@ -53,6 +54,13 @@ impl Heard {
             boots: value("boots=")?,
         })
     }
+
+    fn never_back(self) -> anyhow::Result<Self> {
+        if self.back == 0 {
+            return Ok(self);
+        }
+        Err(promise::broken(&format!("the counter went back: {self:?}")))
+    }
 }
 
 /// Reads what the listening guest says.
@@ -72,8 +80,7 @@ impl Ear {
             .0
             .until("a report on the counter", PATIENCE, Heard::read)
             .await?;
-        ensure!(heard.back == 0, "the counter went back: {heard:?}");
-        Ok(heard)
+        heard.never_back()
     }
 
     /// Waits until higher numbers are heard than until now, and fails if any number was not higher than all before it.
@@ -91,9 +98,7 @@ impl Ear {
 
     async fn reaches(&mut self, what: &str, is_it: impl Fn(Heard) -> bool) -> anyhow::Result<Heard> {
         let read = |line: &str| Heard::read(line).filter(|heard| heard.back > 0 || is_it(*heard));
-        let heard = self.0.until(what, PATIENCE, read).await?;
-        ensure!(heard.back == 0, "the counter went back: {heard:?}");
-        Ok(heard)
+        self.0.until(what, PATIENCE, read).await?.never_back()
     }
 }
 
@@ -123,6 +128,11 @@ impl Left {
 
     /// Fails if the numbers do not follow each other, boot after boot, up to at least what was heard.
     pub fn is_one_history(&self, heard: Heard) -> anyhow::Result<()> {
+        self.follows(heard)
+            .map_err(|error| promise::broken(&error.to_string()))
+    }
+
+    fn follows(&self, heard: Heard) -> anyhow::Result<()> {
         let last = self
             .counts
             .iter()

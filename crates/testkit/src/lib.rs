@@ -21,6 +21,7 @@ pub mod executing;
 pub mod link;
 pub mod pair;
 pub mod process;
+pub mod promise;
 pub mod vms;
 pub mod wait;
 pub mod watcher;

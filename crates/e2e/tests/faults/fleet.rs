@@ -225,14 +225,7 @@ impl Fleet<'_> {
                 said.text
             );
             for vm in &there {
-                let incomplete = |vm: &VmObject| {
-                    let reason = vm.status.reason.as_ref();
-                    Verdict::from(reason.is_some_and(|reason| reason.code == "batch-incomplete"))
-                };
-                self.world
-                    .until_vm(&vm.name, "without a place", incomplete)
-                    .await?;
-                self.world.delete_vm(&vm.name).await?;
+                self.waits_for_the_others(vm).await?;
             }
             let again = ended(self.create()?).await?;
             ensure!(again.is_done, "the second try failed: {}", again.text);
@@ -244,6 +237,21 @@ impl Fleet<'_> {
             self.watched.push(RunsOnce::begin(self.world, vms::id(&vm)));
         }
         self.reserved(HOSTS[0], 0).await
+    }
+
+    /// It waits without a place until it is deleted, unless the command has had it deleted already.
+    async fn waits_for_the_others(&self, vm: &VmObject) -> anyhow::Result<()> {
+        if vm.deleted_at.is_some() {
+            return self.world.until_gone::<Vm>(&vm.name).await;
+        }
+        let incomplete = |vm: &VmObject| {
+            let reason = vm.status.reason.as_ref();
+            Verdict::from(reason.is_some_and(|reason| reason.code == "batch-incomplete"))
+        };
+        self.world
+            .until_vm(&vm.name, "without a place", incomplete)
+            .await?;
+        self.world.delete_vm(&vm.name).await
     }
 
     /// What an agent had just written down that it would launch is never launched by the next one: then it has failed.
