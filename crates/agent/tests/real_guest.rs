@@ -67,7 +67,7 @@ async fn boot(side: &mut Side, vm: VmId, machine: &Machine) -> Duration {
     let run = side.wait(vm, 1, "ready", |run| run.ready).await;
     assert_eq!(run.state, RunState::Running);
     let took = begin.elapsed();
-    eprintln!("ready after {took:?}; steps {:?}", run.steps_ms);
+    eprintln!("ready after {took:?}; steps {:?}", run.steps);
     took
 }
 

@@ -1,7 +1,6 @@
 //! The kinds: what is wanted and what is, as people and programs see it. References are by name or id in requests, and
 //! by name in answers.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use model::event::Lifecycle;
@@ -10,6 +9,7 @@ use model::image::ImageFormat;
 use model::lifecycle::{Availability, Phase};
 use model::migration::{Figures, Method, MigrationPhase, Progress};
 use model::operation::{Action, OperationPhase};
+use model::report::StepTime;
 use model::vm::{Power, RefusedGroup};
 use model::{Incarnation, Kind, Reason, Timestamp};
 use schemars::JsonSchema;
@@ -113,8 +113,8 @@ pub struct VmStatus {
     pub reason: Option<Reason>,
     /// How its host was chosen.
     pub placement: Option<Placement>,
-    /// How long each step of its start took, in milliseconds.
-    pub steps_ms: BTreeMap<String, u64>,
+    /// The steps of its start where it is now, from the request on.
+    pub steps: Vec<StepTime>,
     /// What it takes of its host's memory; `null` while none is reserved for it.
     pub memory: Option<VmMemory>,
     /// The parts of its spec that the running or saved guest does not have yet: they hold from the next start on. What

@@ -23,7 +23,7 @@ mod tests {
         json!({
             "name": name, "labels": { "app": "Web", "example.org/tier": "1" }, "created_at": "2026-01-01T00:00:00Z",
             "spec": { "vcpus": vcpus, "nics": [{ "network": "a", "mac": "m1" }, { "network": "b", "mac": "m2" }] },
-            "status": { "phase": phase, "host": host, "ready": phase == "Running", "steps_ms": { "boot": 12 },
+            "status": { "phase": phase, "host": host, "ready": phase == "Running", "steps": [{ "step": "disk", "begun_ms": 0, "took_ms": 3 }, { "step": "boot", "begun_ms": 3, "took_ms": 12 }],
                 "reason": null, "addresses": ["10.0.0.1", "10.0.0.2"] },
         })
     }
@@ -50,7 +50,7 @@ mod tests {
             ("labels.app=web", true, true),
             ("labels.example.org/tier=1", true, true),
             ("labels.none=null", true, true),
-            ("status.steps_ms.boot>11.5", true, true),
+            ("status.steps.took_ms>11.5", true, true),
             ("status.reason=null", true, true),
             ("status.reason.code=full", false, false),
             ("created_at<2026-01-01T00:00:00.5Z", true, true),

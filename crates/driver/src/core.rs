@@ -26,6 +26,7 @@ mod pace;
 mod reboot;
 mod run;
 mod source;
+mod start;
 mod status;
 mod stop;
 mod target;
@@ -414,7 +415,7 @@ impl Core {
         let is_known = self.reported.as_ref().is_some_and(|reported| {
             let known = RunStatus {
                 document_revision: status.document_revision,
-                steps_ms: status.steps_ms.clone(),
+                steps: status.steps.clone(),
                 ..reported.status.clone()
             };
             !reported.is_overtaken && known == status

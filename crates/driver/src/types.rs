@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use model::document::VmDocument;
 use model::migration::Progress;
-use model::report::{Rebooted, RunStatus};
+use model::report::{Rebooted, RunStatus, StepTime};
 use model::vm::SavedIn;
 use model::{HostId, Incarnation, Reason, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
@@ -308,6 +308,11 @@ pub enum Outcome {
     Saved {
         /// In bytes.
         bytes: u64,
+    },
+    /// `Prepare`: what it consisted of.
+    Prepared {
+        /// Counted from the beginning of the effect.
+        steps: Vec<StepTime>,
     },
     /// `SendGo`: the target runs.
     TargetRuns {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use model::lifecycle::Phase;
+use model::report::StartStep;
 use testkit::console::Console;
 use testkit::vms::{self, VmObject};
 use testkit::wait;
@@ -21,11 +22,7 @@ async fn a_vm_lives_and_dies() -> anyhow::Result<()> {
     let links = world.interfaces(HOST)?;
     world.create_vm(NAME, vms::spec(None, "probe tick &")).await?;
     let vm = world.until_ready(NAME).await?;
-    ensure!(
-        !vm.status.steps_ms.is_empty(),
-        "the steps of its start have no times: {:?}",
-        vm.status
-    );
+    every_step_has_its_time(&world, &vm).await?;
     let mut console = world.console(HOST, vms::id(&vm));
     let ticks = ticks_after(&mut console, 0).await?;
 
@@ -34,6 +31,24 @@ async fn a_vm_lives_and_dies() -> anyhow::Result<()> {
     shuts_down(&world, &mut console).await?;
     is_deleted(&world, &vm, &links).await?;
     world.down().await
+}
+
+/// From the request to the agent's answer, and the chart shows them all.
+async fn every_step_has_its_time(world: &World, vm: &VmObject) -> anyhow::Result<()> {
+    use StartStep::{Agent, Boot, Disk, Image, Network, Placement, Process, Seed, Turn};
+    let mut steps: Vec<StartStep> = vm.status.steps.iter().map(|step| step.step).collect();
+    steps.sort();
+    let all = [Placement, Image, Turn, Seed, Disk, Network, Process, Boot, Agent];
+    ensure!(steps == all, "{:?}", vm.status.steps);
+    let chart = world.command(&["vm", "get", NAME, "--timing"])?.output().await?;
+    let chart = String::from_utf8_lossy(&chart.stdout);
+    for step in steps {
+        ensure!(
+            chart.contains(&step.to_string()),
+            "{step} is not in the chart:\n{chart}"
+        );
+    }
+    Ok(())
 }
 
 /// A paused guest stands still, and goes on where it was.

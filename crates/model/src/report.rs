@@ -4,6 +4,7 @@
 //! until it is answered. What is stored of it is each incarnation's [`RunStatus`], and only when it changed.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
 use schemars::JsonSchema;
@@ -70,11 +71,58 @@ pub struct RunStatus {
     pub saved_in: SavedIn,
     /// What is wrong, or why it ended.
     pub reason: Option<Reason>,
-    /// How long each step of the start took, in milliseconds.
-    pub steps_ms: BTreeMap<String, u64>,
+    /// The steps of the start that have ended, from when its host began with it.
+    #[serde(default)]
+    pub steps: Vec<StepTime>,
     /// The last reboot that was asked for and made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebooted: Option<Rebooted>,
+}
+
+/// A step of a VM's start, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StepTime {
+    /// Which one.
+    pub step: StartStep,
+    /// When it began, from the beginning of the start, in milliseconds.
+    pub begun_ms: u64,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+}
+
+/// The steps of a VM's start. Seed, disk and network are made at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum StartStep {
+    /// From the request until a host was chosen, or found to have room.
+    Placement,
+    /// The host fetches the image, if it does not have it.
+    Image,
+    /// The host has others to start first.
+    Turn,
+    /// The disk on which the guest finds what it is told.
+    Seed,
+    /// The disk itself, a copy on write of the image.
+    Disk,
+    /// The ports.
+    Network,
+    /// QEMU is started, up to its monitor's answer.
+    Process,
+    /// The saved state is loaded.
+    Load,
+    /// Until the guest's processors run.
+    Boot,
+    /// Until the guest's agent answers.
+    Agent,
+    /// One that this release does not know.
+    #[serde(other)]
+    Other,
+}
+
+impl fmt::Display for StartStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// A reboot that was asked for, and made.

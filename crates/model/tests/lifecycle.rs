@@ -179,7 +179,7 @@ fn run(n: u64, state: RunState) -> RunStatus {
         saved_bytes: None,
         saved_in: SavedIn::Host,
         reason: None,
-        steps_ms: BTreeMap::new(),
+        steps: Vec::new(),
         rebooted: None,
     }
 }

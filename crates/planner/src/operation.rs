@@ -215,6 +215,18 @@ pub fn under_way(view: &View, vm: VmId) -> Option<&Meta> {
     objects.last().map(|at| &at.value.meta)
 }
 
+/// When the start was asked for that led to a grant.
+pub fn start_asked_at(view: &View, vm: VmId, granted_at: Timestamp) -> Option<Timestamp> {
+    let objects = view
+        .operations_on(vm)
+        .filter_map(|(_, operation)| operation.object.as_ref());
+    let starts = objects.filter(|at| matches!(at.value.spec.action, Action::Start | Action::Prepare));
+    let asked = starts
+        .map(|at| at.value.meta.created_at)
+        .filter(|at| *at <= granted_at);
+    asked.max()
+}
+
 /// What is done for a VM now, for whoever reads logs: its migration, or the newest of its operations, ended or not, so that
 /// an end alone is no news to its host.
 pub fn cause(view: &View, vm: VmId) -> Option<Cause> {

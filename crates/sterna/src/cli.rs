@@ -27,9 +27,9 @@ pub(crate) use completion::{CompletionArgs, Shell, answered, script};
 pub(crate) use contexts::{ContextCommand, SetContextArgs};
 pub(crate) use files::{ApplyArgs, DESCRIBED, ExportArgs};
 pub(crate) use kinds::{
-    CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, DrainArgs, GuestArgs, HistoryArgs, HostCommand,
-    ImageCommand, ImportArgs, LabelArgs, ListArgs, MigrationCommand, NetworkArgs, ReadCommand, Selection,
-    TemplateArgs, TokenArgs, WriteCommand,
+    CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, DrainArgs, GetArgs, GuestArgs, HistoryArgs,
+    HostCommand, ImageCommand, ImportArgs, LabelArgs, ListArgs, MigrationCommand, NetworkArgs, ReadCommand,
+    Selection, TemplateArgs, TokenArgs, WriteCommand,
 };
 pub(crate) use manual::{ManualArgs, write as write_manual};
 pub(crate) use output::{Output, Printing};

@@ -18,6 +18,7 @@ use hostnet::Mac;
 use model::Reason;
 use model::document::{Machine, Order, VmDocument};
 use model::host::AcceleratorName;
+use model::report::StartStep;
 use qemu::command_line::{
     Accelerator, Access, Base, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE, Nic, QMP_SOCKET, Start,
     command_line,
@@ -29,6 +30,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
 use tokio::time::timeout;
 
 use super::live::{Launch, Listeners, Live, QMP_DEADLINE};
+use super::stopwatch::Stopwatch;
 use super::turns::{Turn, Work};
 use super::{Host, guest, retryable, terminal};
 use crate::config::VmDir;
@@ -138,8 +140,9 @@ impl Vm {
         }
         let (name, deadline) = (format!("{effect:?}"), deadline(&effect));
         let keeps_turn = keeps_turn(&effect);
-        let result = match self.make_way(&effect).await {
-            Ok(Way::Clear) => within(&name, deadline, self.act(effect)).await,
+        let watch = Stopwatch::start();
+        let result = match self.make_way(&effect, &watch).await {
+            Ok(Way::Clear) => within(&name, deadline, self.act(effect, &watch)).await,
             Ok(Way::GivenUp) => return Input::NotBegun(id),
             Err(failure) => Err(failure),
         };
@@ -161,7 +164,7 @@ impl Vm {
     }
 
     /// What an effect needs before its time begins: the image, and its turn.
-    async fn make_way(&self, effect: &Effect) -> Result<Way, Failure> {
+    async fn make_way(&self, effect: &Effect, watch: &Stopwatch) -> Result<Way, Failure> {
         if matches!(effect, Effect::Journal(_) | Effect::Spawn { .. }) {
             return Ok(Way::Clear);
         }
@@ -172,12 +175,14 @@ impl Vm {
         };
         let mut orders = self.order.subscribe();
         if work == Work::Start {
-            within("fetching the image", FETCH_DEADLINE, self.fetch_image()).await?;
+            let fetch = within("fetching the image", FETCH_DEADLINE, self.fetch_image());
+            watch.time(StartStep::Image, fetch).await?;
         }
         let reordered = async {
             let _ = orders.changed().await;
         };
-        let Some(turn) = self.host.turns.take(work, reordered).await else {
+        let turn = self.host.turns.take(work, reordered);
+        let Some(turn) = watch.time(StartStep::Turn, turn).await else {
             return Ok(Way::GivenUp);
         };
         *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = Some(turn);
@@ -201,10 +206,10 @@ impl Vm {
             .map_err(storage_failure)
     }
 
-    async fn act(&self, effect: Effect) -> Result<Outcome, Failure> {
+    async fn act(&self, effect: Effect, watch: &Stopwatch) -> Result<Outcome, Failure> {
         match effect {
             Effect::Journal(mark) => self.mark(mark).await?,
-            Effect::Prepare { as_target } => self.prepare(as_target).await?,
+            Effect::Prepare { as_target } => return self.prepare(as_target, watch).await,
             Effect::Spawn { incoming } => self.spawn(incoming).await?,
             Effect::Listen => return self.listen().await,
             Effect::LoadSaved {
@@ -360,7 +365,7 @@ impl Vm {
         })
     }
 
-    async fn prepare(&self, as_target: bool) -> Result<(), Failure> {
+    async fn prepare(&self, as_target: bool, watch: &Stopwatch) -> Result<Outcome, Failure> {
         let desired = self.desired()?;
         let machine = &desired.machine;
         let directory = self.run_dir();
@@ -369,7 +374,7 @@ impl Vm {
             .mode(0o700)
             .create(&directory);
         made.map_err(|error| retryable("storage-failed", &error))?;
-        let local = || -> Result<(), StorageError> {
+        let seed = async {
             storage::write_whole(&directory.join(SEED_FILE), &seed::image(machine, GUEST_MTU))?;
             let description = Description {
                 schema: 1,
@@ -381,27 +386,27 @@ impl Vm {
             storage::write_whole(&self.dir().description(), &json)
         };
         let disk = async {
-            local().map_err(storage_failure)?;
-            match as_target {
-                true => Ok(()),
-                false => self
-                    .host
-                    .storage
-                    .disk(self.id.vm, &machine.disk)
-                    .await
-                    .map(drop)
-                    .map_err(storage_failure),
+            watch.time(StartStep::Seed, seed).await.map_err(storage_failure)?;
+            if as_target {
+                return Ok(());
             }
+            let disk = self.host.storage.disk(self.id.vm, &machine.disk);
+            watch
+                .time(StartStep::Disk, disk)
+                .await
+                .map(drop)
+                .map_err(storage_failure)
         };
         let user = self.user()?;
         let ports = async {
-            self.host
-                .network
-                .prepare(self.id, &machine.nics, user)
+            let ports = self.host.network.prepare(self.id, &machine.nics, user);
+            watch
+                .time(StartStep::Network, ports)
                 .await
                 .map_err(network_failure)
         };
-        tokio::try_join!(disk, ports).map(drop)
+        tokio::try_join!(disk, ports)?;
+        Ok(Outcome::Prepared { steps: watch.steps() })
     }
 
     /// As whom its QEMU runs.

@@ -21,6 +21,7 @@ pub mod live;
 mod migrate;
 pub mod observe;
 mod saved;
+mod stopwatch;
 pub mod task;
 pub mod turns;
 

@@ -1,13 +1,13 @@
 //! What a core remembers besides the marks. A restart of the agent loses all of it, so nothing that must hold depends on
 //! it: at worst a step is repeated, a deadline starts anew, a figure is missing.
 
-use std::collections::BTreeMap;
-
 use model::document::{Order, Stop};
+use model::report::StartStep;
 use model::{Incarnation, Reason};
 
 use super::reboot::UnderWay;
 use super::run::not_loaded;
+use super::start::StartTimes;
 use crate::passes::Passes;
 use crate::types::{Effect, Failure, Guest, Now, Outcome, QemuState, RunStatusWord};
 
@@ -44,8 +44,7 @@ pub(super) struct Memory {
     resets: u64,
     pub(super) reboot: Option<UnderWay>,
     pub(super) unnamed_since_us: Option<u64>,
-    pub(super) steps_ms: BTreeMap<String, u64>,
-    steps: Steps,
+    pub(super) start: StartTimes,
 }
 
 /// Whether ports and sockets are deleted.
@@ -152,15 +151,6 @@ impl DiskRetry {
     }
 }
 
-/// When the steps of the start began.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Steps {
-    prepare_us: Option<u64>,
-    spawn_us: Option<u64>,
-    boot_us: Option<u64>,
-    agent_us: Option<u64>,
-}
-
 fn ms_between(from_us: u64, to_us: u64) -> u64 {
     to_us.saturating_sub(from_us) / 1000
 }
@@ -194,10 +184,9 @@ impl Memory {
 
     pub(super) fn starting(&mut self, now: Now, effect: &Effect) {
         match effect {
-            Effect::Prepare { .. } => {
-                self.steps.prepare_us = self.steps.prepare_us.or(Some(now.monotonic_us))
-            }
-            Effect::Spawn { .. } => self.steps.spawn_us = Some(now.monotonic_us),
+            Effect::Prepare { .. } => self.start.begins(None, now.monotonic_us),
+            Effect::Spawn { .. } => self.start.begins(Some(StartStep::Process), now.monotonic_us),
+            Effect::LoadSaved { .. } => self.start.begins(Some(StartStep::Load), now.monotonic_us),
             Effect::Migrate { to } => {
                 self.transfer = Some(Transfer::started(*to, now));
             }
@@ -216,18 +205,19 @@ impl Memory {
     pub(super) fn succeeded(&mut self, now: Now, effect: &Effect, outcome: Outcome) {
         let now_us = now.monotonic_us;
         match (effect, outcome) {
-            (Effect::Prepare { .. }, _) => {
+            (Effect::Prepare { .. }, outcome) => {
                 self.is_prepared = true;
-                self.step_took("disk", self.steps.prepare_us, now_us);
+                if let Outcome::Prepared { steps } = outcome {
+                    self.start.had(&steps);
+                }
             }
-            (Effect::Spawn { .. }, _) => {
-                self.step_took("process", self.steps.spawn_us, now_us);
-                self.steps.boot_us = Some(now_us);
+            (Effect::Spawn { .. } | Effect::LoadSaved { .. }, _) => {
+                self.start.follows(StartStep::Boot, now_us);
             }
             (Effect::Listen, Outcome::Listening { stream }) => {
                 self.stream = Some(stream);
                 // A target's start ends here; what follows is the source's time.
-                self.steps.boot_us = None;
+                self.start.ends();
             }
             (Effect::OpenPorts, _) => self.ports_are_open = true,
             (Effect::Announce, _) => self.announcement = Announcement::Made,
@@ -273,15 +263,11 @@ impl Memory {
         if state.run != RunStatusWord::FinishMigrate {
             self.device_since_us = None;
         }
-        if state.run == RunStatusWord::Running
-            && let Some(boot_us) = self.steps.boot_us.take()
-        {
-            self.step_took("boot", Some(boot_us), now_us);
-            self.steps.agent_us = Some(now_us);
+        if state.run == RunStatusWord::Running && self.start.is_at(StartStep::Boot) {
+            self.start.follows(StartStep::Agent, now_us);
         }
-        if state.guest.ready && !self.guest.ready {
-            let agent_us = self.steps.agent_us.take();
-            self.step_took("agent", agent_us, now_us);
+        if state.guest.ready && self.start.is_at(StartStep::Agent) {
+            self.start.follows_nothing(now_us);
         }
         // A guest that begins anew has an agent that begins anew.
         self.guest.ready &= state.resets == self.resets;
@@ -295,8 +281,7 @@ impl Memory {
 
     /// Every deadline has just begun, and nothing was measured.
     pub(super) fn forget_time(&mut self) {
-        self.steps_ms.clear();
-        self.steps = Steps::default();
+        self.start = StartTimes::default();
         self.disk_retry = DiskRetry::default();
         for since_us in [
             &mut self.incoming_since_us,
@@ -318,12 +303,6 @@ impl Memory {
                 error: None,
                 passes: Passes::default(),
             };
-        }
-    }
-
-    fn step_took(&mut self, step: &str, from_us: Option<u64>, to_us: u64) {
-        if let Some(from_us) = from_us {
-            self.steps_ms.insert(step.to_owned(), ms_between(from_us, to_us));
         }
     }
 }

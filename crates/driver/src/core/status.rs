@@ -36,7 +36,7 @@ impl Core {
             saved_bytes: self.marks.saved_bytes,
             saved_in: self.marks.saved_in,
             reason: self.reason(row, qemu, plan),
-            steps_ms: self.memory.steps_ms.clone(),
+            steps: self.memory.start.steps().to_vec(),
             rebooted: self.marks.rebooted,
         })
     }

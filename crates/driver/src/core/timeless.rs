@@ -25,7 +25,7 @@ impl Core {
         }
         if let Some(reported) = &mut self.reported {
             reported.status.document_revision = self.revision;
-            reported.status.steps_ms.clear();
+            reported.status.steps.clear();
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use driver::types::{Effect, Failure, MigrationWord, Outcome, Qemu, RunStatusWord};
 use model::document::Order;
+use model::report::{StartStep, StepTime};
 
 use crate::world::{Answer, Host, M, SOURCE, TARGET, World, failure};
 use driver::qemu_model::Process;
@@ -48,7 +49,15 @@ impl World {
                 assert!(self.hosts[at].marks.ran, "ports opened before ran");
                 Answer::Done(Outcome::Ok)
             }
-            Effect::Prepare { .. } | Effect::Announce => Answer::Done(Outcome::Ok),
+            Effect::Prepare { .. } => {
+                let disk = StepTime {
+                    step: StartStep::Disk,
+                    begun_ms: 0,
+                    took_ms: 0,
+                };
+                Answer::Done(Outcome::Prepared { steps: vec![disk] })
+            }
+            Effect::Announce => Answer::Done(Outcome::Ok),
             effect => self.command(at, effect),
         }
     }

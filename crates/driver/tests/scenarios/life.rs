@@ -3,7 +3,7 @@
 use driver::types::{Effect, Input, Mark, Rebooting, RunStatusWord};
 use model::Incarnation;
 use model::document::{Order, StartFrom, Stop};
-use model::report::{Rebooted, RunState};
+use model::report::{Rebooted, RunState, StartStep};
 use model::vm::{Reboot, SavedIn};
 
 use crate::world::{N, SOURCE, World};
@@ -79,8 +79,16 @@ fn a_boot_takes_its_steps_in_order_and_names_their_times() {
         (last.state, last.ran, last.ready),
         (RunState::Running, true, true)
     );
-    let steps: Vec<&str> = last.steps_ms.keys().map(String::as_str).collect();
-    assert_eq!(steps, ["agent", "boot", "disk", "process"]);
+    let steps: Vec<StartStep> = last.steps.iter().map(|step| step.step).collect();
+    use StartStep::{Agent, Boot, Disk, Process};
+    assert_eq!(steps, [Disk, Process, Boot, Agent]);
+    let ends = last.steps.iter().map(|step| step.begun_ms + step.took_ms);
+    let begins = last.steps.iter().skip(1).map(|step| step.begun_ms);
+    assert!(
+        ends.zip(begins).all(|(end, begin)| end <= begin),
+        "{:?}",
+        last.steps
+    );
     let mut states: Vec<RunState> = world.hosts[SOURCE]
         .reports
         .iter()

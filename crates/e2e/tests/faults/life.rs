@@ -497,6 +497,9 @@ impl<'w> Life<'w> {
             .await?;
         let mut vm = self.world.until_ready(NAME).await?;
         if step.to != Phase::Running {
+            // A guest that was lost counts anew.
+            self.home = vm.status.host.clone().context("it runs on no host")?;
+            self.ticks = next_ticks(&mut self.console()?).await?;
             self.ask(step.ask).await?;
             vm = self.settles(step).await?;
             ensure!(

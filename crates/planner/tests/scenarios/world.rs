@@ -365,7 +365,7 @@ impl World {
             saved_bytes: None,
             saved_in: SavedIn::Host,
             reason: None,
-            steps_ms: BTreeMap::new(),
+            steps: Vec::new(),
             rebooted: None,
         })
     }

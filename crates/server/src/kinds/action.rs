@@ -160,8 +160,6 @@ fn wanted_power(action: &str, force: bool, phase: Phase, present: Power) -> Want
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use api::kinds::{Migration, MigrationSpec};
     use model::host::{HostContact, HostSpec};
     use model::migration::{Method, MigrationIntent, MigrationPhase};
@@ -209,7 +207,7 @@ mod tests {
             saved_bytes: None,
             saved_in: SavedIn::Host,
             reason: None,
-            steps_ms: BTreeMap::new(),
+            steps: Vec::new(),
             rebooted: None,
         }
     }

@@ -8,6 +8,7 @@ mod host;
 mod migration;
 mod placement;
 mod record;
+mod start;
 mod vm;
 
 pub use action::action as vm_action;

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::action::next_commands;
 use super::catalog::{check_sizes, guest, guest_spec};
-use super::{Served, find, host_name, immutable, name_of, placement};
+use super::{Served, find, host_name, immutable, name_of, placement, start};
 use crate::service::Context;
 use crate::shared::Heard;
 
@@ -84,7 +84,7 @@ impl Served for Vm {
                     considered: record.considered,
                     refused: record.refused,
                 }),
-            steps_ms: run.map(|run| run.steps_ms.clone()).unwrap_or_default(),
+            steps: start::steps(view, VmId(id), open, run),
             next_commands: next_commands(view, VmId(id), phase),
             at_next_start: at_next_start(facts.spec, intent),
             operation: planner::operation::under_way(view, VmId(id)).map(|meta| meta.name.clone()),

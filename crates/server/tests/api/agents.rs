@@ -1,11 +1,9 @@
 //! Agents: joining, the document's stream, reports, and whose word counts.
 
-use std::collections::BTreeMap;
-
 use api::agent::JoinResponse;
 use model::document::{HostDocument, Order};
 use model::host::{Accelerator, AcceleratorName, HostStatus};
-use model::report::{Rebooted, Report, RunState, RunStatus, Samples, VmRun};
+use model::report::{Rebooted, Report, RunState, RunStatus, Samples, StartStep, StepTime, VmRun};
 use model::{HostId, Incarnation, VmId};
 use serde_json::json;
 use uuid::Uuid;
@@ -89,7 +87,11 @@ impl Agent {
             saved_in: model::vm::SavedIn::Host,
             rebooted: None,
             reason: None,
-            steps_ms: BTreeMap::from([("boot".to_owned(), 12)]),
+            steps: vec![StepTime {
+                step: StartStep::Boot,
+                begun_ms: 5,
+                took_ms: 12,
+            }],
         };
         VmRun { vm, run }
     }
@@ -142,6 +144,17 @@ pub(crate) fn id(vm: &serde_json::Value) -> VmId {
     VmId(vm["id"].as_str().unwrap().parse().unwrap())
 }
 
+/// The host counts from when it began; for people, all is counted from the request.
+fn host_steps_follow_the_placement(steps: &serde_json::Value) {
+    let step = |at: usize| {
+        let ms = |key: &str| steps[at][key].as_u64().unwrap();
+        (steps[at]["step"].as_str().unwrap(), ms("begun_ms"), ms("took_ms"))
+    };
+    let (first, begun_ms, placed_ms) = step(0);
+    assert_eq!((first, begun_ms), ("placement", 0));
+    assert_eq!(step(1), ("boot", placed_ms + 5, 12));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_joins_gets_its_document_and_its_vm_runs() {
     let world = World::new().await;
@@ -179,6 +192,7 @@ async fn a_host_joins_gets_its_document_and_its_vm_runs() {
         (&json!("Running"), &json!("h1"))
     );
     assert_eq!(vm["status"]["addresses"], json!(["10.9.0.2"]));
+    host_steps_follow_the_placement(&vm["status"]["steps"]);
     let host = world.get("/v1/hosts/h1").await.ok(200);
     assert_eq!(
         (&host["status"]["state"], &host["status"]["vms"]),

@@ -232,7 +232,7 @@ impl Told {
 /// What only people read is no part of a state. Of reasons the planner knows these two.
 fn forget_words(status: &mut RunStatus) {
     status.document_revision = 0;
-    status.steps_ms.clear();
+    status.steps.clear();
     status.reason = status.reason.take().map(|reason| match reason.code.as_str() {
         code @ ("guest-shutdown" | "suspend-failed") => Reason::new(code, ""),
         _ => Reason::new("failed", ""),

@@ -9,7 +9,7 @@ use crate::units;
 
 /// What can be asked of every kind.
 #[derive(Debug, Subcommand)]
-pub(crate) enum ReadCommand {
+pub(crate) enum ReadCommand<G: Args = GetArgs> {
     /// List all, or those that are chosen by labels and conditions
     List {
         /// Which ones.
@@ -23,14 +23,18 @@ pub(crate) enum ReadCommand {
         watch: bool,
     },
     /// Show one
-    Get {
-        /// Name or id
-        name: String,
-    },
+    Get(G),
     /// Show changes as they happen
     Watch(ListArgs),
     /// Show who changed what, and when
     History(HistoryArgs),
+}
+
+/// Which one.
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// Name or id
+    pub(crate) name: String,
 }
 
 /// Whose history, and how much of it.
@@ -59,10 +63,10 @@ pub(crate) struct ListArgs {
 
 /// What can be asked of the kinds that users change.
 #[derive(Debug, Subcommand)]
-pub(crate) enum WriteCommand {
+pub(crate) enum WriteCommand<G: Args = GetArgs> {
     /// What can be asked of every kind.
     #[command(flatten)]
-    Read(ReadCommand),
+    Read(ReadCommand<G>),
     /// Change labels and spec in $EDITOR
     Edit(EditArgs),
     /// Delete

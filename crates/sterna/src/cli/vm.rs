@@ -5,7 +5,7 @@ use api::placement::PeersSpec;
 use clap::{Args, Subcommand, ValueEnum};
 use model::lifecycle::Phase;
 
-use super::kinds::{GuestArgs, Selection, WaitArgs, WriteCommand};
+use super::kinds::{GetArgs, GuestArgs, Selection, WaitArgs, WriteCommand};
 use crate::units;
 
 /// What can be asked of VMs.
@@ -50,7 +50,25 @@ pub(crate) enum VmCommand {
     Console(ConsoleArgs),
     /// What can be asked of the kinds that users change.
     #[command(flatten)]
-    Write(WriteCommand),
+    Write(WriteCommand<VmGetArgs>),
+}
+
+/// Which VM, and what of it.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sterna vm get web -o yaml\n  sterna vm get web --timing")]
+pub(crate) struct VmGetArgs {
+    /// Which one.
+    #[command(flatten)]
+    pub(crate) which: GetArgs,
+    /// Show as a chart where the time of its start went
+    #[arg(long)]
+    pub(crate) timing: bool,
+}
+
+impl From<VmGetArgs> for GetArgs {
+    fn from(args: VmGetArgs) -> Self {
+        args.which
+    }
 }
 
 /// What the new VMs shall be.

@@ -8,6 +8,7 @@ use api::drain::DrainStanding;
 use api::kinds::{Placement, Vm};
 use api::placement::{AffinitySpec, Explanation, PeersSpec};
 use jiff::Timestamp;
+use model::report::StepTime;
 use serde_json::{Value, json};
 
 use super::{Context, now, output, select};
@@ -54,7 +55,7 @@ fn document((vm, why): &(ObjectOf<Vm>, Explanation)) -> Value {
         "smallest_change": why.smallest_change,
         "drain": why.drain,
         "migration": status.migration,
-        "steps_ms": status.steps_ms,
+        "steps": status.steps,
         "at_next_start": status.at_next_start,
         "next_commands": status.next_commands,
     })
@@ -94,12 +95,9 @@ fn text(vm: &ObjectOf<Vm>, why: &Explanation, now: Timestamp) -> Vec<String> {
 fn led_on(vm: &ObjectOf<Vm>) -> Vec<String> {
     let status = &vm.status;
     let mut lines = Vec::new();
-    if !status.steps_ms.is_empty() {
-        let steps: Vec<String> = status
-            .steps_ms
-            .iter()
-            .map(|(step, ms)| format!("{step} {ms} ms"))
-            .collect();
+    if !status.steps.is_empty() {
+        let took = |step: &StepTime| format!("{} {} ms", step.step, step.took_ms);
+        let steps: Vec<String> = status.steps.iter().map(took).collect();
         lines.push(format!("  Its start took: {}", steps.join(", ")));
     }
     if !status.next_commands.is_empty() {
@@ -238,7 +236,7 @@ mod tests {
                         { "count": 1, "hosts": ["h3"], "reason": { "code": "cordoned", "message": "it is cordoned" } },
                     ],
                 },
-                "steps_ms": {}, "operation": null, "at_next_start": [], "next_commands": ["sterna vm hold web", "sterna vm delete web"],
+                "steps": [], "operation": null, "at_next_start": [], "next_commands": ["sterna vm hold web", "sterna vm delete web"],
             },
         }))
         .unwrap();

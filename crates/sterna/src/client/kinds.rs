@@ -5,16 +5,20 @@ use std::process::ExitCode;
 
 use api::client::{Choice, ClientError, ObjectOf};
 use api::{Change, ChangeType, Create, Resource};
+use clap::Args;
 use futures_util::StreamExt;
 
 use super::output::Printer;
 use super::select::{self, choice};
 use super::wait::{Gone, PAUSE_MAX, PAUSE_MIN, until};
 use super::{Context, edit, history, live, output};
-use crate::cli::{CreateArgs, DeleteArgs, ListArgs, Output, ReadCommand, WriteCommand};
+use crate::cli::{CreateArgs, DeleteArgs, GetArgs, ListArgs, Output, ReadCommand, WriteCommand};
 
 /// What can be asked of every kind.
-pub(super) async fn read<R: Resource>(context: &Context, command: ReadCommand) -> anyhow::Result<ExitCode> {
+pub(super) async fn read<R: Resource>(
+    context: &Context,
+    command: ReadCommand<impl Args + Into<GetArgs>>,
+) -> anyhow::Result<ExitCode> {
     match command {
         ReadCommand::List { which, sort, watch } => {
             let choice = Choice {
@@ -30,8 +34,8 @@ pub(super) async fn read<R: Resource>(context: &Context, command: ReadCommand) -
             }
             output::list::<R>(context, &items, revision)
         }
-        ReadCommand::Get { name } => {
-            let object = context.client.get::<R>(&name).await?;
+        ReadCommand::Get(args) => {
+            let object = context.client.get::<R>(&args.into().name).await?;
             output::one::<R>(context, &object)
         }
         ReadCommand::Watch(args) => watch::<R>(context, &args).await,
@@ -45,7 +49,10 @@ pub(super) fn by_name<R: Resource>(object: &ObjectOf<R>) -> String {
 }
 
 /// What can be asked of the kinds that users change.
-pub(super) async fn write<R: Resource>(context: &Context, command: WriteCommand) -> anyhow::Result<ExitCode> {
+pub(super) async fn write<R: Resource>(
+    context: &Context,
+    command: WriteCommand<impl Args + Into<GetArgs>>,
+) -> anyhow::Result<ExitCode> {
     match command {
         WriteCommand::Read(command) => read::<R>(context, command).await,
         WriteCommand::Edit(args) => edit::edit::<R>(context, &args.name).await,

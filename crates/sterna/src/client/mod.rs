@@ -28,6 +28,7 @@ mod status;
 mod store;
 mod support;
 mod template;
+mod timing;
 mod token;
 mod vm;
 mod wait;

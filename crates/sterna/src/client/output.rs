@@ -129,7 +129,7 @@ fn cut(line: String, width: Option<usize>) -> String {
 }
 
 /// The width of the terminal that standard output is, if it is one.
-fn terminal_width() -> Option<usize> {
+pub(super) fn terminal_width() -> Option<usize> {
     let term = Term::stdout();
     term.features()
         .is_attended()

@@ -14,8 +14,10 @@ use model::vm::Power;
 use uuid::Uuid;
 
 use super::wait::until;
-use super::{Context, console, explain, migration, output, select, template};
-use crate::cli::{ActionArgs, RebootArgs, Rebooted, RuleArgs, VmArgs, VmCommand, WaitState};
+use super::{Context, console, explain, migration, output, select, template, timing};
+use crate::cli::{
+    ActionArgs, ReadCommand, RebootArgs, Rebooted, RuleArgs, VmArgs, VmCommand, WaitState, WriteCommand,
+};
 
 pub(super) async fn run(context: &Context, command: VmCommand) -> anyhow::Result<ExitCode> {
     let gentle = ActionBody::default();
@@ -37,6 +39,9 @@ pub(super) async fn run(context: &Context, command: VmCommand) -> anyhow::Result
         VmCommand::Explain(which) => explain::explain(context, &which).await,
         VmCommand::Console(args) => console::console(context, &args).await,
         VmCommand::Migrate(args) => migration::migrate(context, args).await,
+        VmCommand::Write(WriteCommand::Read(ReadCommand::Get(args))) if args.timing => {
+            timing::timing(context, &args.which.name).await
+        }
         VmCommand::Write(command) => super::kinds::write::<Vm>(context, command).await,
     }
 }

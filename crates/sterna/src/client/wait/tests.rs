@@ -12,7 +12,7 @@ fn vm(phase: &str, power: &str) -> Value {
         "spec": { "power": power },
         "status": {
             "phase": phase, "availability": "inactive", "host": null, "incarnation": null, "addresses": [],
-            "ready": false, "migration": null, "operation": null, "at_next_start": [], "reason": null, "placement": null, "steps_ms": {}, "next_commands": [],
+            "ready": false, "migration": null, "operation": null, "at_next_start": [], "reason": null, "placement": null, "steps": [], "next_commands": [],
         },
     })
 }
