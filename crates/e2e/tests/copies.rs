@@ -58,7 +58,7 @@ async fn a_copy_beside_its_host_is_refused_and_a_restarted_machine_is_taken() ->
         })
         .await?;
     ensure!(copy.runs()?, "the agent of the restarted machine has ended");
-    copy.end().await?;
+    copy.end()?;
     drop(supervisor);
     once.end().await?;
     world.down().await

@@ -157,7 +157,7 @@ impl Stored {
         plan.replace(key::host_contact(agent.host), self.revision, &contact);
         let revision = commit(cloud.writer(&agent.actor()), plan).await?;
         cloud.cache.reach(revision, Duration::from_secs(5)).await;
-        tracing::info!(host = agent.name, from = %agent.from, "another machine, or start of it, speaks for a host");
+        tracing::info!(host = agent.name, from = %agent.from, "this machine, in this start of it, speaks for the host from now on");
         Ok(())
     }
 }

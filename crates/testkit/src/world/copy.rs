@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, ensure};
 
 use super::World;
-use crate::process::{self, Frozen};
+use crate::process::Frozen;
 
 /// Another start of a machine than this one, as the kernel names them.
 const OTHER_BOOT: &str = "8a7e3c52-5f6b-4c1d-9e21-0d4b6a8f7c31\n";
@@ -84,8 +84,8 @@ impl Copied {
     }
 
     /// Ends its agent.
-    pub async fn end(mut self) -> anyhow::Result<()> {
-        process::kill(self.child.id().cast_signed()).await?;
+    pub fn end(mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
         self.child.wait()?;
         fs::remove_dir_all(&self.directory).context("removing a copy")
     }
