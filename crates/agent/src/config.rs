@@ -65,6 +65,7 @@ impl std::fmt::Debug for JoinToken {
 /// journal          see the module of that name
 /// document.json    the last document
 /// accelerator.json what the probe found, for this start of the machine
+/// speaker          what the agent said of its machine when a server took it last
 /// pki/             the agent's key and certificate; pki/migration for QEMU's streams
 /// vms/ID/          see VmDir
 /// ```
@@ -95,6 +96,11 @@ impl HostDir {
     /// What the accelerator's probe found.
     pub fn accelerator(&self) -> PathBuf {
         self.0.join("accelerator.json")
+    }
+
+    /// What the agent said of its machine when a server took it last.
+    pub fn speaker(&self) -> PathBuf {
+        self.0.join("speaker")
     }
 
     /// The agent's key and certificates.

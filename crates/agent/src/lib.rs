@@ -129,7 +129,8 @@ async fn serve(config: Config, ready: impl FnOnce()) -> Result<(), AgentError> {
         .unwrap_or(SocketAddr::new(config.underlay_address, port));
     let users = Users::open(abilities.way.clone(), &dir);
     let status = abilities.status(&config, peer_address);
-    let client = pki::http_client(tls.to_servers.clone())?;
+    let speaker = machine::speaker(&dir.0);
+    let client = pki::http_client(tls.to_servers.clone(), speaker.as_deref())?;
     tracing::info!(host = %identity.id, name = identity.name, "the agent runs");
     ready();
     Joined {
@@ -138,6 +139,7 @@ async fn serve(config: Config, ready: impl FnOnce()) -> Result<(), AgentError> {
         identity,
         tls,
         client,
+        speaker,
         status,
         users,
         clock: Clock::start(),
@@ -153,6 +155,7 @@ struct Joined {
     identity: HostIdentity,
     tls: Tls,
     client: reqwest::Client,
+    speaker: Option<String>,
     status: HostStatus,
     users: Users,
     clock: Clock,
@@ -161,6 +164,7 @@ struct Joined {
 impl Joined {
     /// Obeys documents and reports, for as long as it is let.
     async fn obey(self, listener: TcpListener) -> Result<(), AgentError> {
+        self.be_admitted().await;
         let session = chance::unique();
         let clock = self.clock.clone();
         let (client, server) = (self.client.clone(), self.config.server.clone());
@@ -186,6 +190,21 @@ impl Joined {
             pki::renew(client.clone(), server.clone(), host.dir.clone(), own, clock),
         );
         Ok(())
+    }
+
+    /// After a restart of the machine, and in a copy of it, there is nothing to tend: before anything of the directory counts,
+    /// a server has to take this machine for the host.
+    async fn be_admitted(&self) {
+        let said = self.speaker.as_deref();
+        let before = fs::read_to_string(self.dir.speaker()).ok();
+        let Some(speaker) = said.filter(|speaker| before.as_deref() != Some(*speaker)) else {
+            return;
+        };
+        link::until_admitted(&self.client, &self.config.server).await;
+        if let Err(error) = storage::write_whole(&self.dir.speaker(), speaker.as_bytes()) {
+            let error = link::chain(&error);
+            tracing::warn!(error, "the next start of this agent waits for a server first");
+        }
     }
 
     fn host(self, journal: Journal, board: Arc<Board>) -> Result<Host, AgentError> {

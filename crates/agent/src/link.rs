@@ -9,6 +9,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use api::Problem;
 use api::agent::{KEEP_ALIVE_MS, STREAM_LOST_MS};
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
@@ -86,6 +87,20 @@ pub async fn documents(client: reqwest::Client, server: String, events: mpsc::Se
         if let Err(error) = ended {
             tracing::warn!(%server, error = chain(&error), "the stream of documents ended; trying again");
         }
+        backoff.wait().await;
+    }
+}
+
+/// Waits until a server takes this machine for the host that it says it is.
+pub(crate) async fn until_admitted(client: &reqwest::Client, server: &str) {
+    let url = format!("{server}/agent/v1/document");
+    let mut backoff = Backoff::new();
+    while let Err(error) = open(client, &url).await {
+        tracing::warn!(
+            %server,
+            error = chain(&error),
+            "nothing is done in the host's name until a server takes this machine for it; trying again"
+        );
         backoff.wait().await;
     }
 }
@@ -287,7 +302,11 @@ async fn post(
 async fn refusal(answer: reqwest::Response) -> String {
     let status = answer.status();
     let text = timeout(ANSWER_DEADLINE, answer.text()).await;
-    format!("{status} {}", text.ok().and_then(Result::ok).unwrap_or_default())
+    let text = text.ok().and_then(Result::ok).unwrap_or_default();
+    match serde_json::from_str::<Problem>(&text) {
+        Ok(problem) => format!("{status} {}: {}", problem.code, problem.detail),
+        Err(_) => format!("{status} {text}"),
+    }
 }
 
 /// An error with its causes, on one line.

@@ -15,9 +15,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use api::agent::{HOST_SAN_SUFFIX, JoinRequest, JoinResponse, RenewRequest};
+use api::agent::{HOST_SAN_SUFFIX, JoinRequest, JoinResponse, RenewRequest, SPEAKER_HEADER};
 use model::{HostId, Timestamp};
 use qemu::migration_tls::{DH_PARAMETERS_FILE, DH_PARAMETERS_PEM};
+use reqwest::header::{HeaderName, HeaderValue};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::client::{ResolvesClientCert, Resumption, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring};
@@ -263,7 +264,7 @@ async fn ask(config: &Config, request: &JoinRequest) -> Result<JoinResponse, Pki
         server: server(),
         source,
     };
-    let client = http_client(tls).map_err(unreachable)?;
+    let client = http_client(tls, None).map_err(unreachable)?;
     answered(client.post(url).json(request), &config.server).await
 }
 
@@ -416,8 +417,12 @@ pub fn is_certificate_of(certificate: &CertificateDer<'_>, host: HostId) -> bool
 }
 
 /// An HTTP client with these TLS settings and no proxy.
-pub fn http_client(tls: ClientConfig) -> reqwest::Result<reqwest::Client> {
+/// A client that says with every request what tells this machine from others, if that is known.
+pub fn http_client(tls: ClientConfig, speaker: Option<&str>) -> reqwest::Result<reqwest::Client> {
+    let said = speaker.and_then(|text| HeaderValue::try_from(text).ok());
+    let said = said.map(|value| (HeaderName::from_static(SPEAKER_HEADER), value));
     reqwest::Client::builder()
+        .default_headers(said.into_iter().collect())
         .tls_backend_preconfigured(tls)
         .no_proxy()
         .tcp_nodelay(true)

@@ -126,7 +126,8 @@ async fn a_guest_outlives_its_agent() {
     .await;
     eprintln!("resumed after {:?}", begin.elapsed());
 
-    let last = is_killed(&mut side, vm, &machine, 2).await;
+    let last = is_killed(&mut side, vm, &machine, 2).await + 1;
+    is_killed_while_it_is_asked(&mut side, vm, &machine, last).await;
     side.order(vm, Some(document(last, Order::Stop(Stop::Remove), &machine)));
     side.wait(vm, last, "removed", |run| run.state == RunState::Removed)
         .await;
@@ -173,6 +174,17 @@ async fn is_killed(side: &mut Side, vm: VmId, machine: &Machine, first: u64) -> 
         }
     }
     panic!("the end of a process is never noticed at once");
+}
+
+/// A look that waits for its answer when the process ends learns how it ended, too.
+async fn is_killed_while_it_is_asked(side: &mut Side, vm: VmId, machine: &Machine, incarnation: u64) {
+    side.order(vm, Some(document(incarnation, run(StartFrom::Disk), machine)));
+    let is_running = |run: &RunStatus| run.state == RunState::Running;
+    side.wait(vm, incarnation, "running", is_running).await;
+    // Of a process that stands still the next look, which comes within two seconds, waits for five.
+    signal(side, Signal::STOP);
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    ends_by_a_kill(side, vm, incarnation).await;
 }
 
 /// A host that cannot keep the newest document obeys it when it can, though no server says it again.

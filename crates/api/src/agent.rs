@@ -14,6 +14,10 @@ pub const HOST_SAN_SUFFIX: &str = ".host.sterna";
 /// and not looked at again, while a clock that was set back has not caught up.
 pub const TIME_HEADER: &str = "sterna-time";
 
+/// A header of every request of an agent that has joined: what tells this start of its machine, and the directory that it
+/// works in, from all others, as 64 hexadecimal digits from which nothing else can be learned. An agent of before has none.
+pub const SPEAKER_HEADER: &str = "sterna-speaker";
+
 /// A host that wants to join.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct JoinRequest {

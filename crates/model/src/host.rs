@@ -201,6 +201,10 @@ pub struct HostContact {
     /// The VMs whose QEMU takes more of the host's memory than is reserved for it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub over_reservation: BTreeSet<VmId>,
+    /// What the machine says that speaks for the host, and no other that has its keys: see the server's `speakers`. None
+    /// while none has said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speaker: Option<String>,
 }
 
 /// What is reserved on a host. Written by the controller; the agent's reports do not touch it.

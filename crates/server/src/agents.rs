@@ -28,6 +28,7 @@ use crate::auth::{Agent, Connection, User, hex, sha256_hex};
 use crate::hosts::{Documents, Joining, Said, Wish, take_report};
 use crate::metrics::Present;
 use crate::routes::App;
+use crate::speakers::speaks;
 use crate::watch::{Waited, push, until_changed};
 
 /// How long a join token is accepted.
@@ -242,6 +243,7 @@ pub async fn document(State(app): State<App>, agent: Agent) -> Response {
         app,
         bell,
         documents: Documents::new(agent.host),
+        agent,
         _present: present,
     };
     let lines = stream::unfold(state, |mut stream| async move {
@@ -259,16 +261,26 @@ struct DocumentStream {
     app: App,
     bell: watch::Receiver<u64>,
     documents: Documents,
+    agent: Agent,
     _present: Present,
 }
 
 impl DocumentStream {
+    /// What there is to tell now, if the machine at the other end speaks for the host in the view that it is made from.
+    fn said(&mut self) -> Said {
+        let view = self.app.cache.view();
+        if speaks(&view, &self.agent) {
+            self.documents.next(&view)
+        } else {
+            Said::Ended
+        }
+    }
+
     async fn next(&mut self) -> Option<Vec<u8>> {
         let quiet_until = tokio::time::Instant::now() + Duration::from_millis(KEEP_ALIVE_MS);
         loop {
             self.bell.borrow_and_update();
-            let said = self.documents.next(&self.app.cache.view());
-            match said {
+            match self.said() {
                 Said::Document(document) => {
                     let mut line = Vec::new();
                     push(&mut line, &*document);

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use api::Problem;
+use api::agent::SPEAKER_HEADER;
 use axum::extract::FromRequestParts;
 use axum::http::header;
 use axum::http::request::Parts;
@@ -175,7 +176,7 @@ impl Standing {
     }
 }
 
-/// An agent that has shown its host's certificate.
+/// An agent that has shown its host's certificate, from the machine that speaks for the host.
 #[derive(Debug, Clone)]
 pub struct Agent {
     /// Its host.
@@ -184,6 +185,8 @@ pub struct Agent {
     pub name: String,
     /// The digest of the certificate that was shown.
     pub certificate_sha256: String,
+    /// What tells its machine from a copy of it, if it says.
+    pub speaker: Option<String>,
     /// Where the request came from.
     pub from: SocketAddr,
 }
@@ -203,55 +206,63 @@ impl FromRequestParts<App> for Agent {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
-        let refuse = |code, detail: String| Refused::from(Problem::new(403, code, detail));
-        let connection = parts.extensions.get::<Connection>();
-        let Some((certificate, from)) = connection.and_then(|c| Some((c.certificate.as_deref()?, c.peer)))
-        else {
-            let detail =
-                "agents show the certificate that they got when they joined: join with a token first";
-            return Err(Problem::new(401, "no-certificate", detail).into());
-        };
-        let host = host_of_certificate(certificate)
-            .ok_or_else(|| refuse("not-an-agent", "the certificate is not one of a host".to_owned()))?;
-        let shown = sha256_hex(certificate);
-        let view = app.cache.view();
-        let object = view
-            .hosts
-            .get(&host)
-            .and_then(|host| host.object.as_ref())
-            .map(|at| &at.value);
-        let Some(object) = object else {
-            return Err(refuse(
-                "host-removed",
-                format!("host {host} was removed from the cloud: join again"),
-            ));
-        };
-        if object.spec.confirmed_dead_at.is_some() {
-            let detail = format!(
-                "host {} was declared dead, and its VMs may run elsewhere: join again",
-                object.meta.name
-            );
-            return Err(refuse("host-dead", detail));
-        }
-        let spec = &object.spec;
-        let known = [&spec.certificate_sha256, &spec.former_certificate_sha256];
-        if !known
-            .into_iter()
-            .any(|digest| digest.as_deref() == Some(shown.as_str()))
-        {
-            let detail = format!(
-                "the certificate is not the one that host {} got last: join again",
-                object.meta.name
-            );
-            return Err(refuse("certificate-replaced", detail));
-        }
-        Ok(Self {
-            host,
-            name: object.meta.name.clone(),
-            certificate_sha256: shown,
-            from,
-        })
+        let agent = certified(parts, app)?;
+        app.heard.speakers.admit(app, &agent).await?;
+        Ok(agent)
     }
+}
+
+/// The agent of a host that is one of the cloud's, with the certificate that it got last.
+fn certified(parts: &Parts, app: &App) -> Result<Agent, Problem> {
+    let refuse = |code, detail: String| Problem::new(403, code, detail);
+    let connection = parts.extensions.get::<Connection>();
+    let Some((certificate, from)) = connection.and_then(|c| Some((c.certificate.as_deref()?, c.peer))) else {
+        let detail = "agents show the certificate that they got when they joined: join with a token first";
+        return Err(Problem::new(401, "no-certificate", detail));
+    };
+    let host = host_of_certificate(certificate)
+        .ok_or_else(|| refuse("not-an-agent", "the certificate is not one of a host".to_owned()))?;
+    let shown = sha256_hex(certificate);
+    let view = app.cache.view();
+    let object = view.hosts.get(&host).and_then(|host| host.object.as_ref());
+    let Some(object) = object.map(|at| &at.value) else {
+        return Err(refuse(
+            "host-removed",
+            format!("host {host} was removed from the cloud: join again"),
+        ));
+    };
+    if object.spec.confirmed_dead_at.is_some() {
+        let detail = format!(
+            "host {} was declared dead, and its VMs may run elsewhere: join again",
+            object.meta.name
+        );
+        return Err(refuse("host-dead", detail));
+    }
+    let spec = &object.spec;
+    let known = [&spec.certificate_sha256, &spec.former_certificate_sha256];
+    if !known
+        .into_iter()
+        .any(|digest| digest.as_deref() == Some(shown.as_str()))
+    {
+        let detail = format!(
+            "the certificate is not the one that host {} got last: join again",
+            object.meta.name
+        );
+        return Err(refuse("certificate-replaced", detail));
+    }
+    Ok(Agent {
+        host,
+        name: object.meta.name.clone(),
+        certificate_sha256: shown,
+        speaker: speaker(parts),
+        from,
+    })
+}
+
+/// What the agent says that tells its machine from a copy of it.
+fn speaker(parts: &Parts) -> Option<String> {
+    let said = parts.headers.get(SPEAKER_HEADER)?.to_str().ok()?;
+    model::limits::is_sha256(said).then(|| said.to_owned())
 }
 
 /// The host that a verified certificate was made for.

@@ -31,6 +31,7 @@ use crate::agents::secret;
 use crate::answer::{Path, Refused};
 use crate::auth::Agent;
 use crate::routes::App;
+use crate::speakers::speaks;
 use crate::watch::push;
 
 /// How long an agent may take to dial.
@@ -98,14 +99,15 @@ impl Drop for Waiting<'_> {
 pub async fn listen(State(app): State<App>, agent: Agent) -> Response {
     let (sender, calls) = mpsc::channel(MAX_WAITING);
     app.calls.listening().insert(agent.host, sender);
-    let lines = stream::unfold(calls, |mut calls| async move {
+    let lines = stream::unfold((calls, app, agent), |(mut calls, app, agent)| async move {
         let quiet = Duration::from_millis(KEEP_ALIVE_MS);
         let mut line = Vec::new();
         match timeout(quiet, calls.recv()).await {
             Ok(call) => push(&mut line, &call?),
             Err(_) => line.push(b'\n'),
         }
-        Some((Ok::<_, Infallible>(Bytes::from(line)), calls))
+        let goes_on = speaks(&app.cache.view(), &agent);
+        goes_on.then(|| (Ok::<_, Infallible>(Bytes::from(line)), (calls, app, agent)))
     });
     (
         [(header::CONTENT_TYPE, "application/x-ndjson")],

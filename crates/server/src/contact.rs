@@ -37,6 +37,7 @@ pub async fn run(cloud: Arc<Cloud>) {
     loop {
         servers.look(&cloud).await;
         let now = cloud.env.monotonic();
+        cloud.heard.speakers.look(now);
         for (host, contact) in changes(&cloud, &servers, &mut seen, now) {
             let action = match (contact.silent_since, contact.heard_by) {
                 (Some(_), _) => "note that a host is silent",

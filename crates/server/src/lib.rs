@@ -39,6 +39,7 @@ pub mod run;
 pub mod servers;
 pub mod service;
 pub mod shared;
+pub mod speakers;
 pub mod tls;
 pub mod tokens;
 pub mod unread;

@@ -27,6 +27,7 @@ use crate::hosts::Bells;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::pki::Pki;
+use crate::speakers::Speakers;
 
 /// What is known of the cloud. Everything that matters is in the store; the rest is what was heard lately.
 pub struct Cloud {
@@ -104,6 +105,8 @@ impl Deref for Shared {
 pub struct Heard {
     hosts: Mutex<BTreeMap<HostId, LastHeard>>,
     orders: Mutex<BTreeMap<HostId, Arc<tokio::sync::Mutex<ReportOrder>>>>,
+    /// Which machines speak for them.
+    pub speakers: Speakers,
     /// Rises whenever a host was heard.
     pub beats: watch::Sender<u64>,
     /// Rises whenever a host was heard that was not heard for a while, or never.
@@ -139,6 +142,7 @@ impl Default for Heard {
         Self {
             hosts: Mutex::default(),
             orders: Mutex::default(),
+            speakers: Speakers::default(),
             beats: watch::Sender::new(0),
             returns: watch::Sender::new(0),
         }

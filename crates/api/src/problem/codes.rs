@@ -64,6 +64,7 @@ pub const CODES: &[Code] = &[
     code(409, "host-holds-vms", "VMs hold something on the host.", "Drain the host, or delete the VMs that the answer names."),
     code(409, "host-is-heard", "The host is not silent, so it is not dead.", "Switch it off first."),
     code(409, "host-silent", "The host is silent.", "Wait until it is heard, or switch it off and `confirm-dead` it."),
+    code(409, "host-twice", "Another machine, or another start of this one, speaks for the host.", "Wait, if this machine was just restarted: it is taken when the other has been silent. Make a copied machine a host of its own."),
     code(409, "hosts-silent", "Hosts have not said what they run since the store was restored.", "Start their agents; declare those dead that never come back."),
     code(409, "image-differs", "The image has another content than the document says.", "Import that content under another name."),
     code(409, "image-has-content", "The image has its content, which never changes.", "Create another image."),

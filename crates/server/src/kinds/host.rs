@@ -79,6 +79,7 @@ impl Served for Host {
             reason: joined(
                 reason(state)
                     .into_iter()
+                    .chain(heard.speakers.reason(HostId(id)))
                     .chain(planner::hardware::attention(host))
                     .chain(failing(view, HostId(id)))
                     .chain(clock_ahead_s.and_then(clock_apart))

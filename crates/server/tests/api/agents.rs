@@ -1,19 +1,21 @@
 //! Agents: joining, the document's stream, reports, and whose word counts.
 
-use api::agent::JoinResponse;
+use api::agent::{JoinResponse, SPEAKER_HEADER};
 use model::document::{HostDocument, Order};
 use model::host::{Accelerator, AcceleratorName, HostStatus};
 use model::report::{Rebooted, Report, RunState, RunStatus, Samples, StartStep, StepTime, VmRun};
 use model::{HostId, Incarnation, VmId};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::world::{Keys, PATIENCE, Said, World, client, joined};
+use super::world::{Keys, PATIENCE, Said, World, client, client_saying, joined};
 
 /// A host's agent, as far as a server can tell.
 pub(crate) struct Agent {
     pub(crate) http: reqwest::Client,
     host: HostId,
+    session: Uuid,
     sequence: u64,
 }
 
@@ -37,18 +39,44 @@ impl Agent {
 
     pub(crate) fn of(world: &World, keys: &Keys, joined: &JoinResponse) -> Self {
         assert_eq!(joined.agent_ca_pem, world.ca);
-        let http = client(&world.ca, Some((&joined.agent_certificate_pem, &keys.key)));
+        Self::with(client(&world.ca, Some((&joined.agent_certificate_pem, &keys.key))), joined, 5)
+    }
+
+    /// One that says which machine it is on.
+    pub(crate) fn speaking(world: &World, keys: &Keys, joined: &JoinResponse, speaker: &str) -> Self {
+        let said = HeaderMap::from_iter([(
+            HeaderName::from_static(SPEAKER_HEADER),
+            HeaderValue::from_str(speaker).unwrap(),
+        )]);
+        let identity = (joined.agent_certificate_pem.as_str(), keys.key.as_str());
+        let session = speaker.bytes().map(u128::from).sum();
+        Self::with(client_saying(&world.ca, Some(identity), said), joined, session)
+    }
+
+    fn with(http: reqwest::Client, joined: &JoinResponse, session: u128) -> Self {
         Self {
             http,
             host: joined.host_id,
+            session: Uuid::from_u128(session),
             sequence: 0,
         }
+    }
+
+    /// A report of nothing new.
+    pub(crate) async fn beat(&mut self, world: &World) -> Said {
+        let report = self.report(None, Vec::new());
+        self.send(world, &report).await
+    }
+
+    /// What it asks of its server.
+    pub(crate) async fn ask(&self, world: &World, path: &str) -> Said {
+        world.send(self.http.get(format!("{}/agent/v1/{path}", world.url))).await
     }
 
     pub(crate) fn report(&mut self, host: Option<HostStatus>, runs: Vec<VmRun>) -> Report {
         self.sequence += 1;
         Report {
-            session: Uuid::from_u128(5),
+            session: self.session,
             sequence: self.sequence,
             host,
             runs,

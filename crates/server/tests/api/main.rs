@@ -15,6 +15,7 @@ mod machines;
 mod metrics;
 mod objects;
 mod programs;
+mod speakers;
 mod store;
 mod tokens;
 mod watch;

@@ -3,11 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use api::agent::{JoinRequest, JoinResponse};
 use controller::Env;
 use model::Timestamp;
+use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use store::{MemoryStore, Store};
@@ -18,7 +20,11 @@ use uuid::Uuid;
 /// How long anything may take on a machine that has other things to do.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-struct Wall(std::time::Instant);
+/// Time as it is, unless the monotonic clock is held: then it goes on when a test says so.
+struct Wall {
+    begun: std::time::Instant,
+    held: Option<Arc<AtomicU64>>,
+}
 
 impl Env for Wall {
     #[expect(clippy::disallowed_methods, reason = "the tests are a composition root")]
@@ -27,7 +33,8 @@ impl Env for Wall {
     }
 
     fn monotonic(&self) -> std::time::Duration {
-        self.0.elapsed()
+        let held = self.held.as_ref();
+        held.map_or_else(|| self.begun.elapsed(), |ms| Duration::from_millis(ms.load(Relaxed)))
     }
 
     fn sleep(&self, duration: std::time::Duration) -> store::BoxFuture<'static, ()> {
@@ -47,7 +54,26 @@ pub(crate) struct World {
     token: String,
     pub(crate) ca: String,
     task: tokio::task::JoinHandle<()>,
-    pub(crate) dir: TempDir,
+    pub(crate) dir: Arc<TempDir>,
+    settings: Settings,
+}
+
+/// What a server is started with, beside its directory and its store.
+#[derive(Clone)]
+struct Settings {
+    rates: server::Rates,
+    life: jiff::SignedDuration,
+    held: Option<Arc<AtomicU64>>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            rates: server::Rates::default(),
+            life: server::CERTIFICATE_LIFE,
+            held: None,
+        }
+    }
 }
 
 impl Drop for World {
@@ -91,8 +117,14 @@ impl Said {
 }
 
 pub(crate) fn client(ca: &str, identity: Option<(&str, &str)>) -> reqwest::Client {
+    client_saying(ca, identity, HeaderMap::new())
+}
+
+/// One that sends these headers with every request.
+pub(crate) fn client_saying(ca: &str, identity: Option<(&str, &str)>, headers: HeaderMap) -> reqwest::Client {
     let tls = api::tls::client(ca, identity).unwrap();
     reqwest::Client::builder()
+        .default_headers(headers)
         .tls_backend_preconfigured(tls)
         .no_proxy()
         .build()
@@ -113,17 +145,49 @@ impl World {
 
     /// A server that takes so many requests.
     pub(crate) async fn with(store: Arc<dyn Store>, rates: server::Rates) -> Self {
-        Self::configured(store, rates, server::CERTIFICATE_LIFE).await
+        let settings = Settings {
+            rates,
+            ..Settings::default()
+        };
+        Self::fresh(store, settings).await
+    }
+
+    /// A server whose monotonic clock stands still; see [`World::pass`].
+    pub(crate) async fn in_held_time() -> Self {
+        let settings = Settings {
+            held: Some(Arc::default()),
+            ..Settings::default()
+        };
+        Self::fresh(Arc::new(MemoryStore::new(store::system_clock())), settings).await
+    }
+
+    /// So many seconds pass on the clock that is held.
+    pub(crate) fn pass(&self, seconds: u64) {
+        let held = self.settings.held.as_ref().expect("the clock is held");
+        held.fetch_add(seconds * 1000, Relaxed);
+    }
+
+    /// The server, ended and started again with its files and its store.
+    pub(crate) async fn restarted(&self) -> Self {
+        self.task.abort();
+        Self::start(self.dir.clone(), self.store.clone(), self.settings.clone()).await
     }
 
     /// A server whose certificates, and those of hosts, are good for so long.
     pub(crate) async fn short_lived(life: jiff::SignedDuration) -> Self {
         let store = Arc::new(MemoryStore::new(store::system_clock()));
-        Self::configured(store, server::Rates::default(), life).await
+        let settings = Settings {
+            life,
+            ..Settings::default()
+        };
+        Self::fresh(store, settings).await
     }
 
-    async fn configured(store: Arc<dyn Store>, rates: server::Rates, life: jiff::SignedDuration) -> Self {
-        let dir = TempDir::new().unwrap();
+    async fn fresh(store: Arc<dyn Store>, settings: Settings) -> Self {
+        Self::start(Arc::new(TempDir::new().unwrap()), store, settings).await
+    }
+
+    async fn start(dir: Arc<TempDir>, store: Arc<dyn Store>, settings: Settings) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
         let config = server::Config {
@@ -131,8 +195,12 @@ impl World {
             listeners: vec![listener],
             names: vec!["localhost".to_owned()],
             addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
-            rates,
-            certificate_life: life,
+            rates: settings.rates,
+            certificate_life: settings.life,
+        };
+        let env = Wall {
+            begun: std::time::Instant::now(),
+            held: settings.held.clone(),
         };
         let (ready, is_ready) = tokio::sync::oneshot::channel();
         let kept = store.clone();
@@ -140,7 +208,7 @@ impl World {
             let ended = server::run(
                 config,
                 kept,
-                Arc::new(Wall(std::time::Instant::now())),
+                Arc::new(env),
                 move |_| ready.send(()).unwrap(),
             )
             .await;
@@ -158,6 +226,7 @@ impl World {
             ca,
             task,
             dir,
+            settings,
         }
     }
 

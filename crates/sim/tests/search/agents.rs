@@ -179,6 +179,7 @@ impl Agents {
             Mark::Closed { .. } => Lost::Closed,
             Mark::Sent { .. } => Lost::Sent,
             Mark::NoSwitch { .. } => Lost::NoSwitch,
+            Mark::Saving => Lost::Saving,
             _ => return false,
         };
         self.rules.lost == Some(kind)

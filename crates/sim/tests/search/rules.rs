@@ -12,6 +12,7 @@ pub(crate) enum Lost {
     Closed,
     Sent,
     NoSwitch,
+    Saving,
 }
 
 /// What is taken away; nothing by default.

@@ -183,6 +183,14 @@ pub(crate) const TAKEN: &[Taken] = &[
         found: Some(Violation::PromiseUntrue),
     },
     Taken {
+        name: "18: saving(N) is not on disk before a save",
+        rules: || losing(Lost::Saving),
+        faults: &[(Class::Agent, 1)],
+        wishes: &[Act::Cancel, Act::Suspend],
+        is_long: false,
+        found: Some(Violation::MemoryLost),
+    },
+    Taken {
         name: "18: what was promised not to be sent is sent",
         rules: || Rules::reading(sends_in_spite),
         faults: &[],

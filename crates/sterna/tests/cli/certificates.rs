@@ -18,7 +18,7 @@ async fn an_agent_outlives_its_certificate_without_a_restart() {
     let config = config(&world, &dir, token);
     pki::join(&config, &dir).await.unwrap();
     let tls = pki::Tls::load(&config, &dir).unwrap();
-    let client = pki::http_client(tls.to_servers.clone()).unwrap();
+    let client = pki::http_client(tls.to_servers.clone(), None).unwrap();
     let certificate = || std::fs::read(dir.pki().join("agent-cert.pem")).unwrap();
     let first = certificate();
     let renewing = tokio::spawn(pki::renew(
@@ -34,7 +34,7 @@ async fn an_agent_outlives_its_certificate_without_a_restart() {
         // A connection that was kept may show a certificate of long ago once: the next one is a new one.
         let kept = client.get(&url).send().await.unwrap().status();
         refused += usize::from(!kept.is_success());
-        let fresh = pki::http_client(tls.to_servers.clone()).unwrap();
+        let fresh = pki::http_client(tls.to_servers.clone(), None).unwrap();
         let fresh = fresh.get(&url).send().await.unwrap().status();
         assert!(fresh.is_success(), "{fresh} after {:?}", began.elapsed());
         tokio::time::sleep(Duration::from_millis(300)).await;

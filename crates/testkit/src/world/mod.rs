@@ -8,10 +8,11 @@
 //! belongs to a test that failed: it is taken down all the same, and the logs' last lines are shown;
 //! with `STERNA_KEEP` set its directory stays for a closer look.
 //!
-//! `start`, `leave`, `kill` and `end` have what happens to it.
+//! `start`, `leave`, `kill`, `copy` and `end` have what happens to it.
 //!
 //! **Start here:** [`World::up`].
 
+mod copy;
 mod end;
 mod kill;
 mod leave;
@@ -32,6 +33,7 @@ use crate::clean::Machine;
 use crate::clocks;
 use crate::process::{self, Process};
 
+pub use copy::Copied;
 pub use leave::Left;
 pub use start::{COMMON_USER, guest_image, program};
 
