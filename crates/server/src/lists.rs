@@ -106,9 +106,12 @@ impl Wanted {
 
     /// The object as it is shown, if it is meant.
     pub fn show<S: Serialize, T: Serialize>(&self, object: Object<S, T>) -> Option<Shown<Object<S, T>>> {
-        if !self.takes_labels(&object.labels) {
-            return None;
-        }
+        let is_labelled = self.takes_labels(&object.labels);
+        is_labelled.then(|| self.show_labelled(object)).flatten()
+    }
+
+    /// The same of an object that is known to have the labels.
+    fn show_labelled<S: Serialize, T: Serialize>(&self, object: Object<S, T>) -> Option<Shown<Object<S, T>>> {
         if self.filter.is_empty() && self.fields.is_none() {
             return Some(Shown::Whole(Box::new(object)));
         }
@@ -258,7 +261,7 @@ fn page_now<R: Served>(app: &App, asked: &Asked, revision: Option<u64>) -> Optio
 }
 
 fn page<R: Served>(app: &App, view: &View, asked: &Asked) -> Page<R> {
-    let show = |id: Uuid| asked.wanted.show(render::<R>(&app.heard, view, id)?);
+    let show = |id: Uuid| asked.wanted.show_labelled(render::<R>(&app.heard, view, id)?);
     let carries = |id: &Uuid| {
         view.meta(R::KIND, *id)
             .is_some_and(|meta| asked.wanted.takes_labels(&meta.labels))
