@@ -1,7 +1,7 @@
-//! The server's interface under load: single reads among many objects, durable creates, how soon watchers hear, and what
+//! The server's interface under load: single reads among many objects, durable creates, how soon watchers hear; what
 //! idle watchers take.
 //!
-//! **Start here:** [`measure`].
+//! **Start here:** [`measure`], [`watchers`].
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -29,6 +29,8 @@ const WRITERS: usize = 32;
 /// How many wait for what never comes, and how many of them share a connection.
 const WATCHERS: usize = 10_000;
 const WATCHERS_EACH: usize = 200;
+/// How long they wait before the server is looked at: each has heard an empty line by then.
+const IDLE: Duration = Duration::from_secs(6);
 
 /// Prints rows.
 pub(crate) async fn measure(root: &Path) -> anyhow::Result<()> {
@@ -40,15 +42,6 @@ pub(crate) async fn measure(root: &Path) -> anyhow::Result<()> {
     println!("| durable creates a second, one pool, 64 at a time, {VMS} made | {per_s:.0} | 1000 |");
     gets(&server.client()?).await?;
     heard(&server).await?;
-    idle_watchers(&server).await?;
-    server.end().await
-}
-
-/// The last row alone, on an empty server: for a look between two builds.
-pub(crate) async fn watchers(root: &Path) -> anyhow::Result<()> {
-    let server = Server::alone(&root.join("server")).await?;
-    println!("\n| what | measured | asked for |\n|---|---|---|");
-    idle_watchers(&server).await?;
     server.end().await
 }
 
@@ -138,30 +131,50 @@ async fn write(server: &Server, count: usize) -> anyhow::Result<(Written, Durati
     Ok((written, begun.elapsed()))
 }
 
-/// How much more memory the server takes when so many wait.
-async fn idle_watchers(server: &Server) -> anyhow::Result<()> {
-    let before = server.process()?.resident_mib()?;
+/// How much more memory a server takes when so many wait: with a connection each, as the command line's have one, and with
+/// as many on a connection as it takes.
+pub(crate) async fn watchers(root: &Path) -> anyhow::Result<()> {
+    println!("\n| what | measured | asked for |\n|---|---|---|");
+    for (dir, each) in [("single", 1), ("shared", WATCHERS_EACH)] {
+        let server = Server::alone(&root.join(dir)).await?;
+        let before = server.process()?.resident_mib()?;
+        let readers = idle_watchers(&server, each).await?;
+        tokio::time::sleep(IDLE).await;
+        let metrics = server.client()?.text("/metrics").await?;
+        let counted = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("sterna_watchers{kind=\"vm\"} "));
+        ensure!(
+            counted == Some(&WATCHERS.to_string()),
+            "the server counts {counted:?} watchers in place of {WATCHERS}"
+        );
+        let more = server.process()?.resident_mib()? - before;
+        let bytes = more * f64::from(1 << 20) / WATCHERS as f64;
+        println!(
+            "| {WATCHERS} idle watchers, {each} on a connection: MiB more, bytes each | {more:.0}, {bytes:.0} | 200 MB |"
+        );
+        drop(readers);
+        server.end().await?;
+    }
+    Ok(())
+}
+
+/// Watchers that read, so many on each connection.
+async fn idle_watchers(server: &Server, each: usize) -> anyhow::Result<JoinSet<()>> {
     let from = server.client()?.revision::<Vm>().await?;
-    let mut watchers = Vec::new();
-    for _ in 0..WATCHERS / WATCHERS_EACH {
-        let client = server.connection()?;
-        for _ in 0..WATCHERS_EACH {
-            watchers.push(Box::pin(client.watch::<Vm>(Some(from)).await?));
+    let pool = server.client()?;
+    let mut readers = JoinSet::new();
+    for _ in 0..WATCHERS / each {
+        // A pool opens a connection for each watch that goes on.
+        let client = if each == 1 {
+            pool.clone()
+        } else {
+            server.connection()?
+        };
+        for _ in 0..each {
+            let mut changes = client.watch::<Vm>(Some(from)).await?;
+            readers.spawn(async move { while changes.next().await.is_some() {} });
         }
     }
-    let metrics = server.client()?.text("/metrics").await?;
-    let counted = metrics
-        .lines()
-        .find_map(|line| line.strip_prefix("sterna_watchers{kind=\"vm\"} "));
-    ensure!(
-        counted == Some(&WATCHERS.to_string()),
-        "the server counts {counted:?} watchers in place of {WATCHERS}"
-    );
-    let after = server.process()?.resident_mib()?;
-    println!(
-        "| {} idle watchers, {WATCHERS_EACH} on an HTTP/2 connection, MiB more | {:.0} | 200 |",
-        watchers.len(),
-        after - before
-    );
-    Ok(())
+    Ok(readers)
 }

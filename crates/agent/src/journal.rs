@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 pub use driver::journal::{Entry, State};
+use model::digest::hex;
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
@@ -250,7 +251,9 @@ impl Writer {
 
 fn checksum(head: &[u8], payload: &[u8]) -> String {
     let digest = Sha256::new().chain_update(head).chain_update(payload).finalize();
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    let mut text = hex(&digest);
+    text.truncate(16);
+    text
 }
 
 fn frame(sequence: u64, entries: &[Entry]) -> io::Result<Vec<u8>> {

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use model::VmId;
+use model::digest::hex;
 use model::document::{Disk, Machine};
 use model::image::ImageFormat;
 use qemu::image::{ImageError, QemuImg};
@@ -172,11 +173,7 @@ impl Storage {
             bytes += chunk.len() as u64;
         }
         output.set_len(bytes).await.map_err(file("write", temporary))?;
-        let found: String = digest
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let found = hex(&digest.finalize());
         if found != sha256 {
             return Err(StorageError::Digest {
                 sha256: sha256.to_owned(),

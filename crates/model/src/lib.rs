@@ -10,6 +10,7 @@
 
 pub mod audit;
 pub mod datastore;
+pub mod digest;
 pub mod document;
 pub mod event;
 pub mod host;

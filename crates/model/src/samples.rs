@@ -15,8 +15,9 @@ use crate::datastore::DatastoreSpec;
 use crate::host::{Accelerator, AcceleratorName, HostStatus};
 use crate::image::{ImageContent, ImageFormat, ImageStatus};
 use crate::placement::PlacementRule;
-use crate::vm::{GuestConfig, Power, VmSpec};
-use crate::{DatastoreId, ImageId, Kind, Meta, Object, Timestamp};
+use crate::report::{RunState, RunStatus};
+use crate::vm::{GuestConfig, Power, SavedIn, VmSpec};
+use crate::{DatastoreId, HostId, ImageId, Incarnation, Kind, Meta, Object, Timestamp};
 
 /// An object that somebody has just made, in the default project if its kind has one.
 pub fn object<S>(kind: Kind, id: Uuid, name: &str, now: Timestamp, spec: S) -> Object<S> {
@@ -91,5 +92,25 @@ pub fn vm_spec(image: ImageId, datastore: DatastoreId) -> VmSpec {
         force: false,
         power_request: 1,
         reboot: None,
+    }
+}
+
+/// What a host reports of an incarnation of which nothing is known but its state.
+pub fn run_status(incarnation: Incarnation, host: HostId, state: RunState) -> RunStatus {
+    RunStatus {
+        incarnation,
+        host,
+        document_revision: 0,
+        state,
+        ran: false,
+        ready: false,
+        addresses: Vec::new(),
+        stream: None,
+        outgoing: None,
+        saved_bytes: None,
+        saved_in: SavedIn::Host,
+        reason: None,
+        steps: Vec::new(),
+        rebooted: None,
     }
 }

@@ -6,11 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::lifecycle::{Facts, Phase, TRANSITIONS, project, reason};
 use model::migration::MigrationPhase;
-use model::report::{RunState, RunStatus};
-use model::vm::{
-    Ended, Goal, GuestConfig, Open, Outcome, PlacementRule, Power, SavedIn, Start, VmIntent, VmSpec,
-};
-use model::{DatastoreId, HostId, ImageId, Incarnation, Timestamp};
+use model::report::RunState;
+use model::vm::{Ended, Goal, GuestConfig, Open, Outcome, PlacementRule, Power, Start, VmIntent, VmSpec};
+use model::{DatastoreId, HostId, ImageId, Incarnation, Timestamp, samples};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -165,25 +163,6 @@ prop_compose! {
     }
 }
 
-fn run(n: u64, state: RunState) -> RunStatus {
-    RunStatus {
-        incarnation: Incarnation(n),
-        host: HostId(Uuid::nil()),
-        document_revision: 0,
-        state,
-        ran: false,
-        ready: false,
-        addresses: Vec::new(),
-        stream: None,
-        outgoing: None,
-        saved_bytes: None,
-        saved_in: SavedIn::Host,
-        reason: None,
-        steps: Vec::new(),
-        rebooted: None,
-    }
-}
-
 fn stage() -> impl Strategy<Value = MigrationPhase> {
     use MigrationPhase as M;
     one_of(&[
@@ -227,7 +206,7 @@ proptest! {
         migration in prop::option::of(stage()),
     ) {
         let spec = spec(power, request);
-        let runs = runs.into_iter().map(|(n, state)| (Incarnation(n), run(n, state))).collect();
+        let runs = runs.into_iter().map(|(n, state)| (Incarnation(n), samples::run_status(Incarnation(n), HostId(Uuid::nil()), state))).collect();
         let facts = Facts { spec: &spec, deleted, intent: intent.as_ref(), runs: &runs, host_silent, migration };
         let (phase, availability) = project(facts);
         prop_assert_eq!(phase.next_commands().is_empty(), phase == Phase::Done);

@@ -9,6 +9,7 @@ use axum::extract::FromRequestParts;
 use axum::http::header;
 use axum::http::request::Parts;
 use model::audit::Actor;
+pub use model::digest::hex;
 use model::token::{Role, TokenRecord};
 use model::{HostId, key, record};
 use sha2::{Digest, Sha256};
@@ -81,11 +82,6 @@ pub struct Connection {
 /// The lower-case hexadecimal SHA-256 of something.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl FromRequestParts<App> for User {

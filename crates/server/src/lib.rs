@@ -1,6 +1,6 @@
 //! The HTTP server: authentication, requests in, objects and streams out.
 //!
-//! **Owns:** the routes that every kind has ([`routes`]), reading ([`lists`], [`watch`]), what a request means for each kind ([`kinds`]), the
+//! **Owns:** the routes that every kind has ([`routes`]), reading ([`lists`], [`watch`], [`places`]), what a request means for each kind ([`kinds`]), the
 //! connections of agents ([`agents`], [`calls`]) and what is said on them ([`hosts`]), people at consoles ([`console`]),
 //! the cloud's CAs ([`pki`]), images' content ([`images`]), the store as a whole ([`backup`], [`compaction`], [`restored`]),
 //! what is seen of it all from outside ([`metrics`], [`requests`]).
@@ -31,6 +31,7 @@ pub mod limits;
 pub mod lists;
 pub mod metrics;
 pub mod pki;
+pub mod places;
 pub mod progress;
 pub mod requests;
 pub mod restored;

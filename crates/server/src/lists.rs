@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use api::query::{Fields, Filter, Order, Shape};
 use api::{List, Object, Problem};
+use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use planner::View;
@@ -21,6 +22,7 @@ use uuid::Uuid;
 use crate::answer::{Path, Refused, store_problem};
 use crate::auth::{User, sha256_hex};
 use crate::kinds::{Served, render};
+use crate::places::OfConnection;
 use crate::routes::{App, QueryOf, find, query};
 use crate::watch;
 
@@ -104,9 +106,12 @@ impl Wanted {
 
     /// The object as it is shown, if it is meant.
     pub fn show<S: Serialize, T: Serialize>(&self, object: Object<S, T>) -> Option<Shown<Object<S, T>>> {
-        if !self.takes_labels(&object.labels) {
-            return None;
-        }
+        let is_labelled = self.takes_labels(&object.labels);
+        is_labelled.then(|| self.show_labelled(object)).flatten()
+    }
+
+    /// The same of an object that is known to have the labels.
+    fn show_labelled<S: Serialize, T: Serialize>(&self, object: Object<S, T>) -> Option<Shown<Object<S, T>>> {
         if self.filter.is_empty() && self.fields.is_none() {
             return Some(Shown::Whole(Box::new(object)));
         }
@@ -158,6 +163,7 @@ pub async fn get_one<R: Served>(
 pub async fn list<R: Served>(
     State(app): State<App>,
     user: User,
+    connection: Option<Extension<OfConnection>>,
     found: QueryOf<ListQuery>,
 ) -> Result<Response, Refused> {
     let query = query(found)?;
@@ -169,7 +175,13 @@ pub async fn list<R: Served>(
                 "changes come in the order of their happening: leave `sort` and `after` out of a watch";
             return Err(Problem::new(400, "bad-query", detail).into());
         }
-        return Ok(watch::stream::<R>(app, &user, query.from, wanted)?);
+        return Ok(watch::stream::<R>(
+            app,
+            &user,
+            connection.as_deref(),
+            query.from,
+            wanted,
+        )?);
     }
     let sort = query.sort.as_deref();
     let order = sort
@@ -220,12 +232,13 @@ fn past_problem(error: &StoreError) -> Problem {
 pub async fn poll<R: Served>(
     State(app): State<App>,
     _: User,
+    connection: Option<Extension<OfConnection>>,
     found: QueryOf<PollQuery>,
 ) -> Result<Response, Refused> {
     let query = query(found)?;
     let [label, filter, fields] = [&query.label, &query.filter, &query.fields].map(Option::as_deref);
     let wanted = Wanted::parse::<R>(label, filter, fields)?;
-    let changes = watch::poll::<R>(app, query.from, wanted, query.timeout_s).await?;
+    let changes = watch::poll::<R>(app, connection.as_deref(), query.from, wanted, query.timeout_s).await?;
     Ok(axum::Json(changes).into_response())
 }
 
@@ -248,7 +261,7 @@ fn page_now<R: Served>(app: &App, asked: &Asked, revision: Option<u64>) -> Optio
 }
 
 fn page<R: Served>(app: &App, view: &View, asked: &Asked) -> Page<R> {
-    let show = |id: Uuid| asked.wanted.show(render::<R>(&app.heard, view, id)?);
+    let show = |id: Uuid| asked.wanted.show_labelled(render::<R>(&app.heard, view, id)?);
     let carries = |id: &Uuid| {
         view.meta(R::KIND, *id)
             .is_some_and(|meta| asked.wanted.takes_labels(&meta.labels))

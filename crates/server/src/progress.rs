@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use api::Problem;
 use api::kinds::Migration;
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
@@ -16,6 +17,7 @@ use model::Kind;
 use crate::answer::{Path, Refused};
 use crate::auth::{PROJECT, User};
 use crate::kinds::Served;
+use crate::places::{OfConnection, Way};
 use crate::routes::App;
 use crate::watch::push;
 
@@ -23,14 +25,22 @@ use crate::watch::push;
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// A line per sample until the migration is over.
-pub async fn follow(State(app): State<App>, _: User, Path(name): Path<String>) -> Result<Response, Refused> {
+pub async fn follow(
+    State(app): State<App>,
+    _: User,
+    connection: Option<Extension<OfConnection>>,
+    Path(name): Path<String>,
+) -> Result<Response, Refused> {
     let id = app.cache.view().find(Kind::Migration, Some(PROJECT), &name);
     let id = id.ok_or_else(|| Problem::not_found(Kind::Migration, &name))?;
+    let place = app
+        .places
+        .take(Way::Watch, Kind::Migration, connection.as_deref())?;
     let beats = app.heard.beats.subscribe();
     let revisions = app.cache.subscribe();
     let lines = stream::unfold(
-        (app, beats, revisions, None),
-        move |(app, mut beats, mut revisions, last)| async move {
+        (app, place, beats, revisions, None),
+        move |(app, place, mut beats, mut revisions, last)| async move {
             let last = last;
             let quiet_until = tokio::time::Instant::now() + KEEP_ALIVE;
             loop {
@@ -44,14 +54,15 @@ pub async fn follow(State(app): State<App>, _: User, Path(name): Path<String>) -
                     push(&mut line, &status.progress);
                     return Some((
                         Ok::<_, Infallible>(Bytes::from(line)),
-                        (app, beats, revisions, status.progress),
+                        (app, place, beats, revisions, status.progress),
                     ));
                 }
                 let changed = async {
                     tokio::select! { _ = beats.changed() => {}, _ = revisions.changed() => {} }
                 };
                 if tokio::time::timeout_at(quiet_until, changed).await.is_err() {
-                    return Some((Ok(Bytes::from_static(b"\n")), (app, beats, revisions, last)));
+                    let state = (app, place, beats, revisions, last);
+                    return Some((Ok(Bytes::from_static(b"\n")), state));
                 }
             }
         },

@@ -15,7 +15,6 @@ use model::token::{Role, TokenRecord};
 use planner::Plan;
 use store::{RangeRequest, Store};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 use crate::agents::secret;
 use crate::auth::{ADMIN, sha256_hex};
@@ -24,6 +23,7 @@ use crate::hosts::Bells;
 use crate::limits::{Limits, Rates};
 use crate::metrics::{Metered, Metrics};
 use crate::pki::{Pki, write_private};
+use crate::places::Places;
 use crate::shared::{Cloud, Shared};
 use crate::{backup, compaction, contact, metrics, routes, tls};
 
@@ -85,8 +85,7 @@ pub async fn run(
         limits: Limits::new(config.rates),
         metrics: counted,
         figures: figures.clone(),
-        polls: Arc::new(Semaphore::new(config.rates.polls)),
-        watches: Arc::new(Semaphore::new(config.rates.watches)),
+        places: Arc::new(Places::new(config.rates)),
     });
     tokio::fs::write(config.data_dir.join("ca.pem"), ca).await?;
     first_token(&app, &config.data_dir.join("admin.token")).await?;

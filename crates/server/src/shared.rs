@@ -19,7 +19,7 @@ use model::report::{Report, Samples};
 use model::{HostId, Incarnation, VmId};
 use planner::reports::ReportOrder;
 use store::Store;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::calls::Calls;
 use crate::contact::SILENT_AFTER;
@@ -27,6 +27,7 @@ use crate::hosts::Bells;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::pki::Pki;
+use crate::places::Places;
 use crate::speakers::Speakers;
 
 /// What is known of the cloud. Everything that matters is in the store; the rest is what was heard lately.
@@ -87,10 +88,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// What the controller counts.
     pub figures: Arc<Figures>,
-    /// Places for those who wait for changes.
-    pub polls: Arc<Semaphore>,
-    /// Places for those who read changes as a stream.
-    pub watches: Arc<Semaphore>,
+    /// Places for those who follow what changes.
+    pub places: Arc<Places>,
 }
 
 impl Deref for Shared {

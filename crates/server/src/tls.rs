@@ -1,13 +1,16 @@
 //! Connections: TLS 1.2 and 1.3, a client certificate if there is one, HTTP/1.1 and HTTP/2, bounded in number and time.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::TryFutureExt;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
-use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
 use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
@@ -19,6 +22,7 @@ use tower::ServiceExt;
 
 use crate::auth::Connection;
 use crate::pki::Pki;
+use crate::places::{self, OfConnection};
 use crate::routes::App;
 
 /// How many connections are open at once on one listener.
@@ -33,8 +37,11 @@ const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 const HEADER_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a request's header may be; what is read of a body at once has the same bound.
 const HEADER_MAX_BYTES: usize = 64 << 10;
-/// How many requests are under way at a time on one HTTP/2 connection.
-const STREAMS_MAX: u32 = 256;
+/// How many requests are under way at a time on one HTTP/2 connection: those that may not end, and some that do.
+const STREAMS_MAX: u32 = places::CONNECTION_MAX + 56;
+
+/// HTTP/2's name in a TLS handshake.
+const HTTP2: &[u8] = b"h2";
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -104,13 +111,13 @@ pub fn config(pki: &Pki, own: Arc<OwnCertificate>) -> Result<ServerConfig, Error
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(own);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
 
 /// Serves a listener until the task is dropped.
 pub async fn serve(listener: TcpListener, config: Arc<ServerConfig>, router: Router) {
-    let acceptor = TlsAcceptor::from(config);
+    let front = Arc::new(Front::new(config, router));
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else {
@@ -125,9 +132,9 @@ pub async fn serve(listener: TcpListener, config: Arc<ServerConfig>, router: Rou
                 continue;
             }
         };
-        let (acceptor, router) = (acceptor.clone(), router.clone());
+        let front = front.clone();
         tokio::spawn(async move {
-            if let Err(error) = connection(stream, peer, acceptor, router).await {
+            if let Err(error) = front.connection(stream, peer).await {
                 tracing::debug!(%peer, %error, "a connection ended");
             }
             drop(place);
@@ -135,38 +142,71 @@ pub async fn serve(listener: TcpListener, config: Arc<ServerConfig>, router: Rou
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
+/// What the connections of a listener have in common.
+///
+/// A connection may be idle for days, and there are thousands. So what it needs to be opened is in a box of its own that is
+/// gone once it is open, and what it is served with takes the room of its own protocol, not of the larger one.
+struct Front {
     acceptor: TlsAcceptor,
     router: Router,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    stream.set_nodelay(true)?;
-    let stream = tokio::time::timeout(HANDSHAKE_PATIENCE, acceptor.accept(stream)).await??;
-    let certificate = stream
-        .get_ref()
-        .1
-        .peer_certificates()
-        .and_then(|all| all.first())
-        .map(|der| der.to_vec());
-    let known = Connection { peer, certificate };
-    let service = router.map_request(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(known.clone());
-        request.map(axum::body::Body::new)
-    });
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_PATIENCE)
-        .max_buf_size(HEADER_MAX_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(Some(Duration::from_secs(20)))
-        .max_header_list_size(HEADER_MAX_BYTES as u32)
-        .max_concurrent_streams(STREAMS_MAX);
-    builder
-        .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service))
-        .await
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+}
+
+/// A connection on its way to its end.
+type Serving = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
+impl Front {
+    fn new(config: Arc<ServerConfig>, router: Router) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_PATIENCE)
+            .max_buf_size(HEADER_MAX_BYTES);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Some(Duration::from_secs(20)))
+            .max_header_list_size(HEADER_MAX_BYTES as u32)
+            .max_concurrent_streams(STREAMS_MAX);
+        Self {
+            acceptor: TlsAcceptor::from(config),
+            router,
+            http1,
+            http2,
+        }
+    }
+
+    async fn connection(&self, stream: TcpStream, peer: SocketAddr) -> Result<(), Error> {
+        Box::pin(self.open(stream, peer)).await?.await
+    }
+
+    async fn open(&self, stream: TcpStream, peer: SocketAddr) -> Result<Serving, Error> {
+        stream.set_nodelay(true)?;
+        let stream = tokio::time::timeout(HANDSHAKE_PATIENCE, self.acceptor.accept(stream)).await??;
+        let session = stream.get_ref().1;
+        let certificate = session.peer_certificates().and_then(|all| all.first());
+        let known = Connection {
+            peer,
+            certificate: certificate.map(|der| der.to_vec()),
+        };
+        let is_http2 = session.alpn_protocol() == Some(HTTP2);
+        let places = is_http2.then(OfConnection::default);
+        let router = self.router.clone();
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(known.clone());
+            if let Some(places) = &places {
+                request.extensions_mut().insert(places.clone());
+            }
+            // In a box, which is gone when the answer has begun.
+            Box::pin(router.clone().oneshot(request.map(axum::body::Body::new)))
+        });
+        let io = TokioIo::new(stream);
+        Ok(if is_http2 {
+            Box::pin(self.http2.serve_connection(io, service).map_err(Error::from))
+        } else {
+            let serving = self.http1.serve_connection(io, service).with_upgrades();
+            Box::pin(serving.map_err(Error::from))
+        })
+    }
 }

@@ -14,14 +14,14 @@ use controller::cache::{Changed, Since};
 use futures_util::stream;
 use planner::View;
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::auth::{Standing, User};
 use crate::kinds::{Served, render};
 use crate::lists::{Shown, Wanted};
-use crate::metrics::Present;
+use crate::places::{OfConnection, Place, Way};
 use crate::routes::App;
 
 /// How often an empty line shows a quiet reader that the connection lives.
@@ -35,24 +35,21 @@ const POLL_TIMEOUT_MAX: Duration = Duration::from_secs(55);
 pub fn stream<R: Served>(
     app: App,
     user: &User,
+    connection: Option<&OfConnection>,
     from: Option<u64>,
     wanted: Wanted,
 ) -> Result<Response, Problem> {
-    let place = app.watches.clone().try_acquire_owned().map_err(|_| {
-        let detail = "as many watches are open as may be: end those that nobody reads, or try again";
-        Problem::new(429, "too-many-watches", detail)
-    })?;
+    let place = app.places.take(Way::Watch, R::KIND, connection)?;
     let (seen, first) = begin::<R>(&app, from, &wanted)?;
     let revisions = app.cache.subscribe();
-    let present = app.metrics.watcher(R::KIND);
     let state = Watcher {
         app,
         seen,
         wanted,
         revisions,
-        pending: Some(first),
+        // In HTTP/2 an empty piece is an empty frame, after a hundred of which clients end a connection.
+        pending: Some(first).filter(|first| !first.is_empty()),
         _place: place,
-        _present: present,
     };
     let state = (state, Standing::of(user));
     let lines = stream::unfold(state, |(mut watcher, mut standing)| async move {
@@ -91,8 +88,7 @@ struct Watcher {
     wanted: Wanted,
     revisions: watch::Receiver<u64>,
     pending: Option<Vec<u8>>,
-    _place: OwnedSemaphorePermit,
-    _present: Present,
+    _place: Place,
 }
 
 impl Watcher {
@@ -199,21 +195,18 @@ fn lines<T: Serialize>(values: &[T]) -> Vec<u8> {
 /// the time is over.
 pub async fn poll<R: Served>(
     app: App,
+    connection: Option<&OfConnection>,
     from: u64,
     wanted: Wanted,
     timeout_s: Option<u64>,
 ) -> Result<Changes<Shown<ObjectOf<R>>>, Problem> {
-    let place = app.polls.clone().try_acquire_owned().map_err(|_| {
-        let detail = "as many clients wait for changes as may: try again, or use a watch (`watch=true`)";
-        Problem::new(429, "too-many-polls", detail)
-    })?;
+    let place = app.places.take(Way::Poll, R::KIND, connection)?;
     let timeout = timeout_s
         .map_or(POLL_TIMEOUT, Duration::from_secs)
         .min(POLL_TIMEOUT_MAX);
     let over_at = Instant::now() + timeout;
     let mut watcher = Watcher {
         revisions: app.cache.subscribe(),
-        _present: app.metrics.watcher(R::KIND),
         app,
         seen: from,
         wanted,

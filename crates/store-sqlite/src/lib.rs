@@ -4,8 +4,8 @@
 //!
 //! Does not know: what the values mean, and how a txn is decided; `store::backend` does.
 //!
-//! Start here: [`SqliteStore::open`]; the way of a write is `writer.rs`, that of a read of old revisions `reader.rs`, the
-//! tables are in `schema.rs`. What is done to files that no process uses: `check.rs`, `restore.rs`.
+//! Start here: [`SqliteStore::open`]; the way of a write is `writer.rs`, that of a read `range.rs` and, where the file is
+//! needed, `reader.rs`; the tables are in `schema.rs`. What is done to files that no process uses: `check.rs`, `restore.rs`.
 //!
 //! ```text
 //!  txn ──▶ queue (bounded) ──▶ writer thread: decide all that wait ──▶ one SQLite commit ──▶ state in memory ──▶ watches
@@ -21,6 +21,7 @@ mod leases;
 mod open;
 mod purge;
 mod queue;
+mod range;
 mod reader;
 mod restore;
 mod schema;
@@ -34,7 +35,7 @@ use std::time::Duration;
 
 use store::backend::{Hub, State, lock};
 use store::{
-    Backup, BoxFuture, Clock, KeyValue, Lease, LeaseId, RangeRequest, RangeResponse, Revision, Status, Store,
+    Backup, BoxFuture, Clock, Lease, LeaseId, RangeRequest, RangeResponse, Revision, Status, Store,
     StoreError, Txn, TxnResponse, WatchRequest, WatchStream, system_clock,
 };
 
@@ -43,7 +44,7 @@ pub use open::{OpenError, stored};
 pub use restore::Restore;
 
 use queue::{Job, Queue};
-use reader::{Readers, Unchanged};
+use reader::Readers;
 
 /// The name of the database in the store's directory.
 pub const DATABASE: &str = "store.db";
@@ -168,49 +169,6 @@ impl SqliteStore {
         Ok(())
     }
 
-    async fn read(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
-        request.check()?;
-        self.check_open("range")?;
-        loop {
-            match self.look(&request)? {
-                Found::All(answer) => return Ok(answer),
-                // What was replaced and purged meanwhile is read again, as it is now.
-                Found::Lacking(answer, to_fill) => {
-                    if let Some(answer) = self.readers.fill(answer, to_fill).await? {
-                        return Ok(answer);
-                    }
-                }
-                Found::Near(at, current, unchanged) => {
-                    return self.readers.range_near(request, at, current, unchanged).await;
-                }
-                Found::Old(at, current) => return self.readers.range(request, at, current).await,
-            }
-        }
-    }
-
-    /// What of an answer is in memory.
-    fn look(&self, request: &RangeRequest) -> Result<Found, StoreError> {
-        let state = self.shared.read();
-        let (at, current) = (
-            request.resolve(state.compacted(), state.revision())?,
-            state.revision(),
-        );
-        if at == current {
-            let answer = state.range(request);
-            let to_fill = lacking(&state, request, &answer.items);
-            return Ok(match to_fill.is_empty() {
-                true => Found::All(answer),
-                false => Found::Lacking(answer, to_fill),
-            });
-        }
-        if current - at > self.shared.near_revisions {
-            return Ok(Found::Old(at, current));
-        }
-        let found = state.unchanged_since(at, request);
-        let to_fill = lacking(&state, request, &found);
-        Ok(Found::Near(at, current, Unchanged { found, to_fill }))
-    }
-
     async fn write(&self, txn: Txn) -> Result<TxnResponse, StoreError> {
         txn.check()?;
         self.queue.txn(txn).await
@@ -228,28 +186,6 @@ impl SqliteStore {
             free_bytes: Some(free_bytes),
         })
     }
-}
-
-/// What of an answer is in memory.
-enum Found {
-    /// All of it.
-    All(RangeResponse),
-    /// All but the values of these items.
-    Lacking(RangeResponse, Vec<usize>),
-    /// What has not changed since the first revision, up to the second.
-    Near(Revision, Revision, Unchanged),
-    /// Nothing of use: it is of the first revision, and now is the second.
-    Old(Revision, Revision),
-}
-
-/// Which of the items that a request asks for lack the values that it asks for.
-fn lacking(state: &State, request: &RangeRequest, items: &[KeyValue]) -> Vec<usize> {
-    if request.keys_only {
-        return Vec::new();
-    }
-    let items = items.iter().enumerate();
-    let lacking = items.filter(|(_, kv)| state.is_elsewhere(kv));
-    lacking.map(|(place, _)| place).collect()
 }
 
 impl Drop for SqliteStore {

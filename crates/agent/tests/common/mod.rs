@@ -108,7 +108,7 @@ impl Bench {
             agents: Arc::new(Ca::new()),
             migrations: Arc::new(Ca::new()),
             image,
-            sha256: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+            sha256: model::digest::hex(&digest),
         })
     }
 

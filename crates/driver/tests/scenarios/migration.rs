@@ -431,8 +431,8 @@ fn a_go_from_or_for_another_incarnation_is_not_taken() {
     assert_eq!(where_it_runs(&world), (false, false));
 }
 
-#[test]
-fn a_suspend_taken_back_is_not_mistaken_for_a_migration_that_completed() {
+/// A guest whose migration was cancelled while its memory was sent, and that shall be saved then.
+fn suspended_after_giving_up() -> World {
     let mut world = life::running();
     world.link = Link::Stalls;
     let mut controller = Controller::new();
@@ -445,6 +445,12 @@ fn a_suspend_taken_back_is_not_mistaken_for_a_migration_that_completed() {
     );
     assert_eq!(controller.phase, Phase::Aborted);
     world.order(SOURCE, life::stop(Stop::Suspend));
+    world
+}
+
+#[test]
+fn a_suspend_taken_back_is_not_mistaken_for_a_migration_that_completed() {
+    let mut world = suspended_after_giving_up();
     world.run(
         &mut |world| {
             let is_saved = !world.hosts[SOURCE].saved.is_empty();
@@ -457,18 +463,7 @@ fn a_suspend_taken_back_is_not_mistaken_for_a_migration_that_completed() {
 
 #[test]
 fn a_guest_that_was_saved_after_a_migration_was_given_up_is_known_to_be_saved_by_the_next_agent() {
-    let mut world = life::running();
-    world.link = Link::Stalls;
-    let mut controller = Controller::new();
-    run(
-        &mut world,
-        &mut controller,
-        Some(At::PreCopy),
-        |_, controller| controller.cancel = true,
-        30_000_000,
-    );
-    assert_eq!(controller.phase, Phase::Aborted);
-    world.order(SOURCE, life::stop(Stop::Suspend));
+    let mut world = suspended_after_giving_up();
     let mut is_restarted = false;
     world.run(
         &mut |world| {

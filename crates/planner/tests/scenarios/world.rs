@@ -10,7 +10,7 @@ use model::image::ImageSpec;
 use model::lifecycle::Phase;
 use model::migration::{MigrationIntent, MigrationPhase, MigrationSpec};
 use model::report::{Outgoing, OutgoingState, Report, RunState, RunStatus, Samples, VmRun};
-use model::vm::{Power, RebootRequest, SavedIn, VmIntent, VmSpec};
+use model::vm::{Power, RebootRequest, VmIntent, VmSpec};
 use model::{
     DatastoreId, HostId, ImageId, Incarnation, Kind, MigrationId, Object, Reason, Timestamp, VmId, key,
     samples,
@@ -352,21 +352,9 @@ impl World {
             .get(&id)
             .and_then(|vm| vm.runs.get(&incarnation))
             .cloned();
-        kept.unwrap_or(RunStatus {
-            incarnation,
-            host: self.host_id(host),
+        kept.unwrap_or_else(|| RunStatus {
             document_revision: self.view.revision,
-            state: RunState::Preparing,
-            ran: false,
-            ready: false,
-            addresses: Vec::new(),
-            stream: None,
-            outgoing: None,
-            saved_bytes: None,
-            saved_in: SavedIn::Host,
-            reason: None,
-            steps: Vec::new(),
-            rebooted: None,
+            ..samples::run_status(incarnation, self.host_id(host), RunState::Preparing)
         })
     }
 

@@ -165,7 +165,7 @@ mod tests {
     use model::migration::{Method, MigrationIntent, MigrationPhase};
     use model::report::{RunState, RunStatus};
     use model::token::Role;
-    use model::vm::{Ended, Goal, Open, Outcome, SavedIn, Start, VmIntent, VmSpec};
+    use model::vm::{Ended, Goal, Open, Outcome, Start, VmIntent, VmSpec};
     use model::{HostId, Incarnation, MigrationId, Timestamp, key, record, samples};
     use planner::view::Change;
     use serde::Serialize;
@@ -195,20 +195,8 @@ mod tests {
 
     fn running(state: RunState) -> RunStatus {
         RunStatus {
-            incarnation: Incarnation(1),
-            host: HOST,
-            document_revision: 1,
-            state,
             ran: true,
-            ready: false,
-            addresses: Vec::new(),
-            stream: None,
-            outgoing: None,
-            saved_bytes: None,
-            saved_in: SavedIn::Host,
-            reason: None,
-            steps: Vec::new(),
-            rebooted: None,
+            ..samples::run_status(Incarnation(1), HOST, state)
         }
     }
 

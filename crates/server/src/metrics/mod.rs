@@ -80,7 +80,6 @@ pub struct Metrics {
     requests: Family<Answered, Counter>,
     request_times: Family<Timed, Histogram>,
     refusals: Family<Label, Counter>,
-    watchers: Family<Label, Gauge>,
     agents: Gauge,
     pub(crate) store: store::StoreMetrics,
     moves: moves::Moves,
@@ -115,11 +114,6 @@ impl Default for Metrics {
                 Family::default(),
                 "sterna_http_refusals",
                 "Requests that were refused, by the code of the problem",
-            ),
-            watchers: all.make(
-                Family::default(),
-                "sterna_watchers",
-                "Clients that follow a kind by a watch or a poll",
             ),
             agents: all.make(
                 Gauge::default(),
@@ -156,12 +150,6 @@ impl Metrics {
     /// A request was refused. Codes are a closed list.
     pub(crate) fn refused(&self, code: &str) {
         self.refusals.get_or_create(&[("code", code.to_owned())]).inc();
-    }
-
-    /// Somebody follows a kind, for as long as this is kept.
-    pub(crate) fn watcher(&self, kind: model::Kind) -> Present {
-        let gauge = self.watchers.get_or_create(&[("kind", kind.to_string())]).clone();
-        Present::new(gauge)
     }
 
     /// An agent is connected, for as long as this is kept.

@@ -26,6 +26,7 @@ pub(super) struct Now {
     vms: Family<Label, Gauge>,
     hosts: Family<Label, Gauge>,
     migrations: Family<Label, Gauge>,
+    watchers: Family<Label, Gauge>,
     queued: Gauge,
     decisions: Family<Decision, Counter>,
     store: Store,
@@ -69,6 +70,11 @@ impl Now {
                 "sterna_migrations",
                 "Migrations under way, by phase",
             ),
+            watchers: all.make(
+                Family::default(),
+                "sterna_watchers",
+                "Clients that follow a kind by a watch or a poll",
+            ),
             queued: all.make(
                 Gauge::default(),
                 "sterna_controller_queue_length",
@@ -89,6 +95,9 @@ impl Now {
     pub(super) fn read(&self, app: &App, status: &Status) {
         self.process.read();
         self.store.read(status);
+        let watchers = app.places.taken_by_kind().into_iter();
+        let watchers = watchers.map(|(kind, count)| (kind.to_string(), number(count)));
+        show(&self.watchers, "kind", watchers.collect());
         self.queued.set(number(app.figures.queue_length()));
         for (item, outcome, count) in app.figures.decisions() {
             let labels = [("item", item), ("outcome", outcome.word())];

@@ -103,3 +103,79 @@ async fn a_watch_from_before_what_is_kept_is_refused_with_the_oldest_revision() 
     said.refused(410, "compacted");
     assert_eq!(said.body["current_revision"], revision);
 }
+
+/// A client with one HTTP/2 connection.
+fn multiplexed(world: &World) -> reqwest::Client {
+    let mut tls = api::tls::client(&world.ca, None).unwrap();
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let client = reqwest::Client::builder().tls_backend_preconfigured(tls);
+    client.no_proxy().build().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_takes_so_many_watches_and_other_requests_besides() {
+    let world = World::new().await;
+    let http = multiplexed(&world);
+    let ask = |path: &str| {
+        let request = http
+            .get(format!("{}{path}", world.url))
+            .bearer_auth(world.token());
+        tokio::time::timeout(PATIENCE, request.send())
+    };
+    let from = world.get("/v1/images").await.ok(200)["revision"].clone();
+    let watch = format!("/v1/images?watch=true&from={from}");
+    let mut open = Vec::new();
+    for _ in 0..server::places::CONNECTION_MAX {
+        let answer = ask(&watch).await.expect("a place").unwrap();
+        assert_eq!(
+            (answer.version(), answer.status().as_u16()),
+            (reqwest::Version::HTTP_2, 200)
+        );
+        open.push(answer);
+    }
+    // One more is told so, a poll too, and what ends by itself finds room.
+    for path in [watch.clone(), format!("/v1/changes/images?from={from}")] {
+        let refused = ask(&path).await.expect("an answer").unwrap();
+        assert_eq!(refused.status(), 429, "{path}");
+        let why: api::Problem = refused.json().await.unwrap();
+        assert!(why.detail.contains("open another connection"), "{why:?}");
+    }
+    assert_eq!(ask("/v1/images").await.expect("an answer").unwrap().status(), 200);
+    // Others have places of their own, and one that is left is free.
+    assert_eq!(
+        world
+            .request(reqwest::Method::GET, &watch)
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
+    open.pop();
+    let begun = std::time::Instant::now();
+    let again = loop {
+        let answer = ask(&watch).await.expect("an answer").unwrap();
+        if answer.status() == 200 {
+            break answer;
+        }
+        assert!(begun.elapsed() < PATIENCE, "its place stays taken");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    open.push(again);
+    // All of them are still there, and hear.
+    let image = json!({ "name": "new", "spec": {} });
+    world.post("/v1/images", &image).await.ok(201);
+    for mut answer in open {
+        let heard = async {
+            while let Some(line) = answer.chunk().await.unwrap() {
+                if line.len() > 1 {
+                    return;
+                }
+            }
+            panic!("the watch ended");
+        };
+        tokio::time::timeout(PATIENCE, heard)
+            .await
+            .expect("a line in time");
+    }
+}

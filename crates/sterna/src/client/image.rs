@@ -13,6 +13,7 @@ use api::client::{ClientError, ObjectOf};
 use api::kinds::{Image, ImageSpec, ImageState};
 use futures_util::{Stream, stream};
 use indicatif::{ProgressBar, ProgressStyle};
+use model::digest::hex;
 use sha2::{Digest, Sha256};
 
 use super::{Context, output};
@@ -98,11 +99,7 @@ fn digest(context: &Context, path: &Path) -> anyhow::Result<String> {
         bar.inc(read as u64);
     }
     bar.finish_and_clear();
-    Ok(digest
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hex(&digest.finalize()))
 }
 
 async fn send(context: &Context, name: &str, file: File, bytes: u64) -> Result<ObjectOf<Image>, ClientError> {
