@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use model::digest::hex;
 use ring::hmac;
 
 use crate::host;
@@ -58,8 +59,7 @@ fn keyed(id: &str, text: &[u8]) -> String {
     let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, id.as_bytes()));
     context.update(APPLICATION);
     context.update(text);
-    let tag = context.sign();
-    tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(context.sign().as_ref())
 }
 
 #[cfg(test)]

@@ -416,8 +416,8 @@ pub fn is_certificate_of(certificate: &CertificateDer<'_>, host: HostId) -> bool
         .is_ok_and(|certificate| verify_server_name(&certificate, &name).is_ok())
 }
 
-/// An HTTP client with these TLS settings and no proxy.
-/// A client that says with every request what tells this machine from others, if that is known.
+/// An HTTP client with these TLS settings and no proxy, which says with every request what tells this machine from others,
+/// if that is known.
 pub fn http_client(tls: ClientConfig, speaker: Option<&str>) -> reqwest::Result<reqwest::Client> {
     let said = speaker.and_then(|text| HeaderValue::try_from(text).ok());
     let said = said.map(|value| (HeaderName::from_static(SPEAKER_HEADER), value));
