@@ -35,7 +35,11 @@ async fn a_copy_beside_its_host_is_refused_and_a_restarted_machine_is_taken() ->
     let mut copy = world.copy_host("h1")?;
     is_refused(&world, &mut copy).await?;
     // The copy's files speak of the same process.
-    let living: BTreeSet<i32> = world.living(vms::id(&web)).into_iter().map(|(_, _, pid)| pid).collect();
+    let living: BTreeSet<i32> = world
+        .living(vms::id(&web))
+        .into_iter()
+        .map(|(_, _, pid)| pid)
+        .collect();
     ensure!(living.len() == 1, "it should run once, on its host: {living:?}");
     // The machine goes off, with all that is on it, and comes back as the one that is called a copy here.
     let supervisor = Frozen::stop(world.up_pid())?;
@@ -48,7 +52,9 @@ async fn a_copy_beside_its_host_is_refused_and_a_restarted_machine_is_taken() ->
             sleep(PAUSE).await;
         }
     };
-    timeout(PATIENCE, speaks).await.context("the machine is not taken after its restart")?;
+    timeout(PATIENCE, speaks)
+        .await
+        .context("the machine is not taken after its restart")?;
     let is_as_ever = |status: &HostStatus| status.state == HostState::Up && status.reason.is_none();
     until_host(&world, "up, with nothing wrong", is_as_ever).await?;
     // It says itself that its guest has ended, as an agent does that is believed.
@@ -84,7 +90,11 @@ async fn is_refused(world: &World, copy: &mut Copied) -> anyhow::Result<()> {
         "a copy that is refused has decided something"
     );
     let vm = world.get_vm("web").await?;
-    ensure!(vm.status.phase == Phase::Running, "the guest went: {:?}", vm.status);
+    ensure!(
+        vm.status.phase == Phase::Running,
+        "the guest went: {:?}",
+        vm.status
+    );
     Ok(())
 }
 
@@ -96,11 +106,7 @@ fn taken(copy: &Copied) -> bool {
 }
 
 /// Asks again and again: whom a server refuses is not stored, and so no change that a watch would tell.
-async fn until_host(
-    world: &World,
-    what: &str,
-    wanted: impl Fn(&HostStatus) -> bool,
-) -> anyhow::Result<()> {
+async fn until_host(world: &World, what: &str, wanted: impl Fn(&HostStatus) -> bool) -> anyhow::Result<()> {
     let reached = async {
         while !wanted(&world.client().get::<Host>("h1").await?.status) {
             sleep(PAUSE).await;

@@ -314,7 +314,10 @@ mod tests {
     fn an_agent_of_before_speaks_until_one_says_more_and_then_is_like_another() {
         let mut turn = Turn::default();
         assert_eq!(hear(&mut turn, None, 0, &stored(None, false)), Verdict::Speaks);
-        assert_eq!(hear(&mut turn, Some(HOST), 1, &stored(None, false)), Verdict::BecomesSpeaker);
+        assert_eq!(
+            hear(&mut turn, Some(HOST), 1, &stored(None, false)),
+            Verdict::BecomesSpeaker
+        );
         turn.begin(Duration::from_secs(1));
         let known = stored(Some(HOST), false);
         assert_eq!(hear(&mut turn, None, 2, &known), Verdict::Refused);
@@ -389,12 +392,18 @@ mod tests {
         let mut turn = Turn::default();
         for second in (0..100).step_by(2) {
             assert_eq!(hear(&mut turn, Some(COPY), second, &silent), Verdict::Refused);
-            assert_eq!(hear(&mut turn, Some(THIRD), second + 1, &silent), Verdict::Refused);
+            assert_eq!(
+                hear(&mut turn, Some(THIRD), second + 1, &silent),
+                Verdict::Refused
+            );
         }
         assert!(turn.twice.is_some());
         for second in 100..109 {
             assert_eq!(hear(&mut turn, Some(THIRD), second, &silent), Verdict::Refused);
         }
-        assert_eq!(hear(&mut turn, Some(THIRD), 109, &silent), Verdict::BecomesSpeaker);
+        assert_eq!(
+            hear(&mut turn, Some(THIRD), 109, &silent),
+            Verdict::BecomesSpeaker
+        );
     }
 }

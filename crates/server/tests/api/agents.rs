@@ -41,7 +41,11 @@ impl Agent {
 
     pub(crate) fn of(world: &World, keys: &Keys, joined: &JoinResponse) -> Self {
         assert_eq!(joined.agent_ca_pem, world.ca);
-        Self::with(client(&world.ca, Some((&joined.agent_certificate_pem, &keys.key))), joined, 5)
+        Self::with(
+            client(&world.ca, Some((&joined.agent_certificate_pem, &keys.key))),
+            joined,
+            5,
+        )
     }
 
     /// One that says which machine it is on.
@@ -72,7 +76,9 @@ impl Agent {
 
     /// What it asks of its server.
     pub(crate) async fn ask(&self, world: &World, path: &str) -> Said {
-        world.send(self.http.get(format!("{}/agent/v1/{path}", world.url))).await
+        world
+            .send(self.http.get(format!("{}/agent/v1/{path}", world.url)))
+            .await
     }
 
     pub(crate) fn report(&mut self, host: Option<HostStatus>, runs: Vec<VmRun>) -> Report {

@@ -36,7 +36,10 @@ impl Two {
     }
 
     async fn until_host(&self, wanted: impl Fn(&Value) -> bool) -> Value {
-        let host = self.world.until("/v1/hosts/h1", |host| wanted(&host["status"])).await;
+        let host = self
+            .world
+            .until("/v1/hosts/h1", |host| wanted(&host["status"]))
+            .await;
         host["status"].clone()
     }
 }
@@ -53,7 +56,10 @@ async fn a_copy_beside_its_host_is_refused_everything_and_the_host_says_so() {
     let asked = two.other.http.post(format!("{}/agent/v1/renew", world.url));
     world.send(asked.json(&request)).await.refused(409, "host-twice");
     // It is no copy for certain before the host itself is heard beside it.
-    assert_eq!(world.get("/v1/hosts/h1").await.ok(200)["status"]["reason"], json!(null));
+    assert_eq!(
+        world.get("/v1/hosts/h1").await.ok(200)["status"]["reason"],
+        json!(null)
+    );
     two.own.beat(world).await.ok(204);
     let status = &world.get("/v1/hosts/h1").await.ok(200)["status"];
     assert_eq!(
@@ -61,7 +67,10 @@ async fn a_copy_beside_its_host_is_refused_everything_and_the_host_says_so() {
         (&json!("up"), &json!("host-twice"))
     );
     let message = status["reason"]["message"].as_str().unwrap();
-    assert!(message.contains("127.0.0.1") && message.contains("/etc/machine-id"), "{message}");
+    assert!(
+        message.contains("127.0.0.1") && message.contains("/etc/machine-id"),
+        "{message}"
+    );
     // For as long as it is so, however long that is.
     for _ in 0..10 {
         world.pass(3);
@@ -73,7 +82,10 @@ async fn a_copy_beside_its_host_is_refused_everything_and_the_host_says_so() {
         world.pass(3);
         two.own.beat(world).await.ok(204);
     }
-    assert_eq!(two.until_host(|status| status["reason"].is_null()).await["state"], "up");
+    assert_eq!(
+        two.until_host(|status| status["reason"].is_null()).await["state"],
+        "up"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -96,7 +108,9 @@ async fn a_restarted_machine_is_taken_after_silence_and_what_the_former_one_hear
     assert_eq!(status["reason"], json!(null));
     for mut stream in streams {
         let end = async { while stream.chunk().await.unwrap().is_some() {} };
-        tokio::time::timeout(PATIENCE, end).await.expect("the stream ends");
+        tokio::time::timeout(PATIENCE, end)
+            .await
+            .expect("the stream ends");
     }
     // Were it the copy that was taken, its original is refused now, and both are named.
     two.own.beat(world).await.refused(409, "host-twice");

@@ -34,7 +34,10 @@ impl Env for Wall {
 
     fn monotonic(&self) -> std::time::Duration {
         let held = self.held.as_ref();
-        held.map_or_else(|| self.begun.elapsed(), |ms| Duration::from_millis(ms.load(Relaxed)))
+        held.map_or_else(
+            || self.begun.elapsed(),
+            |ms| Duration::from_millis(ms.load(Relaxed)),
+        )
     }
 
     fn sleep(&self, duration: std::time::Duration) -> store::BoxFuture<'static, ()> {
@@ -205,13 +208,7 @@ impl World {
         let (ready, is_ready) = tokio::sync::oneshot::channel();
         let kept = store.clone();
         let task = tokio::spawn(async move {
-            let ended = server::run(
-                config,
-                kept,
-                Arc::new(env),
-                move |_| ready.send(()).unwrap(),
-            )
-            .await;
+            let ended = server::run(config, kept, Arc::new(env), move |_| ready.send(()).unwrap()).await;
             panic!("the server ended: {:?}", ended.err());
         });
         is_ready.await.unwrap();

@@ -40,7 +40,16 @@ impl World {
         let log = self.root().join("copy.log");
         let mut command = Command::new("setpriv");
         command
-            .args(["--pdeathsig", "KILL", "unshare", "--mount", "sh", "-c", REBOOTED, "sh"])
+            .args([
+                "--pdeathsig",
+                "KILL",
+                "unshare",
+                "--mount",
+                "sh",
+                "-c",
+                REBOOTED,
+                "sh",
+            ])
             .arg(boot_id)
             .args(self.words_of_copy(host, &directory)?)
             .stdin(Stdio::null())
