@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use model::lifecycle::{Facts, Phase, TRANSITIONS, project, reason};
 use model::migration::MigrationPhase;

@@ -57,7 +57,9 @@ async fn a_delete_with_a_request_id_deletes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stale_revision_is_refused_with_the_current_one() {
     let world = World::new().await;
-    let made = world.vm("web").await;
+    // Held, so that nothing is written of it but what is asked for here.
+    let held = json!({ "name": "web", "spec": { "template": "small", "power": "hold" } });
+    let made = world.post("/v1/vms", &held).await.ok(201);
     let revision = made["revision"].as_u64().unwrap();
     let patch = json!({ "labels": { "a": "b" } });
     let changed = world
