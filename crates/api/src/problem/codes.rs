@@ -127,7 +127,7 @@ pub const CODES: &[Code] = &[
     code(429, "too-many-watches", "Too many watches are open.", "End those that nobody reads, or wait as long as `Retry-After` says."),
     code(500, "backup-failed", "The backup could not be made.", "Look at the server's disk and log."),
     code(500, "image-not-kept", "The image's content could not be written.", "Look at the server's disk and log."),
-    code(500, "image-tool-missing", "A program that reads images from outside does not run on the server.", "Install the one that is named, and send the content again."),
+    code(500, "image-tool-missing", "A program that reads images from outside does not run on the server.", "Install the one that is named, and try again."),
     code(500, "not-shown", "The object cannot be shown.", "Look at the server's log."),
     code(500, "store-failed", "The store failed.", "Look at the server's log."),
     code(500, "unreadable", "What is stored cannot be read.", "Look at the server's log: which release wrote it?"),
