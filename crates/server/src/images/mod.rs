@@ -1,6 +1,7 @@
 //! Images' content: taken from people once, checked, kept under its digest, given to agents.
 
 mod confined;
+pub mod import;
 mod sink;
 mod take;
 
@@ -26,7 +27,7 @@ use uuid::Uuid;
 use self::take::{Incoming, Source, Taken, Temporary, disk_problem, take};
 use crate::answer::{Path, Refused, commit_problem};
 use crate::auth::{Agent, PROJECT, User};
-use crate::kinds::{Served, render};
+use crate::kinds::{Served, render, takes_content};
 use crate::routes::App;
 
 /// How long a client that sends content may be silent.
@@ -48,14 +49,7 @@ pub async fn upload(
     let id = id.ok_or_else(|| Problem::not_found(Kind::Image, &name))?;
     let expected = {
         let view = app.cache.view();
-        let image = view.images.get(&id);
-        if image
-            .and_then(|image| image.status.as_ref())
-            .is_some_and(|at| at.value.content.is_some())
-        {
-            let detail = format!("image {name} has its content, which never changes: create another image");
-            return Err(Problem::conflict("image-has-content", detail).into());
-        }
+        takes_content(&view, id)?;
         Image::stored(&view, id).and_then(|at| at.value.spec.expected_sha256.clone())
     };
     let file = Temporary(app.images.join(format!("incoming-{}", app.env.next_id())));
@@ -64,15 +58,16 @@ pub async fn upload(
         held_bytes: 0,
     };
     let taken = take(incoming, sent(body), expected.as_deref()).await;
+    let _one_at_a_time = app.keeping.lock().await;
     let taken = taken.and_then(|taken| keep(&app, &file.0, taken));
     let status = match &taken {
         Ok(content) => ImageStatus {
             content: Some(content.clone()),
-            failure: None,
+            ..ImageStatus::default()
         },
         Err(problem) => ImageStatus {
-            content: None,
             failure: Some(Reason::new(&problem.code, problem.detail.clone())),
+            ..ImageStatus::default()
         },
     };
     store_status(&app, &user, id, &name, &status).await?;

@@ -113,17 +113,30 @@ impl World {
 
     /// A server that takes so many requests.
     pub(crate) async fn with(store: Arc<dyn Store>, rates: server::Rates) -> Self {
-        Self::configured(store, rates, server::CERTIFICATE_LIFE).await
+        Self::configured(TempDir::new().unwrap(), store, rates, server::CERTIFICATE_LIFE).await
     }
 
     /// A server whose certificates, and those of hosts, are good for so long.
     pub(crate) async fn short_lived(life: jiff::SignedDuration) -> Self {
         let store = Arc::new(MemoryStore::new(store::system_clock()));
-        Self::configured(store, server::Rates::default(), life).await
+        Self::configured(TempDir::new().unwrap(), store, server::Rates::default(), life).await
     }
 
-    async fn configured(store: Arc<dyn Store>, rates: server::Rates, life: jiff::SignedDuration) -> Self {
-        let dir = TempDir::new().unwrap();
+    /// Ends the server, and starts another one in the same directory.
+    pub(crate) async fn restart(mut self) -> Self {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+        let dir = std::mem::replace(&mut self.dir, TempDir::new().unwrap());
+        let store = self.store.clone();
+        Self::configured(dir, store, server::Rates::default(), server::CERTIFICATE_LIFE).await
+    }
+
+    async fn configured(
+        dir: TempDir,
+        store: Arc<dyn Store>,
+        rates: server::Rates,
+        life: jiff::SignedDuration,
+    ) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
         let config = server::Config {
@@ -133,6 +146,8 @@ impl World {
             addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
             rates,
             certificate_life: life,
+            import_addresses: server::Addresses::allowing(vec!["127.0.0.1".parse().unwrap()]),
+            outlet: None,
         };
         let (ready, is_ready) = tokio::sync::oneshot::channel();
         let kept = store.clone();
