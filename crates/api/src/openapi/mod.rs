@@ -269,26 +269,7 @@ fn extras(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
         json!({ "parameters": [name_parameter()], "put": upload }),
     );
     console_and_explanation(generator, paths);
-    let progress = generator.subschema_for::<Progress>().to_value();
-    let lines = json!({ "200": {
-        "description": "A line per sample, until the transfer ends.",
-        "content": { "application/x-ndjson": { "schema": progress } },
-    } });
-    let follow = operation("follow a migration's progress", "migrations", Vec::new(), lines);
-    paths.insert(
-        "/v1/migrations/{name}/progress".to_owned(),
-        json!({ "parameters": [name_parameter()], "get": follow.refuses(Problems::Named) }),
-    );
-    let progress = generator.subschema_for::<ImportProgress>().to_value();
-    let lines = json!({ "200": {
-        "description": "A line per change, until the import ends.",
-        "content": { "application/x-ndjson": { "schema": progress } },
-    } });
-    let follow = operation("follow an image's import", "images", Vec::new(), lines);
-    paths.insert(
-        "/v1/images/{name}/progress".to_owned(),
-        json!({ "parameters": [name_parameter()], "get": follow.refuses(Problems::Named) }),
-    );
+    progresses(generator, paths);
     let body = generator.subschema_for::<JoinTokenBody>().to_value();
     let token = generator.subschema_for::<JoinToken>().to_value();
     let answers = json!({ "201": answer(&token, "The token.") });
@@ -363,6 +344,30 @@ fn tokens(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
     paths.insert(
         "/v1/tokens/{name}".to_owned(),
         json!({ "parameters": [name_parameter()], "delete": delete }),
+    );
+}
+
+/// What can be followed to its end.
+fn progresses(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
+    let progress = generator.subschema_for::<Progress>().to_value();
+    let lines = json!({ "200": {
+        "description": "A line per sample, until the transfer ends.",
+        "content": { "application/x-ndjson": { "schema": progress } },
+    } });
+    let follow = operation("follow a migration's progress", "migrations", Vec::new(), lines);
+    paths.insert(
+        "/v1/migrations/{name}/progress".to_owned(),
+        json!({ "parameters": [name_parameter()], "get": follow.refuses(Problems::Named) }),
+    );
+    let progress = generator.subschema_for::<ImportProgress>().to_value();
+    let lines = json!({ "200": {
+        "description": "A line per change, until the import ends.",
+        "content": { "application/x-ndjson": { "schema": progress } },
+    } });
+    let follow = operation("follow an image's import", "images", Vec::new(), lines);
+    paths.insert(
+        "/v1/images/{name}/progress".to_owned(),
+        json!({ "parameters": [name_parameter()], "get": follow.refuses(Problems::Named) }),
     );
 }
 
