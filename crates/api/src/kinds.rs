@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use model::event::Lifecycle;
 use model::host::{Accelerator, Lack, Overcommit, QemuUser};
-use model::image::ImageFormat;
+use model::image::{ImageFormat, ImportProgress};
 use model::lifecycle::{Availability, Phase};
 use model::migration::{Figures, Method, MigrationPhase, Progress};
 use model::operation::{Action, OperationPhase};
@@ -310,12 +310,25 @@ fn closed_word(host: &Object<HostSpec, HostStatus>) -> &'static str {
     }
 }
 
-/// What a user says of an image; the content is sent to `/v1/images/NAME/content`.
+/// What a user says of an image. Its content is sent to `/v1/images/NAME/content`, or the server takes it from a source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ImageSpec {
-    /// What is sent must hash to this, in hexadecimal; compressed, if it is sent so.
+    /// What comes must hash to this, in hexadecimal; compressed, if it comes so.
     pub expected_sha256: Option<String>,
+    /// Where the server takes the content from; `null` if it is sent.
+    pub source: Option<ImageSource>,
+}
+
+/// Where a server takes an image's content from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageSource {
+    /// An `http://` or `https://` URL without a password, or `datastore://NAME/PATH` of a file in a datastore that the
+    /// server sees. Everybody who may read the image reads it.
+    pub url: String,
+    /// The URL of a `SHA256SUMS` in which the file stands by its name; in place of `expected_sha256`.
+    pub sha256sums_url: Option<String>,
 }
 
 /// Whether an image can be used.
@@ -324,6 +337,8 @@ pub struct ImageSpec {
 pub enum ImageState {
     /// Its content has not come yet.
     Pending,
+    /// The server takes its content from its source.
+    Importing,
     /// It can be used.
     Ready,
     /// The last import failed.
@@ -345,8 +360,12 @@ pub struct ImageStatus {
     pub file_bytes: Option<u64>,
     /// The size that a guest sees.
     pub virtual_bytes: Option<u64>,
+    /// How far the import is; `null` if there is none, or if another server does it.
+    pub progress: Option<ImportProgress>,
     /// Why the last import failed.
     pub reason: Option<Reason>,
+    /// What leads on, if it has no content.
+    pub next_commands: Vec<String>,
 }
 
 impl Resource for Image {

@@ -1,7 +1,7 @@
 //! Files from elsewhere: what they are, and whether they can be taken.
 //!
-//! **Owns:** telling a disk image from its bytes ([`disk`]), what it is compressed with ([`compression`]), and what of it need
-//! not be written ([`sparse`]).
+//! **Owns:** telling a disk image from its bytes ([`disk`]), what it is compressed with ([`compression`]), what of it need not
+//! be written ([`sparse`]), and what its digest should be ([`sums`]).
 //!
 //! **Does not know:** where the bytes come from, and who converts them.
 //!
@@ -13,3 +13,4 @@
 pub mod compression;
 pub mod disk;
 pub mod sparse;
+pub mod sums;

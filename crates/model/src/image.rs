@@ -2,14 +2,28 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::Reason;
 
-/// What the user says of an image; its content is sent apart.
+/// What the user says of an image; its content is sent apart, or a server takes it from its source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageSpec {
     /// What the content must hash to, as lower-case hexadecimal SHA-256, if the user knows.
     pub expected_sha256: Option<String>,
+    /// Where a server takes the content from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<ImageSource>,
+}
+
+/// Where content comes from. There is never a credential in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageSource {
+    /// Where the file is.
+    pub url: String,
+    /// Where a list of digests is, in which the file stands by its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256sums_url: Option<String>,
 }
 
 /// How disks' contents are laid out in files.
@@ -29,6 +43,20 @@ pub struct ImageStatus {
     pub content: Option<ImageContent>,
     /// Why the last import failed.
     pub failure: Option<Reason>,
+    /// The run of a server that takes it from its source now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub importer: Option<Uuid>,
+}
+
+/// How far an import is: never stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ImportProgress {
+    /// What has come of the source's content, in bytes.
+    pub bytes_done: u64,
+    /// How much that is in all, if the source said so.
+    pub bytes_total: Option<u64>,
+    /// Why nothing comes at the moment, if the source is being tried again.
+    pub trouble: Option<String>,
 }
 
 /// The content of a ready image. It never changes.

@@ -45,6 +45,7 @@ pub fn image_status() -> ImageStatus {
             source_sha256: None,
         }),
         failure: None,
+        importer: None,
     }
 }
 

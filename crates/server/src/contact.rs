@@ -28,9 +28,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often what VMs take is looked at: hosts measure it each minute.
 const MEMORY_EVERY: Duration = Duration::from_secs(5);
 
-/// Watches over all hosts until the task is dropped. A starting server gives every host its full time.
-pub async fn run(cloud: Arc<Cloud>) {
-    let mut servers = Servers::new(cloud.env.next_id());
+/// Watches, as this run of a server, over all hosts until the task is dropped. A starting server gives every host its full time.
+pub async fn run(cloud: Arc<Cloud>, own: Uuid) {
+    let mut servers = Servers::new(own);
     let mut seen: BTreeMap<HostId, Seen> = BTreeMap::new();
     let mut memory_at: Option<Duration> = None;
     let mut returns = cloud.heard.returns.subscribe();

@@ -46,5 +46,7 @@ pub mod tokens;
 pub mod unread;
 pub mod watch;
 
+pub use images::import::outlet;
+pub use images::import::{Addresses, Range as AddressRange};
 pub use limits::Rates;
 pub use run::{CERTIFICATE_LIFE, Config, run};

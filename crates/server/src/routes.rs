@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use api::drain::HostActionBody;
 use api::kinds::{
-    ActionBody, Datastore, Event, Host, Image, JoinToken, JoinTokenBody, Migration, Network, Operation,
-    Template, Vm,
+    ActionBody, Datastore, Event, Host, Image, ImageSpec, JoinToken, JoinTokenBody, Migration, Network,
+    Operation, Template, Vm,
 };
 use api::{Create, Problem};
 use axum::Router;
@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::answer::{Body, Path, Refused};
 use crate::auth::{PROJECT, User, sha256_hex};
-use crate::kinds::{Served, explanation, host_action, missing, vm_action};
+use crate::kinds::{Served, explanation, host_action, image_import, missing, vm_action};
 use crate::service::{self, Answer, Context, RequestId, check_revision, create_object, replace_object};
 use crate::shared::Shared;
 use crate::{
@@ -54,7 +54,12 @@ pub fn router(app: App) -> Router {
         .route("/v1/vms/{name}/console", get(console::attach))
         .route("/v1/vms/{name}/explain", get(explain))
         .route("/v1/hosts/{name}/actions/{action}", post(act_on_host))
-        .route("/v1/migrations/{name}/progress", get(progress::follow))
+        .route(
+            "/v1/migrations/{name}/progress",
+            get(progress::follow::<Migration>),
+        )
+        .route("/v1/images/{name}/progress", get(progress::follow::<Image>))
+        .route("/v1/images/{name}/actions/{action}", post(act_on_image))
         .route("/v1/join-tokens", post(join_token))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{name}", axum::routing::delete(tokens::delete))
@@ -458,6 +463,28 @@ pub fn decide_host_action(
 ) -> Result<Uuid, Problem> {
     let at = stored::<Host>(context, name, expected_revision)?;
     host_action(context, at, word, asked, plan)
+}
+
+async fn act_on_image(
+    State(app): State<App>,
+    user: User,
+    uri: Uri,
+    Path((name, word)): Path<(String, String)>,
+    found: QueryOf<WriteQuery>,
+    Body(body): Body,
+) -> Result<Response, Refused> {
+    if word != "import" {
+        let detail = format!("images have no action {word:?}");
+        return Err(Problem::new(404, "no-such-action", detail).into());
+    }
+    let query = query(found)?;
+    let asked: ImageSpec = optional(&body)?;
+    let request = request_id(&query, "POST", uri.path(), &body)?;
+    let decide = |context: &Context<'_>, plan: &mut planner::Plan| {
+        let at = stored::<Image>(context, &name, query.expected_revision)?;
+        image_import(context, at, asked.clone(), plan)
+    };
+    write::<Image>(&app, &user, &query, 200, request, decide).await
 }
 
 /// A body that may be left out.

@@ -20,6 +20,8 @@ use crate::agents::secret;
 use crate::auth::{ADMIN, sha256_hex};
 use crate::calls::Calls;
 use crate::hosts::Bells;
+use crate::images::import::outlet::Outlet;
+use crate::images::import::{self, Addresses, Reach};
 use crate::limits::{Limits, Rates};
 use crate::metrics::{Metered, Metrics};
 use crate::pki::{Pki, write_private};
@@ -46,6 +48,10 @@ pub struct Config {
     pub rates: Rates,
     /// How long certificates of servers and hosts are good for.
     pub certificate_life: SignedDuration,
+    /// Which addresses images are taken from.
+    pub import_addresses: Addresses,
+    /// Who connects to images' sources, if this process cannot reach them.
+    pub outlet: Option<Outlet>,
 }
 
 /// Runs until the future is dropped. `ready` is called when requests are answered, with what they are answered from.
@@ -75,8 +81,11 @@ pub async fn run(
     let cloud = Arc::new(Cloud::new(store.clone(), cache.clone(), env.clone()));
     let app = Arc::new(Shared {
         cloud: cloud.clone(),
+        server: env.next_id(),
         pki,
         images,
+        keeping: tokio::sync::Mutex::default(),
+        reach: Arc::new(Reach::within(config.import_addresses, config.outlet)),
         data_dir: config.data_dir.clone(),
         backup: tokio::sync::Mutex::default(),
         joins: tokio::sync::Mutex::default(),
@@ -97,7 +106,8 @@ pub async fn run(
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(compaction::run(store.clone(), env.clone()));
     tasks.spawn(controller::run::run(store, cache, env, figures));
-    tasks.spawn(contact::run(cloud.clone()));
+    tasks.spawn(contact::run(cloud.clone(), app.server));
+    tasks.spawn(import::run(app.clone()));
     tasks.spawn(metrics::follow(app.clone()));
     let ringing = app.clone();
     tasks.spawn(async move { ringing.bells.follow(&ringing.cache).await });

@@ -14,16 +14,19 @@ use controller::Env;
 use controller::cache::Cache;
 use controller::figures::Figures;
 use model::audit::Actor;
+use model::image::ImportProgress;
 use model::migration::Progress;
 use model::report::{Report, Samples};
-use model::{HostId, Incarnation, VmId};
+use model::{HostId, ImageId, Incarnation, VmId};
 use planner::reports::ReportOrder;
 use store::Store;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::calls::Calls;
 use crate::contact::SILENT_AFTER;
 use crate::hosts::Bells;
+use crate::images::import::Reach;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::pki::Pki;
@@ -68,10 +71,16 @@ impl Cloud {
 pub struct Shared {
     /// What its requests are decided on.
     pub cloud: Arc<Cloud>,
+    /// This run of it.
+    pub server: Uuid,
     /// The cloud's CAs.
     pub pki: Pki,
     /// Where images' content is kept.
     pub images: PathBuf,
+    /// Held while content gets its name and an image gets it.
+    pub keeping: tokio::sync::Mutex<()>,
+    /// How images' sources are reached.
+    pub reach: Arc<Reach>,
     /// Where the server keeps its files.
     pub data_dir: PathBuf,
     /// Held while a backup is taken.
@@ -100,13 +109,14 @@ impl Deref for Shared {
     }
 }
 
-/// What hosts said lately: never stored.
+/// What hosts said lately, and how far imports are: never stored.
 pub struct Heard {
+    imports: Mutex<BTreeMap<ImageId, ImportProgress>>,
     hosts: Mutex<BTreeMap<HostId, LastHeard>>,
     orders: Mutex<BTreeMap<HostId, Arc<tokio::sync::Mutex<ReportOrder>>>>,
     /// Which machines speak for them.
     pub speakers: Speakers,
-    /// Rises whenever a host was heard.
+    /// Rises whenever a host was heard, or an import went on.
     pub beats: watch::Sender<u64>,
     /// Rises whenever a host was heard that was not heard for a while, or never.
     pub(crate) returns: watch::Sender<u64>,
@@ -139,6 +149,7 @@ impl LastHeard {
 impl Default for Heard {
     fn default() -> Self {
         Self {
+            imports: Mutex::default(),
             hosts: Mutex::default(),
             orders: Mutex::default(),
             speakers: Speakers::default(),
@@ -191,6 +202,23 @@ impl Heard {
     /// What a VM's QEMU on a host takes beside its guest's memory, if that was measured.
     pub fn qemu_mib(&self, host: HostId, vm: VmId) -> Option<u64> {
         self.hosts().get(&host)?.samples.qemu_mib.get(&vm).copied()
+    }
+
+    /// How far an import is that this server does; `None` when it has ended.
+    pub(crate) fn note_import(&self, image: ImageId, progress: Option<ImportProgress>) {
+        let mut imports = self.imports.lock().unwrap_or_else(PoisonError::into_inner);
+        match progress {
+            Some(progress) => imports.insert(image, progress),
+            None => imports.remove(&image),
+        };
+        drop(imports);
+        self.beats.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    /// How far an import is, if this server does it.
+    pub(crate) fn import(&self, image: ImageId) -> Option<ImportProgress> {
+        let imports = self.imports.lock().unwrap_or_else(PoisonError::into_inner);
+        imports.get(&image).cloned()
     }
 
     /// How far the transfer of a VM from a host is.

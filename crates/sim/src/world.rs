@@ -468,7 +468,8 @@ impl World {
         self.tasks.spawn(n, opened.following);
         self.tasks
             .spawn(n, controller::run::run(store, cache, env, Arc::default()));
-        self.tasks.spawn(n, server::contact::run(cloud));
+        let own = cloud.env.next_id();
+        self.tasks.spawn(n, server::contact::run(cloud, own));
     }
 
     pub(crate) fn end_server(&mut self, n: usize) {

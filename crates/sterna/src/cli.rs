@@ -40,7 +40,7 @@ pub(crate) use vm::{
     ActionArgs, ConsoleArgs, MigrateArgs, RebootArgs, Rebooted, RuleArgs, VmArgs, VmCommand, WaitState,
 };
 
-use crate::daemon::args::{AgentArgs, DownArgs, ServerArgs, UpArgs};
+use crate::daemon::args::{AgentArgs, DownArgs, OutletArgs, ServerArgs, UpArgs};
 use crate::simulation::SimCommand;
 use crate::units;
 
@@ -140,6 +140,9 @@ pub(crate) enum Command {
     Server(ServerArgs),
     /// Run a host's agent
     Agent(AgentArgs),
+    /// Connect for the server of `sterna up`
+    #[command(hide = true)]
+    Outlet(OutletArgs),
     /// Try the control plane without a machine, under faults
     #[command(subcommand)]
     Sim(SimCommand),

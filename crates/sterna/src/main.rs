@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Down(args) => daemon::down(args),
         Command::Server(args) => daemon::server(args),
         Command::Agent(args) => daemon::agent(args),
+        Command::Outlet(args) => daemon::outlet(&args),
         Command::Sim(command) => simulation::run(command),
         Command::Client(ClientCommand::Store(command)) if command.is_on_files() => offline::run(command),
         Command::Client(command) => client::run(cli.global, command),

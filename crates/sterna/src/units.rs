@@ -225,6 +225,23 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
+/// A file in a datastore, as in `default:images/debian.qcow2`; the URL that a server knows it by.
+pub(crate) fn place(text: &str) -> Result<String, String> {
+    let named = text
+        .split_once(':')
+        .filter(|(name, path)| !name.is_empty() && !path.is_empty());
+    let (name, path) = named.ok_or("write it as DATASTORE:PATH, as in default:images/debian.qcow2")?;
+    if path.starts_with('/') {
+        return Err("the path is the one in the datastore's directory: leave the / before it out".to_owned());
+    }
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+    let escaped = path.bytes().map(|byte| match byte {
+        byte if plain(byte) => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    });
+    Ok(format!("datastore://{name}/{}", escaped.collect::<String>()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,5 +332,16 @@ mod tests {
         );
         assert_eq!(elapsed(Duration::from_millis(1_250)), "1.2s");
         assert_eq!(elapsed(Duration::from_secs(125)), "2m05s");
+    }
+
+    #[test]
+    fn a_file_in_a_datastore_has_a_url_whatever_its_name() {
+        assert_eq!(
+            place("default:a/b c#.raw").unwrap(),
+            "datastore://default/a/b%20c%23.raw"
+        );
+        for wrong in ["", "default", "default:", ":a", "default:/a"] {
+            assert!(place(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -20,6 +20,7 @@ use crate::resource::{Change, Changes, Create, List, Object, Resource};
 use crate::store::{ResumeBody, StoreStatus};
 use crate::token::{NewToken, Token, TokenBody, Tokens};
 use model::Kind;
+use model::image::ImportProgress;
 use model::migration::Progress;
 use parts::{
     Names, Problems, answer, change_parameters, dry_run, name_parameter, operation, query, request_id,
@@ -29,6 +30,8 @@ use parts::{
 pub const VM_ACTIONS: [&str; 10] = [
     "start", "shutdown", "reboot", "pause", "suspend", "stop", "resume", "hold", "release", "retry",
 ];
+/// What can be asked of an image.
+pub const IMAGE_ACTIONS: [&str; 1] = ["import"];
 /// What can be asked of a host.
 pub const HOST_ACTIONS: [&str; 5] = ["cordon", "uncordon", "drain", "undrain", "confirm-dead"];
 
@@ -220,7 +223,9 @@ fn example(kind: Kind) -> Value {
     match kind {
         Kind::Vm => json!({ "name": "web", "labels": { "app": "web" }, "spec": { "template": "small" } }),
         Kind::Host => json!({ "labels": { "disk": "ssd" }, "spec": { "cordoned": true } }),
-        Kind::Image => json!({ "name": "tiny", "spec": {} }),
+        Kind::Image => {
+            json!({ "name": "tiny", "spec": { "source": { "url": "https://images.example/tiny.qcow2" } } })
+        }
         Kind::Template => {
             json!({ "name": "small", "spec": { "image": "tiny", "memory_mib": 256, "vcpus": 1 } })
         }
@@ -245,7 +250,9 @@ fn extras(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
     let host_action = generator.subschema_for::<HostActionBody>().to_value();
     let actions = VM_ACTIONS.map(|word| ("vms", word, &vm, &action)).into_iter();
     let host_actions = HOST_ACTIONS.map(|word| ("hosts", word, &host, &host_action));
-    for (plural, word, object, body) in actions.chain(host_actions) {
+    let image_spec = generator.subschema_for::<<Image as Resource>::Spec>().to_value();
+    let image_actions = IMAGE_ACTIONS.map(|word| ("images", word, &image, &image_spec));
+    for (plural, word, object, body) in actions.chain(host_actions).chain(image_actions) {
         let answers = json!({ "200": answer(object, "The object.") });
         let post = operation(&format!("{word} {plural}"), plural, change_parameters(), answers);
         let post = post.with_body(body, json!({})).refuses(Problems::Change);
@@ -262,16 +269,7 @@ fn extras(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
         json!({ "parameters": [name_parameter()], "put": upload }),
     );
     console_and_explanation(generator, paths);
-    let progress = generator.subschema_for::<Progress>().to_value();
-    let lines = json!({ "200": {
-        "description": "A line per sample, until the transfer ends.",
-        "content": { "application/x-ndjson": { "schema": progress } },
-    } });
-    let follow = operation("follow a migration's progress", "migrations", Vec::new(), lines);
-    paths.insert(
-        "/v1/migrations/{name}/progress".to_owned(),
-        json!({ "parameters": [name_parameter()], "get": follow.refuses(Problems::Named) }),
-    );
+    progresses(generator, paths);
     let body = generator.subschema_for::<JoinTokenBody>().to_value();
     let token = generator.subschema_for::<JoinToken>().to_value();
     let answers = json!({ "201": answer(&token, "The token.") });
@@ -346,6 +344,30 @@ fn tokens(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
     paths.insert(
         "/v1/tokens/{name}".to_owned(),
         json!({ "parameters": [name_parameter()], "delete": delete }),
+    );
+}
+
+/// What can be followed to its end.
+fn progresses(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
+    let progress = generator.subschema_for::<Progress>().to_value();
+    let lines = json!({ "200": {
+        "description": "A line per sample, until the transfer ends.",
+        "content": { "application/x-ndjson": { "schema": progress } },
+    } });
+    let follow = operation("follow a migration's progress", "migrations", Vec::new(), lines);
+    paths.insert(
+        "/v1/migrations/{name}/progress".to_owned(),
+        json!({ "parameters": [name_parameter()], "get": follow.refuses(Problems::Named) }),
+    );
+    let progress = generator.subschema_for::<ImportProgress>().to_value();
+    let lines = json!({ "200": {
+        "description": "A line per change, until the import ends.",
+        "content": { "application/x-ndjson": { "schema": progress } },
+    } });
+    let follow = operation("follow an image's import", "images", Vec::new(), lines);
+    paths.insert(
+        "/v1/images/{name}/progress".to_owned(),
+        json!({ "parameters": [name_parameter()], "get": follow.refuses(Problems::Named) }),
     );
 }
 

@@ -23,6 +23,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::timeout;
 
+use super::take::{A_WHOLE_ONE, unusable};
+
 /// The program's standard input and output, opened once more.
 const FROM: &str = "/proc/self/fd/0";
 const TO: &str = "/proc/self/fd/1";
@@ -130,34 +132,37 @@ fn succeeded(
     program: &str,
     output: Result<io::Result<Output>, tokio::time::error::Elapsed>,
 ) -> Result<(), Problem> {
-    let refuse = |why: String| {
-        let detail = format!("the content is not an image that can be used: {why}; send a whole one");
-        Err(Problem::invalid("not-an-image", detail))
-    };
+    let refuse = |why: String| Err(unusable(&why, A_WHOLE_ONE));
     match output {
         Ok(Ok(output)) if output.status.success() => Ok(()),
         // The shells' number for a program that cannot be run: setpriv and prlimit take it over.
         Ok(Ok(output)) if output.status.code() == Some(127) => {
-            let why = said(&output.stderr, output.status);
+            let why = said(program, &output);
             Err(not_started(program, &io::Error::other(why)))
         }
-        Ok(Ok(output)) => refuse(format!("{program} says: {}", said(&output.stderr, output.status))),
+        Ok(Ok(output)) => refuse(format!("{program} says: {}", said(program, &output))),
         Ok(Err(error)) => Err(not_started(program, &error)),
         Err(_) => refuse(format!("{program} took longer than {} s", DEADLINE.as_secs())),
     }
 }
 
-/// The last line that it printed: the first ones may be warnings.
-fn said(stderr: &[u8], status: std::process::ExitStatus) -> String {
-    let text = String::from_utf8_lossy(stderr);
+/// The last line that it printed, without its own name before it: the first ones may be warnings.
+fn said(program: &str, output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
     let last = text.lines().rfind(|line| !line.trim().is_empty());
-    last.map_or(status.to_string(), |line| line.chars().take(200).collect())
+    let unnamed = |line: &str| {
+        let rest = line
+            .strip_prefix(program)
+            .and_then(|rest| rest.strip_prefix(": "));
+        rest.unwrap_or(line).chars().take(200).collect()
+    };
+    last.map_or_else(|| output.status.to_string(), unnamed)
 }
 
 fn not_started(program: &str, error: &io::Error) -> Problem {
     let detail = format!(
         "the server cannot run {program}, which reads images from outside ({error}): install it on the server, and \
-         send the content again"
+         try again"
     );
     Problem::new(500, "image-tool-missing", detail)
 }

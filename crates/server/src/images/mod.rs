@@ -1,12 +1,14 @@
 //! Images' content: taken from people once, checked, kept under its digest, given to agents.
 
 mod confined;
+pub mod import;
 mod sink;
 mod take;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path as FilePath, PathBuf};
+use std::time::Duration;
 
 use api::Problem;
 use api::kinds::Image;
@@ -14,17 +16,22 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
 use model::image::{ImageContent, ImageStatus};
 use model::{ImageId, Kind, Reason, key};
 use planner::Plan;
 use tokio::fs::File;
+use tokio::time::timeout;
 use uuid::Uuid;
 
-use self::take::{Taken, disk_problem, take};
+use self::take::{Incoming, Source, Taken, Temporary, disk_problem, take};
 use crate::answer::{Path, Refused, commit_problem};
 use crate::auth::{Agent, PROJECT, User};
-use crate::kinds::{Served, render};
+use crate::kinds::{Served, render, takes_content};
 use crate::routes::App;
+
+/// How long a client that sends content may be silent.
+const SILENCE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Where a content is kept.
 pub fn path(dir: &FilePath, sha256: &str) -> PathBuf {
@@ -42,27 +49,25 @@ pub async fn upload(
     let id = id.ok_or_else(|| Problem::not_found(Kind::Image, &name))?;
     let expected = {
         let view = app.cache.view();
-        let image = view.images.get(&id);
-        if image
-            .and_then(|image| image.status.as_ref())
-            .is_some_and(|at| at.value.content.is_some())
-        {
-            let detail = format!("image {name} has its content, which never changes: create another image");
-            return Err(Problem::conflict("image-has-content", detail).into());
-        }
+        takes_content(&view, id)?;
         Image::stored(&view, id).and_then(|at| at.value.spec.expected_sha256.clone())
     };
-    let temporary = app.images.join(format!("incoming-{}", app.env.next_id()));
-    let taken = take(temporary, body, expected.as_deref()).await;
-    let taken = taken.and_then(|taken| keep(&app, taken));
+    let file = Temporary(app.images.join(format!("incoming-{}", app.env.next_id())));
+    let incoming = Incoming {
+        path: &file.0,
+        held_bytes: 0,
+    };
+    let taken = take(incoming, sent(body), expected.as_deref()).await;
+    let _one_at_a_time = app.keeping.lock().await;
+    let taken = taken.and_then(|taken| keep(&app, &file.0, taken));
     let status = match &taken {
         Ok(content) => ImageStatus {
             content: Some(content.clone()),
-            failure: None,
+            ..ImageStatus::default()
         },
         Err(problem) => ImageStatus {
-            content: None,
             failure: Some(Reason::new(&problem.code, problem.detail.clone())),
+            ..ImageStatus::default()
         },
     };
     store_status(&app, &user, id, &name, &status).await?;
@@ -71,6 +76,25 @@ pub async fn upload(
     let object =
         render::<Image>(&app.heard, &view, id).ok_or_else(|| Problem::not_found(Kind::Image, &name))?;
     Ok(axum::Json(object).into_response())
+}
+
+/// What a client sends, as long as it does.
+fn sent(body: Body) -> Source<'static> {
+    let sent = stream::unfold(body.into_data_stream(), |mut body| async move {
+        let chunk = match timeout(SILENCE_DEADLINE, body.next()).await {
+            Ok(chunk) => chunk?.map_err(|error| broken(&format!("the content ended early ({error})"))),
+            Err(_) => Err(broken(&format!(
+                "nothing came for {} s",
+                SILENCE_DEADLINE.as_secs()
+            ))),
+        };
+        Some((chunk, body))
+    });
+    sent.boxed()
+}
+
+fn broken(why: &str) -> Problem {
+    Problem::new(400, "upload-broken", format!("{why}: send it again"))
 }
 
 async fn store_status(
@@ -97,14 +121,15 @@ async fn store_status(
     let revision = controller::commit::commit(app.writer(&actor), plan)
         .await
         .map_err(commit_problem)?;
-    app.cache.reach(revision, std::time::Duration::from_secs(5)).await;
+    app.cache.reach(revision, Duration::from_secs(5)).await;
     Ok(())
 }
 
 /// Gives content its name.
-fn keep(app: &App, taken: Taken) -> Result<ImageContent, Problem> {
-    let kept = fs::set_permissions(&taken.file.0, Permissions::from_mode(0o600))
-        .and_then(|()| fs::rename(&taken.file.0, path(&app.images, &taken.content.sha256)));
+fn keep(app: &App, incoming: &FilePath, taken: Taken) -> Result<ImageContent, Problem> {
+    let file = taken.file(incoming);
+    let kept = fs::set_permissions(file, Permissions::from_mode(0o600))
+        .and_then(|()| fs::rename(file, path(&app.images, &taken.content.sha256)));
     kept.map_err(|error| disk_problem("keeping", &error))?;
     Ok(taken.content)
 }

@@ -33,7 +33,11 @@ pub(super) enum Unwritten {
 #[derive(Debug)]
 pub(super) struct Sink {
     file: File,
+    /// How much of it was there before: it passes again to be looked at, and is not written again.
+    held_bytes: u64,
     look: Look,
+    /// The most that it may become, once that is known for good.
+    limit: Option<u64>,
 }
 
 /// What is learned of content as it passes.
@@ -95,23 +99,48 @@ impl Look {
 impl Sink {
     /// A new file.
     pub(super) fn create(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            file: File::create_new(path)?,
+        Ok(Self::of(File::create_new(path)?, 0))
+    }
+
+    /// A file that has its first bytes already.
+    pub(super) fn go_on(path: &Path, held_bytes: u64) -> io::Result<Self> {
+        let file = File::options().write(true).open(path)?;
+        file.set_len(held_bytes)?;
+        Ok(Self::of(file, held_bytes))
+    }
+
+    fn of(file: File, held_bytes: u64) -> Self {
+        Self {
+            file,
+            held_bytes,
             look: Look::default(),
-        })
+            limit: None,
+        }
     }
 
     /// Appends.
     pub(super) fn write(&mut self, piece: &[u8]) -> Result<(), Unwritten> {
-        let begin = self.look.bytes;
+        let held = self.held_bytes.saturating_sub(self.look.bytes);
+        let held = usize::try_from(held).unwrap_or(usize::MAX).min(piece.len());
+        let begin = self.look.bytes.saturating_add(held as u64);
         self.look.see(piece);
-        let limit = bytes_max(&self.look.head);
+        let limit = self.limit();
         if self.look.bytes > limit {
             return Err(Unwritten::TooMuch(limit));
         }
-        let mut data = sparse::data(piece, begin);
+        let mut data = sparse::data(piece.get(held..).unwrap_or_default(), begin);
         let written = data.try_for_each(|(at, block)| self.file.write_all_at(block, at));
         written.map_err(Unwritten::File)
+    }
+
+    fn limit(&mut self) -> u64 {
+        if let Some(limit) = self.limit {
+            return limit;
+        }
+        let limit = bytes_max(&self.look.head);
+        let is_whole = self.look.head.len() >= HEAD_BYTES;
+        self.limit = is_whole.then_some(limit);
+        limit
     }
 
     /// Makes it durable.
@@ -162,6 +191,23 @@ mod tests {
         assert_eq!(written.sample().bytes, content.len() as u64);
         assert_eq!(written.sample().tail, &content[content.len() - TAIL_BYTES..]);
         assert!(path.metadata().unwrap().blocks() * 512 < 256 * 1024);
+    }
+
+    #[test]
+    fn what_a_file_has_already_is_looked_at_and_not_written_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let content: Vec<u8> = (0..300_000_u32).map(|n| (n % 251) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        let mut sink = Sink::go_on(&path, 100_001).unwrap();
+        // If it were written, it would be seen.
+        sink.write(&vec![1; 100_000]).unwrap();
+        let mut across = vec![1];
+        across.extend(&content[100_001..200_000]);
+        sink.write(&across).unwrap();
+        sink.write(&content[200_000..]).unwrap();
+        assert_eq!(sink.finish().unwrap().bytes, content.len() as u64);
+        assert_eq!(std::fs::read(&path).unwrap(), content);
     }
 
     #[test]

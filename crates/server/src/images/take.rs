@@ -1,39 +1,40 @@
-//! Content on its way in: unpacked, written, recognised, and converted to what QEMU runs from.
+//! Content on its way in: written, unpacked, recognised, and converted to what QEMU runs from.
 //!
-//! **Owns:** the temporary files, and what is told of content that cannot be taken.
+//! **Owns:** the files that it is in meanwhile, and what is told of content that cannot be taken.
 //!
-//! **Does not know:** whose image it becomes.
+//! **Does not know:** where it comes from, and whose image it becomes.
 //!
 //! **Start here:** [`take`].
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use api::Problem;
-use axum::body::Body;
-use formats::compression::{self, Compression};
+use bytes::{Bytes, BytesMut};
+use formats::compression::Compression;
 use formats::disk::{self, Format, Refusal, recognise};
-use futures_util::TryStreamExt;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt, TryStream, TryStreamExt};
 use model::image::{ImageContent, ImageFormat};
-use sha2::{Digest, Sha256};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::ChildStdin;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
-use tokio_util::io::{InspectReader, StreamReader};
+use tokio_util::io::ReaderStream;
 
 use super::confined;
 use super::sink::{self, PIECE_BYTES, Sink, Unwritten, Written};
-use crate::auth::hex;
 
 /// The most that is taken.
-const CONTENT_MAX_BYTES: u64 = 1 << 40;
-/// How many of them wait to be written.
+pub(super) const CONTENT_MAX_BYTES: u64 = 1 << 40;
+/// How many pieces wait to be written.
 const PIECES_WAITING: usize = 4;
-/// How long a sender may be silent.
-const SILENCE_DEADLINE: Duration = Duration::from_secs(60);
+/// What is asked for when content is damaged.
+pub(super) const A_WHOLE_ONE: &str = "give a whole one";
+const A_KNOWN_ONE: &str = "give a qcow2, raw, VMDK, VHD, VHDX or VDI disk image, which may be compressed with gzip, \
+                           xz or zstd";
 
 /// Files that go when this does.
 #[derive(Debug)]
@@ -45,30 +46,56 @@ impl Drop for Temporary {
     }
 }
 
-/// Content that can be kept, and the file that it is in.
+/// A file for what comes. Whoever made it removes it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Incoming<'a> {
+    /// Other files are made beside it, with other extensions.
+    pub(super) path: &'a Path,
+    /// How much of it is there already; the source begins behind that.
+    pub(super) held_bytes: u64,
+}
+
+/// Content that can be kept.
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) content: ImageContent,
-    pub(super) file: Temporary,
+    made: Option<Temporary>,
 }
 
-/// Writes the content to a file at `path`, or beside it, and says what it is.
-pub(super) async fn take(path: PathBuf, body: Body, expected: Option<&str>) -> Result<Taken, Problem> {
-    let file = Temporary(path);
-    let (written, packed_sha256) = receive(&file.0, body).await?;
-    let sent_sha256 = packed_sha256.unwrap_or_else(|| written.sha256.clone());
-    let disk = recognise(written.sample()).map_err(|why| not_an_image(&why))?;
+impl Taken {
+    /// The file that it is in, which is the one that it came into unless it had to be made into another.
+    pub(super) fn file<'a>(&'a self, incoming: &'a Path) -> &'a Path {
+        self.made.as_ref().map_or(incoming, |made| &made.0)
+    }
+}
+
+/// Content as it comes: the next bytes, or why there are no more.
+pub(super) type Source<'a> = BoxStream<'a, Result<Bytes, Problem>>;
+
+/// Writes the content to its file, or beside it, and says what it is.
+pub(super) async fn take(
+    incoming: Incoming<'_>,
+    source: Source<'_>,
+    expected: Option<&str>,
+) -> Result<Taken, Problem> {
+    let sent = receive(incoming, source).await?;
+    let (sent_sha256, written, made) = match sent.unpacked {
+        Some((written, made)) => (sent.written.sha256, written, Some(made)),
+        None => (sent.written.sha256.clone(), sent.written, None),
+    };
+    let disk = recognise(written.sample()).map_err(|why| unusable(&why, A_KNOWN_ONE))?;
     check_digest(&sent_sha256, expected)?;
+    let path = made.as_ref().map_or(incoming.path, |made| &made.0);
     if has_a_check(disk.format) {
-        confined::check(opened(&file.0)?, disk.format).await?;
+        confined::check(opened(path)?, disk.format).await?;
     }
     let virtual_bytes = disk.virtual_bytes.unwrap_or_default();
-    let (format, written, file, virtual_bytes) = match disk.format {
-        Format::Raw => (ImageFormat::Raw, written, file, virtual_bytes),
-        Format::Qcow2 => (ImageFormat::Qcow2, written, file, virtual_bytes),
+    let (format, written, made, virtual_bytes) = match disk.format {
+        Format::Raw => (ImageFormat::Raw, written, made, virtual_bytes),
+        Format::Qcow2 => (ImageFormat::Qcow2, written, made, virtual_bytes),
         format => {
-            let (written, file, bytes) = converted(&file.0, format, &written).await?;
-            (ImageFormat::Qcow2, written, file, bytes)
+            let (written, made, bytes) = converted(path, format, &written).await?;
+            (ImageFormat::Qcow2, written, Some(made), bytes)
         }
     };
     let content = ImageContent {
@@ -78,7 +105,7 @@ pub(super) async fn take(path: PathBuf, body: Body, expected: Option<&str>) -> R
         source_sha256: (sent_sha256 != written.sha256).then_some(sent_sha256),
         sha256: written.sha256,
     };
-    Ok(Taken { content, file })
+    Ok(Taken { content, made })
 }
 
 /// Whether there is something that its tables can be checked by; [`recognise`] does it for the others.
@@ -92,61 +119,82 @@ fn opened(path: &Path) -> Result<File, Problem> {
     opened.map_err(|error| disk_problem("reading", &error))
 }
 
-/// Writes all of it to a file, unpacked. The digest is that of what was sent, if it was packed.
-async fn receive(path: &Path, body: Body) -> Result<(Written, Option<String>), Problem> {
-    let mut sent = 0_u64;
-    let chunks = body.into_data_stream().map_err(io::Error::other);
-    let chunks = chunks.and_then(|chunk| {
-        sent = sent.saturating_add(chunk.len() as u64);
-        let is_too_much = sent > CONTENT_MAX_BYTES;
-        let refused: io::Error = io::ErrorKind::FileTooLarge.into();
-        std::future::ready(if is_too_much { Err(refused) } else { Ok(chunk) })
-    });
-    let mut source = StreamReader::new(chunks);
-    let mut head = Vec::new();
-    let first = (&mut source).take(compression::HEAD_BYTES as u64);
-    read(first, &mut head, compression::HEAD_BYTES).await?;
-    let compression = Compression::of(&head);
-    let whole = head.as_slice().chain(source);
-    let Some(compression) = compression else {
-        return Ok((write(path, whole).await?, None));
-    };
-    let mut digest = Sha256::new();
-    let counted = InspectReader::new(whole, |bytes| digest.update(bytes));
-    let written = unpacked(path, counted, compression).await?;
-    Ok((written, Some(hex(&digest.finalize()))))
+/// What came, and what became of it if it was packed.
+struct Received {
+    written: Written,
+    unpacked: Option<(Written, Temporary)>,
 }
 
-/// Fills `piece` up to `bytes`, or to the end.
-async fn read(mut source: impl AsyncRead + Unpin, piece: &mut Vec<u8>, bytes: usize) -> Result<(), Problem> {
-    while piece.len() < bytes {
-        let room = (bytes - piece.len()) as u64;
-        let mut bounded = (&mut source).take(room);
-        let read = timeout(SILENCE_DEADLINE, bounded.read_buf(piece)).await;
-        match read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(error) => return Err(upload_problem(&error)),
-        }
+/// Writes all of it to its file, and what is packed in it to another one.
+async fn receive(incoming: Incoming<'_>, source: Source<'_>) -> Result<Received, Problem> {
+    let mut pieces = pieces(bounded(again(incoming).await?.chain(source)));
+    let first = pieces.try_next().await?.unwrap_or_default();
+    let compression = Compression::of(&first);
+    let all = stream::once(std::future::ready(Ok(first))).chain(pieces).boxed();
+    let sink = match incoming.held_bytes {
+        0 => Sink::create(incoming.path),
+        held_bytes => Sink::go_on(incoming.path, held_bytes),
+    };
+    let sink = sink.map_err(|error| disk_problem("keeping", &error))?;
+    match compression {
+        None => Ok(Received {
+            written: write(sink, all).await?,
+            unpacked: None,
+        }),
+        Some(compression) => unpacked(incoming.path, sink, all, compression).await,
     }
-    Ok(())
+}
+
+/// What is there already.
+async fn again(incoming: Incoming<'_>) -> Result<Source<'static>, Problem> {
+    if incoming.held_bytes == 0 {
+        return Ok(stream::empty().boxed());
+    }
+    let reading = |error: io::Error| disk_problem("reading", &error);
+    let held = tokio::fs::File::open(incoming.path).await.map_err(reading)?;
+    let held = ReaderStream::with_capacity(held.take(incoming.held_bytes), PIECE_BYTES);
+    Ok(held.map_err(reading).boxed())
+}
+
+/// No more than may be taken.
+fn bounded<'a>(source: impl TryStream<Ok = Bytes, Error = Problem> + Send + 'a) -> Source<'a> {
+    let mut sent = 0_u64;
+    let counted = source.and_then(move |chunk| {
+        sent = sent.saturating_add(chunk.len() as u64);
+        let is_too_much = sent > CONTENT_MAX_BYTES;
+        std::future::ready(if is_too_much { Err(too_large()) } else { Ok(chunk) })
+    });
+    counted.into_stream().boxed()
+}
+
+/// The same in pieces of one size, so that zeroes are found in whole blocks.
+fn pieces(source: Source<'_>) -> Source<'_> {
+    let pieces = stream::try_unfold(source.fuse(), |mut source| async move {
+        let mut piece = BytesMut::new();
+        while piece.len() < PIECE_BYTES {
+            match source.try_next().await? {
+                Some(chunk) => piece.extend_from_slice(&chunk),
+                None => break,
+            }
+        }
+        let is_end = piece.is_empty();
+        Ok((!is_end).then(|| (piece.freeze(), source)))
+    });
+    pieces.fuse().boxed()
 }
 
 /// Writes while more is read.
-async fn write(path: &Path, mut source: impl AsyncRead + Unpin) -> Result<Written, Problem> {
-    let mut sink = Sink::create(path).map_err(|error| disk_problem("keeping", &error))?;
-    let (give, mut pieces) = mpsc::channel::<Vec<u8>>(PIECES_WAITING);
+async fn write(mut sink: Sink, mut pieces: Source<'_>) -> Result<Written, Problem> {
+    let (give, mut given) = mpsc::channel::<Bytes>(PIECES_WAITING);
     let writes = spawn_blocking(move || {
-        while let Some(piece) = pieces.blocking_recv() {
+        while let Some(piece) = given.blocking_recv() {
             sink.write(&piece)?;
         }
         Ok(sink)
     });
-    loop {
-        let mut piece = Vec::with_capacity(PIECE_BYTES);
-        read(&mut source, &mut piece, PIECE_BYTES).await?;
+    while let Some(piece) = pieces.try_next().await? {
         // Nobody takes it any more if writing failed.
-        if piece.is_empty() || give.send(piece).await.is_err() {
+        if give.send(piece).await.is_err() {
             break;
         }
     }
@@ -161,44 +209,47 @@ async fn joined<T>(task: tokio::task::JoinHandle<Result<T, Unwritten>>) -> Resul
     ended.map_err(|why| match why {
         Unwritten::File(error) => disk_problem("writing", &error),
         Unwritten::TooMuch(bytes) => {
-            let detail = format!(
-                "the content is not an image that can be used: it is larger than {bytes} bytes, which is more than the \
-                 disk that it declares; send a whole one"
-            );
-            Problem::invalid("not-an-image", detail)
+            let why =
+                format!("it is larger than {bytes} bytes, which is more than the disk that it declares");
+            unusable(&why, A_WHOLE_ONE)
         }
     })
 }
 
-/// Writes what an unpacker makes of it.
+/// Writes what comes, and beside it what an unpacker makes of it.
 async fn unpacked(
     path: &Path,
-    source: impl AsyncRead + Unpin,
+    sink: Sink,
+    pieces: Source<'_>,
     compression: Compression,
-) -> Result<Written, Problem> {
+) -> Result<Received, Problem> {
+    let made = Temporary(path.with_extension("unpacked"));
+    let inner = Sink::create(&made.0).map_err(|error| disk_problem("keeping", &error))?;
     let mut child = confined::unpack(compression).await?;
-    let (into, out) = (child.stdin.take(), child.stdout.take());
-    let (Some(into), Some(out)) = (into, out) else {
+    let (Some(into), Some(out)) = (child.stdin.take(), child.stdout.take()) else {
         return Err(disk_problem("unpacking", &io::ErrorKind::BrokenPipe.into()));
     };
-    let ((), written) = tokio::try_join!(feed(source, into), write(path, out))?;
+    let out = ReaderStream::with_capacity(out, PIECE_BYTES);
+    let out = out.map_err(|error| disk_problem("unpacking", &error)).boxed();
+    let outer = write(sink, fed(pieces, into));
+    let (written, inner) = tokio::try_join!(outer, write(inner, self::pieces(out)))?;
     confined::unpacked(child, compression).await?;
-    Ok(written)
+    Ok(Received {
+        written,
+        unpacked: Some((inner, made)),
+    })
 }
 
-async fn feed(
-    mut source: impl AsyncRead + Unpin,
-    mut into: tokio::process::ChildStdin,
-) -> Result<(), Problem> {
-    let mut piece = Vec::with_capacity(PIECE_BYTES);
-    loop {
-        piece.clear();
-        read(&mut source, &mut piece, PIECE_BYTES).await?;
-        // It ends early at what it cannot unpack, and says so.
-        if piece.is_empty() || into.write_all(&piece).await.is_err() {
-            return Ok(());
-        }
-    }
+/// The same pieces, each of which was given to an unpacker. It ends early at what it cannot unpack, and says so.
+fn fed(pieces: Source<'_>, into: ChildStdin) -> Source<'_> {
+    let fed = stream::try_unfold((pieces, into), |(mut pieces, mut into)| async move {
+        let Some(piece) = pieces.try_next().await? else {
+            return Ok(None);
+        };
+        let taken = into.write_all(&piece).await;
+        Ok(taken.is_ok().then_some((piece, (pieces, into))))
+    });
+    fed.boxed()
 }
 
 /// The image as qcow2, in a file of its own.
@@ -217,7 +268,7 @@ async fn converted(
     let limit = disk::bytes_max(source.sample().head);
     confined::convert(opened(path)?, format, out, limit).await?;
     let written = joined(spawn_blocking(move || sink::read(again))).await?;
-    let disk = recognise(written.sample()).map_err(|why| not_an_image(&why))?;
+    let disk = recognise(written.sample()).map_err(|why: Refusal| unusable(&why, A_KNOWN_ONE))?;
     Ok((written, to, disk.virtual_bytes.unwrap_or_default()))
 }
 
@@ -225,34 +276,22 @@ fn check_digest(found: &str, expected: Option<&str>) -> Result<(), Problem> {
     match expected {
         Some(expected) if expected != found => {
             let detail =
-                format!("the content's SHA-256 is {found}, expected was {expected}: send the right file");
+                format!("the content's SHA-256 is {found}, expected was {expected}: give the right file");
             Err(Problem::invalid("digest-differs", detail))
         }
         _ => Ok(()),
     }
 }
 
-fn not_an_image(why: &Refusal) -> Problem {
-    let detail = format!(
-        "the content is not an image that can be used: {why}; give a qcow2, raw, VMDK, VHD, VHDX or VDI disk image, \
-         which may be compressed with gzip, xz or zstd"
-    );
+/// The content is no image that may be kept.
+pub(super) fn unusable(why: &dyn Display, remedy: &str) -> Problem {
+    let detail = format!("the content is not an image that can be used: {why}; {remedy}");
     Problem::invalid("not-an-image", detail)
 }
 
-fn upload_problem(error: &io::Error) -> Problem {
-    match error.kind() {
-        io::ErrorKind::FileTooLarge => Problem::new(413, "too-large", "an image's content is at most 1 TiB"),
-        io::ErrorKind::TimedOut => {
-            let detail = format!("nothing came for {} s: send it again", SILENCE_DEADLINE.as_secs());
-            Problem::new(400, "upload-broken", detail)
-        }
-        _ => Problem::new(
-            400,
-            "upload-broken",
-            format!("the content ended early ({error}): send it again"),
-        ),
-    }
+/// It is more than is taken.
+pub(super) fn too_large() -> Problem {
+    Problem::new(413, "too-large", "an image's content is at most 1 TiB")
 }
 
 /// The server's disk, or a part of it, is in the way.
@@ -266,6 +305,6 @@ pub(super) fn disk_problem(attempt: &str, error: &io::Error) -> Problem {
     Problem::new(
         status,
         code,
-        format!("{attempt} the image's content: {error}; send it again"),
+        format!("{attempt} the image's content: {error}; try again"),
     )
 }

@@ -1,15 +1,14 @@
-//! Images, templates, networks, datastores: what VMs are made from.
+//! Templates, networks, datastores: what VMs are made from.
 
 use std::net::Ipv4Addr;
 
 use api::Problem;
 use api::kinds::{
-    Datastore, DatastoreSpec, GuestSpec, Image, ImageSpec, ImageState, ImageStatus, Network, NetworkSpec,
-    NoStatus, Template, TemplateSpec,
+    Datastore, DatastoreSpec, GuestSpec, Network, NetworkSpec, NoStatus, Template, TemplateSpec,
 };
 use model::limits::{
     DISK_MAX_BYTES, MEMORY_MAX_MIB, MEMORY_MIN_MIB, NICS_MAX, SSH_KEYS_MAX, USER_DATA_MAX_BYTES, VCPUS_MAX,
-    check_range, is_sha256,
+    check_range,
 };
 use model::vm::GuestConfig;
 use model::{ImageId, Kind, NetworkId, Object};
@@ -20,63 +19,6 @@ use uuid::Uuid;
 use super::{Served, find, immutable, name_of};
 use crate::service::Context;
 use crate::shared::Heard;
-
-impl Served for Image {
-    type Stored = model::image::ImageSpec;
-
-    fn stored(view: &View, id: Uuid) -> Option<&At<Object<Self::Stored>>> {
-        view.images.get(&id)?.object.as_ref()
-    }
-
-    fn spec(_: &View, stored: &Self::Stored) -> ImageSpec {
-        ImageSpec {
-            expected_sha256: stored.expected_sha256.clone(),
-        }
-    }
-
-    fn status(_: &Heard, view: &View, id: Uuid) -> Option<ImageStatus> {
-        let status = view
-            .images
-            .get(&id)?
-            .status
-            .as_ref()
-            .map(|at| at.value.clone())
-            .unwrap_or_default();
-        let content = status.content.as_ref();
-        let state = match (content, &status.failure) {
-            (Some(_), _) => ImageState::Ready,
-            (None, Some(_)) => ImageState::Failed,
-            (None, None) => ImageState::Pending,
-        };
-        Some(ImageStatus {
-            state,
-            sha256: content.map(|content| content.sha256.clone()),
-            source_sha256: content.and_then(|content| content.source_sha256.clone()),
-            format: content.map(|content| content.format),
-            file_bytes: content.map(|content| content.file_bytes),
-            virtual_bytes: content.map(|content| content.virtual_bytes),
-            reason: status.failure,
-        })
-    }
-
-    fn create(_: &Context<'_>, _: &str, spec: ImageSpec, _: &mut Plan) -> Result<Self::Stored, Problem> {
-        let hash = spec.expected_sha256.map(|hash| hash.to_ascii_lowercase());
-        if hash.as_ref().is_some_and(|hash| !is_sha256(hash)) {
-            let detail = "expected_sha256 is not a SHA-256: give 64 hexadecimal digits";
-            return Err(Problem::invalid("invalid-digest", detail));
-        }
-        Ok(model::image::ImageSpec {
-            expected_sha256: hash,
-        })
-    }
-
-    fn change(_: &Context<'_>, old: &Object<Self::Stored>, spec: ImageSpec) -> Result<Self::Stored, Problem> {
-        if spec.expected_sha256 == old.spec.expected_sha256 {
-            return Ok(old.spec.clone());
-        }
-        Err(immutable(Kind::Image, "the digest"))
-    }
-}
 
 /// What a guest is told, checked.
 pub(super) fn guest(spec: GuestSpec) -> Result<GuestConfig, Problem> {

@@ -5,6 +5,7 @@ mod action;
 mod catalog;
 mod drain;
 mod host;
+mod image;
 mod migration;
 mod placement;
 mod record;
@@ -13,6 +14,8 @@ mod vm;
 
 pub use action::action as vm_action;
 pub use host::{Host as HostActions, host_action};
+pub use image::image_import;
+pub(crate) use image::takes_content;
 pub use placement::explanation;
 pub(crate) use vm::exceeds_reservation;
 

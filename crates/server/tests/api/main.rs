@@ -10,6 +10,7 @@ mod console;
 mod documents;
 mod hosts;
 mod images;
+mod imports;
 mod lists;
 mod machines;
 mod metrics;

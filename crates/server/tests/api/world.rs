@@ -173,6 +173,9 @@ impl World {
     /// The server, ended and started again with its files and its store.
     pub(crate) async fn restarted(&self) -> Self {
         self.task.abort();
+        while !self.task.is_finished() {
+            tokio::task::yield_now().await;
+        }
         Self::start(self.dir.clone(), self.store.clone(), self.settings.clone()).await
     }
 
@@ -200,6 +203,8 @@ impl World {
             addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
             rates: settings.rates,
             certificate_life: settings.life,
+            import_addresses: server::Addresses::allowing(vec!["127.0.0.1".parse().unwrap()]),
+            outlet: None,
         };
         let env = Wall {
             begun: std::time::Instant::now(),

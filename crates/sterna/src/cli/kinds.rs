@@ -211,18 +211,25 @@ pub(crate) struct DatastoreArgs {
 /// What can be asked of images.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
-    /// Take a disk image from a file; a repeat with the same file is fine
+    /// Take a disk image from a file, or have the server take it from a URL; a repeat with the same is fine
     Import(ImportArgs),
     /// What can be asked of the kinds that users change.
     #[command(flatten)]
     Write(WriteCommand),
 }
 
-/// Which file.
+/// Which file, or which URL.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("from").required(true).args(["file", "url", "path"]))]
+#[command(group = clap::ArgGroup::new("source").args(["url", "path"]))]
 #[command(after_help = "Examples:
   sterna image import tiny --file guest.qcow2
   sterna image import appliance --file appliance-disk1.vmdk.gz
+  sterna image import debian --url https://images.example/debian.qcow2 --sha256sums
+  sterna image import appliance --path default:images/appliance.vmdk
+
+The server takes what a URL or path names, and goes on after broken connections and restarts. This
+command may be left (Ctrl-C) meanwhile; given again, it waits on.
 
 What the file is, its content says, not its name. It is kept as qcow2 or raw; images that need other
 files (a backing file, several extents) are refused.")]
@@ -231,7 +238,22 @@ pub(crate) struct ImportArgs {
     pub(crate) name: String,
     /// A disk image: qcow2, raw, VMDK, VHD, VHDX or VDI; also compressed with gzip, xz or zstd
     #[arg(long, value_name = "PATH")]
-    pub(crate) file: PathBuf,
+    pub(crate) file: Option<PathBuf>,
+    /// Where the server takes the disk image from: http:// or https://, without a password
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// A file in a datastore, by its path in there: the server reads it, if it sees the datastore's directory
+    #[arg(long, value_name = "DATASTORE:PATH", value_parser = units::place)]
+    pub(crate) path: Option<String>,
+    /// The digest of what the URL or path names, as 64 hexadecimal digits
+    #[arg(long, value_name = "HEX", requires = "source", conflicts_with = "sha256sums")]
+    pub(crate) sha256: Option<String>,
+    /// A list with the digest of what the URL or path names; the file SHA256SUMS beside it if no URL is given
+    #[arg(long, value_name = "URL", requires = "source", num_args = 0..=1, require_equals = true)]
+    pub(crate) sha256sums: Option<Option<String>>,
+    /// Do not wait until the server has taken it
+    #[arg(long, requires = "source")]
+    pub(crate) no_wait: bool,
     /// A label; may be given several times
     #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = units::label)]
     pub(crate) labels: Vec<(String, String)>,

@@ -1,6 +1,7 @@
-//! What only images have: their content, sent from a file. A repeat with the same file does nothing.
+//! What only images have: their content, sent from a file or taken by the server. A repeat with the same does nothing.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -10,37 +11,52 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use api::Create;
 use api::client::{ClientError, ObjectOf};
-use api::kinds::{Image, ImageSpec, ImageState};
-use futures_util::{Stream, stream};
+use api::kinds::{Image, ImageSource, ImageSpec, ImageState};
+use futures_util::{Stream, StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use model::digest::hex;
+use model::image::ImportProgress;
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
+use super::wait::{Imported, until_at};
 use super::{Context, output};
 use crate::cli::ImportArgs;
 
 /// How much is read at once.
 const CHUNK_BYTES: usize = 512 * 1024;
+/// How long an import is waited for if nobody says: longer than a server tries.
+const PATIENCE: Duration = Duration::from_secs(25 * 3600);
+/// How soon after a progress stream ended it is asked for again.
+const AGAIN: Duration = Duration::from_millis(200);
 
-/// Creates the image if it is missing, and sends its content if it has none.
+/// Creates the image if it is missing, and sees to its content if it has none.
 pub(super) async fn import(context: &Context, args: ImportArgs) -> anyhow::Result<ExitCode> {
-    let file = File::open(&args.file).with_context(|| format!("opening {}", args.file.display()))?;
+    match (&args.file, args.url.as_ref().or(args.path.as_ref())) {
+        (Some(file), _) => from_file(context, &args, file).await,
+        (None, Some(url)) => from_url(context, &args, url).await,
+        (None, None) => bail!("give --file, --url or --path"),
+    }
+}
+
+async fn from_file(context: &Context, args: &ImportArgs, path: &Path) -> anyhow::Result<ExitCode> {
+    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let metadata = file
         .metadata()
-        .with_context(|| format!("looking at {}", args.file.display()))?;
+        .with_context(|| format!("looking at {}", path.display()))?;
     if !metadata.is_file() {
-        bail!("{} is not a file: give a disk image", args.file.display());
+        bail!("{} is not a file: give a disk image", path.display());
     }
-    let image = present(context, &args).await?;
+    let image = present(context, args).await?;
     if image.status.state == ImageState::Ready {
-        return repeated(context, &args.file, &image);
+        return repeated(context, path, &image);
     }
     let sent = send(context, &image.name, file, metadata.len()).await;
     let image = match sent {
         // Somebody else was faster: it is fine if they sent the same.
         Err(error) if error.code() == Some("image-has-content") => {
             let image = context.client.get::<Image>(&args.name).await?;
-            return repeated(context, &args.file, &image);
+            return repeated(context, path, &image);
         }
         sent => sent?,
     };
@@ -49,20 +65,97 @@ pub(super) async fn import(context: &Context, args: ImportArgs) -> anyhow::Resul
 
 /// The image, made if it is not there.
 async fn present(context: &Context, args: &ImportArgs) -> Result<ObjectOf<Image>, ClientError> {
-    let client = &context.client;
-    match client.get::<Image>(&args.name).await {
+    match context.client.get::<Image>(&args.name).await {
         Err(error) if error.code() == Some("not-found") => {}
         found => return found,
     }
+    match create(context, args, ImageSpec::default()).await {
+        Err(error) if error.code() == Some("name-taken") => context.client.get::<Image>(&args.name).await,
+        created => created,
+    }
+}
+
+async fn create(
+    context: &Context,
+    args: &ImportArgs,
+    spec: ImageSpec,
+) -> Result<ObjectOf<Image>, ClientError> {
     let labels: BTreeMap<String, String> = args.labels.iter().cloned().collect();
     let body = Create {
         name: Some(args.name.clone()),
         labels,
-        spec: ImageSpec::default(),
+        spec,
     };
-    match client.create::<Image>(&body, None, false).await {
-        Err(error) if error.code() == Some("name-taken") => client.get::<Image>(&args.name).await,
-        created => created,
+    context.client.create::<Image>(&body, None, false).await
+}
+
+/// Has the server take the content, also for an image that is there and has none, and waits for it.
+async fn from_url(context: &Context, args: &ImportArgs, url: &str) -> anyhow::Result<ExitCode> {
+    let list = args.sha256sums.clone();
+    let list = list
+        .map(|list| list.map_or_else(|| beside(url), Ok))
+        .transpose()?;
+    let spec = ImageSpec {
+        expected_sha256: args.sha256.clone(),
+        source: Some(ImageSource {
+            url: url.to_owned(),
+            sha256sums_url: list,
+        }),
+    };
+    let image = match create(context, args, spec.clone()).await {
+        Err(error) if error.code() == Some("name-taken") => {
+            context
+                .client
+                .action::<Image, _>(&args.name, "import", &spec)
+                .await?
+        }
+        created => created?,
+    };
+    if args.no_wait {
+        return output::one::<Image>(context, &image);
+    }
+    let name = image.name.clone();
+    let deadline = context
+        .timeout
+        .map_or(Instant::now() + PATIENCE, |_| context.deadline());
+    let end = until_at::<Image, _>(context, vec![image], &Imported, deadline);
+    let ended = tokio::select! {
+        ended = end => ended,
+        never = follow(context, &name) => match never {},
+    };
+    let _ = context.progress.clear();
+    for image in &ended.objects {
+        output::one::<Image>(context, image)?;
+    }
+    Ok(ended.code_after(ExitCode::SUCCESS))
+}
+
+/// The list of digests that publishers lay beside their files.
+fn beside(url: &str) -> anyhow::Result<String> {
+    let path = url.split(['?', '#']).next().unwrap_or_default();
+    let directory = path.rsplit_once('/').map(|(directory, _)| directory);
+    let directory = directory.filter(|directory| !directory.ends_with('/'));
+    let directory =
+        directory.with_context(|| format!("there is nothing beside {url}: give --sha256sums=URL"))?;
+    Ok(format!("{directory}/SHA256SUMS"))
+}
+
+/// Shows how far the server is.
+async fn follow(context: &Context, name: &str) -> Infallible {
+    if context.progress.is_hidden() {
+        return std::future::pending().await;
+    }
+    let bar = bar(context, 0, "importing");
+    let path = format!("/v1/images/{name}/progress");
+    loop {
+        if let Ok(mut samples) = context.client.stream::<ImportProgress>(&path).await {
+            while let Some(Ok(sample)) = samples.next().await {
+                bar.set_length(sample.bytes_total.unwrap_or(sample.bytes_done));
+                bar.set_position(sample.bytes_done);
+                bar.set_message(sample.trouble.unwrap_or_else(|| "importing".to_owned()));
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -130,4 +223,19 @@ pub(super) fn bar(context: &Context, bytes: u64, what: &'static str) -> Progress
     bar.set_message(what);
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_digests_is_beside_the_file() {
+        assert_eq!(
+            beside("https://a/b/c.qcow2?d=/e").unwrap(),
+            "https://a/b/SHA256SUMS"
+        );
+        assert_eq!(beside("https://a/c").unwrap(), "https://a/SHA256SUMS");
+        assert!(beside("https://a").is_err() && beside("a").is_err());
+    }
 }

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use api::client::{ClientError, ObjectOf};
-use api::kinds::{Migration, Vm};
+use api::kinds::{Image, ImageState, Migration, Vm};
 use api::{ChangeType, Resource};
 use futures_util::StreamExt;
 use model::lifecycle::Phase;
@@ -19,6 +19,7 @@ use model::migration::MigrationPhase;
 use model::vm::Power;
 use model::{Kind, Reason};
 use serde_json::Value;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Context, report};
@@ -199,6 +200,26 @@ impl Goal<Migration> for MigrationGoal {
     }
 }
 
+/// An image that the server takes from its source.
+pub(super) struct Imported;
+
+impl Goal<Image> for Imported {
+    fn judge(&self, image: &ObjectOf<Image>) -> Verdict {
+        match image.status.state {
+            ImageState::Ready => Verdict::Reached,
+            ImageState::Importing => Verdict::NotYet,
+            ImageState::Failed => {
+                Verdict::Impossible(because("the import failed", image.status.reason.as_ref()))
+            }
+            ImageState::Pending => Verdict::Impossible("it has no source any more".to_owned()),
+        }
+    }
+
+    fn word(&self) -> String {
+        "ready".to_owned()
+    }
+}
+
 /// How waiting ended.
 pub(super) struct Ended<R: Resource> {
     /// Every object as it was seen last, in the order in which they were given.
@@ -220,13 +241,21 @@ pub(super) async fn until<R: Resource, G: Goal<R>>(
     objects: Vec<ObjectOf<R>>,
     goal: &G,
 ) -> Ended<R> {
+    until_at(context, objects, goal, context.deadline()).await
+}
+
+/// The same with a deadline of its own.
+pub(super) async fn until_at<R: Resource, G: Goal<R>>(
+    context: &Context,
+    objects: Vec<ObjectOf<R>>,
+    goal: &G,
+    deadline: Instant,
+) -> Ended<R> {
     let mut waiting = Waiting::<R, G>::new(context, goal);
     for object in objects {
         waiting.begin(object);
     }
-    let late = tokio::time::timeout_at(context.deadline(), waiting.all())
-        .await
-        .is_err();
+    let late = tokio::time::timeout_at(deadline, waiting.all()).await.is_err();
     if late {
         waiting.give_up();
     }

@@ -73,9 +73,25 @@ pub(crate) struct ServerArgs {
     /// How long certificates of servers and hosts are good for, at least 1m; they are made anew after half of it, without a restart
     #[arg(long, value_name = "DURATION", value_parser = life, default_value = "90d")]
     pub(crate) certificate_life: Duration,
+    /// Let images be taken also from these addresses, as in 127.0.0.0/8: loopback, link-local, multicast, reserved and metadata
+    /// addresses are refused otherwise; may be given several times
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) import_allow: Vec<server::AddressRange>,
+    /// Reach images' sources through the process that listens on this socket
+    #[arg(long, value_name = "PATH", hide = true)]
+    pub(crate) outlet: Option<PathBuf>,
     /// Also take connections on the listening socket that standard input is
     #[arg(long, hide = true)]
     pub(crate) listen_stdin: bool,
+    /// End when this process, which started this one, ends
+    #[arg(long, value_name = "PID", hide = true)]
+    pub(crate) parent: Option<i32>,
+}
+
+/// Options of `sterna outlet`, which `sterna up` starts: it connects, outside of the network that the server is in.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: sterna outlet --parent 4711")]
+pub(crate) struct OutletArgs {
     /// End when this process, which started this one, ends
     #[arg(long, value_name = "PID", hide = true)]
     pub(crate) parent: Option<i32>,

@@ -25,6 +25,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 pub(crate) use env::System;
+pub(crate) use up::outlet;
 pub(crate) use up::{UP_LOCK, UP_SERVER_DIR, down, up};
 
 /// Where the store is in a server's data directory.
@@ -153,6 +154,8 @@ async fn serve(args: ServerArgs) -> anyhow::Result<std::convert::Infallible> {
             ..server::Rates::default()
         },
         certificate_life: SignedDuration::try_from(args.certificate_life)?,
+        import_addresses: server::Addresses::allowing(args.import_allow),
+        outlet: args.outlet.map(server::outlet::Outlet::at),
     };
     let ready = |_| {
         tracing::info!(?bound, "ready");

@@ -6,6 +6,7 @@
 mod certificates;
 mod contexts;
 mod files;
+mod images;
 mod lists;
 mod simulated;
 mod store;

@@ -92,6 +92,8 @@ impl World {
             addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
             rates: server::Rates::default(),
             certificate_life: life,
+            import_addresses: server::Addresses::allowing(vec!["127.0.0.1".parse().unwrap()]),
+            outlet: None,
         };
         std::fs::create_dir_all(&config.data_dir).unwrap();
         let (ready, is_ready) = tokio::sync::oneshot::channel();

@@ -12,6 +12,7 @@ mod child;
 mod down;
 mod leftovers;
 mod lock;
+mod outlet;
 mod setup;
 mod simulated;
 
@@ -30,6 +31,7 @@ use child::Supervised;
 pub(crate) use down::down;
 use leftovers::Guest;
 use lock::Lock;
+pub(crate) use outlet::outlet;
 use setup::Cloud;
 
 /// The file in a data directory that says that it is one of `up`.
@@ -38,6 +40,8 @@ pub(crate) const UP_LOCK: &str = "up.lock";
 pub(crate) const UP_SERVER_DIR: &str = "server";
 /// Where agents reach the server.
 const SERVER_PORT: u16 = 8443;
+/// Whoever uses it is on this machine, and so may have images taken from it.
+const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1"];
 /// How long the start of everything may take.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -90,6 +94,7 @@ pub(crate) fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
     let listener = TcpListener::bind(args.listen)
         .with_context(|| format!("listening on {}: take another address with --listen", args.listen))?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let _outlet = outlet::start(&dir)?;
     match adopted.first() {
         Some(guest) => hostnet::world::enter_world_beside(guest.pid().cast_unsigned())?,
         None => hostnet::world::enter_world()?,
@@ -115,6 +120,11 @@ fn have_hosts(guests: &[Guest], hosts: u8) -> anyhow::Result<()> {
             guest.host
         ),
     }
+}
+
+fn loopback() -> server::Addresses {
+    let ranges = LOOPBACK.iter().filter_map(|range| range.parse().ok());
+    server::Addresses::allowing(ranges.collect())
 }
 
 fn host_name(number: u8) -> String {
@@ -213,6 +223,10 @@ fn server_command(dir: &Dir, listener: TcpListener) -> anyhow::Result<child::Com
     let mut command = child::Command::new(["server", "--listen-stdin"])?;
     command.option("--data-dir", dir.server());
     command.option("--listen", format!("{WORLD_ADDRESS}:{SERVER_PORT}"));
+    command.option("--outlet", outlet::path(dir));
+    for range in LOOPBACK {
+        command.option("--import-allow", range);
+    }
     command.hand_over(listener.into());
     Ok(command)
 }

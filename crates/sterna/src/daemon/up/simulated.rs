@@ -127,6 +127,8 @@ async fn serve(
             ..server::Rates::default()
         },
         certificate_life: server::CERTIFICATE_LIFE,
+        import_addresses: super::loopback(),
+        outlet: None,
     };
     let tell = |shared| drop(ready.send(shared));
     let ended = server::run(config, Arc::new(store), Arc::new(env::System), tell).await;

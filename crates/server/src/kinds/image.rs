@@ -1,0 +1,240 @@
+//! Images: what may be said of them, how they look, and what is done when one is to be imported.
+
+use std::iter;
+
+use api::Problem;
+use api::kinds::{Image, ImageSource, ImageSpec, ImageState, ImageStatus};
+use model::image as stored;
+use model::limits::is_sha256;
+use model::{ImageId, Kind, Object, key};
+use planner::view::At;
+use planner::{Plan, View};
+use uuid::Uuid;
+
+use super::{Served, find, immutable, name_of};
+use crate::images::import::source;
+use crate::service::{self, Context};
+use crate::shared::Heard;
+
+impl Served for Image {
+    type Stored = stored::ImageSpec;
+
+    fn stored(view: &View, id: Uuid) -> Option<&At<Object<Self::Stored>>> {
+        view.images.get(&id)?.object.as_ref()
+    }
+
+    fn spec(_: &View, stored: &Self::Stored) -> ImageSpec {
+        ImageSpec {
+            expected_sha256: stored.expected_sha256.clone(),
+            source: stored.source.as_ref().map(|source| ImageSource {
+                url: source.url.clone(),
+                sha256sums_url: source.sha256sums_url.clone(),
+            }),
+        }
+    }
+
+    fn status(heard: &Heard, view: &View, id: Uuid) -> Option<ImageStatus> {
+        let spec = &Self::stored(view, id)?.value.spec;
+        let status = status(view, id);
+        let state = state(spec, &status);
+        let content = status.content.as_ref();
+        let progress = heard
+            .import(ImageId(id))
+            .filter(|_| state == ImageState::Importing);
+        Some(ImageStatus {
+            state,
+            sha256: content.map(|content| content.sha256.clone()),
+            source_sha256: content.and_then(|content| content.source_sha256.clone()),
+            format: content.map(|content| content.format),
+            file_bytes: content.map(|content| content.file_bytes),
+            virtual_bytes: content.map(|content| content.virtual_bytes),
+            progress,
+            reason: status.failure,
+            next_commands: next_commands(state, &name_of(view, Kind::Image, id), spec),
+        })
+    }
+
+    fn create(
+        context: &Context<'_>,
+        _: &str,
+        spec: ImageSpec,
+        _: &mut Plan,
+    ) -> Result<Self::Stored, Problem> {
+        checked_with(context, spec)
+    }
+
+    fn change(_: &Context<'_>, old: &Object<Self::Stored>, spec: ImageSpec) -> Result<Self::Stored, Problem> {
+        if checked(spec)? == old.spec {
+            return Ok(old.spec.clone());
+        }
+        Err(immutable(Kind::Image, "the digest and the source"))
+    }
+}
+
+fn status(view: &View, id: Uuid) -> stored::ImageStatus {
+    let stored = view.images.get(&id).and_then(|image| image.status.as_ref());
+    stored.map(|at| at.value.clone()).unwrap_or_default()
+}
+
+fn state(spec: &stored::ImageSpec, status: &stored::ImageStatus) -> ImageState {
+    match (&status.content, &status.failure, &spec.source) {
+        (Some(_), _, _) => ImageState::Ready,
+        (None, Some(_), _) => ImageState::Failed,
+        (None, None, Some(_)) => ImageState::Importing,
+        (None, None, None) => ImageState::Pending,
+    }
+}
+
+/// The import as it would be asked for again.
+fn next_commands(state: ImageState, name: &str, spec: &stored::ImageSpec) -> Vec<String> {
+    if matches!(state, ImageState::Ready | ImageState::Importing) {
+        return Vec::new();
+    }
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+    let command = match &spec.source {
+        None => format!("sterna image import {name} --file PATH"),
+        Some(source) => {
+            let list = source.sha256sums_url.as_deref();
+            let list = list.map(|url| format!(" --sha256sums={}", quoted(url)));
+            let digest = spec.expected_sha256.as_deref();
+            let digest = digest.map(|digest| format!(" --sha256 {digest}"));
+            let check = list.or(digest).unwrap_or_default();
+            format!("sterna image import {name} --url {}{check}", quoted(&source.url))
+        }
+    };
+    vec![command]
+}
+
+/// The same, whose datastores are there.
+fn checked_with(context: &Context<'_>, spec: ImageSpec) -> Result<stored::ImageSpec, Problem> {
+    let spec = checked(spec)?;
+    let source = spec.source.iter();
+    for url in source.flat_map(|source| iter::once(&source.url).chain(&source.sha256sums_url)) {
+        if let Some(datastore) = source::datastore(&source::checked(url)?) {
+            find(context, Kind::Datastore, datastore)?;
+        }
+    }
+    Ok(spec)
+}
+
+fn checked(spec: ImageSpec) -> Result<stored::ImageSpec, Problem> {
+    let hash = spec.expected_sha256.map(|hash| hash.to_ascii_lowercase());
+    if hash.as_ref().is_some_and(|hash| !is_sha256(hash)) {
+        let detail = "expected_sha256 is not a SHA-256: give 64 hexadecimal digits";
+        return Err(Problem::invalid("invalid-digest", detail));
+    }
+    let source = spec.source.map(checked_source).transpose()?;
+    let has_list = source
+        .as_ref()
+        .is_some_and(|source| source.sha256sums_url.is_some());
+    if has_list && hash.is_some() {
+        let detail = "there are both expected_sha256 and source.sha256sums_url: give one of them";
+        return Err(Problem::invalid("invalid-digest", detail));
+    }
+    Ok(stored::ImageSpec {
+        expected_sha256: hash,
+        source,
+    })
+}
+
+fn checked_source(source: ImageSource) -> Result<stored::ImageSource, Problem> {
+    let list = source
+        .sha256sums_url
+        .as_deref()
+        .map(source::checked)
+        .transpose()?;
+    Ok(stored::ImageSource {
+        url: source::checked(&source.url)?.into(),
+        sha256sums_url: list.map(String::from),
+    })
+}
+
+/// Has a server take an image's content from a source, if it has none: the one given, or the one that it has.
+pub fn image_import(
+    context: &Context<'_>,
+    at: &At<Object<stored::ImageSpec>>,
+    spec: ImageSpec,
+    plan: &mut Plan,
+) -> Result<Uuid, Problem> {
+    let meta = &at.value.meta;
+    let is_same_again = spec == ImageSpec::default();
+    let spec = if is_same_again {
+        at.value.spec.clone()
+    } else {
+        checked_with(context, spec)?
+    };
+    if spec.source.is_none() {
+        let detail = format!(
+            "image {} has no source: give `source`, or send its content",
+            meta.name
+        );
+        return Err(Problem::invalid("source-missing", detail));
+    }
+    let status = status(context.view, meta.id);
+    let is_as_asked = spec == at.value.spec;
+    match state(&at.value.spec, &status) {
+        ImageState::Ready | ImageState::Importing if is_as_asked => Ok(meta.id),
+        ImageState::Ready => Err(has_content(&meta.name)),
+        ImageState::Importing => Err(is_imported(&meta.name, "another source")),
+        ImageState::Pending | ImageState::Failed => {
+            plan.action = format!("import image {}", meta.name);
+            let stored = context
+                .view
+                .images
+                .get(&meta.id)
+                .and_then(|image| image.status.as_ref());
+            if let Some(stored) = stored {
+                plan.remove(key::image_status(ImageId(meta.id)), stored.revision);
+            }
+            let change = |object: &mut Object<stored::ImageSpec>| object.spec = spec;
+            Ok(service::replace_object(context, Kind::Image, at, change, plan))
+        }
+    }
+}
+
+/// Whether an image may be given content by a client, or why not.
+pub(crate) fn takes_content(view: &View, id: Uuid) -> Result<(), Problem> {
+    let name = name_of(view, Kind::Image, id);
+    let spec = Image::stored(view, id)
+        .map(|at| at.value.spec.clone())
+        .unwrap_or_default();
+    match state(&spec, &status(view, id)) {
+        ImageState::Ready => Err(has_content(&name)),
+        ImageState::Importing => Err(is_imported(&name, "a file")),
+        ImageState::Pending | ImageState::Failed => Ok(()),
+    }
+}
+
+fn has_content(name: &str) -> Problem {
+    let detail = format!("image {name} has its content, which never changes: create another image");
+    Problem::conflict("image-has-content", detail)
+}
+
+fn is_imported(name: &str, instead: &str) -> Problem {
+    let detail = format!(
+        "the server imports image {name} from its source: wait for its end, or `sterna image delete {name}` first to \
+         import it from {instead}"
+    );
+    Problem::conflict("under-way", detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_leads_on_is_the_same_import_whatever_is_in_its_url() {
+        let spec = stored::ImageSpec {
+            expected_sha256: None,
+            source: Some(stored::ImageSource {
+                url: "http://a/b?c&d='e".to_owned(),
+                sha256sums_url: Some("http://a/SHA256SUMS".to_owned()),
+            }),
+        };
+        assert_eq!(
+            next_commands(ImageState::Failed, "x", &spec),
+            [r"sterna image import x --url 'http://a/b?c&d='\''e' --sha256sums='http://a/SHA256SUMS'"]
+        );
+        assert!(next_commands(ImageState::Importing, "x", &spec).is_empty());
+    }
+}

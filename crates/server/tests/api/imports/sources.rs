@@ -1,0 +1,283 @@
+//! What images are imported from: nginx, as its package has it, and servers of our own that do what no honest one does.
+//!
+//! nginx listens on a socket file, so that no port is raced for; a [`Front`] passes its answers on, whole or not, and keeps
+//! what was asked.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::world::PATIENCE;
+
+/// Where `scripts/setup.sh test` unpacks it.
+const NGINX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/servers/usr/sbin/nginx");
+
+/// An HTTP server with files.
+pub(crate) struct Nginx {
+    front: Front,
+    dir: TempDir,
+    _child: Child,
+}
+
+impl Nginx {
+    /// Runs until it is dropped.
+    pub(crate) async fn start(files: &[(&str, &[u8])]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let here = dir.path().display();
+        let config = format!(
+            "daemon off; master_process off; pid {here}/pid; error_log stderr; user root;\n\
+             events {{}}\n\
+             http {{\n access_log off;\n {}\n server {{ listen unix:{here}/socket; root {here}/files; }}\n}}\n",
+            ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+                .map(|of| format!("{of}_temp_path {here}/{of};"))
+                .join(" "),
+        );
+        fs::write(dir.path().join("config"), config).unwrap();
+        fs::create_dir(dir.path().join("files")).unwrap();
+        let unpacked = Path::new(NGINX);
+        let mut command = Command::new(if unpacked.exists() {
+            unpacked
+        } else {
+            Path::new("nginx")
+        });
+        command
+            .arg("-c")
+            .arg(dir.path().join("config"))
+            .arg("-p")
+            .arg(dir.path());
+        command
+            .arg("-e")
+            .arg("stderr")
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let child = command.spawn().expect("nginx: `scripts/setup.sh test` gets it");
+        let socket = dir.path().join("socket");
+        let begun = std::time::Instant::now();
+        while UnixStream::connect(&socket).await.is_err() {
+            assert!(begun.elapsed() < PATIENCE, "nginx does not answer");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        let nginx = Self {
+            front: Front::start(Manner::Passing {
+                socket,
+                cut_after: usize::MAX,
+                still_from: usize::MAX,
+            })
+            .await,
+            dir,
+            _child: child,
+        };
+        for (name, content) in files {
+            nginx.put(name, content);
+        }
+        nginx
+    }
+
+    pub(crate) fn put(&self, name: &str, content: &[u8]) {
+        fs::write(self.dir.path().join("files").join(name), content).unwrap();
+    }
+
+    pub(crate) fn url(&self, name: &str) -> String {
+        self.front.url(name)
+    }
+
+    /// Another way to it: each answer is cut off after so many bytes, and from one request on none is passed on.
+    pub(crate) async fn behind(&self, cut_after: usize, still_from: usize) -> Front {
+        let socket = self.dir.path().join("socket");
+        Front::start(Manner::Passing {
+            socket,
+            cut_after,
+            still_from,
+        })
+        .await
+    }
+}
+
+enum Manner {
+    Passing {
+        socket: PathBuf,
+        cut_after: usize,
+        still_from: usize,
+    },
+    /// An answer each, the last one again and again.
+    Saying(Vec<String>),
+}
+
+/// A request, and how much was answered.
+#[derive(Debug, Clone)]
+pub(crate) struct Said {
+    pub(crate) asked: String,
+    pub(crate) bytes: usize,
+}
+
+#[derive(Default)]
+struct State {
+    said: Vec<Said>,
+    open: usize,
+    goes_on: bool,
+}
+
+struct Shared {
+    manner: Manner,
+    state: Mutex<State>,
+    changes: watch::Sender<()>,
+}
+
+impl Shared {
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let done = change(&mut self.state.lock().unwrap());
+        self.changes.send_replace(());
+        done
+    }
+
+    async fn until(&self, wanted: impl Fn(&State) -> bool) {
+        let mut changes = self.changes.subscribe();
+        let reached = async {
+            while !wanted(&self.state.lock().unwrap()) {
+                changes.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(PATIENCE, reached)
+            .await
+            .expect("it never came to that");
+    }
+}
+
+/// What a client connects to. It answers one request a connection.
+pub(crate) struct Front {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Front {
+    /// One that says these words, whatever it is asked.
+    pub(crate) async fn saying(answers: Vec<String>) -> Self {
+        Self::start(Manner::Saying(answers)).await
+    }
+
+    async fn start(manner: Manner) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared {
+            manner,
+            state: Mutex::default(),
+            changes: watch::Sender::new(()),
+        });
+        let serving = shared.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let shared = serving.clone();
+                tokio::spawn(async move {
+                    shared.change(|state| state.open += 1);
+                    serve(&shared, stream).await;
+                    shared.change(|state| state.open -= 1);
+                });
+            }
+        });
+        Self {
+            address,
+            shared,
+            task,
+        }
+    }
+
+    pub(crate) fn url(&self, name: &str) -> String {
+        format!("http://{}/{name}", self.address)
+    }
+
+    /// Waits until there were so many requests.
+    pub(crate) async fn asked(&self, times: usize) {
+        self.shared.until(|state| state.said.len() >= times).await;
+    }
+
+    /// Waits until nobody is connected.
+    pub(crate) async fn left(&self) {
+        self.shared.until(|state| state.open == 0).await;
+    }
+
+    /// Passes on what it has held.
+    pub(crate) fn go_on(&self) {
+        self.shared.change(|state| state.goes_on = true);
+    }
+
+    pub(crate) fn said(&self) -> Vec<Said> {
+        self.shared.state.lock().unwrap().said.clone()
+    }
+}
+
+async fn serve(shared: &Shared, mut stream: TcpStream) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => return,
+        }
+    }
+    let asked = String::from_utf8_lossy(&head).to_lowercase();
+    let number = shared.change(|state| {
+        state.said.push(Said { asked, bytes: 0 });
+        state.said.len() - 1
+    });
+    match &shared.manner {
+        Manner::Saying(answers) => {
+            let answer = answers.get(number).or(answers.last()).unwrap();
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+        Manner::Passing {
+            socket,
+            cut_after,
+            still_from,
+        } => {
+            let goes_on = async { shared.until(|state| state.goes_on).await };
+            if number >= *still_from {
+                // Whoever leaves meanwhile is seen to leave.
+                tokio::select! { () = goes_on => {}, _ = stream.read_u8() => return }
+            }
+            pass(shared, number, stream, socket, &head, *cut_after).await;
+        }
+    }
+}
+
+async fn pass(
+    shared: &Shared,
+    number: usize,
+    mut to: TcpStream,
+    socket: &Path,
+    head: &[u8],
+    cut_after: usize,
+) {
+    let mut from = UnixStream::connect(socket).await.unwrap();
+    let mut head = String::from_utf8_lossy(head).replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+    head.retain(|letter| letter != '\0');
+    from.write_all(head.as_bytes()).await.unwrap();
+    let mut rest = cut_after;
+    let mut chunk = vec![0; 64 * 1024];
+    while rest > 0 {
+        let most = chunk.len().min(rest);
+        let read = from.read(&mut chunk[..most]).await.unwrap_or_default();
+        if read == 0 || to.write_all(&chunk[..read]).await.is_err() {
+            break;
+        }
+        rest -= read;
+        shared.change(|state| state.said[number].bytes += read);
+    }
+    let _ = to.shutdown().await;
+}

@@ -1,0 +1,80 @@
+//! Images that the server takes from elsewhere, as people ask for them.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener};
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::world::World;
+
+/// Serves these files as long as the test lasts; where.
+fn serve(files: Vec<(&'static str, Vec<u8>)>) -> String {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            let asked = lines.next().and_then(Result::ok).unwrap_or_default();
+            let _rest = lines.find(|line| line.as_ref().map_or(true, String::is_empty));
+            let file = files
+                .iter()
+                .find(|(name, _)| asked.contains(&format!(" /{name} ")));
+            let (status, body) = file.map_or(("404 Not Found", &[][..]), |(_, body)| ("200 OK", body));
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
+            let _ = stream
+                .write_all(head.as_bytes())
+                .and_then(|()| stream.write_all(body));
+        }
+    });
+    format!("http://{address}")
+}
+
+fn digest(content: &[u8]) -> String {
+    Sha256::digest(content)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_comes_from_a_url_or_a_datastore_and_a_failure_says_what_leads_on() {
+    let world = World::new().await;
+    let mut disk = std::fs::read(world.dir.path().join("disk.raw")).unwrap();
+    disk.extend([7; 4096]);
+    let sums = format!("{}  new.raw\n", digest(&disk));
+    let base = serve(vec![("new.raw", disk.clone()), ("SHA256SUMS", sums.into_bytes())]);
+    let import = async |rest: &str| world.run(&format!("image import {rest}")).await;
+    let image = import(&format!("a --url {base}/new.raw --sha256sums -o json"))
+        .await
+        .ok();
+    let image: Value = serde_json::from_str(&image).unwrap();
+    assert_eq!(
+        (&image["status"]["state"], &image["status"]["sha256"]),
+        (&"ready".into(), &digest(&disk).into())
+    );
+    let wrong = "0".repeat(64);
+    let leads_on = format!("sterna image import b --url '{base}/new.raw' --sha256 {wrong}");
+    let failed = import(&format!("b --url {base}/new.raw --sha256 {wrong}")).await;
+    failed.refused(1, &["digest-differs", &leads_on]);
+    import(&format!("b --url {base}/new.raw --sha256sums")).await.ok();
+    // Once more is fine, something else is not.
+    import(&format!("b --url {base}/new.raw --sha256sums")).await.ok();
+    import(&format!("b --url {base}/other.raw"))
+        .await
+        .refused(1, &["has its content"]);
+    import(&format!("c --url {base}/missing --no-wait")).await.ok();
+    import(&format!("c --url {base}/missing"))
+        .await
+        .refused(1, &["404"]);
+    import("d --url file:///etc/passwd").await.refused(1, &["scheme"]);
+    import("d").await.refused(2, &["--file", "--url", "--path"]);
+    let store = tempfile::tempdir().unwrap();
+    std::fs::write(store.path().join("new.raw"), &disk).unwrap();
+    let path = store.path().display();
+    world
+        .run(&format!("datastore create here --path {path}"))
+        .await
+        .ok();
+    import("d --path here:new.raw").await.ok();
+}
