@@ -280,6 +280,9 @@ fn example(kind: model::Kind, command: &str) -> String {
             condition(kind)
         ),
         "watch" => format!("Example: sterna {kind} watch -o json"),
+        "get" if kind == model::Kind::Vm => {
+            format!("Examples:\n  sterna {kind} get {name} -o yaml\n  sterna {kind} get {name} --timing")
+        }
         "get" => format!("Example: sterna {kind} get {name} -o yaml"),
         _ => format!("Example: sterna {kind} {command} {name}"),
     }

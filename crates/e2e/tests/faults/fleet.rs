@@ -214,18 +214,18 @@ impl Fleet<'_> {
         }
     }
 
-    /// All are there, or too few, and then none of them has a place; who asked is told, and can ask again.
+    /// All are there; or who asked is told that not all are known to be, those that are known are deleted again, and it
+    /// can be asked again.
     async fn are_created(&mut self, said: &Said) -> anyhow::Result<()> {
-        let (there, _) = self.answers::<Vm>().await?;
-        if there.len() < NAMES.len() {
-            ensure!(!said.is_done, "not all are there, and the command did not say so");
+        if !said.is_done {
             ensure!(
                 said.text.contains("sterna vm delete"),
                 "it does not say what to do: {}",
                 said.text
             );
+            let (there, _) = self.answers::<Vm>().await?;
             for vm in &there {
-                self.waits_for_the_others(vm).await?;
+                self.is_taken_back(vm).await?;
             }
             let again = ended(self.create()?).await?;
             ensure!(again.is_done, "the second try failed: {}", again.text);
@@ -239,17 +239,18 @@ impl Fleet<'_> {
         self.reserved(HOSTS[0], 0).await
     }
 
-    /// It waits without a place until it is deleted, unless the command has had it deleted already.
-    async fn waits_for_the_others(&self, vm: &VmObject) -> anyhow::Result<()> {
+    /// One that the command did not delete waits without a place for the others, unless all were there for a moment.
+    async fn is_taken_back(&self, vm: &VmObject) -> anyhow::Result<()> {
         if vm.deleted_at.is_some() {
             return self.world.until_gone::<Vm>(&vm.name).await;
         }
-        let incomplete = |vm: &VmObject| {
+        let rests = |vm: &VmObject| {
             let reason = vm.status.reason.as_ref();
-            Verdict::from(reason.is_some_and(|reason| reason.code == "batch-incomplete"))
+            let is_incomplete = reason.is_some_and(|reason| reason.code == "batch-incomplete");
+            Verdict::from(is_incomplete || vm.status.phase == Phase::Off)
         };
         self.world
-            .until_vm(&vm.name, "without a place", incomplete)
+            .until_vm(&vm.name, "without a place, or off", rests)
             .await?;
         self.world.delete_vm(&vm.name).await
     }

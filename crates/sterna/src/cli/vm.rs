@@ -55,7 +55,6 @@ pub(crate) enum VmCommand {
 
 /// Which VM, and what of it.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  sterna vm get web -o yaml\n  sterna vm get web --timing")]
 pub(crate) struct VmGetArgs {
     /// Which one.
     #[command(flatten)]

@@ -47,7 +47,7 @@ use tokio::time::Instant;
 
 use crate::cli::{
     CatalogCommand, ClientCommand, Global, HostCommand, ImageCommand, MigrationCommand, Output,
-    SupportCommand, VmCommand,
+    SupportCommand,
 };
 use crate::units;
 
@@ -229,9 +229,6 @@ async fn bounded(context: &Context, command: ClientCommand) -> anyhow::Result<Ex
 async fn dispatch(context: &Context, command: ClientCommand) -> anyhow::Result<ExitCode> {
     match command {
         ClientCommand::Status => status::status(context).await,
-        ClientCommand::Vm(VmCommand::Write(command)) => {
-            kinds::write::<api::kinds::Vm>(context, command).await
-        }
         ClientCommand::Vm(command) => vm::run(context, command).await,
         ClientCommand::Host(HostCommand::Write(command)) => {
             kinds::write::<api::kinds::Host>(context, command).await
