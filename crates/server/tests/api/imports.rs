@@ -4,17 +4,18 @@ mod sources;
 
 use std::fs;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use model::digest::hex;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use store::MemoryStore;
 
 use self::sources::{Front, Nginx, Said};
-use super::world::{World, raw_disk};
+use super::world::{PATIENCE, World, raw_disk};
 
 fn digest(content: &[u8]) -> String {
-    let digest = Sha256::digest(content);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(content))
 }
 
 /// A disk of three MiB with something everywhere.
@@ -56,15 +57,27 @@ fn has_failed(image: &Value, code: &str, why: &str) {
     assert!(next.starts_with("sterna image import "), "{image:#?}");
 }
 
-/// Holds the directory to have nothing but contents, and none that no image has.
+/// Waits until the directory has nothing but contents that images have: an image may be ready just before the last of its
+/// import is cleared up.
 async fn nothing_is_left(world: &World) {
+    let begun = Instant::now();
+    loop {
+        let left = left(world).await;
+        if left.is_empty() {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{left:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn left(world: &World) -> Vec<String> {
     let list = world.get("/v1/images").await.ok(200);
     let images = list["items"].as_array().unwrap();
     let has = |name: &str| images.iter().any(|image| image["status"]["sha256"] == name);
     let files = fs::read_dir(world.dir.path().join("images")).unwrap();
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
-    let left: Vec<String> = names.filter(|name| !has(name)).collect();
-    assert!(left.is_empty(), "{left:?}");
+    names.filter(|name| !has(name)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
