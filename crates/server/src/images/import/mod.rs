@@ -2,7 +2,7 @@
 //!
 //! **Owns:** which imports are under way on this server: so many at a time, each a task.
 //!
-//! **Does not know:** what a content is: that is [`super::take`]'s.
+//! **Does not know:** what a content is: that is `super::take`'s.
 //!
 //! **Start here:** [`run`], then [`one`].
 //!
