@@ -236,13 +236,14 @@ pub async fn renew(
 }
 
 /// Streams the host's desired document: a line when it changes, an empty line to show that the connection lives.
-pub async fn document(State(app): State<App>, agent: Agent) -> Response {
+pub async fn document(State(app): State<App>, agent: Agent) -> Result<Response, Refused> {
     let bell = app.bells.listen(agent.host);
     let present = app.metrics.agent();
+    let documents = Documents::begin(&app, agent.host).await?;
     let state = DocumentStream {
         app,
         bell,
-        documents: Documents::new(agent.host),
+        documents,
         agent,
         _present: present,
     };
@@ -250,11 +251,8 @@ pub async fn document(State(app): State<App>, agent: Agent) -> Response {
         let chunk = stream.next().await?;
         Some((Ok::<Bytes, Infallible>(Bytes::from(chunk)), stream))
     });
-    (
-        [(header::CONTENT_TYPE, "application/x-ndjson")],
-        axum::body::Body::from_stream(lines),
-    )
-        .into_response()
+    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    Ok((kind, axum::body::Body::from_stream(lines)).into_response())
 }
 
 struct DocumentStream {

@@ -31,6 +31,9 @@ use crate::shared::{Cloud, LastHeard};
 /// How often a report is tried again when others overtake it.
 const ATTEMPTS: u32 = 20;
 
+/// How long a host that connects waits for the view to be as new as the store.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
 /// What a host that joins says of itself.
 #[derive(Debug, Clone, Copy)]
 pub struct Wish<'a> {
@@ -161,7 +164,7 @@ pub fn first_meta(id: Uuid, name: String, now: Timestamp) -> Meta {
 }
 
 /// What one connection of an agent was told last.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Documents {
     host: HostId,
     last: Option<HostDocument>,
@@ -179,9 +182,18 @@ pub enum Said {
 }
 
 impl Documents {
-    /// A connection that was told nothing yet.
-    pub fn new(host: HostId) -> Self {
-        Self { host, last: None }
+    /// A connection that was told nothing yet. It begins when the view has all that was decided before: what it is told is
+    /// *fresh* to the agent, which starts VMs by it, and a host whose VMs were given to others may come back to a server
+    /// that has not heard of that.
+    pub async fn begin(cloud: &Cloud, host: HostId) -> Result<Self, Problem> {
+        let revision = cloud.store.revision().await;
+        let revision = revision.map_err(|error| store_problem(&error))?;
+        if !cloud.cache.reach(revision, CATCH_UP).await {
+            let detail =
+                "this server has not heard yet of all that its store has: try again, or ask another server";
+            return Err(Problem::new(503, "server-behind", detail));
+        }
+        Ok(Self { host, last: None })
     }
 
     /// What there is to tell now.
@@ -312,8 +324,8 @@ async fn hold_if_put_back(
         return Ok(());
     }
     // Another server may have told the host, and what it wrote is on its way here.
-    let status = cloud.store.status().await;
-    if obeyed <= status.map_err(|error| store_problem(&error))?.revision {
+    let revision = cloud.store.revision().await;
+    if obeyed <= revision.map_err(|error| store_problem(&error))? {
         return Ok(());
     }
     let plan = planner::restored::put_back(&cloud.cache.view(), host, obeyed, cloud.env.now());
@@ -412,6 +424,18 @@ mod tests {
         let stays = place(&store, H1).await;
         assert!(cache.reach(stays, PATIENCE).await);
         assert_eq!(following.next(&cache), hosts(&[H1]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_connects_is_told_nothing_by_a_server_that_has_not_heard_of_all_that_was_decided() {
+        let store = Arc::new(MemoryStore::new(store::system_clock()));
+        let opened = Cache::open(store.clone(), Arc::new(Still)).await.unwrap();
+        let cloud = Cloud::new(store.clone(), opened.cache, Arc::new(Still));
+        place(&store, H2).await;
+        let refused = Documents::begin(&cloud, H1).await.unwrap_err();
+        assert_eq!((refused.status, refused.code.as_str()), (503, "server-behind"));
+        tokio::spawn(opened.following);
+        Documents::begin(&cloud, H1).await.unwrap();
     }
 
     /// Whether a bell rang since it was heard last.

@@ -24,7 +24,7 @@ use uuid::{Builder, Uuid};
 use crate::bugs::Bug;
 use crate::host::{Agent, Connection, Key, Post, Task, Waiting};
 use crate::script::Node;
-use crate::world::{AgentEvent, Event, Said, World};
+use crate::world::{AgentEvent, Event, Request, Said, World};
 
 /// How long an agent goes without hearing a server before it counts as lost.
 const STREAM_LOST_US: u64 = api::agent::STREAM_LOST_MS * 1000;
@@ -63,7 +63,8 @@ impl World {
     pub(crate) fn happen_to_agent(&mut self, n: usize, what: AgentEvent) {
         match what {
             AgentEvent::Connect => self.connect(n),
-            AgentEvent::Connected { server, server_epoch } => self.connected(n, server, server_epoch),
+            AgentEvent::Asked(request) => self.asked(n, request),
+            AgentEvent::Connected(request, documents) => self.connected(n, request, documents),
             AgentEvent::Lost(number) => self.lost(n, number),
             AgentEvent::Document(number, document) => self.take_document(n, number, document),
             AgentEvent::Kept(number, document) => self.obey(n, number, *document),
@@ -92,17 +93,55 @@ impl World {
     /// Tries a server.
     fn connect(&mut self, n: usize) {
         let server = self.hosts[n].server;
-        let (out, back) = (self.latency_us(), self.latency_us());
-        let is_there = self.servers[server].cloud.is_some()
-            && self.reaches(Node::Host(n), Node::Server(server))
-            && self.reaches(Node::Server(server), Node::Host(n));
-        if is_there {
-            let server_epoch = self.servers[server].epoch;
-            self.tell_agent(n, out + back, AgentEvent::Connected { server, server_epoch });
-        } else {
-            self.change_over(n);
-            self.connect_later(n);
+        let for_us = self.latency_us();
+        if self.servers[server].cloud.is_none() || !self.reaches(Node::Host(n), Node::Server(server)) {
+            return self.connect_elsewhere(n);
         }
+        self.next_serial += 1;
+        let request = Request {
+            number: self.next_serial,
+            server,
+            server_epoch: self.servers[server].epoch,
+        };
+        if let Some(agent) = self.agent(n) {
+            agent.connecting = Some(request.number);
+        }
+        self.tell_agent(n, for_us, AgentEvent::Asked(request));
+        self.tell_agent(n, DEADLINE_US, AgentEvent::Connected(request, None));
+    }
+
+    /// The server's own code begins to tell a host what to do, or refuses to.
+    fn asked(&mut self, n: usize, request: Request) {
+        let server = &self.servers[request.server];
+        let cloud = server.cloud.clone();
+        let Some(cloud) = cloud.filter(|_| server.epoch == request.server_epoch) else {
+            return self.answer_request(n, request, None);
+        };
+        let (id, epoch) = (self.hosts[n].id, self.hosts[n].epoch);
+        let said = self.said.clone();
+        self.tasks.spawn(request.server, async move {
+            let documents = Documents::begin(&cloud, id).await.ok();
+            said.lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .push(Said::Begun {
+                    request,
+                    host: n,
+                    epoch,
+                    documents: documents.map(Box::new),
+                });
+        });
+    }
+
+    pub(crate) fn answer_request(&mut self, n: usize, request: Request, documents: Option<Box<Documents>>) {
+        if self.reaches(Node::Server(request.server), Node::Host(n)) {
+            let for_us = self.latency_us();
+            self.tell_agent(n, for_us, AgentEvent::Connected(request, documents));
+        }
+    }
+
+    fn connect_elsewhere(&mut self, n: usize) {
+        self.change_over(n);
+        self.connect_later(n);
     }
 
     /// The next thing that is asked goes to another server, as it does behind what shares requests among them.
@@ -119,21 +158,26 @@ impl World {
         }
     }
 
-    fn connected(&mut self, n: usize, server: usize, server_epoch: u64) {
-        if self.servers[server].epoch != server_epoch {
-            return self.connect_later(n);
+    fn connected(&mut self, n: usize, request: Request, documents: Option<Box<Documents>>) {
+        let Request {
+            number,
+            server,
+            server_epoch,
+        } = request;
+        let is_there = self.servers[server].epoch == server_epoch;
+        let Some(agent) = self.agent(n) else { return };
+        if agent.connecting.take_if(|waited| *waited == number).is_none() {
+            return;
         }
-        self.next_serial += 1;
-        let number = self.next_serial;
-        let host = &mut self.hosts[n];
-        let documents = Documents::new(host.id);
-        let Some(agent) = &mut host.agent else { return };
+        let Some(documents) = documents.filter(|_| is_there) else {
+            return self.connect_elsewhere(n);
+        };
         agent.backoff = Default::default();
         agent.connection = Some(Connection {
             number,
             server,
             server_epoch,
-            documents,
+            documents: *documents,
             is_broken: false,
             arrives_us: 0,
         });

@@ -36,11 +36,13 @@ pub enum Bug {
     AddressKept,
     /// A VM's rules are forgotten.
     RulesLost,
+    /// Hosts that connect are told what a server knows that hears of changes late.
+    ServerBehind,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::ComparesLeftOut,
         Self::WakeUpLost,
         Self::FenceIgnored,
@@ -52,6 +54,7 @@ impl Bug {
         Self::AddressUncompared,
         Self::AddressKept,
         Self::RulesLost,
+        Self::ServerBehind,
     ];
     /// Does to a write what the bug does. Answers how long there is then for others to come first.
     pub(crate) fn spoil(self, txn: &mut Txn) -> u64 {

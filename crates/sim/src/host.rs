@@ -72,6 +72,8 @@ pub(crate) struct Agent {
     pub(crate) core: HostCore,
     pub(crate) board: Board,
     pub(crate) tasks: BTreeMap<Key, Task>,
+    /// The request for a connection that is not answered yet.
+    pub(crate) connecting: Option<u64>,
     pub(crate) connection: Option<Connection>,
     pub(crate) backoff: Backoff,
     pub(crate) post: Post,
@@ -191,6 +193,7 @@ impl Host {
             core: HostCore::new(self.id, revision, self.kept(revision)),
             board,
             tasks: BTreeMap::new(),
+            connecting: None,
             connection: None,
             backoff: Backoff::default(),
             post: Post::At(now_us),

@@ -63,7 +63,10 @@ impl SimStore {
         bug: Option<Bug>,
     ) -> Self {
         let mut chance = ChaCha8Rng::seed_from_u64(seed);
-        let lag_us = [0, 0, 5_000, 50_000][chance.random_range(0..4_usize)];
+        let lag_us = match bug {
+            Some(Bug::ServerBehind) => 500_000,
+            _ => [0, 0, 5_000, 50_000][chance.random_range(0..4_usize)],
+        };
         let chance = Arc::new(Mutex::new(chance));
         Self {
             memory,
@@ -134,6 +137,14 @@ impl Store for SimStore {
             return self.memory.range(RangeRequest::key("/nothing"));
         }
         self.memory.range(request)
+    }
+
+    fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
+        Box::pin(async {
+            let is_asked = self.bug != Some(Bug::ServerBehind);
+            let nothing = self.memory.range(RangeRequest::key("/")).await?;
+            Ok(if is_asked { nothing.revision } else { 0 })
+        })
     }
 
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnResponse, StoreError>> {

@@ -26,7 +26,7 @@ use model::report::Report;
 use model::{HostId, VmId};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
-use server::hosts::Following;
+use server::hosts::{Documents, Following};
 use server::shared::Cloud;
 use store::{MemoryStore, Store};
 use tokio::sync::watch;
@@ -96,16 +96,30 @@ pub(crate) enum Event {
     },
 }
 
+/// An agent's request for a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Request {
+    pub(crate) number: u64,
+    pub(crate) server: usize,
+    pub(crate) server_epoch: u64,
+}
+
 /// What happens to an agent.
 #[derive(Debug, Clone)]
 pub(crate) enum AgentEvent {
     Connect,
-    Connected { server: usize, server_epoch: u64 },
+    /// The request for a connection has come to a server.
+    Asked(Request),
+    /// It is answered; refused, or not answered in time, if there are no documents.
+    Connected(Request, Option<Box<Documents>>),
     Lost(u64),
     Document(u64, Box<HostDocument>),
     Kept(u64, Box<HostDocument>),
     Post(u64),
-    Posted { post: u64, report: Option<Box<Report>> },
+    Posted {
+        post: u64,
+        report: Option<Box<Report>>,
+    },
     Begin(Key, EffectId, Effect),
     Told(Key, Input),
     Timer(Key, u64),
@@ -148,6 +162,13 @@ pub(crate) enum Said {
         epoch: u64,
         post: u64,
         report: Option<Box<Report>>,
+    },
+    /// A server has begun to tell a host what to do, or refused to.
+    Begun {
+        request: Request,
+        host: usize,
+        epoch: u64,
+        documents: Option<Box<Documents>>,
     },
     /// A user was answered.
     Answered(Answered),
@@ -390,6 +411,16 @@ impl World {
                     } => {
                         if self.servers[server].epoch == server_epoch {
                             self.answer_report(server, host, epoch, post, report);
+                        }
+                    }
+                    Said::Begun {
+                        request,
+                        host,
+                        epoch,
+                        documents,
+                    } => {
+                        if self.hosts[host].epoch == epoch {
+                            self.answer_request(host, request, documents);
                         }
                     }
                     Said::Answered(answered) => self.note_answer(answered),

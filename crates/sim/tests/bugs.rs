@@ -71,6 +71,11 @@ fn rules_that_are_forgotten_are_found() {
 }
 
 #[test]
+fn a_server_that_tells_what_is_long_past_is_found() {
+    found(Bug::ServerBehind, 30);
+}
+
+#[test]
 fn a_script_that_fails_becomes_a_short_one_that_fails() {
     let bug = Bug::PromiseNotKept;
     let (script, _) = found(bug, 30);

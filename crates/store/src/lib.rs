@@ -110,6 +110,12 @@ pub trait Store: Send + Sync + 'static {
     /// Ends a lease now, which deletes its keys in one revision. Answers the store's revision after it.
     fn revoke_lease(&self, lease: LeaseId) -> BoxFuture<'_, Result<Revision, StoreError>>;
 
+    /// The current revision: every change that anybody was told of before this was asked is in it.
+    fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
+        let nothing = self.range(RangeRequest::key("/"));
+        Box::pin(async move { Ok(nothing.await?.revision) })
+    }
+
     /// How the store stands.
     fn status(&self) -> BoxFuture<'_, Result<Status, StoreError>>;
 

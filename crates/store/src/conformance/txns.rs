@@ -21,7 +21,7 @@ pub(super) async fn get(store: &dyn Store, key: &str) -> Result<Option<KeyValue>
 }
 
 async fn revision(store: &dyn Store) -> Result<Revision, Failure> {
-    Ok(store.status().await?.revision)
+    Ok(store.revision().await?)
 }
 
 async fn keys(store: &dyn Store, request: RangeRequest) -> Result<Vec<String>, Failure> {
