@@ -356,8 +356,10 @@ mod tests {
         assert_eq!(hear(&mut turn, Some(COPY), 16, &silent), Verdict::BecomesSpeaker);
         assert_eq!(turn.twice, None, "only one of them was there");
         turn.begin(Duration::from_secs(16));
-        // The one of before comes back, and is the other one now.
         let taken = stored(Some(COPY), true);
+        assert_eq!(hear(&mut turn, Some(COPY), 16, &taken), Verdict::Speaks);
+        assert_eq!(turn.twice, None, "it is not another one than itself");
+        // The one of before comes back, and is the other one now.
         assert_eq!(hear(&mut turn, Some(HOST), 17, &taken), Verdict::Refused);
         assert_eq!(hear(&mut turn, Some(COPY), 18, &taken), Verdict::Speaks);
         assert_eq!(turn.twice.take().unwrap().from, HERE);

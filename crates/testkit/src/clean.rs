@@ -1,6 +1,6 @@
 //! What a machine must look like after a world as it did before.
 //!
-//! **Owns:** the comparison of interfaces, named network namespaces and mounts, and the search for processes.
+//! **Owns:** the comparison of interfaces, named network namespaces and their mounts, and the search for processes.
 //!
 //! **Does not know:** how a world ends.
 //!
@@ -15,8 +15,8 @@ use std::path::Path;
 
 use crate::process::{self, Process};
 
-/// The source of file systems that a test mounts and unmounts itself: other tests' worlds have nothing to do with them.
-pub const TESTS_OWN_MOUNT: &str = "sterna-test";
+/// How the kernel names the file system of a namespace that is kept by a mount. Others have file systems of their own, at any time.
+const NAMESPACE: &str = " - nsfs ";
 
 /// What can be left behind on a machine, apart from processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Machine {
             namespaces: names("/run/netns"),
             mounts: mounts
                 .lines()
-                .filter(|line| !line.contains(TESTS_OWN_MOUNT))
+                .filter(|line| line.contains(NAMESPACE))
                 .map(str::to_owned)
                 .collect(),
         }

@@ -12,7 +12,6 @@ use api::Create;
 use api::kinds::{Datastore, DatastoreSpec, VmSpec};
 use model::lifecycle::Phase;
 use tempfile::TempDir;
-use testkit::clean::TESTS_OWN_MOUNT;
 use testkit::counter::Heard;
 use testkit::pair::{MEMORY_MIB, Pair, WEB};
 use testkit::vms::{self, PATIENCE, VmObject};
@@ -153,7 +152,7 @@ impl Small {
         let small = Self(tempfile::tempdir()?);
         let options = format!("size={ROOM_BYTES}");
         run(
-            &["mount", "-t", "tmpfs", "-o", &options, TESTS_OWN_MOUNT],
+            &["mount", "-t", "tmpfs", "-o", &options, "sterna-test"],
             small.path(),
         )?;
         Ok(small)

@@ -200,7 +200,9 @@ async fn the_qemu_is_killed_in_the_operations_of_a_vm() -> anyhow::Result<()> {
 async fn every_part_is_killed_at_every_stage_of_a_vm() -> anyhow::Result<()> {
     for part in [Part::Server, Part::Agent, Part::Qemu] {
         for stage in [Stage::Asked, Stage::Marked, Stage::Process, Stage::LastWord] {
-            let steps = LIFE.iter().filter(|step| part != Part::Qemu || step.qemu.is_some());
+            let steps = LIFE
+                .iter()
+                .filter(|step| part != Part::Qemu || step.qemu.is_some());
             let at = |step: &Step| step.stages.contains(&stage).then_some(stage);
             walk(part, steps, at)
                 .await
