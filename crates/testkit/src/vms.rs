@@ -46,7 +46,7 @@ pub type MigrationObject = ObjectOf<Migration>;
 
 /// A VM from the template: on one host if one is named, with a script that its guest runs at boot.
 pub fn spec(host: Option<&str>, script: &str) -> VmSpec {
-    let user_data = (!script.is_empty()).then(|| format!("#!/bin/sh\n{script}\n"));
+    let user_data = (!script.is_empty()).then(|| format!("#!/bin/sh\n{script}\n").into());
     VmSpec {
         template: Some(TINY.to_owned()),
         guest: Some(GuestSpec {
