@@ -313,10 +313,11 @@ fn guest(name: &str, told: &GuestConfig, run: Option<&RunStatus>) -> GuestConfig
     }
 }
 
-/// Whether an incarnation's QEMU was started, with its seed: it is launched once at most.
+/// Whether an incarnation's QEMU was started, with its seed: it is launched once at most. What shall be saved or stopped may
+/// not have been launched yet, and may still be, if that is taken back.
 const fn has_seed(state: RunState) -> bool {
-    use RunState::{Booting, Incoming, Loaded, Paused, Running, Saving};
-    matches!(state, Booting | Running | Paused | Saving | Incoming | Loaded)
+    use RunState::{Booting, Incoming, Loaded, Paused, Running};
+    matches!(state, Booting | Running | Paused | Incoming | Loaded)
 }
 
 /// The size of a VM's root disk: what its user wants, and no less than the image's. `None`: neither is known.
@@ -389,7 +390,7 @@ mod tests {
             let run = state.map(|state| run_status(Incarnation(1), HostId(Uuid::nil()), state));
             guest("web", &told(text), run.as_ref()).user_data.is_some()
         };
-        for state in [None, Some(RunState::Preparing), Some(RunState::Stopping)] {
+        for state in [None, Some(RunState::Preparing), Some(RunState::Saving)] {
             assert!(sent(&long, state), "{state:?}");
         }
         for state in [RunState::Booting, RunState::Running, RunState::Incoming] {

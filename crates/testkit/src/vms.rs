@@ -91,8 +91,12 @@ fn body<S>(name: &str, spec: S) -> Create<S> {
 impl World {
     /// Sends the guest's image; its size in bytes.
     pub async fn import_image(&self) -> anyhow::Result<u64> {
-        let path = guest_image()?;
-        let content = tokio::fs::read(&path)
+        self.import(&guest_image()?).await
+    }
+
+    /// Sends an image of which the template will be; its size in bytes.
+    pub async fn import(&self, path: &Path) -> anyhow::Result<u64> {
+        let content = tokio::fs::read(path)
             .await
             .with_context(|| format!("reading {}", path.display()))?;
         let bytes = content.len() as u64;

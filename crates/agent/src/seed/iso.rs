@@ -38,6 +38,29 @@ impl Names {
             Self::Joliet => utf16(name),
         }
     }
+
+    fn label(self, label: &str) -> Vec<u8> {
+        match self {
+            Self::Plain => label.as_bytes().to_vec(),
+            Self::Joliet => utf16(label),
+        }
+    }
+
+    /// The kind of the volume's descriptor, the escape sequence that announces the names, and the sector of its first table.
+    const fn volume(self) -> (u8, &'static [u8], u8) {
+        match self {
+            Self::Plain => (1, b"", 19),
+            Self::Joliet => (2, b"%/E", 21),
+        }
+    }
+
+    /// What names are filled up with: a blank, of one byte or of two.
+    const fn blank(self, at: usize) -> u8 {
+        match self {
+            Self::Joliet if at.is_multiple_of(2) => 0,
+            _ => b' ',
+        }
+    }
 }
 
 /// A folder: the root first, each after the one that it is in, which is the root's for the root itself.
@@ -94,142 +117,109 @@ pub(super) fn image(content: &Content) -> Vec<u8> {
         data.extend(padded(text.as_bytes()));
     }
     let sectors = first_file_sector + data.len() / SECTOR_BYTES;
-    let sets = [
-        (Names::Plain, FIRST_FOLDER_SECTOR),
-        (Names::Joliet, FIRST_FOLDER_SECTOR + folders.len()),
-    ];
-    let tables = sets.map(|(names, root)| {
-        [
-            table(&folders, names, root, u32::to_le_bytes, u16::to_le_bytes),
-            table(&folders, names, root, u32::to_be_bytes, u16::to_be_bytes),
-        ]
+    let joliet_root = FIRST_FOLDER_SECTOR + folders.len();
+    let sets = [(Names::Plain, FIRST_FOLDER_SECTOR), (Names::Joliet, joliet_root)];
+    let sets = sets.map(|(names, root)| Set {
+        folders: &folders,
+        files: &files,
+        names,
+        root,
     });
-    let table_bytes = tables.each_ref().map(|[little, _]| little.len());
     let mut image = vec![0; 16 * SECTOR_BYTES];
-    image.extend(volume(&Volume {
-        kind: 1,
-        label: content.label.as_bytes(),
-        blank: b' ',
-        sectors,
-        tables: 19,
-        table_bytes: table_bytes[0],
-        root: sets[0].1,
-        escape: b"",
-    }));
-    image.extend(volume(&Volume {
-        kind: 2,
-        label: &utf16(content.label),
-        blank: 0,
-        sectors,
-        tables: 21,
-        table_bytes: table_bytes[1],
-        root: sets[1].1,
-        escape: b"%/E",
-    }));
-    image.extend(padded(b"\xffCD001\x01"));
-    for table in tables.as_flattened() {
-        image.extend(padded(table));
+    for set in &sets {
+        image.extend(set.volume(content.label, sectors));
     }
-    for (names, root) in sets {
-        for index in 0..folders.len() {
-            image.extend(padded(&folder(&folders, &files, names, root, index)));
-        }
+    image.extend(padded(b"\xffCD001\x01"));
+    for set in &sets {
+        image.extend(padded(&set.table(u32::to_le_bytes, u16::to_le_bytes)));
+        image.extend(padded(&set.table(u32::to_be_bytes, u16::to_be_bytes)));
+    }
+    for set in &sets {
+        (0..folders.len()).for_each(|index| image.extend(padded(&set.folder(index))));
     }
     image.extend(data);
     image
 }
 
-/// A path table: where each folder is, and in which.
-fn table(
-    folders: &[Folder<'_>],
+/// Folders that lead to the files by one sort of names, one after the other from the root's sector on.
+struct Set<'c> {
+    folders: &'c [Folder<'c>],
+    files: &'c [File<'c>],
     names: Names,
     root: usize,
-    number: fn(u32) -> [u8; 4],
-    short: fn(u16) -> [u8; 2],
-) -> Vec<u8> {
-    let mut table = Vec::new();
-    for (index, folder) in folders.iter().enumerate() {
-        let name = names.of_folder(folder.name());
-        table.extend([name.len() as u8, 0]);
-        table.extend(number((root + index) as u32));
-        table.extend(short(folder.parent as u16 + 1));
-        table.extend(&name);
-        table.resize(table.len().next_multiple_of(2), 0);
-    }
-    table
 }
 
-/// What is in a folder, by name, after itself and the one that it is in.
-fn folder(folders: &[Folder<'_>], files: &[File<'_>], names: Names, root: usize, index: usize) -> Vec<u8> {
-    let inner = folders
-        .iter()
-        .enumerate()
-        .skip(1)
-        .filter(|(_, folder)| folder.parent == index);
-    let inner = inner.map(|(at, folder)| {
-        let name = names.of_folder(folder.name());
-        let entry = entry(&name, root + at, SECTOR_BYTES, true);
-        (name, entry)
-    });
-    let files = files.iter().filter(|file| file.folder == index).map(|file| {
-        let name = names.of_file(file.name);
-        let entry = entry(&name, file.sector, file.bytes, false);
-        (name, entry)
-    });
-    let mut entries: Vec<_> = inner.chain(files).collect();
-    entries.sort();
-    let mut bytes = entry(&[0], root + index, SECTOR_BYTES, true);
-    bytes.extend(entry(&[1], root + folders[index].parent, SECTOR_BYTES, true));
-    bytes.extend(entries.into_iter().flat_map(|(_, entry)| entry));
-    bytes
-}
-
-/// What a volume descriptor says.
-struct Volume<'c> {
-    kind: u8,
-    label: &'c [u8],
-    blank: u8,
-    sectors: usize,
-    tables: u8,
-    table_bytes: usize,
-    root: usize,
-    escape: &'c [u8],
-}
-
-fn volume(volume: &Volume<'_>) -> Vec<u8> {
-    let mut bytes = vec![0; SECTOR_BYTES];
-    let mut put = |at: usize, what: &[u8]| bytes[at..at + what.len()].copy_from_slice(what);
-    put(0, &[volume.kind]);
-    put(1, b"CD001\x01");
-    // System, volume, set, publisher, preparer, application and three files: names filled up with blanks.
-    for (at, length) in [(8, 32), (40, 32), (190, 623)] {
-        let blanks: Vec<u8> = (0..length)
-            .map(|n| {
-                if n % 2 == 1 || volume.blank == b' ' {
-                    b' '
-                } else {
-                    0
-                }
-            })
-            .collect();
-        put(at, &blanks);
+impl Set<'_> {
+    /// A path table: where each folder is, and in which.
+    fn table(&self, number: fn(u32) -> [u8; 4], short: fn(u16) -> [u8; 2]) -> Vec<u8> {
+        let mut table = Vec::new();
+        for (index, folder) in self.folders.iter().enumerate() {
+            let name = self.names.of_folder(folder.name());
+            table.extend([name.len() as u8, 0]);
+            table.extend(number((self.root + index) as u32));
+            table.extend(short(folder.parent as u16 + 1));
+            table.extend(&name);
+            table.resize(table.len().next_multiple_of(2), 0);
+        }
+        table
     }
-    put(40, volume.label);
-    put(80, &both_u32(volume.sectors));
-    put(88, volume.escape);
-    put(120, &both_u16(1));
-    put(124, &both_u16(1));
-    put(128, &both_u16(SECTOR_BYTES as u16));
-    put(132, &both_u32(volume.table_bytes));
-    put(140, &[volume.tables, 0, 0, 0]);
-    put(148, &[0, 0, 0, volume.tables + 1]);
-    put(156, &entry(&[0], volume.root, SECTOR_BYTES, true));
-    // Created, changed, expires, effective: not said.
-    for at in [813, 830, 847, 864] {
-        put(at, b"0000000000000000");
+
+    /// What is in a folder, by name, after itself and the one that it is in.
+    fn folder(&self, index: usize) -> Vec<u8> {
+        let of_folder = |at: usize, name: &[u8]| entry(name, self.root + at, SECTOR_BYTES, true);
+        let inner = self.folders.iter().enumerate().skip(1);
+        let inner = inner
+            .filter(|(_, inner)| inner.parent == index)
+            .map(|(at, inner)| {
+                let name = self.names.of_folder(inner.name());
+                let entry = of_folder(at, &name);
+                (name, entry)
+            });
+        let files = self.files.iter().filter(|file| file.folder == index).map(|file| {
+            let name = self.names.of_file(file.name);
+            let entry = entry(&name, file.sector, file.bytes, false);
+            (name, entry)
+        });
+        let mut entries: Vec<_> = inner.chain(files).collect();
+        entries.sort();
+        let mut bytes = of_folder(index, &[0]);
+        bytes.extend(of_folder(self.folders[index].parent, &[1]));
+        bytes.extend(entries.into_iter().flat_map(|(_, entry)| entry));
+        bytes
     }
-    put(881, &[1]);
-    bytes
+
+    /// The volume's descriptor.
+    fn volume(&self, label: &str, sectors: usize) -> Vec<u8> {
+        let (kind, escape, first_table) = self.names.volume();
+        let mut bytes = vec![0; SECTOR_BYTES];
+        let mut put = |at: usize, what: &[u8]| bytes[at..at + what.len()].copy_from_slice(what);
+        put(0, &[kind]);
+        put(1, b"CD001\x01");
+        // System, volume, set, publisher, preparer, application and three files: names filled up with blanks.
+        for (at, length) in [(8, 32), (40, 32), (190, 623)] {
+            let blanks: Vec<u8> = (0..length).map(|n| self.names.blank(n)).collect();
+            put(at, &blanks);
+        }
+        put(40, &self.names.label(label));
+        put(80, &both_u32(sectors));
+        put(88, escape);
+        put(120, &both_u16(1));
+        put(124, &both_u16(1));
+        put(128, &both_u16(SECTOR_BYTES as u16));
+        put(
+            132,
+            &both_u32(self.table(u32::to_le_bytes, u16::to_le_bytes).len()),
+        );
+        put(140, &[first_table, 0, 0, 0]);
+        put(148, &[0, 0, 0, first_table + 1]);
+        put(156, &entry(&[0], self.root, SECTOR_BYTES, true));
+        // Created, changed, expires, effective: not said.
+        for at in [813, 830, 847, 864] {
+            put(at, b"0000000000000000");
+        }
+        put(881, &[1]);
+        bytes
+    }
 }
 
 fn entry(name: &[u8], sector: usize, length: usize, is_folder: bool) -> Vec<u8> {

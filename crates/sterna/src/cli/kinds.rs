@@ -143,7 +143,7 @@ pub(crate) enum CatalogCommand<T: Args> {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  sterna template create small --image tiny --memory 256MiB --vcpus 1 --disk 10GiB\n  \
-    sterna template create web --image debian --memory 1GiB --user-data users.yaml --user-data install.sh"
+    sterna template create web --image debian --memory 1GiB --user-data a.yaml --user-data b.sh"
 )]
 pub(crate) struct TemplateArgs {
     /// What every new object has.
