@@ -4,6 +4,7 @@ CARGO ?= cargo
 # Where the end-to-end tests and the demo find what they start. `make demo` sets the first to the release binary.
 export STERNA_BIN ?= $(CURDIR)/target/debug/sterna
 export STERNA_GUEST ?= $(CURDIR)/target/guest.qcow2
+export STERNA_DEBIAN ?= $(CURDIR)/target/debian.qcow2
 # Where a test writes what must never happen. One file there fails the run, also if a second try of the test went well.
 export STERNA_BROKEN_PROMISES := $(CURDIR)/target/broken-promises
 
@@ -65,9 +66,10 @@ bench: build ## what Sterna adds to bare QEMU and SQLite, as ratios; of one thin
 	target/release/bench $(WHAT)
 
 soak: ## the long tests, which `make test` leaves out
-	scripts/setup.sh test
+	scripts/setup.sh soak
 	$(CARGO) build --locked --workspace --bins --tests
 	$(MAKE) --no-print-directory guest
+	guest/debian.sh target/debian.qcow2
 	rm -rf $(STERNA_BROKEN_PROMISES)
 	$(CARGO) nextest run --locked --workspace --profile soak --run-ignored only
 	@! cat $(STERNA_BROKEN_PROMISES)/* 2>/dev/null

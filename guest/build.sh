@@ -12,8 +12,6 @@ root_dir=$(dirname "$guest_dir")
 cache=${GUEST_CACHE:-${CARGO_TARGET_DIR:-$root_dir/target}/guest-cache}
 PATH=$PATH:/usr/sbin:/sbin
 
-boot_mib=20
-disk_mib=64
 # What shortens the boot under emulation. Measured: self-tests of the kernel's ciphers take 0.4 s, the check of the
 # timer's interrupt 0.3 s, and the initcalls named (probes for tracing, certificates for signed modules, a cipher's
 # self-test, the speaker, 32-bit programs) 0.3 s, for nothing that is used here. The others save work of a kind that
@@ -30,6 +28,9 @@ modules_network='virtio_net'
 modules_iso9660='isofs nls_utf8'
 modules_vfat='vfat nls_cp437 nls_ascii'
 modules_late='button evdev virtio-rng virtio_balloon pvpanic-pci pvpanic-mmio'
+
+# shellcheck source=guest/disk.sh
+. "$guest_dir/disk.sh"
 
 die() { printf 'guest: %s\n' "$*" >&2; exit 1; }
 
@@ -161,53 +162,10 @@ make_root() { # make_root TREE
     }
 }
 
-# --------------------------------------------------------------------------------------------------------------- disk
-# Files of the image belong to root also if an ordinary user builds it, where user namespaces are allowed.
-seen_as_root() {
-    if [ "$(id -u)" != 0 ] && unshare -r true 2>/dev/null; then unshare -r "$@"; else "$@"; fi
-}
-
-byte() { printf '%b' "\\x$1"; }
-little_endian() { # little_endian NUMBER: four bytes
-    local hex
-    hex=$(printf '%08x' "$1")
-    byte "${hex:6:2}" && byte "${hex:4:2}" && byte "${hex:2:2}" && byte "${hex:0:2}"
-}
-partition() { # partition ACTIVE TYPE START SECTORS: an entry of the partition table, in LBA only
-    byte "$1" && byte fe && byte ff && byte ff && byte "$2" && byte fe && byte ff && byte ff
-    little_endian "$3" && little_endian "$4"
-}
-
-make_disk() { # make_disk RAW
-    local start=2048 boot_sectors=$((boot_mib * 2048)) root_sectors=$(((disk_mib - boot_mib - 1) * 2048))
-    truncate -s "${boot_mib}M" "$work/boot.img"
-    mformat -i "$work/boot.img" -T "$boot_sectors" -h 64 -s 32 -H "$start" -c 16 ::
-    syslinux --install "$work/boot.img"
-    printf 'DEFAULT guest\nPROMPT 0\nLABEL guest\nKERNEL /vmlinuz\nINITRD /initrd\nAPPEND %s\n' "${kernel_arguments//$'\n'/ }" >"$work/syslinux.cfg"
-    mcopy -i "$work/boot.img" "$work/syslinux.cfg" ::syslinux.cfg
-    mcopy -i "$work/boot.img" "$cache/unpacked/boot/vmlinuz-$(kernel_release)" ::vmlinuz
-    mcopy -i "$work/boot.img" "$work/initrd" ::initrd
-
-    truncate -s "$((root_sectors * 512))" "$work/root.img"
-    seen_as_root mke2fs -q -t ext4 -b 4096 -m 0 -N 2048 -J size=4 -O ^resize_inode -E root_owner=0:0,lazy_itable_init=0 \
-        -L guest-root -d "$work/root" "$work/root.img"
-
-    truncate -s "${disk_mib}M" "$1"
-    {
-        head -c 440 /usr/lib/syslinux/mbr/mbr.bin | dd bs=440 count=1 conv=sync status=none
-        little_endian $((0x53544552)) && byte 00 && byte 00
-        partition 80 0e "$start" "$boot_sectors"
-        partition 00 83 $((start + boot_sectors)) "$root_sectors"
-    } | dd of="$1" conv=notrunc status=none
-    { byte 55 && byte aa; } | dd of="$1" bs=1 seek=510 conv=notrunc status=none
-    dd if="$work/boot.img" of="$1" bs=1M seek=1 conv=notrunc,sparse status=none
-    dd if="$work/root.img" of="$1" bs=1M seek=$((1 + boot_mib)) conv=notrunc,sparse status=none
-}
-
 # Changes if anything does that the image is made of.
 stamp() {
     {
-        cat "$guest_dir/build.sh" "$guest_dir"/files/* "$probe"
+        cat "$guest_dir"/build.sh "$guest_dir"/disk.sh "$guest_dir"/files/* "$probe"
         ls "$cache/debs"
         ldd "$cache/unpacked/usr/sbin/qemu-ga" | awk '$2 == "=>" { print $3 }' | sort | xargs stat -Lc '%n %s %Y'
     } | sha256sum | cut -d' ' -f1
@@ -226,7 +184,8 @@ build() { # build OUTPUT
     trap 'rm -rf "$work"' EXIT
     make_initramfs "$work/initrd"
     make_root "$work/root"
-    make_disk "$work/disk.raw"
+    make_disk "$work/disk.raw" 20 64 "$cache/unpacked/boot/vmlinuz-$(kernel_release)" "$work/initrd" "$kernel_arguments" \
+        "$work/root" -N 2048 -J size=4
     qemu-img convert -q -f raw -O qcow2 "$work/disk.raw" "$work/disk.qcow2"
     mkdir -p "$(dirname "$output")"
     mv -f "$work/disk.qcow2" "$output"

@@ -4,6 +4,7 @@
 #   scripts/setup.sh [run]     what `make build` and `make demo` need
 #   scripts/setup.sh test      also the cargo tools and the Python that `make test` needs
 #   scripts/setup.sh deb       also the cargo tool that `make deb` needs
+#   scripts/setup.sh soak      what `make test` needs, and for `make soak` what makes a Debian guest
 #
 # It may be run any number of times: with nothing missing it asks no mirror and changes nothing. System packages need
 # root; started through sudo, whatever belongs to the user (cargo tools, the guest's cache) is made as that user.
@@ -32,16 +33,18 @@ e2fsprogs|cmd:mke2fs|makes the guest'\''s data partition
 libglib2.0-0|lib:libglib-2.0.so.0|copied into the test guest, whose QEMU agent needs it
 '
 
-usage() { sed -n '2,9s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,10s/^# \{0,1\}//p' "$0"; }
 say() { printf '%s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
 case "${1:-run}" in
-    run | test | deb) mode=${1:-run} ;;
+    run | test | deb | soak) mode=${1:-run} ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; exit 2 ;;
 esac
 
+[ "$mode" != soak ] || packages+='mmdebstrap|cmd:mmdebstrap|makes the Debian guest of the long tests
+'
 [ "$mode" != deb ] || packages+='dpkg-dev|cmd:dpkg-shlibdeps|finds out which libraries the package depends on
 '
 
@@ -266,7 +269,7 @@ setup_nginx() {
 setup_packages
 setup_tun
 setup_rust
-if [ "$mode" = test ]; then
+if [ "$mode" = test ] || [ "$mode" = soak ]; then
     setup_python
     setup_nginx
     setup_cargo_tool cargo-nextest 'runs the tests'

@@ -29,8 +29,8 @@ use crate::{chance, host};
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a server may take to answer a report.
 const REPORT_DEADLINE: Duration = Duration::from_secs(10);
-/// A line longer than this is no document.
-const MAX_LINE_BYTES: usize = 64 << 20;
+/// A line longer than this is no document. The longest has the texts for the guests that are to be started, up to 1.4 MB each.
+const MAX_LINE_BYTES: usize = 1 << 30;
 
 /// What happens on the stream of documents.
 #[derive(Debug)]

@@ -10,7 +10,8 @@ use model::lifecycle::{Availability, Phase};
 use model::migration::{Figures, Method, MigrationPhase, Progress};
 use model::operation::{Action, OperationPhase};
 use model::report::StepTime;
-use model::vm::{Power, RefusedGroup};
+use model::user_data::UserData;
+use model::vm::{Power, RefusedGroup, SeedFormat};
 use model::{Incarnation, Kind, Reason, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -78,7 +79,7 @@ pub struct NicSpec {
     pub address: Option<IpAddr>,
 }
 
-/// What a guest is told through its NoCloud seed.
+/// What a guest is told through its seed, a disk that it reads at its first boot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct GuestSpec {
@@ -86,8 +87,14 @@ pub struct GuestSpec {
     pub hostname: Option<String>,
     /// Public keys, one an entry.
     pub ssh_keys: Vec<String>,
-    /// A shell script that begins with `#!`, or cloud-config.
-    pub user_data: Option<String>,
+    /// A script that begins with `#!`, cloud-config, or whatever the guest's own software reads. Of a list, each text is a
+    /// part that begins as cloud-init has it (`#!`, `#cloud-config`, `#include`, ...), and the guest gets them as one MIME
+    /// document.
+    pub user_data: Option<UserData>,
+    /// The same from the image's provider, before the user's own.
+    pub vendor_data: Option<UserData>,
+    /// The form of the seed: `nocloud` or `configdrive`; `nocloud` if `null`.
+    pub seed: Option<SeedFormat>,
 }
 
 /// How a VM is.

@@ -7,13 +7,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use api::kinds::{Host, JoinToken, JoinTokenBody};
+use api::kinds::{GuestSpec, Host, JoinToken, JoinTokenBody};
 use api::token::TokenBody;
 use model::host::QemuUserName;
 use model::migration::MigrationPhase;
 use model::token::Role;
+use model::user_data::UserData;
+use model::vm::SeedFormat;
 use serde_json::Value;
-use testkit::vms;
+use testkit::vms::{self, VmObject};
+use testkit::wait::Verdict;
 use testkit::world::World;
 use tokio::process::Command;
 
@@ -22,6 +25,8 @@ const TALKATIVE: &[(&str, &str)] = &[("STERNA_LOG", "debug"), ("STERNA_LOG_FORMA
 const NAME: &str = "web";
 /// What is planted in user data, and the key that is planted beside it.
 const PASSWORD: &str = "planted-password-5ae1c9";
+const SECOND: &str = "planted-in-a-second-part-77b0d2";
+const VENDOR: &str = "planted-by-the-vendor-13f4aa";
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPlantedKeyPlantedKeyPlantedKeyPlantedKeyx planted";
 const KEY_MARK: &str = "IPlantedKeyPlantedKey";
 
@@ -31,6 +36,7 @@ async fn one_id_leads_from_a_request_to_qemu_and_secrets_stay_where_they_belong(
     world.make_template(192).await?;
     let secrets = plant(&world).await?;
     let vm = world.until_ready(NAME).await?;
+    configured(&world, &vm).await?;
     let source = vm.status.host.clone().context("a VM that runs has a host")?;
     let target = if source == "h1" { "h2" } else { "h1" };
     let moved = world.migrate(NAME, target).await?;
@@ -68,10 +74,18 @@ async fn plant(world: &World) -> anyhow::Result<BTreeMap<&'static str, String>> 
         expires_at: None,
     };
     let token = world.client().create_token(&body).await?;
-    let mut spec = vms::spec(None, &format!("# {PASSWORD}\nprobe tick &"));
-    let mut guest = spec.guest.take().unwrap_or_default();
-    guest.ssh_keys = vec![KEY.to_owned()];
-    spec.guest = Some(guest);
+    let mut spec = vms::spec(None, "");
+    let parts = [
+        format!("#!/bin/sh\n# {PASSWORD}\nprobe tick &\n"),
+        format!("#!/bin/sh\n# {SECOND}\necho second part\n"),
+    ];
+    spec.guest = Some(GuestSpec {
+        ssh_keys: vec![KEY.to_owned()],
+        user_data: Some(UserData::Parts(parts.to_vec())),
+        vendor_data: Some(format!("#cloud-config\n# {VENDOR}\n").into()),
+        seed: Some(SeedFormat::ConfigDrive),
+        ..GuestSpec::default()
+    });
     world.create_vm(NAME, spec).await?;
     let environment = world.environment()?;
     let own = environment.get("STERNA_TOKEN").context("there is a token")?;
@@ -80,8 +94,27 @@ async fn plant(world: &World) -> anyhow::Result<BTreeMap<&'static str, String>> 
         ("a token", token.secret),
         ("the administrator's token", own.clone()),
         ("a password in user data", PASSWORD.to_owned()),
+        ("a password in the second part", SECOND.to_owned()),
+        ("a password in vendor data", VENDOR.to_owned()),
         ("a guest's key", KEY_MARK.to_owned()),
     ]))
+}
+
+/// The guest has found its seed, a ConfigDrive, and carried out both parts.
+async fn configured(world: &World, vm: &VmObject) -> anyhow::Result<()> {
+    let host = vm.status.host.as_deref().context("a VM that runs has a host")?;
+    let mut console = world.console(host, vms::id(vm));
+    for said in ["second part", &format!("ready: {NAME}")] {
+        let is_it = |line: &str| line.contains(said).then_some(());
+        console.until(said, vms::BOOT_PATIENCE, is_it).await?;
+    }
+    let given = vms::address(vm)?.parse()?;
+    world
+        .until_vm(NAME, "at its address", |vm| {
+            Verdict::from(vm.status.addresses.contains(&given))
+        })
+        .await?;
+    Ok(())
 }
 
 /// Logs, argument lists and events, by where they are.
@@ -181,7 +214,7 @@ async fn bundle(world: &World) -> anyhow::Result<String> {
     }
     let text = String::from_utf8_lossy(&unpacked.stdout).into_owned();
     ensure!(
-        text.contains("\"user_data\": \"[removed]\""),
+        text.contains("\"user_data\": \"[removed]\"") && text.contains("\"vendor_data\": \"[removed]\""),
         "the VM is not in the bundle"
     );
     Ok(text)

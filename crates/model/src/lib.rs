@@ -32,6 +32,7 @@ pub mod restored;
 pub mod samples;
 pub mod template;
 pub mod token;
+pub mod user_data;
 pub mod vm;
 
 pub use id::{

@@ -18,8 +18,11 @@ pub const VCPUS_MAX: u32 = 512;
 pub const DISK_MAX_BYTES: u64 = 8 << 40;
 /// The most network interfaces of a VM.
 pub const NICS_MAX: usize = 8;
-/// The largest user data, in bytes.
-pub const USER_DATA_MAX_BYTES: usize = 256 * 1024;
+/// The largest user data, vendor data included, in bytes: 1 MiB.
+pub const USER_DATA_MAX_BYTES: usize = 1 << 20;
+/// The most that all which a guest is told takes in its object, as JSON. An object, with what is written beside it, has to
+/// fit into one transaction of the store, which takes 1.5 MiB.
+pub const GUEST_MAX_BYTES: usize = 1280 << 10;
 /// The most ssh keys of a VM.
 pub const SSH_KEYS_MAX: usize = 64;
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::placement::PlacementRule;
 use crate::report::{Outgoing, OutgoingState, RunState, RunStatus};
+use crate::user_data::UserData;
 use crate::{DatastoreId, HostId, ImageId, Incarnation, MigrationId, NetworkId, Reason, TemplateId};
 
 /// What the user wants the VM to be doing.
@@ -96,28 +97,50 @@ pub struct Nic {
     pub prefix_len: u8,
 }
 
-/// What the guest learns through its NoCloud seed.
+/// What the guest learns through its seed.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestConfig {
     /// The VM's name if `None`.
     pub hostname: Option<String>,
     /// Keys for the administrator's account, one a line.
     pub ssh_keys: Vec<String>,
-    /// A shell script that begins with `#!`, or cloud-config.
-    pub user_data: Option<String>,
+    /// What its user has it carry out.
+    pub user_data: Option<UserData>,
+    /// What the provider of its image has it carry out; its user's own goes before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vendor_data: Option<UserData>,
+    /// The form in which it is told.
+    #[serde(default, skip_serializing_if = "SeedFormat::is_usual")]
+    pub seed: SeedFormat,
+}
+
+/// The form of the disk from which a guest learns what it is told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SeedFormat {
+    /// As cloud-init's data source NoCloud reads it.
+    #[default]
+    NoCloud,
+    /// As OpenStack's ConfigDrive, version 2.
+    ConfigDrive,
+}
+
+impl SeedFormat {
+    /// Whether it is the one that needs no word.
+    pub const fn is_usual(&self) -> bool {
+        matches!(self, Self::NoCloud)
+    }
 }
 
 /// User data holds passwords, and what is formatted this way may end in a log.
 impl fmt::Debug for GuestConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let user_data = self
-            .user_data
-            .as_ref()
-            .map(|text| format!("{} bytes", text.len()));
         f.debug_struct("GuestConfig")
             .field("hostname", &self.hostname)
             .field("ssh_keys", &self.ssh_keys.len())
-            .field("user_data", &user_data)
+            .field("user_data", &self.user_data)
+            .field("vendor_data", &self.vendor_data)
+            .field("seed", &self.seed)
             .finish()
     }
 }

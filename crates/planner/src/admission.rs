@@ -9,14 +9,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::audit::{Actor, AuditRecord, Change as AuditChange};
 use model::event::{EventSpec, Lifecycle, What};
 use model::lifecycle::{self, Availability, Phase};
+use model::user_data::NOT_SHOWN;
 use model::vm::{VmIntent, VmSpec};
 use model::{Kind, Meta, MigrationId, Object, Reason, Timestamp, VmId, key};
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::document::disk_bytes;
 use crate::operation;
 use crate::plan::Plan;
 use crate::view::{Change, Migration, View};
+
+/// Where the texts for its guest are in a VM and in a template, as they are stored.
+const GUEST_TEXTS: [&str; 2] = ["/data/spec/guest/user_data", "/data/spec/guest/vendor_data"];
+/// What stands in the audit trail for one that was not the same before.
+const CHANGED: &str = "[not shown, changed]";
 
 /// A value as it was read, with its revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,11 +149,16 @@ fn view_of(before: &BTreeMap<String, Before>, writes: &BTreeMap<String, Option<V
 }
 
 fn audit_record(plan: &Plan, before: &BTreeMap<String, Before>, stamp: &Stamp<'_>) -> AuditRecord {
-    let json = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).ok();
-    let shown = |(key, after): (&String, &Option<Vec<u8>>)| AuditChange {
-        key: key.clone(),
-        before: before.get(key).and_then(|was| json(&was.value)),
-        after: after.as_deref().and_then(json),
+    let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).ok();
+    let shown = |(key, after): (&String, &Option<Vec<u8>>)| {
+        let mut before = before.get(key).and_then(|was| json(&was.value));
+        let mut after = after.as_deref().and_then(json);
+        leave_texts_out(&mut before, &mut after);
+        AuditChange {
+            key: key.clone(),
+            before,
+            after,
+        }
     };
     let is_answer = |key: &str| key.starts_with(key::REQUEST_PREFIX);
     let changes = plan
@@ -161,6 +173,25 @@ fn audit_record(plan: &Plan, before: &BTreeMap<String, Before>, stamp: &Stamp<'_
         action: plan.action.clone(),
         changes,
     }
+}
+
+/// The audit trail is kept for good: it says that a guest has texts and whether they changed, not what they are.
+fn leave_texts_out(before: &mut Option<Value>, after: &mut Option<Value>) {
+    for pointer in GUEST_TEXTS {
+        let (mut old, mut new) = (text(before, pointer), text(after, pointer));
+        let has_changed = old.is_some() && old != new;
+        if let Some(old) = &mut old {
+            **old = NOT_SHOWN.into();
+        }
+        if let Some(new) = &mut new {
+            **new = if has_changed { CHANGED } else { NOT_SHOWN }.into();
+        }
+    }
+}
+
+fn text<'v>(value: &'v mut Option<Value>, pointer: &str) -> Option<&'v mut Value> {
+    let text = value.as_mut()?.pointer_mut(pointer)?;
+    (!text.is_null()).then_some(text)
 }
 
 fn vm_event(view: &View, old: &View, new: &View, id: VmId, now: Timestamp) -> Option<Event> {
@@ -279,4 +310,31 @@ fn event(kind: Kind, meta: &Meta, at: Timestamp, what: What, reason: Option<Reas
         reason,
     };
     (meta.project.clone(), meta.owner.clone(), spec)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn texts_leave_a_trace_and_no_more() {
+        let stored = |text: Value| {
+            Some(json!({ "data": { "spec": { "guest": { "user_data": text, "hostname": "web" } } } }))
+        };
+        for (before, after, shown_before, shown_after) in [
+            (json!("a"), json!("a"), json!(NOT_SHOWN), json!(NOT_SHOWN)),
+            (json!("a"), json!(["a", "b"]), json!(NOT_SHOWN), json!(CHANGED)),
+            (json!(null), json!("a"), json!(null), json!(NOT_SHOWN)),
+            (json!("a"), json!(null), json!(NOT_SHOWN), json!(null)),
+        ] {
+            let (mut old, mut new) = (stored(before), stored(after));
+            leave_texts_out(&mut old, &mut new);
+            assert_eq!((old, new), (stored(shown_before), stored(shown_after)));
+        }
+        let (mut old, mut new) = (None, stored(json!("a")));
+        leave_texts_out(&mut old, &mut new);
+        assert_eq!((old, new), (None, stored(json!(NOT_SHOWN))));
+    }
 }

@@ -8,8 +8,9 @@ use model::document::{
     TargetState, VmDocument,
 };
 use model::migration::{MigrationIntent, MigrationPhase, Route};
-use model::report::{OutgoingState, RunState};
-use model::vm::{Goal, Open, Reboot, Start, VmIntent, VmSpec};
+use model::report::{OutgoingState, RunState, RunStatus};
+use model::user_data::UserData;
+use model::vm::{Goal, GuestConfig, Open, Reboot, Start, VmIntent, VmSpec};
 use model::{HostId, Incarnation, Kind, MigrationId, VmId, key};
 
 use crate::migration::unwanted;
@@ -19,6 +20,8 @@ use crate::view::{Migration, View, Vm};
 /// How long a transfer may take before its source gives up: a base, and a time per MiB of memory.
 const TRANSFER_BASE_MS: u64 = 60_000;
 const TRANSFER_MS_PER_MIB: u64 = 40;
+/// Texts for a guest that are no longer are not worth another document without them.
+const TEXT_SENT_ALWAYS_BYTES: usize = 16 << 10;
 /// How much longer the target waits than the source.
 const TARGET_PATIENCE_MS: u64 = 60_000;
 
@@ -30,7 +33,7 @@ pub fn build(view: &View, host: HostId) -> HostDocument {
         let Some((incarnation, order)) = order(view, host, id, &mut unreadable) else {
             continue;
         };
-        match machine(view, id) {
+        match machine(view, id, incarnation) {
             Some(machine) => {
                 vms.insert(
                     id,
@@ -247,7 +250,7 @@ fn source_order(
     Some((route.from, order))
 }
 
-fn machine(view: &View, id: VmId) -> Option<Machine> {
+fn machine(view: &View, id: VmId, incarnation: Incarnation) -> Option<Machine> {
     let vm = view.vms.get(&id)?;
     let intent = &vm.intent.as_ref()?.value;
     let object = &vm.object.as_ref()?.value;
@@ -288,16 +291,33 @@ fn machine(view: &View, id: VmId) -> Option<Machine> {
             bytes: disk_bytes(view, spec)?,
         },
         nics: nics.collect(),
-        guest: model::vm::GuestConfig {
-            hostname: Some(
-                spec.guest
-                    .hostname
-                    .clone()
-                    .unwrap_or_else(|| object.meta.name.clone()),
-            ),
-            ..spec.guest.clone()
-        },
+        guest: guest(&object.meta.name, &spec.guest, vm.runs.get(&incarnation)),
     })
+}
+
+/// What the guest is told, as its seed has it. Long texts are left out once the seed is made, which an incarnation's is
+/// once: a document is sent whole whenever it changes, and a host may have many such VMs.
+fn guest(name: &str, told: &GuestConfig, run: Option<&RunStatus>) -> GuestConfig {
+    let has_seed = run.is_some_and(|run| has_seed(run.state));
+    let text = |data: &Option<UserData>| {
+        let data = data.as_ref()?;
+        let is_sent = !has_seed || data.bytes() <= TEXT_SENT_ALWAYS_BYTES;
+        is_sent.then(|| UserData::Text(data.merged()))
+    };
+    GuestConfig {
+        hostname: Some(told.hostname.clone().unwrap_or_else(|| name.to_owned())),
+        ssh_keys: told.ssh_keys.clone(),
+        user_data: text(&told.user_data),
+        vendor_data: text(&told.vendor_data),
+        seed: told.seed,
+    }
+}
+
+/// Whether an incarnation's QEMU was started, with its seed: it is launched once at most. What shall be saved or stopped may
+/// not have been launched yet, and may still be, if that is taken back.
+const fn has_seed(state: RunState) -> bool {
+    use RunState::{Booting, Incoming, Loaded, Paused, Running};
+    matches!(state, Booting | Running | Paused | Incoming | Loaded)
 }
 
 /// The size of a VM's root disk: what its user wants, and no less than the image's. `None`: neither is known.
@@ -330,6 +350,7 @@ pub fn is_switching_over(vm: &Vm, route: &Route) -> bool {
 #[cfg(test)]
 mod tests {
     use model::record::encode;
+    use model::samples::run_status;
     use uuid::Uuid;
 
     use super::*;
@@ -356,5 +377,38 @@ mod tests {
         let document = build(&view, host);
         assert!(document.vms.is_empty());
         assert_eq!(document.unreadable, BTreeSet::from([vm]));
+    }
+
+    #[test]
+    fn long_texts_are_sent_until_the_seed_is_made() {
+        let long = "x".repeat(TEXT_SENT_ALWAYS_BYTES + 1);
+        let told = |text: &str| GuestConfig {
+            user_data: Some(UserData::Text(text.to_owned())),
+            ..GuestConfig::default()
+        };
+        let sent = |text: &str, state: Option<RunState>| {
+            let run = state.map(|state| run_status(Incarnation(1), HostId(Uuid::nil()), state));
+            guest("web", &told(text), run.as_ref()).user_data.is_some()
+        };
+        for state in [None, Some(RunState::Preparing), Some(RunState::Saving)] {
+            assert!(sent(&long, state), "{state:?}");
+        }
+        for state in [RunState::Booting, RunState::Running, RunState::Incoming] {
+            assert!(!sent(&long, Some(state)), "{state:?}");
+            assert!(sent(&long[1..], Some(state)), "{state:?}");
+        }
+    }
+
+    #[test]
+    fn parts_go_to_the_host_as_one_text() {
+        let parts = vec!["#!/bin/sh\n".to_owned(), "#cloud-config\n{}\n".to_owned()];
+        let data = UserData::Parts(parts);
+        let told = GuestConfig {
+            user_data: Some(data.clone()),
+            ..GuestConfig::default()
+        };
+        let sent = guest("web", &told, None);
+        assert_eq!(sent.user_data, Some(UserData::Text(data.merged())));
+        assert_eq!(sent.hostname.as_deref(), Some("web"));
     }
 }

@@ -8,11 +8,13 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+use api::client::ObjectOf;
 use api::query::{Fields, Filter, Order, Shape};
 use api::{List, Object, Problem};
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use model::token::Role;
 use planner::View;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -24,6 +26,7 @@ use crate::auth::{User, sha256_hex};
 use crate::kinds::{Served, render};
 use crate::places::OfConnection;
 use crate::routes::{App, QueryOf, find, query};
+use crate::shared::Heard;
 use crate::watch;
 
 /// The most objects on a page.
@@ -62,8 +65,9 @@ pub struct PollQuery {
 }
 
 /// Which objects are meant, and what of them is shown.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Wanted {
+    role: Role,
     labels: BTreeMap<String, String>,
     filter: Filter,
     fields: Option<Fields>,
@@ -81,6 +85,7 @@ pub enum Shown<O> {
 
 impl Wanted {
     fn parse<R: Served>(
+        user: &User,
         label: Option<&str>,
         filter: Option<&str>,
         fields: Option<&str>,
@@ -89,12 +94,22 @@ impl Wanted {
             .map(|text| Filter::parse(text, Shape::of::<R>()))
             .transpose()?;
         Ok(Self {
+            role: user.role,
             labels: labels(label)?,
             filter: filter.unwrap_or_default(),
             fields: fields
                 .map(|text| Fields::parse(text, Shape::of::<R>()))
                 .transpose()?,
         })
+    }
+
+    /// An object as whoever asks may see it: also what it is chosen and sorted by.
+    pub fn render<R: Served>(&self, heard: &Heard, view: &View, id: Uuid) -> Option<ObjectOf<R>> {
+        let mut object = render::<R>(heard, view, id)?;
+        if self.role < Role::Operator {
+            R::hide_secrets(&mut object.spec);
+        }
+        Some(object)
     }
 
     /// Whether an object's labels are those that are meant.
@@ -146,15 +161,16 @@ fn labels(text: Option<&str>) -> Result<BTreeMap<String, String>, Problem> {
 /// Answers one object.
 pub async fn get_one<R: Served>(
     State(app): State<App>,
-    _: User,
+    user: User,
     Path(name): Path<String>,
     found: QueryOf<OneQuery>,
 ) -> Result<Response, Refused> {
     let query = query(found)?;
-    let wanted = Wanted::parse::<R>(None, None, query.fields.as_deref())?;
+    let wanted = Wanted::parse::<R>(&user, None, None, query.fields.as_deref())?;
     let view = app.cache.view();
     let id = find::<R>(&view, &name)?;
-    let object = render::<R>(&app.heard, &view, id).and_then(|object| wanted.show(object));
+    let object = wanted.render::<R>(&app.heard, &view, id);
+    let object = object.and_then(|object| wanted.show(object));
     let object = object.ok_or_else(|| Problem::not_found(R::KIND, &name))?;
     Ok(axum::Json(object).into_response())
 }
@@ -168,7 +184,7 @@ pub async fn list<R: Served>(
 ) -> Result<Response, Refused> {
     let query = query(found)?;
     let [label, filter, fields] = [&query.label, &query.filter, &query.fields].map(Option::as_deref);
-    let wanted = Wanted::parse::<R>(label, filter, fields)?;
+    let wanted = Wanted::parse::<R>(&user, label, filter, fields)?;
     if query.watch {
         if query.sort.is_some() || query.after.is_some() {
             let detail =
@@ -231,13 +247,13 @@ fn past_problem(error: &StoreError) -> Problem {
 /// Answers what changed since a revision, as soon as something has.
 pub async fn poll<R: Served>(
     State(app): State<App>,
-    _: User,
+    user: User,
     connection: Option<Extension<OfConnection>>,
     found: QueryOf<PollQuery>,
 ) -> Result<Response, Refused> {
     let query = query(found)?;
     let [label, filter, fields] = [&query.label, &query.filter, &query.fields].map(Option::as_deref);
-    let wanted = Wanted::parse::<R>(label, filter, fields)?;
+    let wanted = Wanted::parse::<R>(&user, label, filter, fields)?;
     let changes = watch::poll::<R>(app, connection.as_deref(), query.from, wanted, query.timeout_s).await?;
     Ok(axum::Json(changes).into_response())
 }
@@ -261,7 +277,11 @@ fn page_now<R: Served>(app: &App, asked: &Asked, revision: Option<u64>) -> Optio
 }
 
 fn page<R: Served>(app: &App, view: &View, asked: &Asked) -> Page<R> {
-    let show = |id: Uuid| asked.wanted.show_labelled(render::<R>(&app.heard, view, id)?);
+    let show = |id: Uuid| {
+        asked
+            .wanted
+            .show_labelled(asked.wanted.render::<R>(&app.heard, view, id)?)
+    };
     let carries = |id: &Uuid| {
         view.meta(R::KIND, *id)
             .is_some_and(|meta| asked.wanted.takes_labels(&meta.labels))
@@ -296,7 +316,7 @@ fn page<R: Served>(app: &App, view: &View, asked: &Asked) -> Page<R> {
 /// are kept: all objects as they are shown would be many times as much.
 fn sorted<R: Served>(app: &App, view: &View, asked: &Asked, ids: impl Iterator<Item = Uuid>) -> Vec<Uuid> {
     let place = |id: Uuid| {
-        let object = value_of(&render::<R>(&app.heard, view, id)?);
+        let object = value_of(&asked.wanted.render::<R>(&app.heard, view, id)?);
         let is_meant = asked.wanted.filter.holds(&object);
         is_meant.then(|| (asked.order.place(&object), id))
     };

@@ -34,8 +34,10 @@ use crate::{
 /// What handlers share.
 pub type App = Arc<Shared>;
 
-/// The largest body, images' content left out.
+/// The largest body, images' content and objects left out.
 const BODY_MAX_BYTES: usize = 1 << 20;
+/// The largest object in a body: as JSON, a guest's texts may take several times their size.
+const OBJECT_MAX_BYTES: usize = 4 << 20;
 
 /// Every route.
 pub fn router(app: App) -> Router {
@@ -112,6 +114,7 @@ fn kind<R: Served>() -> Router<App> {
             &format!("/v1/{plural}/{{name}}/history"),
             get(history::history::<R>),
         )
+        .layer(DefaultBodyLimit::max(OBJECT_MAX_BYTES))
 }
 
 async fn no_route(uri: Uri) -> Refused {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use api::Problem;
 use controller::commit::{CommitError, commit};
 use model::token::RequestRecord;
+use model::user_data::NOT_SHOWN;
 use model::{Meta, Object, Timestamp, key, record};
 use planner::view::At;
 use planner::{Plan, View};
@@ -98,7 +99,7 @@ pub async fn write<R: Served>(
     request: Option<RequestId>,
     decide: impl Fn(&Context<'_>, &mut Plan) -> Result<Uuid, Problem> + Send + Sync,
 ) -> Result<Answer, Problem> {
-    if let Some(answer) = repeated(cloud, user, request.as_ref()).await? {
+    if let Some(answer) = repeated::<R>(cloud, user, request.as_ref()).await? {
         return Ok(answer);
     }
     let actor = user.actor();
@@ -120,14 +121,14 @@ pub async fn write<R: Served>(
                 cloud.cache.reach(revision, CATCH_UP).await;
                 // A request with an id is answered what a repeat of it will be answered.
                 return Ok(match &request {
-                    Some(_) => planned.answer.at(revision),
+                    Some(_) => repeatable::<R>(cloud, planned.answer).at(revision),
                     None => {
                         object::<R>(cloud, &cloud.cache.view(), planned.id, status)?.unwrap_or(planned.answer)
                     }
                 });
             }
             Err(CommitError::Conflict { key }) => {
-                if let Some(answer) = repeated(cloud, user, request.as_ref()).await? {
+                if let Some(answer) = repeated::<R>(cloud, user, request.as_ref()).await? {
                     return Ok(answer);
                 }
                 tracing::debug!(%key, attempt, "a request was overtaken and is tried again");
@@ -209,7 +210,7 @@ fn plan_once<R: Served>(
             user: user.name.clone(),
             fingerprint: request.fingerprint.clone(),
             status,
-            body: answer.body.clone(),
+            body: without_texts(&answer.body),
             at: context.now,
         };
         plan.create(key::request(&user.name, &request.id), &kept);
@@ -249,8 +250,44 @@ fn object<R: Served>(cloud: &Cloud, view: &View, id: Uuid, status: u16) -> Resul
     Ok(Some(Answer { status, body }))
 }
 
+/// Where the texts for its guest are in a VM and in a template, as they are shown.
+const GUEST_TEXTS: [&str; 2] = ["/spec/guest/user_data", "/spec/guest/vendor_data"];
+
+/// An answer as it is kept: the texts are in the object, and one transaction has no room for them twice.
+fn without_texts(body: &Value) -> Value {
+    let mut body = body.clone();
+    for pointer in GUEST_TEXTS {
+        if let Some(text) = body.pointer_mut(pointer).filter(|text| !text.is_null()) {
+            *text = NOT_SHOWN.into();
+        }
+    }
+    body
+}
+
+/// An answer as a repeat of its request gets it.
+fn repeatable<R: Served>(cloud: &Cloud, answer: Answer) -> Answer {
+    Answer {
+        body: with_texts::<R>(cloud, without_texts(&answer.body)),
+        ..answer
+    }
+}
+
+/// A kept answer with the texts that its object has now, if it is still there.
+fn with_texts<R: Served>(cloud: &Cloud, mut body: Value) -> Value {
+    let id = body["id"].as_str().and_then(|id| id.parse().ok());
+    let now = id.and_then(|id| object::<R>(cloud, &cloud.cache.view(), id, 200).ok()?);
+    for pointer in GUEST_TEXTS {
+        let text = body.pointer_mut(pointer).filter(|text| **text == NOT_SHOWN);
+        let present = now.as_ref().and_then(|now| now.body.pointer(pointer));
+        if let (Some(text), Some(present)) = (text, present) {
+            text.clone_from(present);
+        }
+    }
+    body
+}
+
 /// The kept answer to a request id, if it was seen before.
-async fn repeated(
+async fn repeated<R: Served>(
     cloud: &Cloud,
     user: &User,
     request: Option<&RequestId>,
@@ -283,7 +320,7 @@ async fn repeated(
     Ok(Some(
         Answer {
             status: kept.status,
-            body: kept.body,
+            body: with_texts::<R>(cloud, kept.body),
         }
         .at(kv.mod_revision),
     ))

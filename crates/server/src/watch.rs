@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::auth::{Standing, User};
-use crate::kinds::{Served, render};
+use crate::kinds::Served;
 use crate::lists::{Shown, Wanted};
 use crate::places::{OfConnection, Place, Way};
 use crate::routes::App;
@@ -138,11 +138,11 @@ impl Watcher {
             let (change_type, object) = match &changed.gone {
                 Some(former) => (
                     ChangeType::Deleted,
-                    render::<R>(&self.app.heard, former, changed.id),
+                    self.wanted.render::<R>(&self.app.heard, former, changed.id),
                 ),
                 None => (
                     self.change_type::<R>(view, changed.id),
-                    render::<R>(&self.app.heard, view, changed.id),
+                    self.wanted.render::<R>(&self.app.heard, view, changed.id),
                 ),
             };
             if let Some(object) = object.and_then(|object| self.wanted.show(object)) {
@@ -176,7 +176,7 @@ type ChangeOf<R> = Change<Shown<ObjectOf<R>>>;
 /// Every object, as a watch without a revision begins.
 fn everything<R: Served>(app: &App, view: &View, wanted: &Wanted) -> Vec<u8> {
     let objects = view.ids(R::KIND).into_iter();
-    let shown = objects.filter_map(|id| wanted.show(render::<R>(&app.heard, view, id)?));
+    let shown = objects.filter_map(|id| wanted.show(wanted.render::<R>(&app.heard, view, id)?));
     let added = shown.map(|object| Change {
         change_type: ChangeType::Added,
         object,

@@ -46,7 +46,7 @@ pub type MigrationObject = ObjectOf<Migration>;
 
 /// A VM from the template: on one host if one is named, with a script that its guest runs at boot.
 pub fn spec(host: Option<&str>, script: &str) -> VmSpec {
-    let user_data = (!script.is_empty()).then(|| format!("#!/bin/sh\n{script}\n"));
+    let user_data = (!script.is_empty()).then(|| format!("#!/bin/sh\n{script}\n").into());
     VmSpec {
         template: Some(TINY.to_owned()),
         guest: Some(GuestSpec {
@@ -91,8 +91,12 @@ fn body<S>(name: &str, spec: S) -> Create<S> {
 impl World {
     /// Sends the guest's image; its size in bytes.
     pub async fn import_image(&self) -> anyhow::Result<u64> {
-        let path = guest_image()?;
-        let content = tokio::fs::read(&path)
+        self.import(&guest_image()?).await
+    }
+
+    /// Sends an image of which the template will be; its size in bytes.
+    pub async fn import(&self, path: &Path) -> anyhow::Result<u64> {
+        let content = tokio::fs::read(path)
             .await
             .with_context(|| format!("reading {}", path.display()))?;
         let bytes = content.len() as u64;

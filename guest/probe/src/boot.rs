@@ -21,13 +21,18 @@ use std::time::Duration;
 
 use rustix::mount::{MountFlags, mount, mount_move};
 
+use crate::seed::{CONFIG_DRIVE, NO_CLOUD};
 use crate::{Outcome, seed};
 
 const ROOT_LABEL: &[u8] = b"guest-root";
-const SEED_LABEL: &[u8] = b"cidata";
+/// cloud-init's NoCloud, and OpenStack's ConfigDrive.
+const SEED_LABELS: [&[u8]; 2] = [b"cidata", b"config-2"];
 /// The name of a guest whose seed gives none.
 const DEFAULT_NAME: &str = "sterna-guest";
 const SEED: &str = "/run/seed";
+/// Where etc/boot-rest finds what the seed has for it.
+const NETWORK: &str = "/run/network";
+const SCRIPTS: &str = "/run/user-data";
 
 /// Mounts the root from the disk and hands over to its init. Only in the initramfs, as process 1.
 pub(crate) fn first() -> Outcome {
@@ -74,16 +79,34 @@ fn take_seed() -> Outcome {
         mount(&device, SEED, kind, MountFlags::RDONLY, c"")
             .map_err(|error| format!("cannot mount {}: {error}", device.display()))?;
     }
-    let name = seed::host_name(&read("meta-data")).unwrap_or_else(|| DEFAULT_NAME.to_owned());
+    let is_config_drive = Path::new(SEED).join(CONFIG_DRIVE.meta_data).exists();
+    let files = if is_config_drive { CONFIG_DRIVE } else { NO_CLOUD };
+    let meta_data = read(files.meta_data);
+    let parts = seed::parts(&read(files.user_data));
+    let name = seed::host_name(&meta_data).unwrap_or_else(|| DEFAULT_NAME.to_owned());
     rustix::system::sethostname(name.as_bytes())?;
     fs::write("/run/hostname", format!("{name}\n"))?;
-    let keys = [read("meta-data"), read("user-data")]
-        .iter()
-        .flat_map(|text| seed::ssh_keys(text))
-        .collect::<Vec<_>>();
+    let texts = std::iter::once(&meta_data).chain(&parts);
+    let keys = texts.flat_map(|text| seed::ssh_keys(text)).collect::<Vec<_>>();
     fs::create_dir_all("/root/.ssh")?;
     fs::write("/root/.ssh/authorized_keys", keys.concat())?;
     fs::set_permissions("/root/.ssh", fs::Permissions::from_mode(0o700))?;
+    let network = Path::new(SEED).join(files.network);
+    if network.exists() {
+        std::os::unix::fs::symlink(network, NETWORK)?;
+    }
+    put_scripts(&parts)
+}
+
+/// The parts that are scripts, as files in their order.
+fn put_scripts(parts: &[String]) -> Outcome {
+    fs::create_dir_all(SCRIPTS)?;
+    let scripts = parts.iter().filter(|part| part.starts_with("#!"));
+    for (index, script) in scripts.enumerate() {
+        let path = Path::new(SCRIPTS).join(format!("{index:03}"));
+        fs::write(&path, script)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
+    }
     Ok(())
 }
 
@@ -150,7 +173,10 @@ fn root_format(disk: &mut File) -> std::io::Result<Option<()>> {
 
 /// The file system with the seed's label: FAT12 and FAT16 have theirs at 43, FAT32 at 71, ISO 9660 at 40 in sector 16.
 fn seed_format(disk: &mut File) -> std::io::Result<Option<&'static str>> {
-    let is_label = |bytes: &[u8]| label(bytes).eq_ignore_ascii_case(SEED_LABEL);
+    let is_label = |bytes: &[u8]| {
+        let found = label(bytes);
+        SEED_LABELS.iter().any(|label| found.eq_ignore_ascii_case(label))
+    };
     let head = bytes_at::<512>(disk, 0)?;
     if is_label(&head[43..54]) || is_label(&head[71..82]) {
         return Ok(Some("vfat"));
@@ -228,6 +254,8 @@ mod tests {
 
     #[test]
     fn a_seed_is_known_by_its_label_in_each_format() -> std::io::Result<()> {
+        let config_drive = disk_with("config", 32808, b"config-2   ")?;
+        assert_eq!(seed_format(&mut { config_drive })?, Some("iso9660"));
         for (name, offset, format) in [
             ("iso", 32808, "iso9660"),
             ("fat16", 43, "vfat"),

@@ -1,8 +1,10 @@
-//! Reads a cloud-init network-config (version 2) into flat settings that a shell script can apply.
+//! Reads a cloud-init network-config (version 2), or OpenStack's network_data.json, into flat settings that a shell script can apply.
 //!
 //! Both YAML and JSON are taken, since the text is only split into words: punctuation of either becomes space, and words
 //! that end in a colon are keys. So indentation means nothing; what is not known is skipped with its values. README.md
 //! beside the image's builder says which keys are known.
+
+use std::net::IpAddr;
 
 use crate::Outcome;
 
@@ -43,7 +45,13 @@ impl Card {
 /// Prints the settings of a file.
 pub(crate) fn print(path: &str) -> Outcome {
     let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))?;
-    for card in parse(&text) {
+    let is_openstack = text.contains("\"links\"");
+    let cards = if is_openstack {
+        parse_network_data(&text)
+    } else {
+        parse(&text)
+    };
+    for card in cards {
         for setting in card.settings() {
             println!("{setting}");
         }
@@ -108,6 +116,42 @@ fn parse(text: &str) -> Vec<Card> {
     cards
 }
 
+/// Cards and their addresses from network_data.json: an object ends at each closing brace.
+fn parse_network_data(text: &str) -> Vec<Card> {
+    let mut cards: Vec<(String, Card)> = Vec::new();
+    for object in text.split('}') {
+        let words = words(object);
+        let get = |key: &str| {
+            let at = words
+                .iter()
+                .position(|word| word.strip_suffix(':') == Some(key))?;
+            words.get(at + 1).cloned()
+        };
+        if let Some(mac) = get("ethernet_mac_address") {
+            let card = Card {
+                name: get("name").unwrap_or_default(),
+                mac: Some(mac.to_lowercase()),
+                mtu: get("mtu"),
+                ..Card::default()
+            };
+            cards.push((get("id").unwrap_or_default(), card));
+        } else if let (Some(link), Some(address)) = (get("link"), get("ip_address")) {
+            let prefix_len = get("netmask").and_then(|mask| prefix_len(&mask));
+            let address = format!("{address}/{}", prefix_len.unwrap_or(32));
+            let of_link = cards.iter_mut().filter(|(id, _)| *id == link);
+            of_link.for_each(|(_, card)| card.addresses.push(address.clone()));
+        }
+    }
+    cards.into_iter().map(|(_, card)| card).collect()
+}
+
+fn prefix_len(mask: &str) -> Option<u32> {
+    Some(match mask.parse().ok()? {
+        IpAddr::V4(mask) => u32::from(mask).count_ones(),
+        IpAddr::V6(mask) => u128::from(mask).count_ones(),
+    })
+}
+
 /// Any other key names a card.
 fn is_known(key: &str) -> bool {
     const KEYS: [&str; 22] = [
@@ -168,6 +212,25 @@ mod tests {
             "nameservers":{"addresses":["10.0.0.53"]},"addresses":["10.0.0.2/24","fd00::2/64"],
             "routes":[{"to":"0.0.0.0/0","via":"10.0.0.1"}]}}}}"#;
         assert_eq!(settings(text), SETTINGS);
+    }
+
+    #[test]
+    fn cards_and_addresses_of_openstack() {
+        let text = r#"{"links":[{"ethernet_mac_address":"52:54:00:AA:BB:CC","id":"nic0","mtu":1450,"name":"eth0","type":"phy"},
+            {"ethernet_mac_address":"52:54:00:aa:bb:cd","id":"nic1","name":"eth1","type":"phy"}],
+            "networks":[{"id":"network0","ip_address":"10.0.0.2","link":"nic0","netmask":"255.255.255.0","type":"ipv4"},
+            {"id":"network1","ip_address":"fd00::2","link":"nic0","netmask":"ffff:ffff:ffff:ffff::","type":"ipv6"}],
+            "services":[]}"#;
+        let cards = parse_network_data(text);
+        let settings: Vec<String> = cards.iter().flat_map(Card::settings).collect();
+        let expected = [
+            "eth0 52:54:00:aa:bb:cc mtu 1450",
+            "eth0 52:54:00:aa:bb:cc up yes",
+            "eth0 52:54:00:aa:bb:cc address 10.0.0.2/24",
+            "eth0 52:54:00:aa:bb:cc address fd00::2/64",
+            "eth1 52:54:00:aa:bb:cd up yes",
+        ];
+        assert_eq!(settings, expected);
     }
 
     #[test]

@@ -7,9 +7,10 @@ use api::kinds::{
     Datastore, DatastoreSpec, GuestSpec, Network, NetworkSpec, NoStatus, Template, TemplateSpec,
 };
 use model::limits::{
-    DISK_MAX_BYTES, MEMORY_MAX_MIB, MEMORY_MIN_MIB, NICS_MAX, SSH_KEYS_MAX, USER_DATA_MAX_BYTES, VCPUS_MAX,
-    check_range,
+    DISK_MAX_BYTES, GUEST_MAX_BYTES, MEMORY_MAX_MIB, MEMORY_MIN_MIB, NICS_MAX, SSH_KEYS_MAX,
+    USER_DATA_MAX_BYTES, VCPUS_MAX, check_range,
 };
+use model::user_data::UserData;
 use model::vm::GuestConfig;
 use model::{ImageId, Kind, NetworkId, Object};
 use planner::view::At;
@@ -41,18 +42,42 @@ pub(super) fn guest(spec: GuestSpec) -> Result<GuestConfig, Problem> {
             "an ssh key is one line: give each key as an entry of its own",
         ));
     }
-    let user_data = spec.user_data.as_deref().unwrap_or_default();
+    let guest = GuestConfig {
+        hostname: spec.hostname,
+        ssh_keys: spec.ssh_keys,
+        user_data: texts(spec.user_data)?,
+        vendor_data: texts(spec.vendor_data)?,
+        seed: spec.seed.unwrap_or_default(),
+    };
+    check_guest_size(&guest)?;
+    Ok(guest)
+}
+
+fn texts(data: Option<UserData>) -> Result<Option<UserData>, Problem> {
+    let data = data.and_then(UserData::normal);
+    data.as_ref().map(UserData::check).transpose()?;
+    Ok(data)
+}
+
+/// Refuses what would not fit into the store.
+pub(super) fn check_guest_size(guest: &GuestConfig) -> Result<(), Problem> {
+    let texts = guest.user_data.iter().chain(&guest.vendor_data);
+    let bytes: usize = texts.map(UserData::bytes).sum();
     check_range(
-        "the size of the user data in bytes",
-        user_data.len() as u64,
+        "the size of user data and vendor data in bytes",
+        bytes as u64,
         0,
         USER_DATA_MAX_BYTES as u64,
     )?;
-    Ok(GuestConfig {
-        hostname: spec.hostname,
-        ssh_keys: spec.ssh_keys,
-        user_data: spec.user_data,
-    })
+    let json = serde_json::to_vec(guest).map_or(0, |json| json.len());
+    if json <= GUEST_MAX_BYTES {
+        return Ok(());
+    }
+    let detail = format!(
+        "what the guest is told takes {json} bytes as JSON, with its ssh keys, and the store takes at most {GUEST_MAX_BYTES} of \
+         it: have the user data fetch what is large (`#include` and a URL)"
+    );
+    Err(Problem::invalid("guest-too-large", detail))
 }
 
 /// What a guest is told, as it is shown.
@@ -61,6 +86,15 @@ pub(super) fn guest_spec(stored: &GuestConfig) -> GuestSpec {
         hostname: stored.hostname.clone(),
         ssh_keys: stored.ssh_keys.clone(),
         user_data: stored.user_data.clone(),
+        vendor_data: stored.vendor_data.clone(),
+        seed: Some(stored.seed),
+    }
+}
+
+/// Leaves out the texts, which hold passwords.
+pub(super) fn hide_texts(guest: &mut GuestSpec) {
+    for text in guest.user_data.iter_mut().chain(&mut guest.vendor_data) {
+        *text = UserData::not_shown();
     }
 }
 
@@ -95,6 +129,10 @@ impl Served for Template {
             networks: Some(networks),
             guest: guest_spec(&stored.guest),
         }
+    }
+
+    fn hide_secrets(spec: &mut TemplateSpec) {
+        hide_texts(&mut spec.guest);
     }
 
     fn status(_: &Heard, _: &View, _: Uuid) -> Option<NoStatus> {

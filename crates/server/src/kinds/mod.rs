@@ -39,6 +39,9 @@ pub trait Served: Resource {
     /// The spec as it is shown.
     fn spec(view: &View, stored: &Self::Stored) -> Self::Spec;
 
+    /// Leaves out of a spec what may have secrets, for those who only read.
+    fn hide_secrets(_spec: &mut Self::Spec) {}
+
     /// The status as it is shown.
     fn status(heard: &Heard, view: &View, id: Uuid) -> Option<Self::Status>;
 

@@ -16,7 +16,7 @@ use planner::{Plan, View};
 use uuid::Uuid;
 
 use super::action::next_commands;
-use super::catalog::{check_sizes, guest, guest_spec};
+use super::catalog::{check_guest_size, check_sizes, guest, guest_spec, hide_texts};
 use super::{Served, find, host_name, immutable, name_of, placement, start};
 use crate::service::Context;
 use crate::shared::Heard;
@@ -46,6 +46,10 @@ impl Served for Vm {
             placement: placement::shown(view, &stored.placement),
             power: Some(stored.power),
         }
+    }
+
+    fn hide_secrets(spec: &mut VmSpec) {
+        spec.guest.iter_mut().for_each(hide_texts);
     }
 
     fn status(heard: &Heard, view: &View, id: Uuid) -> Option<VmStatus> {
@@ -296,10 +300,12 @@ fn are_same(given: &[NicSpec], present: Option<&[NicSpec]>) -> bool {
 /// What the request says, and of the template's what it does not say.
 fn merged_guest(given: Option<GuestSpec>, base: Option<&TemplateSpec>) -> Result<GuestConfig, Problem> {
     let base = base.map(|base| base.guest.clone()).unwrap_or_default();
-    let Some(given) = given.map(guest).transpose()? else {
+    let Some(given) = given else {
         return Ok(base);
     };
-    Ok(GuestConfig {
+    let seed = given.seed.unwrap_or(base.seed);
+    let given = guest(given)?;
+    let merged = GuestConfig {
         hostname: given.hostname.or(base.hostname),
         ssh_keys: if given.ssh_keys.is_empty() {
             base.ssh_keys
@@ -307,7 +313,11 @@ fn merged_guest(given: Option<GuestSpec>, base: Option<&TemplateSpec>) -> Result
             given.ssh_keys
         },
         user_data: given.user_data.or(base.user_data),
-    })
+        vendor_data: given.vendor_data.or(base.vendor_data),
+        seed,
+    };
+    check_guest_size(&merged)?;
+    Ok(merged)
 }
 
 fn check_image(view: &View, image: ImageId, disk_bytes: Option<u64>) -> Result<(), Problem> {

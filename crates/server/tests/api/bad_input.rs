@@ -57,7 +57,7 @@ async fn specs_that_cannot_be_meant_are_refused_by_the_field() {
 async fn too_much_is_refused(world: &World) {
     for _ in 0..20 {
         let large = super::world::client(&world.ca, None)
-            .post(format!("{}/v1/vms", world.url))
+            .post(format!("{}/v1/tokens", world.url))
             .bearer_auth(world.token())
             .body(vec![b' '; 2 << 20]);
         if let Ok(answer) = large.send().await {

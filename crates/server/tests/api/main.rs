@@ -8,6 +8,7 @@ mod bad_input;
 mod certificates;
 mod console;
 mod documents;
+mod guests;
 mod hosts;
 mod images;
 mod imports;

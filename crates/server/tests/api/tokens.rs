@@ -11,7 +11,13 @@ use store::MemoryStore;
 use super::world::{PATIENCE, Said, World};
 
 /// A World whose answers are asked for with other tokens.
-async fn with(world: &World, token: &str, method: Method, path: &str, body: Option<&Value>) -> Said {
+pub(crate) async fn with(
+    world: &World,
+    token: &str,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Said {
     let mut request = world.http.request(method, format!("{}{path}", world.url));
     request = request.bearer_auth(token);
     if let Some(body) = body {
@@ -20,7 +26,7 @@ async fn with(world: &World, token: &str, method: Method, path: &str, body: Opti
     world.send(request).await
 }
 
-async fn make(world: &World, name: &str, role: &str) -> String {
+pub(crate) async fn make(world: &World, name: &str, role: &str) -> String {
     let made = world
         .post("/v1/tokens", &json!({ "name": name, "role": role }))
         .await

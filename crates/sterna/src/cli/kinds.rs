@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use api::kinds::JoinTokenBody;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use model::vm::SeedFormat;
 
 use crate::units;
 
@@ -141,7 +142,8 @@ pub(crate) enum CatalogCommand<T: Args> {
 /// What a template says.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example: sterna template create small --image tiny --memory 256MiB --vcpus 1 --disk 10GiB"
+    after_help = "Examples:\n  sterna template create small --image tiny --memory 256MiB --vcpus 1 --disk 10GiB\n  \
+    sterna template create web --image debian --memory 1GiB --user-data a.yaml --user-data b.sh"
 )]
 pub(crate) struct TemplateArgs {
     /// What every new object has.
@@ -173,9 +175,35 @@ pub(crate) struct GuestArgs {
     /// A file with ssh public keys, one a line; may be given several times
     #[arg(long = "ssh-key-file", value_name = "PATH")]
     pub(crate) ssh_key_files: Vec<PathBuf>,
-    /// A file with a script that begins with #!, or with cloud-config
+    /// A file with a script that begins with #!, or with cloud-config; given several times, the guest gets all of them
     #[arg(long, value_name = "PATH")]
-    pub(crate) user_data: Option<PathBuf>,
+    pub(crate) user_data: Vec<PathBuf>,
+    /// The same from the image's provider, which the guest carries out before the user's
+    #[arg(long, value_name = "PATH")]
+    pub(crate) vendor_data: Vec<PathBuf>,
+    /// The form of the disk that tells the guest: nocloud, or configdrive as OpenStack has it [default: nocloud]
+    #[arg(long, value_enum, value_name = "FORM", hide_possible_values = true)]
+    pub(crate) seed: Option<SeedArg>,
+}
+
+/// The form of a seed as it is written.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum SeedArg {
+    /// As cloud-init's NoCloud has it.
+    #[value(name = "nocloud")]
+    NoCloud,
+    /// As OpenStack's ConfigDrive has it.
+    #[value(name = "configdrive")]
+    ConfigDrive,
+}
+
+impl From<SeedArg> for SeedFormat {
+    fn from(seed: SeedArg) -> Self {
+        match seed {
+            SeedArg::NoCloud => Self::NoCloud,
+            SeedArg::ConfigDrive => Self::ConfigDrive,
+        }
+    }
 }
 
 /// What a network says.

@@ -77,7 +77,8 @@ impl From<VmGetArgs> for GetArgs {
     sterna vm create worker --template small --count 3 -l tier=batch\n  \
     sterna vm create spare --template small --off --wait\n  \
     sterna vm create worker --template small --count 3 -l app=w --anti-affinity vm:app=w\n  \
-    sterna vm create db --image tiny --memory 1GiB --vcpus 2 --network front,address=10.1.0.7"
+    sterna vm create db --image tiny --memory 1GiB --vcpus 2 --network front,address=10.1.0.7\n  \
+    sterna vm create web --template small --user-data settings.yaml --user-data install.sh"
 )]
 pub(crate) struct VmArgs {
     /// Its name, or several; with --count, what the names begin with

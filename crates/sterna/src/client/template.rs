@@ -1,10 +1,11 @@
 //! What only templates have, and what guests are told, which VMs have too.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use api::kinds::{GuestSpec, Template, TemplateSpec};
+use model::user_data::UserData;
 
 use super::{Context, kinds};
 use crate::cli::{GuestArgs, TemplateArgs};
@@ -23,23 +24,23 @@ pub(super) async fn create(context: &Context, args: TemplateArgs) -> anyhow::Res
 
 /// What the guest is told; `None` if nothing was given.
 pub(super) fn guest(args: &GuestArgs, hostname: Option<String>) -> anyhow::Result<Option<GuestSpec>> {
-    if args.ssh_key_files.is_empty() && args.user_data.is_none() && hostname.is_none() {
-        return Ok(None);
-    }
     let mut ssh_keys = Vec::new();
     for path in &args.ssh_key_files {
         ssh_keys.extend(keys(&read(path, "the ssh keys")?));
     }
-    let user_data = args
-        .user_data
-        .as_deref()
-        .map(|path| read(path, "the user data"))
-        .transpose()?;
-    Ok(Some(GuestSpec {
+    let guest = GuestSpec {
         hostname,
         ssh_keys,
-        user_data,
-    }))
+        user_data: texts(&args.user_data, "the user data")?,
+        vendor_data: texts(&args.vendor_data, "the vendor data")?,
+        seed: args.seed.map(Into::into),
+    };
+    Ok((guest != GuestSpec::default()).then_some(guest))
+}
+
+fn texts(paths: &[PathBuf], what: &str) -> anyhow::Result<Option<UserData>> {
+    let parts: anyhow::Result<_> = paths.iter().map(|path| read(path, what)).collect();
+    Ok(UserData::Parts(parts?).normal())
 }
 
 fn read(path: &Path, what: &str) -> anyhow::Result<String> {

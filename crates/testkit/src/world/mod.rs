@@ -35,7 +35,7 @@ use crate::process::{self, Process};
 
 pub use copy::Copied;
 pub use leave::Left;
-pub use start::{COMMON_USER, guest_image, program};
+pub use start::{COMMON_USER, debian_image, guest_image, program};
 
 use start::{Output, Start, Up, says_ready};
 

@@ -138,6 +138,15 @@ pub fn guest_image() -> anyhow::Result<PathBuf> {
     found("STERNA_GUEST", "guest.qcow2", "make guest")
 }
 
+/// The image of a Debian with cloud-init.
+pub fn debian_image() -> anyhow::Result<PathBuf> {
+    found(
+        "STERNA_DEBIAN",
+        "debian.qcow2",
+        "guest/debian.sh target/debian.qcow2",
+    )
+}
+
 fn found(variable: &str, name: &str, remedy: &str) -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable).map(PathBuf::from) {
         ensure!(

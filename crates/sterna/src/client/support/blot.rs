@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 /// What stands for what was there.
 const BLOT: &str = "[removed]";
 /// The fields of objects that are for guests' eyes.
-const FIELDS: [&str; 2] = ["user_data", "ssh_keys"];
+const FIELDS: [&str; 3] = ["user_data", "vendor_data", "ssh_keys"];
 /// What Sterna's secrets begin with.
 const PREFIXES: [&str; 2] = ["sterna-", "join-"];
 /// Shorter runs of digits are no secrets; longer ones are cut where a secret would end.
@@ -107,12 +107,12 @@ mod tests {
     #[test]
     fn what_guests_are_told_goes_wherever_it_stands() {
         let mut value = json!({
-            "spec": { "guest": { "user_data": "#!/bin/sh", "ssh_keys": ["ssh-ed25519 A"], "hostname": "web" } },
+            "spec": { "guest": { "user_data": ["#!/bin/sh", "#!"], "vendor_data": "#!", "ssh_keys": ["ssh-ed25519 A"], "hostname": "web" } },
             "list": [{ "user_data": null }],
         });
         fields(&mut value);
         let expected = json!({
-            "spec": { "guest": { "user_data": BLOT, "ssh_keys": BLOT, "hostname": "web" } },
+            "spec": { "guest": { "user_data": BLOT, "vendor_data": BLOT, "ssh_keys": BLOT, "hostname": "web" } },
             "list": [{ "user_data": null }],
         });
         assert_eq!(value, expected);
