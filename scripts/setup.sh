@@ -42,6 +42,9 @@ case "${1:-run}" in
     *) usage >&2; exit 2 ;;
 esac
 
+[ "$mode" != test ] || packages+='xorriso|cmd:xorriso|makes the media that a test installs from
+isolinux|file:/usr/lib/ISOLINUX/isolinux.bin|boots them
+'
 [ "$mode" != deb ] || packages+='dpkg-dev|cmd:dpkg-shlibdeps|finds out which libraries the package depends on
 '
 

@@ -208,8 +208,10 @@ mod tests {
             disk: Disk {
                 datastore: "/d".to_owned(),
                 coherent: true,
-                image_sha256: String::new(),
-                image_format: ImageFormat::Qcow2,
+                image: Some(ImageFile {
+                    sha256: String::new(),
+                    format: ImageFormat::Qcow2,
+                }),
                 bytes: 1,
             },
             nics: vec![Port {
