@@ -45,6 +45,10 @@ esac
 
 [ "$mode" != soak ] || packages+='mmdebstrap|cmd:mmdebstrap|makes the Debian guest of the long tests
 '
+case $mode in test | soak) packages+='xorriso|cmd:xorriso|makes the media that a test installs from
+isolinux|file:/usr/lib/ISOLINUX/isolinux.bin|boots them
+' ;;
+esac
 [ "$mode" != deb ] || packages+='dpkg-dev|cmd:dpkg-shlibdeps|finds out which libraries the package depends on
 '
 

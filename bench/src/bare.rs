@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use driver::passes::LIMITS_MS;
+use model::vm::BootDevice;
 use qemu::command_line::{
     AGENT_SOCKET, Accelerator, Access, Base, CONSOLE_SOCKET, Cache, Disk, ImageFormat, LaunchSpec,
     MACHINE_TYPE, QMP_SOCKET, Start, TCG_CPU_MODEL, command_line,
@@ -103,6 +104,8 @@ pub(crate) fn spec(disk: &Path, image: &Path, memory_mib: u32, start: Start) -> 
             cache: Cache::HostPageCache,
             access: Access::ReadWrite,
         }],
+        cdrom: None,
+        boot: BootDevice::USUAL.into(),
         seed: None,
         nics: Vec::new(),
         start,

@@ -18,7 +18,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use model::VmId;
 use model::digest::hex;
-use model::document::{Disk, Machine};
+use model::document::{Disk, ImageFile, Machine};
 use model::image::ImageFormat;
 use qemu::image::{ImageError, QemuImg};
 use serde::Serialize;
@@ -119,18 +119,18 @@ impl Storage {
     }
 
     /// The image's file in the datastore, fetched if it is not there.
-    pub async fn image(&self, disk: &Disk) -> Result<PathBuf, StorageError> {
-        let path = image_path(disk)?;
+    pub async fn image(&self, datastore: &Path, image: &ImageFile) -> Result<PathBuf, StorageError> {
+        let path = image_path(datastore, image)?;
         if path.exists() {
             return Ok(path);
         }
         let turn = Arc::clone(self.fetches.lock().await.entry(path.clone()).or_default());
         let _turn = turn.lock().await;
         if !path.exists() {
-            let directory = image_dir(Path::new(&disk.datastore));
+            let directory = image_dir(datastore);
             fs::create_dir_all(&directory).map_err(file("make", &directory))?;
             remove_stale(&directory);
-            self.fetch(&disk.image_sha256, &path).await?;
+            self.fetch(&image.sha256, &path).await?;
         }
         Ok(path)
     }
@@ -183,14 +183,14 @@ impl Storage {
         output.sync_all().await.map_err(file("sync", temporary))
     }
 
-    /// The root disk of a VM: an overlay over the image, made if it is not there.
+    /// The root disk of a VM: an overlay over the image, or blank, made if it is not there.
     pub async fn disk(&self, vm: VmId, disk: &Disk) -> Result<PathBuf, StorageError> {
         let path = disk_path(vm, disk);
         if path.exists() {
             return Ok(path);
         }
-        let base = self.image(disk).await?;
-        let directory = volume_dir(Path::new(&disk.datastore), vm);
+        let datastore = Path::new(&disk.datastore);
+        let directory = volume_dir(datastore, vm);
         // Others on the host, and on the storage, have no business in guests' disks.
         let made = fs::DirBuilder::new()
             .recursive(true)
@@ -198,10 +198,17 @@ impl Storage {
             .create(&directory);
         made.map_err(file("make", &directory))?;
         let temporary = directory.join(format!("{}.part", chance::unique()));
-        let format = qemu_format(disk.image_format);
-        self.tool
-            .create_overlay(&temporary, &base, format, Some(disk.bytes))
-            .await?;
+        match &disk.image {
+            Some(image) => {
+                let base = self.image(datastore, image).await?;
+                let format = qemu_format(image.format);
+                let made = self
+                    .tool
+                    .create_overlay(&temporary, &base, format, Some(disk.bytes));
+                made.await?;
+            }
+            None => self.tool.create_empty(&temporary, disk.bytes).await?,
+        }
         fs::rename(&temporary, &path).map_err(file("rename", &temporary))?;
         Ok(path)
     }
@@ -230,17 +237,17 @@ pub fn disk_path(vm: VmId, disk: &Disk) -> PathBuf {
     volume_dir(Path::new(&disk.datastore), vm).join("root.qcow2")
 }
 
-/// Where the image is that the disk is an overlay over.
-pub fn image_path(disk: &Disk) -> Result<PathBuf, StorageError> {
-    let sha256 = &disk.image_sha256;
+/// Where an image is in a datastore.
+pub fn image_path(datastore: &Path, image: &ImageFile) -> Result<PathBuf, StorageError> {
+    let sha256 = &image.sha256;
     if !model::limits::is_sha256(sha256) {
         return Err(StorageError::Name(sha256.clone()));
     }
-    let extension = match disk.image_format {
+    let extension = match image.format {
         ImageFormat::Qcow2 => "qcow2",
         ImageFormat::Raw => "raw",
     };
-    Ok(image_dir(Path::new(&disk.datastore)).join(format!("{sha256}.{extension}")))
+    Ok(image_dir(datastore).join(format!("{sha256}.{extension}")))
 }
 
 /// QEMU's name of it.

@@ -9,10 +9,12 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{Bench, PATIENCE, Side, document};
-use model::document::{Disk, Machine, MigrateTo, Order, Port, StartFrom, Stop, Target, TargetState};
+use model::document::{
+    Disk, ImageFile, Machine, MigrateTo, Order, Port, StartFrom, Stop, Target, TargetState,
+};
 use model::image::ImageFormat;
 use model::report::{OutgoingState, RunState, RunStatus};
-use model::vm::GuestConfig;
+use model::vm::{BootDevice, GuestConfig};
 use model::{Incarnation, VmId};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -33,12 +35,16 @@ fn machine(bench: &Bench, vm: VmId) -> Machine {
                 .to_string_lossy()
                 .into_owned(),
             coherent: true,
-            image_sha256: bench.sha256.clone(),
-            image_format: ImageFormat::Qcow2,
+            image: Some(ImageFile {
+                sha256: bench.sha256.clone(),
+                format: ImageFormat::Qcow2,
+            }),
             bytes: 256 << 20,
         },
         nics: nics(),
         guest: GuestConfig::default(),
+        cdrom: None,
+        boot: BootDevice::USUAL.into(),
     }
 }
 

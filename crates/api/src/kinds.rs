@@ -11,7 +11,7 @@ use model::migration::{Figures, Method, MigrationPhase, Progress};
 use model::operation::{Action, OperationPhase};
 use model::report::StepTime;
 use model::user_data::UserData;
-use model::vm::{Power, RefusedGroup, SeedFormat};
+use model::vm::{BootDevice, Power, RefusedGroup, SeedFormat};
 use model::{Incarnation, Kind, Reason, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -49,9 +49,9 @@ pub struct VmSpec {
     pub vcpus: Option<u32>,
     /// Main memory, in MiB.
     pub memory_mib: Option<u64>,
-    /// The image of its root disk.
+    /// The image of its root disk; the disk is blank if neither this nor the template has one.
     pub image: Option<String>,
-    /// The size of its root disk, in bytes; the image's if `null`.
+    /// The size of its root disk, in bytes; the image's if `null`. A blank disk needs it.
     pub disk_bytes: Option<u64>,
     /// Where its volumes are.
     pub datastore: Option<String>,
@@ -63,6 +63,21 @@ pub struct VmSpec {
     pub placement: PlacementSpec,
     /// What it should be doing; `running` if `null`.
     pub power: Option<Power>,
+    /// Its drive for installation media; `null` if it has none. It may be given one while it is off, and keeps it.
+    pub cdrom: Option<CdromSpec>,
+    /// What it boots from, the first choice first; the disk, then the drive, if `null`. A change holds from the guest's next
+    /// reset on.
+    pub boot: Option<Vec<BootDevice>>,
+}
+
+/// A drive for installation media.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CdromSpec {
+    /// The image in it, an ISO 9660 medium; empty if `null`. It may be changed while the VM runs.
+    pub image: Option<String>,
+    /// Whether what is in it is also taken from a guest that holds it; else the guest is asked for it.
+    pub force: bool,
 }
 
 /// A network interface.
@@ -129,6 +144,20 @@ pub struct VmStatus {
     pub at_next_start: Vec<String>,
     /// What leads on from here.
     pub next_commands: Vec<String>,
+    /// Its drive for installation media, as its host saw it last; `null` if it does not run, or has none.
+    #[serde(default)]
+    pub cdrom: Option<CdromStatus>,
+}
+
+/// How a drive for installation media is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CdromStatus {
+    /// The image in it.
+    pub image: Option<String>,
+    /// Whether its tray is open, as it is after an ejection, also by the guest.
+    pub is_open: bool,
+    /// What the guest boots from at its next reset.
+    pub boot: Vec<BootDevice>,
 }
 
 /// What a VM takes of its host's memory.
@@ -363,6 +392,9 @@ pub struct ImageStatus {
     pub source_sha256: Option<String>,
     /// Found from the content.
     pub format: Option<ImageFormat>,
+    /// Whether it is an installation medium, which goes into a drive, and not the content of a disk.
+    #[serde(default)]
+    pub is_medium: Option<bool>,
     /// The size of the file.
     pub file_bytes: Option<u64>,
     /// The size that a guest sees.
@@ -389,11 +421,7 @@ impl Resource for Image {
         };
         vec![
             word(&image.status.state),
-            image
-                .status
-                .format
-                .map(|format| word(&format))
-                .unwrap_or_default(),
+            content_word(&image.status),
             size(image.status.file_bytes),
             size(image.status.virtual_bytes),
             image
@@ -403,6 +431,15 @@ impl Resource for Image {
                 .map(|hash| hash.chars().take(12).collect())
                 .unwrap_or_default(),
         ]
+    }
+}
+
+/// What sort of content it is.
+fn content_word(image: &ImageStatus) -> String {
+    match image.format {
+        Some(_) if image.is_medium == Some(true) => "iso".to_owned(),
+        Some(format) => word(&format),
+        None => String::new(),
     }
 }
 

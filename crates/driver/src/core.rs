@@ -21,6 +21,7 @@
 //!
 //! A restart of the agent makes a new core from the marks. It looks first, and does nothing before a document came.
 
+mod cdrom;
 mod memory;
 mod pace;
 mod reboot;
@@ -597,6 +598,8 @@ fn touches_qemu(effect: &Effect) -> bool {
         | Effect::AskShutdown
         | Effect::AskReboot
         | Effect::Reset
+        | Effect::ChangeMedium
+        | Effect::SetBoot
         | Effect::Kill
         | Effect::Migrate { .. }
         | Effect::MigrateContinue { .. }

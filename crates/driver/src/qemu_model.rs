@@ -12,7 +12,9 @@
 use std::ops::{Deref, DerefMut};
 
 use crate::types::{Guest, GuestEnd, MigrationWord, Qemu, QemuState, RunStatusWord};
+use model::document;
 use model::migration::Progress;
+use model::report::CdromState;
 
 /// Why QEMU does not do what it is told to.
 pub type Refused = &'static str;
@@ -68,6 +70,7 @@ impl Machine {
             guest: Guest::default(),
             ended,
             resets: 0,
+            cdrom: None,
         }
     }
 
@@ -207,6 +210,8 @@ pub struct Process {
     pub resets: u64,
     /// What the guest says of itself.
     pub up_ms: Option<u64>,
+    /// Its drive for media.
+    pub cdrom: Option<CdromState>,
 }
 
 impl Process {
@@ -220,7 +225,17 @@ impl Process {
             limit_ms: None,
             resets: 0,
             up_ms: None,
+            cdrom: None,
         }
+    }
+
+    /// Gives its drive what a document wants, as at its start and at a change.
+    pub fn set_cdrom(&mut self, machine: &document::Machine) {
+        self.cdrom = machine.cdrom.as_ref().map(|cdrom| CdromState {
+            medium: cdrom.medium.as_ref().map(|image| image.sha256.clone()),
+            is_open: self.cdrom.is_some() && cdrom.medium.is_none(),
+            boot: machine.boot.clone(),
+        });
     }
 
     /// What it says.
@@ -244,6 +259,7 @@ impl Process {
                 up_ms: self.up_ms,
             },
             resets: self.resets,
+            cdrom: self.cdrom.clone(),
             ..self.machine.look()
         })
     }

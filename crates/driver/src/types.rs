@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use model::document::VmDocument;
 use model::migration::Progress;
-use model::report::{Rebooted, RunStatus, StepTime};
+use model::report::{CdromState, Rebooted, RunStatus, StepTime};
 use model::vm::SavedIn;
 use model::{HostId, Incarnation, Reason, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
@@ -181,6 +181,8 @@ pub struct QemuState {
     pub ended: Option<GuestEnd>,
     /// How often the guest was reset, by itself or by us, since this agent first saw its QEMU.
     pub resets: u64,
+    /// Its drive for media; `None` if it has none, or was not asked for it now.
+    pub cdrom: Option<CdromState>,
 }
 
 /// What is known from the guest's agent.
@@ -384,6 +386,10 @@ pub enum Effect {
     AskReboot,
     /// Reset the guest.
     Reset,
+    /// Put the wanted medium into the drive, in place of what is in it, or take that out.
+    ChangeMedium,
+    /// Have the guest boot from what is wanted, from its next reset on.
+    SetBoot,
     /// End the process and wait until it is gone.
     Kill,
     /// Unplug and delete the ports, delete the seed and the sockets. Volumes and saved states stay.

@@ -5,9 +5,10 @@
 //!
 //! The layouts are published: QEMU's `docs/interop/qcow2.txt`, VMware's "Virtual Disk Format 5.0", Microsoft's "Virtual Hard
 //! Disk Image Format Specification" and MS-VHDX, and VirtualBox's `VDICore.h`. Multi-byte numbers are big-endian in qcow2
-//! and VHD, little-endian in the others.
+//! and VHD, little-endian in the others. ISO 9660 is ECMA-119.
 
 mod bytes;
+mod iso;
 mod qcow2;
 mod vdi;
 mod vhd;
@@ -42,6 +43,8 @@ pub enum Format {
     Vhdx,
     /// VirtualBox's.
     Vdi,
+    /// A medium to install from: an ISO 9660 file system, also one that can be written to a stick.
+    Iso,
 }
 
 impl Format {
@@ -54,6 +57,7 @@ impl Format {
             Self::Vhd => "VHD",
             Self::Vhdx => "VHDX",
             Self::Vdi => "VDI",
+            Self::Iso => "ISO 9660",
         }
     }
 }
@@ -72,7 +76,7 @@ pub struct Disk {
 pub enum Refusal {
     /// No format's header.
     #[error(
-        "it begins neither like a qcow2, VMDK, VHD, VHDX or VDI image nor like a disk with a boot sector"
+        "it begins neither like a qcow2, VMDK, VHD, VHDX or VDI image nor like a disk with a boot sector or an ISO 9660 medium"
     )]
     Unknown,
     /// The header is not all there, or contradicts itself.
@@ -110,6 +114,13 @@ pub fn recognise(file: Sample<'_>) -> Result<Disk, Refusal> {
             Refusal::Damaged("VDI", "the file is cut off: blocks that it counts are missing"),
         ),
         Some(Format::Vdi) => vdi::size(file.head).map(Some),
+        Some(Format::Iso) if iso::bytes_min(file.head).is_some_and(|min| file.bytes < min) => {
+            Err(Refusal::Damaged(
+                "ISO 9660",
+                "the file is cut off: it is smaller than its file system",
+            ))
+        }
+        Some(Format::Iso) => Ok(Some(file.bytes)),
         // Its tables are anywhere. A converter refuses one with a parent.
         Some(Format::Vhdx) => Ok(None),
         // The head of one that grows is a copy of its tail.
@@ -152,10 +163,12 @@ fn by_head(head: &[u8]) -> Option<Format> {
     let mut known = MAGIC.into_iter();
     let found = known.find(|(magic, _)| head.starts_with(magic));
     let found = found.map(|(_, format)| format);
-    let or_vdi = found.or_else(|| vdi::is_header(head).then_some(Format::Vdi));
+    let known = found.or_else(|| vdi::is_header(head).then_some(Format::Vdi));
+    // One that can be written to a stick has a boot sector too.
+    let known = known.or_else(|| iso::is_header(head).then_some(Format::Iso));
     // A disk that a machine boots from ends its first sector so.
     let boots = head.get(510..512) == Some(&[0x55, 0xaa]);
-    or_vdi.or_else(|| boots.then_some(Format::Raw))
+    known.or_else(|| boots.then_some(Format::Raw))
 }
 
 /// How large a file may become that begins so: what is unpacked beyond that is no image, but an attempt to fill the disk.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::image::ImageFormat;
-use crate::vm::{GuestConfig, Reboot, SavedIn};
+use crate::vm::{BootDevice, GuestConfig, Reboot, SavedIn};
 use crate::{HostId, Incarnation, VmId};
 
 /// All that a host shall do.
@@ -208,19 +208,52 @@ pub struct Machine {
     pub nics: Vec<Port>,
     /// What the guest is told.
     pub guest: GuestConfig,
+    /// Its drive for media.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cdrom: Option<Cdrom>,
+    /// What it boots from, the first choice first.
+    #[serde(default = "usual_boot", skip_serializing_if = "is_usual_boot")]
+    pub boot: Vec<BootDevice>,
 }
 
-/// A root disk: an overlay over an image, both in a datastore.
+fn usual_boot() -> Vec<BootDevice> {
+    BootDevice::USUAL.into()
+}
+
+fn is_usual_boot(boot: &[BootDevice]) -> bool {
+    boot == BootDevice::USUAL
+}
+
+/// An image, as hosts find it in a datastore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageFile {
+    /// Its digest, which names its file.
+    #[serde(rename = "image_sha256")]
+    pub sha256: String,
+    /// Its layout.
+    #[serde(rename = "image_format")]
+    pub format: ImageFormat,
+}
+
+/// A drive for media that are only read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cdrom {
+    /// What shall be in it, in the root disk's datastore.
+    pub medium: Option<ImageFile>,
+    /// Whether the medium is also taken from a guest that holds it.
+    pub force: bool,
+}
+
+/// A root disk, in a datastore: an overlay over an image there, or blank at first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
     /// The datastore's directory.
     pub datastore: String,
     /// Whether the hosts' page caches agree on its files.
     pub coherent: bool,
-    /// The digest of the image, which names its file.
-    pub image_sha256: String,
-    /// The image's layout.
-    pub image_format: ImageFormat,
+    /// The image.
+    #[serde(flatten)]
+    pub image: Option<ImageFile>,
     /// The size that the guest sees.
     pub bytes: u64,
 }

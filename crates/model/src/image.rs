@@ -73,4 +73,12 @@ pub struct ImageContent {
     /// The digest of what was sent, if that was something else: compressed, or of another format.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_sha256: Option<String>,
+    /// It is an installation medium, which goes into a drive, and no disk's content.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_medium: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }

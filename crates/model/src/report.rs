@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::host::HostStatus;
 use crate::migration::Progress;
-use crate::vm::SavedIn;
+use crate::vm::{BootDevice, SavedIn};
 use crate::{HostId, Incarnation, Reason, VmId};
 
 /// One report.
@@ -77,6 +77,20 @@ pub struct RunStatus {
     /// The last reboot that was asked for and made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebooted: Option<Rebooted>,
+    /// Its drive for media, as its QEMU had it last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cdrom: Option<CdromState>,
+}
+
+/// How a drive for media is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CdromState {
+    /// The digest of the medium in it.
+    pub medium: Option<String>,
+    /// Whether its tray is open: an ejected medium, also one that the guest has ejected, leaves it so.
+    pub is_open: bool,
+    /// What the guest boots from at its next reset, the first choice first.
+    pub boot: Vec<BootDevice>,
 }
 
 /// A step of a VM's start, and when.

@@ -43,6 +43,7 @@ pub fn image_status() -> ImageStatus {
             file_bytes: 1,
             virtual_bytes: 1 << 20,
             source_sha256: None,
+            is_medium: false,
         }),
         failure: None,
         importer: None,
@@ -83,7 +84,7 @@ pub fn vm_spec(image: ImageId, datastore: DatastoreId) -> VmSpec {
         template: None,
         vcpus: 1,
         memory_mib: 256,
-        image,
+        image: Some(image),
         disk_bytes: None,
         datastore,
         nics: Vec::new(),
@@ -93,6 +94,8 @@ pub fn vm_spec(image: ImageId, datastore: DatastoreId) -> VmSpec {
         force: false,
         power_request: 1,
         reboot: None,
+        cdrom: None,
+        boot: Vec::new(),
     }
 }
 
@@ -113,5 +116,6 @@ pub fn run_status(incarnation: Incarnation, host: HostId, state: RunState) -> Ru
         reason: None,
         steps: Vec::new(),
         rebooted: None,
+        cdrom: None,
     }
 }

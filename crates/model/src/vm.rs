@@ -51,9 +51,10 @@ pub struct VmSpec {
     pub vcpus: u32,
     /// Main memory.
     pub memory_mib: u64,
-    /// The image that its root disk is a copy-on-write duplicate of.
-    pub image: ImageId,
-    /// The size of the root disk; the image's if `None`.
+    /// The image that its root disk is a copy-on-write duplicate of; the disk is blank if `None`.
+    #[serde(default)]
+    pub image: Option<ImageId>,
+    /// The size of the root disk; the image's if `None`. Always there for a blank one.
     pub disk_bytes: Option<u64>,
     /// Where its volumes are.
     pub datastore: DatastoreId,
@@ -73,6 +74,45 @@ pub struct VmSpec {
     /// The last request to reboot the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reboot: Option<RebootRequest>,
+    /// Its drive for installation media.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cdrom: Option<Cdrom>,
+    /// What it boots from, the first choice first; [`BootDevice::USUAL`] if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub boot: Vec<BootDevice>,
+}
+
+impl VmSpec {
+    /// The images that have to be there for it to run.
+    pub fn images(&self) -> impl Iterator<Item = ImageId> {
+        let medium = self.cdrom.as_ref().and_then(|cdrom| cdrom.medium);
+        self.image.into_iter().chain(medium)
+    }
+}
+
+/// A drive for media that are only read. A VM keeps it for its life.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cdrom {
+    /// What is in it.
+    pub medium: Option<ImageId>,
+    /// Whether the medium is also taken from a guest that holds it.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Something to boot from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BootDevice {
+    /// The root disk.
+    Disk,
+    /// The medium in the drive.
+    Cdrom,
+}
+
+impl BootDevice {
+    /// The disk, and while that is blank the medium.
+    pub const USUAL: [Self; 2] = [Self::Disk, Self::Cdrom];
 }
 
 /// A request to reboot a guest where it is.

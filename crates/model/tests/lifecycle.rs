@@ -105,7 +105,7 @@ fn spec(power: Power, power_request: u64) -> VmSpec {
         template: None,
         vcpus: 1,
         memory_mib: 64,
-        image: ImageId(Uuid::nil()),
+        image: Some(ImageId(Uuid::nil())),
         disk_bytes: None,
         datastore: DatastoreId(Uuid::nil()),
         nics: Vec::new(),
@@ -115,6 +115,8 @@ fn spec(power: Power, power_request: u64) -> VmSpec {
         force: false,
         power_request,
         reboot: None,
+        cdrom: None,
+        boot: Vec::new(),
     }
 }
 

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use model::document::{
-    Disk, HostDocument, Machine, MigrateTo, NetworkDocument, Order, Port, StartFrom, Stop, Target,
-    TargetState, VmDocument,
+    Cdrom, Disk, HostDocument, ImageFile, Machine, MigrateTo, NetworkDocument, Order, Port, StartFrom, Stop,
+    Target, TargetState, VmDocument,
 };
 use model::migration::{MigrationIntent, MigrationPhase, Route};
 use model::report::{OutgoingState, RunState, RunStatus};
 use model::user_data::UserData;
-use model::vm::{Goal, GuestConfig, Open, Reboot, Start, VmIntent, VmSpec};
-use model::{HostId, Incarnation, Kind, MigrationId, VmId, key};
+use model::vm::{self, BootDevice, Goal, GuestConfig, Open, Reboot, Start, VmIntent, VmSpec};
+use model::{HostId, ImageId, Incarnation, Kind, MigrationId, VmId, key};
 
 use crate::migration::unwanted;
 use crate::operation;
@@ -255,14 +255,10 @@ fn machine(view: &View, id: VmId, incarnation: Incarnation) -> Option<Machine> {
     let intent = &vm.intent.as_ref()?.value;
     let object = &vm.object.as_ref()?.value;
     let spec = &object.spec;
-    let content = view
-        .images
-        .get(&spec.image.0)?
-        .status
-        .as_ref()?
-        .value
-        .content
-        .as_ref()?;
+    let image = match spec.image {
+        Some(image) => Some(image_file(view, image)?),
+        None => None,
+    };
     let datastore = &view.datastores.get(&spec.datastore.0)?.value.spec;
     let (memory_mib, vcpus) = intent
         .open
@@ -286,12 +282,57 @@ fn machine(view: &View, id: VmId, incarnation: Incarnation) -> Option<Machine> {
         disk: Disk {
             datastore: datastore.path.clone(),
             coherent: datastore.coherent,
-            image_sha256: content.sha256.clone(),
-            image_format: content.format,
+            image,
             bytes: disk_bytes(view, spec)?,
         },
         nics: nics.collect(),
         guest: guest(&object.meta.name, &spec.guest, vm.runs.get(&incarnation)),
+        cdrom: match &spec.cdrom {
+            Some(cdrom) => Some(drive(view, cdrom)?),
+            None => None,
+        },
+        boot: boot(spec),
+    })
+}
+
+/// What a VM boots from, the first choice first.
+pub fn boot(spec: &VmSpec) -> Vec<BootDevice> {
+    if spec.boot.is_empty() {
+        BootDevice::USUAL.into()
+    } else {
+        spec.boot.clone()
+    }
+}
+
+fn drive(view: &View, cdrom: &vm::Cdrom) -> Option<Cdrom> {
+    let medium = match cdrom.medium {
+        Some(image) => Some(image_file(view, image)?),
+        None => None,
+    };
+    Some(Cdrom {
+        medium,
+        force: cdrom.force,
+    })
+}
+
+/// Whether another medium is wanted in a VM's drive than its host has said is in it.
+pub(crate) fn changes_medium(view: &View, vm: &Vm, incarnation: Incarnation) -> bool {
+    let spec = vm.object.as_ref().map(|at| &at.value.spec);
+    let wanted = spec.and_then(|spec| spec.cdrom.as_ref());
+    let present = vm.runs.get(&incarnation).and_then(|run| run.cdrom.as_ref());
+    let (Some(wanted), Some(present)) = (wanted, present) else {
+        return false;
+    };
+    let content = wanted.medium.and_then(|image| view.image_content(image));
+    content.map(|content| &content.sha256) != present.medium.as_ref()
+}
+
+/// An image as hosts find it; `None` while its content has not come.
+fn image_file(view: &View, image: ImageId) -> Option<ImageFile> {
+    let content = view.image_content(image)?;
+    Some(ImageFile {
+        sha256: content.sha256.clone(),
+        format: content.format,
     })
 }
 
@@ -322,11 +363,7 @@ const fn has_seed(state: RunState) -> bool {
 
 /// The size of a VM's root disk: what its user wants, and no less than the image's. `None`: neither is known.
 pub(crate) fn disk_bytes(view: &View, spec: &VmSpec) -> Option<u64> {
-    let status = view
-        .images
-        .get(&spec.image.0)
-        .and_then(|image| image.status.as_ref());
-    let content = status.and_then(|at| at.value.content.as_ref());
+    let content = spec.image.and_then(|image| view.image_content(image));
     spec.disk_bytes.max(content.map(|content| content.virtual_bytes))
 }
 

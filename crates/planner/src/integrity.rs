@@ -113,8 +113,9 @@ fn without_object(id: VmId) -> Vec<Fault> {
 fn references(view: &View, id: VmId, vm: &Object<VmSpec>) -> Vec<Fault> {
     let spec = &vm.spec;
     let nics = spec.nics.iter().map(|nic| (Kind::Network, nic.network.0));
-    let needed = [(Kind::Image, spec.image.0), (Kind::Datastore, spec.datastore.0)].into_iter();
-    let missing = needed
+    let images = spec.images().map(|image| (Kind::Image, image.0));
+    let missing = images
+        .chain([(Kind::Datastore, spec.datastore.0)])
         .chain(nics)
         .filter(|(kind, id)| view.meta(*kind, *id).is_none());
     missing

@@ -301,6 +301,15 @@ impl Step<'_> {
                 format!("{name} has not gone on yet after its last migration: migrate it again when it runs"),
             ));
         }
+        if crate::document::changes_medium(self.view, vm, open.incarnation) {
+            return Err(Reason::new(
+                "medium-changing",
+                format!(
+                    "the medium in {name}'s drive is still being changed: migrate it again when that is done, which \
+                     `sterna vm get {name}` shows"
+                ),
+            ));
+        }
         Ok(open)
     }
 

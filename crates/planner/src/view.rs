@@ -10,7 +10,7 @@ use std::sync::Arc;
 use model::datastore::DatastoreSpec;
 use model::event::EventSpec;
 use model::host::{HostContact, HostIntent, HostSpec, HostStatus, Reservations};
-use model::image::{ImageSpec, ImageStatus};
+use model::image::{ImageContent, ImageSpec, ImageStatus};
 use model::key::{self, Part};
 use model::lifecycle::{self, Availability, Facts, Phase};
 use model::migration::{MigrationIntent, MigrationPhase, MigrationSpec};
@@ -21,7 +21,7 @@ use model::report::RunStatus;
 use model::restored::Restored;
 use model::template::TemplateSpec;
 use model::vm::{VmIntent, VmSpec};
-use model::{HostId, Incarnation, Kind, MigrationId, Object, OperationId, VmId};
+use model::{HostId, ImageId, Incarnation, Kind, MigrationId, Object, OperationId, VmId};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
@@ -545,6 +545,11 @@ impl View {
             Kind::Datastore => self.datastores.keys().copied().collect(),
             Kind::Event => self.events.keys().copied().collect(),
         }
+    }
+
+    /// An image's content, once it is there.
+    pub fn image_content(&self, image: ImageId) -> Option<&ImageContent> {
+        self.images.get(&image.0)?.status.as_ref()?.value.content.as_ref()
     }
 
     /// The id that a name or an id's text stands for.

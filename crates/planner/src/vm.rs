@@ -352,7 +352,7 @@ impl<'a> Step<'a> {
         let mut fleet = Fleet::new(host_views(self.view, sees, self.now));
         match fleet.place_all(&requests, self.now) {
             Err((at, record)) => self.keep_refusal(&all, &of_batch(&all, at, record)),
-            Ok(_) if !steps.iter().all(Step::image_is_ready) => Decision::wait_for_room(),
+            Ok(_) if !steps.iter().all(Step::images_are_ready) => Decision::wait_for_room(),
             Ok(placed) => {
                 let mut plan = self.begin_together(&steps);
                 for (starting, placed) in all.into_iter().zip(placed) {
@@ -369,7 +369,7 @@ impl<'a> Step<'a> {
         let step = Step::of(self.view, id, self.now).filter(|step| step.id != self.id && step.starts())?;
         let is_lone = step.spec().placement.batch.is_none();
         let is_next = operation::plan(self.view, id, self.now).is_none();
-        (is_lone && is_next && step.image_is_ready()).then_some(step)
+        (is_lone && is_next && step.images_are_ready()).then_some(step)
     }
 
     /// What it is started with.
@@ -390,13 +390,9 @@ impl<'a> Step<'a> {
         }
     }
 
-    fn image_is_ready(&self) -> bool {
-        let image = self
-            .view
-            .images
-            .get(&self.spec().image.0)
-            .and_then(|image| image.status.as_ref());
-        image.is_some_and(|status| status.value.content.is_some())
+    fn images_are_ready(&self) -> bool {
+        let is_ready = |image| self.view.image_content(image).is_some();
+        self.spec().images().all(is_ready)
     }
 
     /// Keeps why no host fits, once: the same refusal is not written again.

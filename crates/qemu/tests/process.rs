@@ -7,8 +7,11 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use model::report::CdromState;
+use model::vm::BootDevice;
 use qemu::command_line::{
-    Access, Base, Cache, Disk, ImageFormat, LaunchSpec, QMP_SECOND_SOCKET, QMP_SOCKET, Start, command_line,
+    Access, Base, Cache, Cdrom, Disk, ImageFormat, LaunchSpec, Medium, QMP_SECOND_SOCKET, QMP_SOCKET, Start,
+    command_line,
 };
 use qemu::guest_agent::{GuestAgent, GuestAgentError};
 use qemu::image::QemuImg;
@@ -173,6 +176,57 @@ async fn a_vm_with_overlay_data_disk_and_seed_boots_and_its_image_is_locked() {
     );
     assert!(error.to_string().contains("lock"), "{error}");
     println!("{error}");
+}
+
+/// A file by which a medium is known.
+fn medium(root: &Path, sha256: &str) -> Medium {
+    let path = root.join(format!("{sha256}.raw"));
+    std::fs::write(&path, vec![0; 64 * 1024]).unwrap();
+    Medium {
+        path,
+        sha256: sha256.to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_medium_is_taken_out_and_another_put_in_and_the_order_of_booting_changed() {
+    let root = tempfile::tempdir().unwrap();
+    let disk = guest_disk(root.path());
+    let mut spec = spec(VM, &disk, Start::Boot);
+    let [first, second] = ["aa", "bb"].map(|sha256| medium(root.path(), sha256));
+    spec.cdrom = Some(Cdrom {
+        medium: Some(first.clone()),
+    });
+    let vm = Vm::start(root.path(), "vm", &spec).await;
+    let state = async || vm.qmp.query_cdrom().await.unwrap().unwrap();
+    let mut expected = CdromState {
+        medium: Some("aa".to_owned()),
+        is_open: false,
+        boot: BootDevice::USUAL.into(),
+    };
+    assert_eq!(state().await, expected);
+    for _ in 0..2 {
+        vm.qmp.eject_medium(false).await.unwrap();
+        (expected.medium, expected.is_open) = (None, true);
+        assert_eq!(state().await, expected);
+    }
+    // Into an empty drive, in place of another, and the same again.
+    for medium in [&second, &first, &first] {
+        let file = std::fs::File::open(&medium.path).unwrap();
+        vm.qmp.insert_medium(file, &medium.sha256, false).await.unwrap();
+        (expected.medium, expected.is_open) = (Some(medium.sha256.clone()), false);
+        assert_eq!(state().await, expected);
+        let sets = vm.qmp.execute("query-fdsets", json!({})).await.unwrap();
+        assert_eq!(sets.to_string().matches("medium:").count(), 1, "{sets}");
+    }
+    for boot in [
+        vec![BootDevice::Cdrom, BootDevice::Disk],
+        vec![BootDevice::Cdrom],
+        BootDevice::USUAL.into(),
+    ] {
+        vm.qmp.set_boot(&boot).await.unwrap();
+        assert_eq!(state().await.boot, boot);
+    }
 }
 
 #[tokio::test]

@@ -347,6 +347,9 @@ pub fn decide_change<R: Served>(
     }
     model::limits::check_labels(&wanted.labels)?;
     let stored = R::change(context, &at.value, spec::<R>(wanted.spec)?)?;
+    if let Some((key, revision)) = R::relies_on(context.view, &at.value, &stored) {
+        plan.rely(key, revision);
+    }
     let change = |object: &mut model::Object<R::Stored>| {
         object.spec = stored;
         object.meta.labels = wanted.labels;

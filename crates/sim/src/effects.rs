@@ -150,12 +150,15 @@ impl World {
 
     fn spawn(&mut self, n: usize, key: Key, incoming: bool) -> Answer {
         self.next_serial += 1;
-        let serial = self.next_serial;
+        let mut process = Process::spawn(self.next_serial, incoming);
+        if let Some(desired) = self.task(n, key).and_then(|task| task.desired.as_ref()) {
+            process.set_cdrom(&desired.machine);
+        }
         let host = &mut self.hosts[n];
         let launches = host.launches.entry(key).or_default();
         *launches += 1;
         let (is_first, is_alone) = (*launches == 1, !host.qemus.contains_key(&key));
-        host.qemus.insert(key, Process::spawn(serial, incoming));
+        host.qemus.insert(key, process);
         self.checks.must(is_first && is_alone, || {
             format!("{key:?} was launched twice on {}", n + 1)
         });
@@ -218,7 +221,7 @@ impl World {
     /// What needs a monitor that answers.
     fn command(&mut self, n: usize, key: Key, effect: &Effect) -> Answer {
         let desired = self.task(n, key).and_then(|task| task.desired.clone());
-        let order = desired.map(|document| document.order);
+        let (order, machine) = desired.map(|document| (document.order, document.machine)).unzip();
         let Some(process) = self.hosts[n].qemus.get_mut(&key) else {
             return Err(failure("qemu-gone", true));
         };
@@ -239,6 +242,11 @@ impl World {
                     process.resets += 1;
                     process.is_ready = false;
                     self.in_qemu((1_000_000, 4_000_000), n, key, serial, QemuEvent::Ready);
+                }
+            }
+            Effect::ChangeMedium | Effect::SetBoot => {
+                if let Some(machine) = &machine {
+                    process.set_cdrom(machine);
                 }
             }
             Effect::SetDowntimeLimit { ms } => process.limit_ms = Some(*ms),

@@ -31,9 +31,8 @@ pub fn image(machine: &Machine, mtu: u32) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use model::document::{Disk, Machine, Port};
-    use model::image::ImageFormat;
     use model::user_data::UserData;
-    use model::vm::{GuestConfig, SeedFormat};
+    use model::vm::{BootDevice, GuestConfig, SeedFormat};
 
     pub(super) fn machine() -> Machine {
         Machine {
@@ -44,8 +43,7 @@ mod tests {
             disk: Disk {
                 datastore: "/d".to_owned(),
                 coherent: true,
-                image_sha256: String::new(),
-                image_format: ImageFormat::Qcow2,
+                image: None,
                 bytes: 1,
             },
             nics: vec![Port {
@@ -61,6 +59,8 @@ mod tests {
                 vendor_data: Some(UserData::Text("#cloud-config\n{}\n".to_owned())),
                 seed: SeedFormat::NoCloud,
             },
+            cdrom: None,
+            boot: BootDevice::USUAL.into(),
         }
     }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use driver::types::{Effect, EffectId, Failure, Identity, Input, Mark, Outcome, Qemu};
 use hostnet::Mac;
 use model::Reason;
-use model::document::{Machine, Order, VmDocument};
+use model::document::{ImageFile, Machine, Order, VmDocument};
 use model::host::AcceleratorName;
 use model::report::StartStep;
 use qemu::command_line::{
@@ -32,7 +32,7 @@ use tokio::time::timeout;
 use super::live::{Launch, Listeners, Live, QMP_DEADLINE};
 use super::stopwatch::Stopwatch;
 use super::turns::{Turn, Work};
-use super::{Host, guest, retryable, terminal};
+use super::{Host, cdrom, guest, retryable, terminal};
 use crate::config::VmDir;
 use crate::journal::Entry;
 use crate::network::{GUEST_MTU, NetworkError};
@@ -68,6 +68,8 @@ pub struct Vm {
     /// How its QEMU ended, until that is told.
     ended: Mutex<Option<String>>,
     guest: guest::Known,
+    /// The medium that is being fetched for its drive.
+    pub(super) medium: cdrom::Coming,
 }
 
 impl Vm {
@@ -84,6 +86,7 @@ impl Vm {
             continued_at: Mutex::default(),
             ended: Mutex::default(),
             guest: guest::Known::default(),
+            medium: cdrom::Coming::default(),
         }
     }
 
@@ -170,12 +173,15 @@ impl Vm {
         }
         // What it was for was not begun.
         self.end_turn();
+        if matches!(effect, Effect::Prepare { as_target: true }) {
+            within("fetching the medium", FETCH_DEADLINE, self.fetch_images()).await?;
+        }
         let Some(work) = Work::of(effect) else {
             return Ok(Way::Clear);
         };
         let mut orders = self.order.subscribe();
         if work == Work::Start {
-            let fetch = within("fetching the image", FETCH_DEADLINE, self.fetch_image());
+            let fetch = within("fetching the image", FETCH_DEADLINE, self.fetch_images());
             watch.time(StartStep::Image, fetch).await?;
         }
         let reordered = async {
@@ -193,17 +199,17 @@ impl Vm {
         *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    async fn fetch_image(&self) -> Result<(), Failure> {
-        let disk = self.desired()?.machine.disk;
-        if storage::disk_path(self.id.vm, &disk).exists() {
-            return Ok(());
+    /// What its disk is made of, if that is to be made, and its medium.
+    async fn fetch_images(&self) -> Result<(), Failure> {
+        let Machine { disk, cdrom, .. } = self.desired()?.machine;
+        let has_disk = storage::disk_path(self.id.vm, &disk).exists();
+        let of_disk = disk.image.filter(|_| !has_disk);
+        let medium = cdrom.and_then(|cdrom| cdrom.medium);
+        for image in of_disk.iter().chain(&medium) {
+            let fetched = self.host.storage.image(Path::new(&disk.datastore), image).await;
+            fetched.map_err(storage_failure)?;
         }
-        self.host
-            .storage
-            .image(&disk)
-            .await
-            .map(drop)
-            .map_err(storage_failure)
+        Ok(())
     }
 
     async fn act(&self, effect: Effect, watch: &Stopwatch) -> Result<Outcome, Failure> {
@@ -228,6 +234,8 @@ impl Vm {
             Effect::AskShutdown => self.ask_shutdown().await?,
             Effect::AskReboot => self.live().await?.ask(ShutdownMode::Reboot),
             Effect::Reset => self.live().await?.qmp.system_reset().await.map_err(qmp_failure)?,
+            Effect::ChangeMedium => self.change_medium().await?,
+            Effect::SetBoot => self.set_boot().await?,
             Effect::Kill => self.kill().await?,
             Effect::Release => self.release().await?,
             Effect::RemoveVolumes => self.remove_volumes()?,
@@ -424,6 +432,7 @@ impl Vm {
         let launch = Launch {
             incoming,
             user: user.map(|user| user.id),
+            has_cdrom: spec.cdrom.is_some(),
         };
         launch
             .write(&directory)
@@ -460,24 +469,38 @@ impl Vm {
                     tb_size_mib: TCG_TB_SIZE_MIB,
                 },
             },
-            disks: vec![Disk {
-                slot: 0,
-                path: storage::disk_path(self.id.vm, &machine.disk),
-                format: ImageFormat::Qcow2,
-                base: Some(Base {
-                    path: storage::image_path(&machine.disk).map_err(storage_failure)?,
-                    format: storage::qemu_format(machine.disk.image_format),
-                }),
-                cache: if machine.disk.coherent {
-                    Cache::HostPageCache
-                } else {
-                    Cache::Direct
-                },
-                access: Access::ReadWrite,
-            }],
+            disks: vec![self.disk(machine)?],
+            cdrom: cdrom::drive(machine)?,
+            boot: machine.boot.clone(),
             seed: Some(self.run_dir().join(SEED_FILE)),
             nics: self.nics(machine)?,
             start: if incoming { Start::Incoming } else { Start::Boot },
+        })
+    }
+
+    fn disk(&self, machine: &Machine) -> Result<Disk, Failure> {
+        let disk = &machine.disk;
+        let base = |image: &ImageFile| {
+            let path = storage::image_path(Path::new(&disk.datastore), image)?;
+            let format = storage::qemu_format(image.format);
+            Ok(Base { path, format })
+        };
+        Ok(Disk {
+            slot: 0,
+            path: storage::disk_path(self.id.vm, disk),
+            format: ImageFormat::Qcow2,
+            base: disk
+                .image
+                .as_ref()
+                .map(base)
+                .transpose()
+                .map_err(storage_failure)?,
+            cache: if disk.coherent {
+                Cache::HostPageCache
+            } else {
+                Cache::Direct
+            },
+            access: Access::ReadWrite,
         })
     }
 

@@ -47,6 +47,9 @@ pub struct Launch {
     /// As whom; the agent's own user if `None`.
     #[serde(default)]
     pub user: Option<u32>,
+    /// Whether it has a drive for media.
+    #[serde(default)]
+    pub has_cdrom: bool,
 }
 
 impl Launch {
@@ -158,12 +161,18 @@ impl Live {
     /// What QEMU says now.
     pub async fn look(&self) -> Result<QemuState, QmpError> {
         let (status, migration) = tokio::try_join!(self.qmp.query_status(), self.qmp.query_migrate())?;
+        let cdrom = if self.launch.has_cdrom && observe::is_at_rest(&status.status, &migration.status) {
+            self.qmp.query_cdrom().await?
+        } else {
+            None
+        };
         let limit_ms = self.downtime_limit_ms.load(Ordering::Relaxed);
         let aside = Aside {
             guest: self.guest.get(),
             is_incoming: self.launch.incoming,
             downtime_limit_ms: (limit_ms > 0).then_some(limit_ms),
             resets: self.resets.load(Ordering::Relaxed),
+            cdrom,
         };
         Ok(observe::state(&status.status, migration, aside))
     }

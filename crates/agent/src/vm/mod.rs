@@ -14,6 +14,7 @@
 //!
 //! **Start here:** [`task::run`], then [`exec::Vm::carry_out`].
 
+mod cdrom;
 pub mod console;
 pub mod exec;
 pub mod guest;

@@ -8,6 +8,7 @@
 
 use driver::types::{Guest, GuestEnd, MigrationWord, QemuState, RunStatusWord};
 use model::migration::Progress;
+use model::report::CdromState;
 use qemu::qmp::commands::RunState;
 use qemu::qmp::migration::{MigrationInfo, MigrationStatus};
 
@@ -22,6 +23,15 @@ pub struct Aside {
     pub downtime_limit_ms: Option<u64>,
     /// How often the guest was reset.
     pub resets: u64,
+    /// Its drive for media, if that was asked for.
+    pub cdrom: Option<CdromState>,
+}
+
+/// Whether the guest is here and is not being moved or saved. Only then something is changed about its drive, and while a
+/// guest stands still for a switch-over nothing is asked that is not needed.
+pub fn is_at_rest(run: &RunState, migration: &MigrationStatus) -> bool {
+    let is_here = matches!(run, RunState::Running | RunState::Paused);
+    is_here && (migration.is_final() || *migration == MigrationStatus::None)
 }
 
 /// QEMU's state from its two answers.
@@ -36,6 +46,7 @@ pub fn state(run: &RunState, migration: MigrationInfo, aside: Aside) -> QemuStat
         guest: aside.guest,
         ended: ended(run),
         resets: aside.resets,
+        cdrom: aside.cdrom,
     }
 }
 

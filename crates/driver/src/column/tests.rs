@@ -57,6 +57,7 @@ fn state(run: RunStatusWord, migration: MigrationWord, is_incoming: bool) -> Qem
         guest: Guest::default(),
         ended: None,
         resets: 0,
+        cdrom: None,
     })
 }
 

@@ -2,7 +2,7 @@
 //! it: at worst a step is repeated, a deadline starts anew, a figure is missing.
 
 use model::document::{Order, Stop};
-use model::report::StartStep;
+use model::report::{CdromState, StartStep};
 use model::{Incarnation, Reason};
 
 use super::reboot::UnderWay;
@@ -40,6 +40,8 @@ pub(super) struct Memory {
     pub(super) disk_retry: DiskRetry,
     /// What the guest's agent said.
     pub(super) guest: Guest,
+    /// The drive, as it was seen last.
+    pub(super) cdrom: Option<CdromState>,
     /// How often the guest was reset, as seen last.
     resets: u64,
     pub(super) reboot: Option<UnderWay>,
@@ -274,6 +276,9 @@ impl Memory {
         self.resets = state.resets;
         self.guest.ready |= state.guest.ready;
         self.guest.addresses.clone_from(&state.guest.addresses);
+        if state.cdrom.is_some() {
+            self.cdrom.clone_from(&state.cdrom);
+        }
         if let (Some(transfer), Some(progress)) = (&mut self.transfer, &state.progress) {
             transfer.bytes = Some(progress.sent_bytes);
         }

@@ -94,6 +94,8 @@ pub(super) fn name(effect: &Effect) -> &'static str {
         Effect::AskShutdown => "ask-shutdown",
         Effect::AskReboot => "ask-reboot",
         Effect::Reset => "reset",
+        Effect::ChangeMedium => "change-medium",
+        Effect::SetBoot => "set-boot",
         Effect::Kill => "kill",
         Effect::Release => "release",
         Effect::RemoveVolumes => "remove-volumes",
@@ -134,6 +136,8 @@ fn backoff_us(effect: &Effect) -> (u64, u64) {
         Effect::Journal(_) | Effect::Look => (50_000, 2_000_000),
         Effect::AskShutdown => (1_000_000, 1_000_000),
         Effect::Prepare { .. } => (1_000_000, 20_000_000),
+        // A guest that holds its medium is asked for it each time.
+        Effect::ChangeMedium => (1_000_000, 5_000_000),
         _ => (200_000, 30_000_000),
     }
 }

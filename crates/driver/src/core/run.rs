@@ -132,6 +132,8 @@ impl Core {
             Plan::act(Effect::Announce)
         } else if let Some(effect) = self.remove_used(is_running) {
             Plan::act(effect)
+        } else if let Some(plan) = self.plan_cdrom(state) {
+            plan
         } else if self.memory.guest.ready {
             Plan::wait_ms(STEADY_MS)
         } else {
@@ -167,7 +169,10 @@ impl Core {
                     Plan::act(Effect::Continue)
                 }
             }
-            _ => self.continue_as_specified(),
+            _ if self.is_paused_by_spec() => {
+                self.plan_cdrom(state).unwrap_or_else(|| Plan::wait_ms(STEADY_MS))
+            }
+            _ => self.continue_guest(),
         }
     }
 

@@ -30,7 +30,8 @@ impl Core {
         if order.paused && state.run == RunStatusWord::Running {
             return Plan::act(Effect::Pause);
         }
-        Plan::bind(Mark::Sent { to: order.to }, Effect::Migrate { to: order.to })
+        self.plan_cdrom(state)
+            .unwrap_or_else(|| Plan::bind(Mark::Sent { to: order.to }, Effect::Migrate { to: order.to }))
     }
 
     pub(super) fn plan_pre_copy(&mut self, now: Now, state: &QemuState) -> Plan {

@@ -38,6 +38,7 @@ impl Core {
             reason: self.reason(row, qemu, plan),
             steps: self.memory.start.steps().to_vec(),
             rebooted: self.marks.rebooted,
+            cdrom: self.memory.cdrom.clone().filter(|_| !state.is_closed()),
         })
     }
 

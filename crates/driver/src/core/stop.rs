@@ -170,7 +170,9 @@ impl Core {
             Save::Failed(_) => self.plan_unsaved(state),
             // A migration's transfer, not the save of an agent before this one.
             Save::No if is_transferring(state) && !self.marks.saving => Plan::act(Effect::MigrateCancel),
-            Save::No if !self.marks.saving => Plan::mark(Mark::Saving),
+            Save::No if !self.marks.saving => {
+                self.plan_cdrom(state).unwrap_or_else(|| Plan::mark(Mark::Saving))
+            }
             Save::No => {
                 self.memory.stood_still = state.run == RunStatusWord::Paused;
                 Plan::act(Effect::Save { saved_in })

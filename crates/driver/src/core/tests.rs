@@ -2,10 +2,12 @@
 //!
 //! A row's commands are those up to the first that touches QEMU, or up to a rest: after that only a look tells.
 
-use model::document::{Disk, Machine, MigrateTo, Order, StartFrom, Stop, Target, TargetState, VmDocument};
+use model::document::{
+    Disk, ImageFile, Machine, MigrateTo, Order, StartFrom, Stop, Target, TargetState, VmDocument,
+};
 use model::image::ImageFormat;
 use model::report::{OutgoingState, RunState};
-use model::vm::GuestConfig;
+use model::vm::{BootDevice, GuestConfig};
 use model::{HostId, Timestamp, VmId};
 
 use super::*;
@@ -67,8 +69,10 @@ fn document(incarnation: Incarnation, order: Order) -> Box<VmDocument> {
     let disk = Disk {
         datastore: "/data".to_owned(),
         coherent: true,
-        image_sha256: "00".to_owned(),
-        image_format: ImageFormat::Qcow2,
+        image: Some(ImageFile {
+            sha256: "00".to_owned(),
+            format: ImageFormat::Qcow2,
+        }),
         bytes: 1 << 30,
     };
     let machine = Machine {
@@ -79,6 +83,8 @@ fn document(incarnation: Incarnation, order: Order) -> Box<VmDocument> {
         disk,
         nics: Vec::new(),
         guest: GuestConfig::default(),
+        cdrom: None,
+        boot: BootDevice::USUAL.into(),
     };
     Box::new(VmDocument {
         incarnation,

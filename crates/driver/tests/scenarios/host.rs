@@ -72,6 +72,9 @@ impl World {
         host.spawns += 1;
         let mut process = Process::spawn(0, incoming);
         process.limit_ms = Some(20);
+        if let Some((_, Some(document))) = &host.document {
+            process.set_cdrom(&document.machine);
+        }
         host.process = Some(process);
         Answer::Done(Outcome::Ok)
     }
@@ -180,6 +183,10 @@ impl World {
 
 fn command_alone(host: &mut Host, effect: &Effect) -> Result<Outcome, Failure> {
     let incarnation = host.id.incarnation;
+    let machine = host
+        .document
+        .as_ref()
+        .and_then(|(_, document)| Some(document.as_ref()?.machine.clone()));
     let Some(process) = &mut host.process else {
         return Err(failure("no-qemu", true));
     };
@@ -196,6 +203,10 @@ fn command_alone(host: &mut Host, effect: &Effect) -> Result<Outcome, Failure> {
             }
         }
         Effect::Reset => process.resets += 1,
+        Effect::ChangeMedium if host.holds_medium => return Err(failure("medium-held", true)),
+        Effect::ChangeMedium | Effect::SetBoot => {
+            process.set_cdrom(&machine.ok_or_else(|| failure("no-document", true))?);
+        }
         Effect::SetDowntimeLimit { ms } => process.limit_ms = Some(*ms),
         Effect::Listen => {
             process.is_listening = true;

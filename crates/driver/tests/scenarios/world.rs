@@ -10,11 +10,10 @@ use driver::types::{
     Effect, EffectId, Failure, Identity, Input, Lease, Marks, MigrationWord, Now, Outcome, Qemu,
     RunStatusWord,
 };
-use model::document::{Disk, Machine, Order, VmDocument};
+use model::document::{Disk, ImageFile, Machine, Order, VmDocument};
 use model::image::ImageFormat;
 use model::report::{OutgoingState, RunState, RunStatus};
-use model::vm::GuestConfig;
-use model::vm::Reboot;
+use model::vm::{BootDevice, GuestConfig, Reboot};
 use model::{HostId, Incarnation, Reason, Timestamp, VmId};
 
 /// What a fault does to an effect, to an agent or to a QEMU.
@@ -83,6 +82,8 @@ pub(crate) struct Host {
     pub(crate) saved: BTreeMap<Incarnation, u64>,
     /// Whether the guest powers off when asked.
     pub(crate) listens: bool,
+    /// Whether the guest holds its medium.
+    pub(crate) holds_medium: bool,
     /// The reboot that its orders go with.
     pub(crate) reboot: Option<Reboot>,
     /// Effects that fail, by name, with whether trying again may help.
@@ -119,6 +120,7 @@ impl Host {
             is_forgotten: false,
             saved: BTreeMap::new(),
             listens: true,
+            holds_medium: false,
             reboot: None,
             broken: BTreeMap::new(),
             spawns: 0,
@@ -156,6 +158,8 @@ pub(crate) struct World {
     revision: u64,
     /// The story is over.
     pub(crate) end_us: Option<u64>,
+    /// What documents say that the VM is.
+    pub(crate) machine: Machine,
 }
 
 pub(crate) const SOURCE: usize = 0;
@@ -176,12 +180,16 @@ fn machine() -> Machine {
         disk: Disk {
             datastore: "/data".to_owned(),
             coherent: true,
-            image_sha256: "00".to_owned(),
-            image_format: ImageFormat::Qcow2,
+            image: Some(ImageFile {
+                sha256: "00".to_owned(),
+                format: ImageFormat::Qcow2,
+            }),
             bytes: 1 << 30,
         },
         nics: Vec::new(),
         guest: GuestConfig::default(),
+        cdrom: None,
+        boot: BootDevice::USUAL.into(),
     }
 }
 
@@ -213,6 +221,7 @@ impl World {
             seed: 0,
             revision: 0,
             end_us: None,
+            machine: machine(),
         }
     }
 
@@ -233,7 +242,7 @@ impl World {
         let document = order.map(|order| VmDocument {
             incarnation,
             order,
-            machine: machine(),
+            machine: self.machine.clone(),
             reboot: self.hosts[at].reboot,
             cause: None,
         });

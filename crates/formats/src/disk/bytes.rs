@@ -12,6 +12,10 @@ pub(super) fn be64(bytes: &[u8], place: usize) -> Option<u64> {
     at(bytes, place).map(u64::from_be_bytes)
 }
 
+pub(super) fn le16(bytes: &[u8], place: usize) -> Option<u16> {
+    at(bytes, place).map(u16::from_le_bytes)
+}
+
 pub(super) fn le32(bytes: &[u8], place: usize) -> Option<u32> {
     at(bytes, place).map(u32::from_le_bytes)
 }

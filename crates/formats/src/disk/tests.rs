@@ -71,6 +71,35 @@ fn what_qemu_img_makes_is_recognised() {
     assert_eq!(seen(&boots).unwrap().format, Format::Raw);
 }
 
+/// A medium of so many blocks of 2 KiB whose file system says that it has as many.
+fn medium(blocks: u16) -> Vec<u8> {
+    let file = with(vec![0; usize::from(blocks) * 2048], 16 * 2048, b"\x01CD001\x01");
+    let file = with(file, 16 * 2048 + 80, &blocks.to_le_bytes());
+    with(file, 16 * 2048 + 128, &2048_u16.to_le_bytes())
+}
+
+#[test]
+fn a_medium_is_recognised_also_if_a_stick_could_boot_it_and_if_more_follows() {
+    let file = medium(40);
+    let wanted = Disk {
+        format: Format::Iso,
+        virtual_bytes: Some(40 * 2048),
+    };
+    assert_eq!(seen(&file).unwrap(), wanted);
+    let hybrid = with(file.clone(), 510, &[0x55, 0xaa]);
+    assert_eq!(seen(&hybrid).unwrap(), wanted);
+    let longer = [file.clone(), vec![0; 1000]].concat();
+    assert_eq!(seen(&longer).unwrap().format, Format::Iso);
+    for cut in [hybrid.len() - 1, 17 * 2048] {
+        assert!(
+            matches!(seen(&hybrid[..cut]), Err(Refusal::Damaged("ISO 9660", _))),
+            "{cut}"
+        );
+    }
+    // Another first descriptor says nothing of the size.
+    assert!(seen(&with(file, 16 * 2048, &[0])[..20 * 2048]).is_ok());
+}
+
 #[test]
 fn what_leads_to_other_files_is_refused() {
     let directory = tempfile::tempdir().unwrap();

@@ -59,6 +59,30 @@ fn without_room_the_explanation_is_kept_once_and_a_new_host_is_taken() {
 }
 
 #[test]
+fn a_vm_with_a_blank_disk_waits_for_its_mediums_content() {
+    let mut world = World::new(1);
+    let image = model::ImageId(world.view.find(Kind::Image, Some("default"), "image").unwrap());
+    world.write(key::image_status(image), &model::image::ImageStatus::default());
+    let vm = world.asked_for("web", Power::Running, 256);
+    world.change_vm(vm, |object| {
+        let spec = &mut object.spec;
+        spec.image = None;
+        spec.disk_bytes = Some(1 << 30);
+        spec.cdrom = Some(model::vm::Cdrom {
+            medium: Some(image),
+            force: false,
+        });
+    });
+    world.settle();
+    assert_eq!(world.phase(vm), Phase::Pending);
+    world.write(key::image_status(image), &model::samples::image_status());
+    world.settle();
+    let machine = world.order("h1", vm).unwrap().machine;
+    assert_eq!((machine.disk.image, machine.disk.bytes), (None, 1 << 30));
+    assert_eq!(machine.cdrom.unwrap().medium.unwrap().sha256, "0".repeat(64));
+}
+
+#[test]
 fn a_vm_waits_for_its_images_content() {
     let mut world = World::new(1);
     let image = model::ImageId(world.view.find(Kind::Image, Some("default"), "image").unwrap());

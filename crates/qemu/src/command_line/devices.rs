@@ -8,8 +8,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{
-    AGENT_SOCKET, Access, CONSOLE_SOCKET, Cache, CommandLine, Disk, HOT_PLUG_PORTS, ImageFormat, Nic,
-    QMP_SECOND_SOCKET, QMP_SOCKET,
+    AGENT_SOCKET, Access, BootDevice, CDROM, CONSOLE_SOCKET, Cache, Cdrom, CommandLine, Disk, HOT_PLUG_PORTS,
+    ImageFormat, NOT_BOOTED, Nic, QMP_SECOND_SOCKET, QMP_SOCKET, boot_index,
 };
 
 const HOT_PLUG_ADDRESS: u8 = 0x02;
@@ -18,6 +18,7 @@ const SERIAL_BUS_ADDRESS: u8 = 0x04;
 const NIC_ADDRESS: u8 = 0x08;
 const DISK_ADDRESS: u8 = 0x10;
 const SEED_ADDRESS: u8 = 0x1c;
+const AHCI_ADDRESS: u8 = 0x1d;
 const PVPANIC_PORT: u16 = 0x505;
 const CONSOLE_PORT: u16 = 0x3f8;
 const CONSOLE_IRQ: u8 = 4;
@@ -86,7 +87,7 @@ fn hot_plug_port(line: &mut CommandLine, port: u8) {
 
 /// The node is the image, its child the file: `disk0` over `disk0-file`. What lies under an overlay is said here, and not
 /// looked up in the overlay's header, which its QEMU can write.
-pub(super) fn disk(line: &mut CommandLine, disk: &Disk) {
+pub(super) fn disk(line: &mut CommandLine, disk: &Disk, boot: &[BootDevice]) {
     let name = format!("disk{}", disk.slot);
     let mut node = image(line, &name, disk);
     if disk.format == ImageFormat::Qcow2 {
@@ -107,12 +108,16 @@ pub(super) fn disk(line: &mut CommandLine, disk: &Disk) {
         });
     }
     line.json("-blockdev", &node);
+    let boot_index = match boot_index(boot, BootDevice::Disk) {
+        NOT_BOOTED => NOT_BOOTED,
+        first => first + i32::from(disk.slot),
+    };
     let device = json!({
         "driver": "virtio-blk-pci",
         "id": name,
         "drive": name,
         "serial": name,
-        "bootindex": disk.slot,
+        "bootindex": boot_index,
         "write-cache": "on",
     });
     line.json("-device", &at(DISK_ADDRESS + disk.slot, device));
@@ -134,6 +139,28 @@ fn image(line: &mut CommandLine, name: &str, disk: &Disk) -> Value {
             "cache": cache(disk.cache),
         },
     })
+}
+
+/// What is in the drive is QEMU's own, with no node of ours: it goes when it is taken out.
+pub(super) fn cdrom(line: &mut CommandLine, cdrom: &Cdrom, boot: &[BootDevice]) {
+    let controller = json!({"driver": "ich9-ahci", "id": "ahci"});
+    line.json("-device", &at(AHCI_ADDRESS, controller));
+    let mut device = json!({
+        "driver": "ide-cd",
+        "id": CDROM,
+        "bus": "ahci.0",
+        "bootindex": boot_index(boot, BootDevice::Cdrom),
+    });
+    if let Some(medium) = &cdrom.medium {
+        // `-drive` takes no JSON; all of it are constants and a number.
+        let file = line.open_medium(medium);
+        line.option(
+            "-drive",
+            format!("if=none,id=medium,format=raw,readonly=on,file={file}"),
+        );
+        device["drive"] = json!("medium");
+    }
+    line.json("-device", &device);
 }
 
 fn cache(cache: Cache) -> Value {

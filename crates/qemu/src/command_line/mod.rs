@@ -7,7 +7,8 @@
 //! ```text
 //! pcie.0   00 host bridge      02.0–02.3 hot0…hot3, empty root ports for hot-plug
 //!          03 rng   04 serial bus (guest agent)   05, 06, 07 kept free (06 for a balloon)
-//!          08–0f nic0…nic7     10–1b disk0…disk11     1c seed     1d, 1e kept free     1f ISA bridge
+//!          08–0f nic0…nic7     10–1b disk0…disk11     1c seed     1d AHCI, with the drive for media
+//!          1e kept free        1f ISA bridge
 //! isa      console (0x3f8), pvpanic (0x505)
 //! ```
 //! An address depends on a device's slot alone, never on what else a VM has: a source and a target, or a saved state and
@@ -26,6 +27,7 @@ mod validate;
 
 use std::path::{Path, PathBuf};
 
+use model::vm::BootDevice;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -54,6 +56,8 @@ pub const NIC_SLOTS: u8 = 8;
 /// The number of empty root ports, `hot0` and so on. Each costs a migration's target a few milliseconds of
 /// downtime, since loading it maps the guest's memory anew.
 pub const HOT_PLUG_PORTS: u8 = 4;
+/// The id of the drive for media. It is on AHCI, which every installer knows.
+pub const CDROM: &str = "cdrom";
 
 /// All that decides what a VM's QEMU is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,8 +76,12 @@ pub struct LaunchSpec {
     pub cpu_model: String,
     /// What executes the guest's code.
     pub accelerator: Accelerator,
-    /// The disks. The one in slot 0 boots first.
+    /// The disks. The one in slot 0 is booted from.
     pub disks: Vec<Disk>,
+    /// The drive for media.
+    pub cdrom: Option<Cdrom>,
+    /// What is booted from, the first choice first.
+    pub boot: Vec<BootDevice>,
     /// A small read-only disk with the guest's first configuration.
     pub seed: Option<PathBuf>,
     /// The network interfaces.
@@ -129,6 +137,44 @@ pub struct Base {
     /// Its format.
     pub format: ImageFormat,
 }
+
+/// A drive for media that are only read. What is in it may be changed later: see [`crate::qmp::cdrom`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cdrom {
+    /// What is in it at first.
+    pub medium: Option<Medium>,
+}
+
+/// An installation medium.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Medium {
+    /// Its file, absolute.
+    pub path: PathBuf,
+    /// Its digest, by which it is known again in QEMU.
+    pub sha256: String,
+}
+
+impl Medium {
+    /// What QEMU keeps with the open file. It is the only thing by which a medium is known there.
+    pub(crate) fn opaque(sha256: &str) -> String {
+        format!("{MEDIUM_PREFIX}{sha256}")
+    }
+}
+
+/// What [`Medium::opaque`] begins with.
+pub(crate) const MEDIUM_PREFIX: &str = "medium:";
+
+/// The number by which firmware sorts devices: those of one choice stand together.
+pub(crate) fn boot_index(boot: &[BootDevice], device: BootDevice) -> i32 {
+    let place = boot.iter().position(|known| *known == device);
+    let place = place.and_then(|place| i32::try_from(place).ok());
+    place.map_or(NOT_BOOTED, |place| place * BOOT_INDEX_STEP)
+}
+
+/// Firmware passes it by.
+pub(crate) const NOT_BOOTED: i32 = -1;
+/// More than there are disks.
+const BOOT_INDEX_STEP: i32 = 16;
 
 /// The format of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,6 +243,8 @@ pub struct OpenFile {
     pub access: Access,
     /// How.
     pub cache: Cache,
+    /// What QEMU keeps with it, letters, digits and colons, for whoever asks which file it is.
+    pub opaque: Option<String>,
 }
 
 /// The processor's device.
@@ -212,7 +260,10 @@ pub fn command_line(spec: &LaunchSpec) -> Result<CommandLine, LaunchSpecError> {
     devices::monitors(&mut line);
     devices::always_there(&mut line);
     for disk in &spec.disks {
-        devices::disk(&mut line, disk);
+        devices::disk(&mut line, disk, &spec.boot);
+    }
+    if let Some(cdrom) = &spec.cdrom {
+        devices::cdrom(&mut line, cdrom, &spec.boot);
     }
     if let Some(path) = &spec.seed {
         devices::seed(&mut line, path);
@@ -231,8 +282,18 @@ impl CommandLine {
             path: path.to_owned(),
             access,
             cache,
+            opaque: None,
         });
         format!("/dev/fdset/{set}")
+    }
+
+    /// The same for a medium.
+    fn open_medium(&mut self, medium: &Medium) -> String {
+        let name = self.open(&medium.path, Access::ReadOnly, Cache::HostPageCache);
+        if let Some(file) = self.files.last_mut() {
+            file.opaque = Some(Medium::opaque(&medium.sha256));
+        }
+        name
     }
 
     fn flag(&mut self, name: &str) {

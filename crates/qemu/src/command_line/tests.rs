@@ -13,6 +13,8 @@ fn spec() -> LaunchSpec {
         cpu_model: TCG_CPU_MODEL.to_owned(),
         accelerator: Accelerator::Tcg { tb_size_mib: 16 },
         disks: vec![disk(0)],
+        cdrom: None,
+        boot: BootDevice::USUAL.into(),
         seed: Some(PathBuf::from("/data/vms/web/seed.img")),
         nics: vec![Nic {
             slot: 0,
@@ -48,8 +50,15 @@ fn rendered(spec: &LaunchSpec) -> String {
             Err(_) => text.push_str(&argument),
         }
     }
-    for OpenFile { path, access, cache } in command_line(spec).unwrap().files {
+    for file in command_line(spec).unwrap().files {
+        let OpenFile {
+            path,
+            access,
+            cache,
+            opaque,
+        } = file;
         text.push_str(&format!("\n{access:?} {cache:?} {}", path.display()));
+        text.extend(opaque.map(|opaque| format!(" {opaque}")));
     }
     text.trim_start().to_owned()
 }
@@ -76,6 +85,39 @@ fn an_incoming_vm_under_kvm_with_several_disks_and_interfaces() {
     second.tap = "t-web-7".to_owned();
     spec.nics.push(second);
     insta::assert_snapshot!(rendered(&spec));
+}
+
+#[test]
+fn a_drive_with_a_medium_that_is_booted_first() {
+    let mut spec = spec();
+    spec.nics.clear();
+    spec.seed = None;
+    spec.disks[0].base = None;
+    spec.boot = vec![BootDevice::Cdrom, BootDevice::Disk];
+    spec.cdrom = Some(Cdrom {
+        medium: Some(Medium {
+            path: PathBuf::from("/data/images/ab01.raw"),
+            sha256: "ab01".to_owned(),
+        }),
+    });
+    let all = rendered(&spec);
+    let with_disks = all
+        .lines()
+        .filter(|line| line.contains("disk0") || line.contains("medium"));
+    let empty = LaunchSpec {
+        cdrom: Some(Cdrom::default()),
+        boot: vec![BootDevice::Disk],
+        ..spec.clone()
+    };
+    let all_empty = rendered(&empty);
+    let without = all_empty
+        .lines()
+        .filter(|line| line.contains("ahci") || line.contains("disk0"));
+    let lines: Vec<&str> = with_disks
+        .chain(["-- empty, the disk alone"])
+        .chain(without)
+        .collect();
+    insta::assert_snapshot!(lines.join("\n"));
 }
 
 #[test]
@@ -155,6 +197,12 @@ fn what_could_be_misread_is_refused() {
         refused(|s| s.nics[0].tap = "a-name-of-16-byte".into()),
         E::Interface { .. }
     ));
+    let odd_medium = |s: &mut LaunchSpec| {
+        let (path, sha256) = (PathBuf::from("/a"), "ab,set=0".to_owned());
+        let medium = Some(Medium { path, sha256 });
+        s.cdrom = Some(Cdrom { medium });
+    };
+    assert!(matches!(refused(odd_medium), E::Word { .. }));
     assert!(matches!(refused(|s| s.nics[0].mac = [0xff; 6]), E::Mac { .. }));
     assert!(matches!(refused(|s| s.vcpus = 0), E::Range { .. }));
     assert!(matches!(refused(|s| s.memory_mib = 0), E::Range { .. }));

@@ -34,7 +34,7 @@ pub enum LaunchSpecError {
         /// Its value.
         value: String,
     },
-    /// A machine type outside its alphabet.
+    /// A machine type or a digest outside its alphabet.
     #[error("{what} must have 1 to 64 letters, digits, dots, dashes or underscores: {value:?}")]
     Word {
         /// Which of them.
@@ -95,8 +95,13 @@ pub(super) fn check(spec: &LaunchSpec) -> Result<(), LaunchSpecError> {
     check_slots("nic", spec.nics.iter().map(|nic| nic.slot), NIC_SLOTS)?;
     let bases = spec.disks.iter().filter_map(|disk| disk.base.as_ref());
     let paths = spec.disks.iter().map(|disk| &disk.path).chain(&spec.seed);
+    let medium = spec.cdrom.as_ref().and_then(|cdrom| cdrom.medium.as_ref());
+    let paths = paths.chain(medium.map(|medium| &medium.path));
     let mut paths = paths.chain(bases.map(|base| &base.path));
     paths.try_for_each(|path| check_path(path))?;
+    if let Some(medium) = medium {
+        check_word("a medium's digest", &medium.sha256)?;
+    }
     for nic in &spec.nics {
         check_interface(&nic.tap)?;
         if nic.mac[0] & 1 == 1 || nic.mac == [0; 6] {

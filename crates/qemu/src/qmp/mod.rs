@@ -12,6 +12,7 @@
 //! way then fails with the cause. A command that timed out leaves the connection usable: its late answer is dropped.
 //! QEMU serves one client a monitor: a second one waits, without a greeting, until the first has gone.
 
+pub mod cdrom;
 mod client;
 pub mod commands;
 mod error;

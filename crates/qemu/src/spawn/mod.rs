@@ -123,7 +123,7 @@ pub fn spawn(
         .args(user::becoming(user))
         .arg(program)
         .args(&line.arguments)
-        .args(descriptors(&files))
+        .args(descriptors(&files, &line.files))
         .current_dir(directory)
         .env_clear()
         .env("PATH", PATH)
@@ -165,9 +165,14 @@ fn open(file: &OpenFile) -> Result<File, SpawnError> {
 }
 
 /// Tells QEMU which descriptors belong to which `/dev/fdset/N`.
-fn descriptors(files: &[File]) -> impl Iterator<Item = String> {
-    let sets = files.iter().enumerate();
-    sets.flat_map(|(set, file)| ["-add-fd".to_owned(), format!("fd={},set={set}", file.as_raw_fd())])
+fn descriptors(files: &[File], named: &[OpenFile]) -> impl Iterator<Item = String> {
+    let sets = files.iter().zip(named).enumerate();
+    sets.flat_map(|(set, (file, named))| {
+        let opaque = named.opaque.as_ref();
+        let opaque = opaque.map_or_else(String::new, |opaque| format!(",opaque={opaque}"));
+        let fd = file.as_raw_fd();
+        ["-add-fd".to_owned(), format!("fd={fd},set={set}{opaque}")]
+    })
 }
 
 /// Lets the child, and nobody else, inherit the files under the numbers that they have here.

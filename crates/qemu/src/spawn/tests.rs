@@ -112,6 +112,7 @@ async fn files_are_handed_over_open_and_none_is_made() {
         path: path.to_owned(),
         access,
         cache: Cache::HostPageCache,
+        opaque: None,
     };
     // After the script comes what QEMU is told of the descriptors: `-add-fd fd=A,set=0 -add-fd fd=B,set=1`.
     let script = "a=${1#fd=}; b=${3#fd=}; read said <&${a%,*}; echo \"$said\"; echo written >&${b%,*}; \
@@ -153,6 +154,7 @@ async fn another_user_has_its_own_directory_and_nothing_else() {
         path: own,
         access: Access::ReadWrite,
         cache: Cache::HostPageCache,
+        opaque: None,
     });
     let process = spawn(Path::new("/bin/bash"), &line, &directory, Some(USER)).unwrap();
     process.gone().await.unwrap();

@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use model::vm::BootDevice;
 use qemu::command_line::{
     AGENT_SOCKET, Accelerator, Access, CONSOLE_SOCKET, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE,
     QMP_SOCKET, Start, TCG_CPU_MODEL, command_line,
@@ -81,6 +82,8 @@ pub(crate) fn spec(vm: Uuid, disk: &Path, start: Start) -> LaunchSpec {
             cache: Cache::HostPageCache,
             access: Access::ReadOnly,
         }],
+        cdrom: None,
+        boot: BootDevice::USUAL.into(),
         seed: None,
         nics: Vec::new(),
         start,

@@ -170,7 +170,7 @@ fn not_started(program: &str, error: &io::Error) -> Problem {
 /// As QEMU calls it.
 const fn word(format: Format) -> &'static str {
     match format {
-        Format::Raw => "raw",
+        Format::Raw | Format::Iso => "raw",
         Format::Qcow2 => "qcow2",
         Format::Vmdk => "vmdk",
         Format::Vhd => "vpc",

@@ -33,8 +33,8 @@ pub(super) const CONTENT_MAX_BYTES: u64 = 1 << 40;
 const PIECES_WAITING: usize = 4;
 /// What is asked for when content is damaged.
 pub(super) const A_WHOLE_ONE: &str = "give a whole one";
-const A_KNOWN_ONE: &str = "give a qcow2, raw, VMDK, VHD, VHDX or VDI disk image, which may be compressed with gzip, \
-                           xz or zstd";
+const A_KNOWN_ONE: &str = "give a qcow2, raw, VMDK, VHD, VHDX or VDI disk image or an ISO 9660 medium, which may be \
+                           compressed with gzip, xz or zstd";
 
 /// Files that go when this does.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ pub(super) async fn take(
     }
     let virtual_bytes = disk.virtual_bytes.unwrap_or_default();
     let (format, written, made, virtual_bytes) = match disk.format {
-        Format::Raw => (ImageFormat::Raw, written, made, virtual_bytes),
+        Format::Raw | Format::Iso => (ImageFormat::Raw, written, made, virtual_bytes),
         Format::Qcow2 => (ImageFormat::Qcow2, written, made, virtual_bytes),
         format => {
             let (written, made, bytes) = converted(path, format, &written).await?;
@@ -104,13 +104,14 @@ pub(super) async fn take(
         virtual_bytes,
         source_sha256: (sent_sha256 != written.sha256).then_some(sent_sha256),
         sha256: written.sha256,
+        is_medium: disk.format == Format::Iso,
     };
     Ok(Taken { content, made })
 }
 
 /// Whether there is something that its tables can be checked by; [`recognise`] does it for the others.
 const fn has_a_check(format: Format) -> bool {
-    !matches!(format, Format::Raw | Format::Vhd)
+    !matches!(format, Format::Raw | Format::Vhd | Format::Iso)
 }
 
 /// Opens a file for a program without rights, which opens it once more by its descriptor.

@@ -17,7 +17,7 @@ use planner::view::At;
 use planner::{Plan, View};
 use uuid::Uuid;
 
-use super::{Served, find, immutable, name_of};
+use super::{Served, find, immutable, media, name_of};
 use crate::service::Context;
 use crate::shared::Heard;
 
@@ -157,8 +157,12 @@ impl Served for Template {
             .iter()
             .map(|name| find(context, Kind::Network, name).map(NetworkId))
             .collect();
+        let image = ImageId(find(context, Kind::Image, &spec.image)?);
+        if let Some(content) = context.view.image_content(image) {
+            media::check_is_disk(content, &spec.image)?;
+        }
         Ok(model::template::TemplateSpec {
-            image: ImageId(find(context, Kind::Image, &spec.image)?),
+            image,
             vcpus: spec.vcpus,
             memory_mib: spec.memory_mib,
             disk_bytes: spec.disk_bytes,

@@ -46,6 +46,7 @@ impl Served for Image {
             sha256: content.map(|content| content.sha256.clone()),
             source_sha256: content.and_then(|content| content.source_sha256.clone()),
             format: content.map(|content| content.format),
+            is_medium: content.map(|content| content.is_medium),
             file_bytes: content.map(|content| content.file_bytes),
             virtual_bytes: content.map(|content| content.virtual_bytes),
             progress,

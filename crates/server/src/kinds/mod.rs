@@ -6,6 +6,7 @@ mod catalog;
 mod drain;
 mod host;
 mod image;
+mod media;
 mod migration;
 mod placement;
 mod record;
@@ -65,6 +66,11 @@ pub trait Served: Resource {
         old: &Object<Self::Stored>,
         spec: Self::Spec,
     ) -> Result<Self::Stored, Problem>;
+
+    /// What else than the object's last change a change depends on: a key, and its revision.
+    fn relies_on(_: &View, _: &Object<Self::Stored>, _: &Self::Stored) -> Option<(String, u64)> {
+        None
+    }
 
     /// What else of the view an object's status is made of: it is there when a write is answered before it is made.
     fn shown_with(_view: &View) -> Vec<(Kind, Uuid)> {
@@ -129,7 +135,7 @@ fn used_by(view: &View, kind: Kind, id: Uuid) -> Option<String> {
         .filter_map(|vm| vm.object.as_ref())
         .map(|at| &at.value);
     let vm = vms.into_iter().find(|vm| match kind {
-        Kind::Image => vm.spec.image.0 == id,
+        Kind::Image => vm.spec.images().any(|image| image.0 == id),
         Kind::Network => vm.spec.nics.iter().any(|nic| nic.network.0 == id),
         Kind::Datastore => vm.spec.datastore.0 == id,
         _ => false,

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::action::next_commands;
 use super::catalog::{check_guest_size, check_sizes, guest, guest_spec, hide_texts};
-use super::{Served, find, host_name, immutable, name_of, placement, start};
+use super::{Served, find, host_name, immutable, media, name_of, placement, start};
 use crate::service::Context;
 use crate::shared::Heard;
 
@@ -38,13 +38,15 @@ impl Served for Vm {
             template: stored.template.map(|id| name_of(view, Kind::Template, id.0)),
             vcpus: Some(stored.vcpus),
             memory_mib: Some(stored.memory_mib),
-            image: Some(name_of(view, Kind::Image, stored.image.0)),
+            image: stored.image.map(|image| name_of(view, Kind::Image, image.0)),
             disk_bytes: stored.disk_bytes,
             datastore: Some(name_of(view, Kind::Datastore, stored.datastore.0)),
             nics: Some(stored.nics.iter().map(nic).collect()),
             guest: Some(guest_spec(&stored.guest)),
             placement: placement::shown(view, &stored.placement),
             power: Some(stored.power),
+            cdrom: media::cdrom_spec(view, stored),
+            boot: Some(planner::document::boot(stored)),
         }
     }
 
@@ -94,6 +96,9 @@ impl Served for Vm {
             operation: planner::operation::under_way(view, VmId(id)).map(|meta| meta.name.clone()),
             host,
             migration,
+            cdrom: run
+                .and_then(|run| run.cdrom.as_ref())
+                .map(|state| media::cdrom_status(view, facts.spec, state)),
         })
     }
 
@@ -112,15 +117,14 @@ impl Served for Vm {
             .and_then(|id| context.view.templates.get(&id))
             .map(|at| &at.value.spec);
         let image = match (&spec.image, base) {
-            (Some(name), _) => ImageId(find(context, Kind::Image, name)?),
-            (None, Some(base)) => base.image,
-            (None, None) => {
-                return Err(Problem::invalid(
-                    "image-missing",
-                    "a VM needs a `template` or an `image`",
-                ));
-            }
+            (Some(name), _) => Some(ImageId(find(context, Kind::Image, name)?)),
+            (None, Some(base)) => Some(base.image),
+            (None, None) => None,
         };
+        let cdrom = spec
+            .cdrom
+            .map(|cdrom| media::cdrom(context, &cdrom))
+            .transpose()?;
         let vcpus = spec.vcpus.or(base.map(|base| base.vcpus)).unwrap_or(1);
         let memory_mib = spec
             .memory_mib
@@ -130,7 +134,10 @@ impl Served for Vm {
             })?;
         let disk_bytes = spec.disk_bytes.or(base.and_then(|base| base.disk_bytes));
         check_sizes(vcpus, memory_mib, disk_bytes)?;
-        check_image(context.view, image, disk_bytes)?;
+        match image {
+            Some(image) => check_image(context.view, image, disk_bytes)?,
+            None => media::check_blank(cdrom.as_ref(), disk_bytes)?,
+        }
         check_largest_host(context, memory_mib, vcpus)?;
         let datastore = find(
             context,
@@ -151,6 +158,8 @@ impl Served for Vm {
             force: false,
             power_request: 1,
             reboot: None,
+            boot: media::boot(spec.boot.unwrap_or_default(), cdrom.as_ref())?,
+            cdrom,
         })
     }
 
@@ -189,6 +198,8 @@ impl Served for Vm {
             return Err(Problem::invalid("immutable", detail));
         }
         let asked = u64::from(power != old.spec.power);
+        let cdrom = media::changed_cdrom(context, old, spec.cdrom)?;
+        let boot = spec.boot.unwrap_or_else(|| old.spec.boot.clone());
         Ok(model::vm::VmSpec {
             vcpus,
             memory_mib,
@@ -200,8 +211,14 @@ impl Served for Vm {
             placement: placement::rule(context, spec.placement)?,
             power,
             power_request: old.spec.power_request.saturating_add(asked),
+            boot: media::boot(boot, cdrom.as_ref())?,
+            cdrom,
             ..old.spec.clone()
         })
+    }
+
+    fn relies_on(view: &View, old: &Object<Self::Stored>, new: &Self::Stored) -> Option<(String, u64)> {
+        media::relies_on(view, old, new)
     }
 
     fn next_step(view: &View, id: Uuid, now: Timestamp) -> Option<Plan> {
@@ -321,15 +338,9 @@ fn merged_guest(given: Option<GuestSpec>, base: Option<&TemplateSpec>) -> Result
 }
 
 fn check_image(view: &View, image: ImageId, disk_bytes: Option<u64>) -> Result<(), Problem> {
-    let found = view.images.get(&image.0);
     let name = name_of(view, Kind::Image, image.0);
-    let content = found
-        .and_then(|image| image.status.as_ref())
-        .and_then(|at| at.value.content.as_ref());
-    let Some(content) = content else {
-        let detail = format!("image {name} has no content yet: `sterna image import {name} --file PATH`");
-        return Err(Problem::conflict("image-not-ready", detail));
-    };
+    let content = media::content(view, image)?;
+    media::check_is_disk(content, &name)?;
     let least = content.virtual_bytes;
     if disk_bytes.is_some_and(|bytes| bytes < least) {
         let detail = format!("the disk would be smaller than image {name}: give at least disk_bytes {least}");

@@ -126,6 +126,7 @@ impl Agent {
                 begun_ms: 5,
                 took_ms: 12,
             }],
+            cdrom: None,
         };
         VmRun { vm, run }
     }
@@ -239,7 +240,8 @@ async fn a_host_joins_gets_its_document_and_its_vm_runs() {
         .refused(409, "host-is-heard");
     let content = agent.http.get(format!(
         "{}/agent/v1/images/{}",
-        world.url, told.machine.disk.image_sha256
+        world.url,
+        told.machine.disk.image.as_ref().unwrap().sha256
     ));
     assert_eq!(content.send().await.unwrap().bytes().await.unwrap().len(), 1024);
 }

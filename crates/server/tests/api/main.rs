@@ -14,6 +14,7 @@ mod images;
 mod imports;
 mod lists;
 mod machines;
+mod media;
 mod metrics;
 mod objects;
 mod programs;

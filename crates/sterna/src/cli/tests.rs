@@ -34,6 +34,7 @@ fn help_of_the_commands_that_people_use_most() {
         &["vm"][..],
         &["vm", "create"],
         &["vm", "migrate"],
+        &["vm", "media"],
         &["host", "drain"],
         &["image", "import"],
         &["template", "create"],
@@ -115,6 +116,13 @@ fn sizes_without_a_unit_are_wrong_usage() {
         ("sterna vm lst", "'list'"),
         ("sterna vm start web --wait=booted", "possible values"),
         ("sterna vm start", "NAME"),
+        ("sterna vm create web --memory 1GiB", "--template"),
+        ("sterna vm media web", "--eject"),
+        (
+            "sterna vm media web --eject --insert tools",
+            "cannot be used with",
+        ),
+        ("sterna vm media web --boot floppy", "possible values"),
     ] {
         let error = parsed(line).unwrap_err();
         assert!(error.contains(why), "{line}: {error}");

@@ -4,6 +4,7 @@ use api::kinds::NicSpec;
 use api::placement::PeersSpec;
 use clap::{Args, Subcommand, ValueEnum};
 use model::lifecycle::Phase;
+use model::vm::BootDevice;
 
 use super::kinds::{GetArgs, GuestArgs, Selection, WaitArgs, WriteCommand};
 use crate::units;
@@ -48,6 +49,8 @@ pub(crate) enum VmCommand {
     Migrate(MigrateArgs),
     /// Sit down at its serial console; Ctrl-] leaves
     Console(ConsoleArgs),
+    /// Change the medium in its drive, or what it boots from, also while it runs
+    Media(MediaArgs),
     /// What can be asked of the kinds that users change.
     #[command(flatten)]
     Write(WriteCommand<VmGetArgs>),
@@ -78,18 +81,26 @@ impl From<VmGetArgs> for GetArgs {
     sterna vm create spare --template small --off --wait\n  \
     sterna vm create worker --template small --count 3 -l app=w --anti-affinity vm:app=w\n  \
     sterna vm create db --image tiny --memory 1GiB --vcpus 2 --network front,address=10.1.0.7\n  \
-    sterna vm create web --template small --user-data settings.yaml --user-data install.sh"
+    sterna vm create web --template small --user-data settings.yaml --user-data install.sh\n  \
+    sterna vm create new --iso installer --disk 20GiB --memory 2GiB"
 )]
 pub(crate) struct VmArgs {
     /// Its name, or several; with --count, what the names begin with
     #[arg(value_name = "NAME", required = true)]
     pub(crate) names: Vec<String>,
     /// The template that it is made from
-    #[arg(long, required_unless_present = "image")]
+    #[arg(long, required_unless_present_any = ["image", "iso"])]
     pub(crate) template: Option<String>,
     /// The image of its root disk
     #[arg(long)]
     pub(crate) image: Option<String>,
+    /// The medium in its drive, to install from: an imported ISO file. With neither template nor image its disk is blank, of
+    /// the size given with --disk
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) iso: Option<String>,
+    /// What it boots from, the first choice first; the disk, and while that is blank the medium, if left out
+    #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
+    pub(crate) boot: Option<Vec<Bootable>>,
     /// Main memory, as in 256MiB or 2GiB
     #[arg(long, value_name = "SIZE", value_parser = units::memory_mib, allow_hyphen_values = true)]
     #[arg(required_unless_present = "template")]
@@ -248,6 +259,55 @@ pub(crate) struct ConsoleArgs {
     /// Print the last part of the console's log, and end
     #[arg(long)]
     pub(crate) log: bool,
+}
+
+/// Which VMs, and what of their drives.
+#[derive(Debug, Args)]
+#[command(
+    group = clap::ArgGroup::new("change").required(true).multiple(true),
+    after_help = "Examples:\n  sterna vm media web --eject --wait\n  sterna vm media web --insert drivers --wait\n  \
+    sterna vm media web --insert rescue --boot cdrom,disk && sterna vm reboot web"
+)]
+pub(crate) struct MediaArgs {
+    /// Which ones.
+    #[command(flatten)]
+    pub(crate) which: Selection,
+    /// Take the medium out
+    #[arg(long, group = "change", conflicts_with = "insert")]
+    pub(crate) eject: bool,
+    /// Put this one in, in place of what is in the drive. A VM without a drive gets one, if it is off
+    #[arg(long, value_name = "IMAGE", group = "change")]
+    pub(crate) insert: Option<String>,
+    /// What it boots from, from the next reset of the guest on, the first choice first
+    #[arg(long, value_name = "DEVICE", value_delimiter = ',', group = "change")]
+    pub(crate) boot: Option<Vec<Bootable>>,
+    /// Take a medium also from a guest that holds it, and does not give it when it is asked
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Wait until the drive is so
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) wait: bool,
+    /// Check it and show what would be, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Something to boot from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Bootable {
+    /// The root disk
+    Disk,
+    /// The medium in the drive
+    Cdrom,
+}
+
+impl From<Bootable> for BootDevice {
+    fn from(device: Bootable) -> Self {
+        match device {
+            Bootable::Disk => Self::Disk,
+            Bootable::Cdrom => Self::Cdrom,
+        }
+    }
 }
 
 /// Whether and for what to wait.

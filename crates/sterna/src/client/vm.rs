@@ -7,16 +7,18 @@ use std::process::ExitCode;
 use anyhow::{bail, ensure};
 use api::Create;
 use api::client::{ClientError, ObjectOf};
-use api::kinds::{ActionBody, Operation, PlacementSpec, Vm, VmSpec};
+use api::kinds::{ActionBody, CdromSpec, Operation, PlacementSpec, Vm, VmSpec};
 use api::placement::{AffinitySpec, PeersSpec};
 use model::placement::{BATCH_MAX, Batch, Strategy};
-use model::vm::Power;
+use model::vm::{BootDevice, Power};
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::wait::until;
+use super::wait::{DriveChanged, until};
 use super::{Context, console, explain, migration, output, select, template, timing};
 use crate::cli::{
-    ActionArgs, ReadCommand, RebootArgs, Rebooted, RuleArgs, VmArgs, VmCommand, WaitState, WriteCommand,
+    ActionArgs, Bootable, MediaArgs, ReadCommand, RebootArgs, Rebooted, RuleArgs, VmArgs, VmCommand,
+    WaitState, WriteCommand,
 };
 
 pub(super) async fn run(context: &Context, command: VmCommand) -> anyhow::Result<ExitCode> {
@@ -38,6 +40,7 @@ pub(super) async fn run(context: &Context, command: VmCommand) -> anyhow::Result
         VmCommand::Release(args) => act(context, args, "release", &gentle, WaitState::Running).await,
         VmCommand::Explain(which) => explain::explain(context, &which).await,
         VmCommand::Console(args) => console::console(context, &args).await,
+        VmCommand::Media(args) => media(context, args).await,
         VmCommand::Migrate(args) => migration::migrate(context, args).await,
         VmCommand::Write(WriteCommand::Read(ReadCommand::Get(args))) if args.timing => {
             timing::timing(context, &args.which.name).await
@@ -137,6 +140,39 @@ async fn reboot(context: &Context, args: RebootArgs) -> anyhow::Result<ExitCode>
     Ok(ended.code_after(code))
 }
 
+async fn media(context: &Context, args: MediaArgs) -> anyhow::Result<ExitCode> {
+    let patch = json!({ "spec": media_patch(&args) });
+    let client = context.writer(args.dry_run);
+    let ask = async |id: &str| client.patch::<Vm>(id, &patch, None).await;
+    let (mut vms, mut code) = select::act::<Vm, _>(context, &args.which, ask).await?;
+    if args.wait {
+        let ended = until::<Vm, _>(context, vms, &DriveChanged).await;
+        code = ended.code_after(code);
+        vms = ended.objects;
+    }
+    output::several::<Vm>(context, &vms.iter().collect::<Vec<_>>())?;
+    Ok(code)
+}
+
+/// What is asked for, and nothing else: `null` for the image empties the drive.
+fn media_patch(args: &MediaArgs) -> Value {
+    let mut spec = Map::new();
+    if args.eject || args.insert.is_some() {
+        spec.insert(
+            "cdrom".to_owned(),
+            json!({ "image": args.insert, "force": args.force }),
+        );
+    }
+    if let Some(boot) = &args.boot {
+        spec.insert("boot".to_owned(), json!(devices(boot)));
+    }
+    spec.into()
+}
+
+fn devices(boot: &[Bootable]) -> Vec<BootDevice> {
+    boot.iter().copied().map(BootDevice::from).collect()
+}
+
 /// Waits if that was asked for, and prints.
 async fn finish(
     context: &Context,
@@ -179,6 +215,11 @@ fn bodies(args: VmArgs) -> anyhow::Result<Vec<Create<VmSpec>>> {
             (_, true) => Some(Power::Prepared),
             _ => None,
         },
+        cdrom: args.iso.map(|image| CdromSpec {
+            image: Some(image),
+            force: false,
+        }),
+        boot: args.boot.as_deref().map(devices),
     };
     let labels: BTreeMap<String, String> = args.labels.into_iter().collect();
     // A held VM is released by itself, so that it is placed by itself.

@@ -14,7 +14,7 @@ use api::client::{ClientError, ObjectOf};
 use api::kinds::{Image, ImageState, Migration, Vm};
 use api::{ChangeType, Resource};
 use futures_util::StreamExt;
-use model::lifecycle::Phase;
+use model::lifecycle::{Availability, Phase};
 use model::migration::MigrationPhase;
 use model::vm::Power;
 use model::{Kind, Reason};
@@ -138,6 +138,35 @@ impl Goal<Vm> for Rebooted {
             Self::Done => "rebooted".to_owned(),
             Self::Ready => "rebooted and ready".to_owned(),
         }
+    }
+}
+
+/// The drive for media is as its VM's spec wants it, or will be when it is started.
+pub(super) struct DriveChanged;
+
+impl Goal<Vm> for DriveChanged {
+    fn judge(&self, vm: &ObjectOf<Vm>) -> Verdict {
+        if vm.deleted_at.is_some() {
+            return Verdict::Impossible("it is being deleted".to_owned());
+        }
+        let Some(drive) = &vm.status.cdrom else {
+            let runs = matches!(
+                vm.status.availability,
+                Availability::Active | Availability::Paused
+            );
+            return if runs { Verdict::NotYet } else { Verdict::Reached };
+        };
+        let wanted = vm.spec.cdrom.as_ref().and_then(|cdrom| cdrom.image.as_ref());
+        let is_booted = vm.spec.boot.as_ref().is_none_or(|boot| *boot == drive.boot);
+        if wanted == drive.image.as_ref() && is_booted {
+            Verdict::Reached
+        } else {
+            Verdict::NotYet
+        }
+    }
+
+    fn word(&self) -> String {
+        "changed".to_owned()
     }
 }
 
