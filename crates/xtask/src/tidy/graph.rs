@@ -55,7 +55,15 @@ const ARROWS: &[(&str, May)] = &[
 ];
 
 /// What pure crates may depend on from outside. Each is data and its encoding; none is given a clock, a socket or a file.
-const PURE_DEPENDENCIES: [&str; 6] = ["jiff", "schemars", "serde", "serde_json", "thiserror", "uuid"];
+const PURE_DEPENDENCIES: [&str; 7] = [
+    "base64",
+    "jiff",
+    "schemars",
+    "serde",
+    "serde_json",
+    "thiserror",
+    "uuid",
+];
 
 /// What pure crates may not reach through anything. `getrandom` and `libc` are not here: `uuid` brings them for its v7
 /// ids, which the shells make with it; [`super::purity`] and clippy see to it that no pure crate does.
