@@ -194,9 +194,9 @@ fn padded(bytes: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::document::Disk;
+    use model::document::{Disk, ImageFile};
     use model::image::ImageFormat;
-    use model::vm::GuestConfig;
+    use model::vm::{BootDevice, GuestConfig};
     use std::collections::BTreeMap;
 
     fn machine() -> Machine {
@@ -225,6 +225,8 @@ mod tests {
                 ssh_keys: vec!["ssh-ed25519 AAAA \"me\": x".to_owned()],
                 user_data: Some("#!/bin/sh\n".repeat(500)),
             },
+            cdrom: None,
+            boot: BootDevice::USUAL.into(),
         }
     }
 
