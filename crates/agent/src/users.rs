@@ -198,6 +198,7 @@ mod tests {
         let launch = Launch {
             incoming: false,
             user: Some(103),
+            has_cdrom: false,
         };
         launch.write(&run).unwrap();
         let users = users(100..=109, &dir);

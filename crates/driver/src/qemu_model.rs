@@ -229,13 +229,29 @@ impl Process {
         }
     }
 
-    /// Gives its drive what a document wants, as at its start and at a change.
-    pub fn set_cdrom(&mut self, machine: &document::Machine) {
-        self.cdrom = machine.cdrom.as_ref().map(|cdrom| CdromState {
-            medium: cdrom.medium.as_ref().map(|image| image.sha256.clone()),
-            is_open: self.cdrom.is_some() && cdrom.medium.is_none(),
-            boot: machine.boot.clone(),
-        });
+    /// Gives it the drive that a document wants, as at its start.
+    pub fn add_cdrom(&mut self, machine: &document::Machine) {
+        self.cdrom = machine.cdrom.as_ref().map(|_| CdromState::default());
+        self.set_medium(machine);
+        self.set_boot(machine);
+        if let Some(cdrom) = &mut self.cdrom {
+            cdrom.is_open = false;
+        }
+    }
+
+    /// Changes what is in its drive.
+    pub fn set_medium(&mut self, machine: &document::Machine) {
+        if let (Some(state), Some(wanted)) = (&mut self.cdrom, &machine.cdrom) {
+            state.medium = wanted.medium.as_ref().map(|image| image.sha256.clone());
+            state.is_open = state.medium.is_none();
+        }
+    }
+
+    /// Changes what its guest boots from.
+    pub fn set_boot(&mut self, machine: &document::Machine) {
+        if let Some(state) = &mut self.cdrom {
+            state.boot.clone_from(&machine.boot);
+        }
     }
 
     /// What it says.
@@ -259,7 +275,7 @@ impl Process {
                 up_ms: self.up_ms,
             },
             resets: self.resets,
-            cdrom: self.cdrom.clone(),
+            cdrom: self.cdrom.clone().map(Box::new),
             ..self.machine.look()
         })
     }

@@ -182,7 +182,7 @@ pub struct QemuState {
     /// How often the guest was reset, by itself or by us, since this agent first saw its QEMU.
     pub resets: u64,
     /// Its drive for media; `None` if it has none, or was not asked for it now.
-    pub cdrom: Option<CdromState>,
+    pub cdrom: Option<Box<CdromState>>,
 }
 
 /// What is known from the guest's agent.

@@ -3,19 +3,23 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::ensure;
 use api::kinds::{CdromSpec, Image, ImageSpec, Vm, VmSpec};
 use futures_util::stream;
+use model::lifecycle::Phase;
 use serde_json::{Value, json};
 use testkit::console::Console;
 use testkit::vms::{self, VmObject};
-use testkit::wait::Verdict;
+use testkit::wait::{self, Verdict};
 use testkit::world::{World, guest_image};
 
 const NAME: &str = "new";
 const INSTALLER: &str = "installer";
 const RESCUE: &str = "rescue";
+/// Two boots, and what is written between them.
+const INSTALLED_WITHIN: Duration = Duration::from_secs(180);
 
 #[tokio::test]
 async fn a_system_is_installed_from_a_medium() -> anyhow::Result<()> {
@@ -38,7 +42,8 @@ async fn a_system_is_installed_from_a_medium() -> anyhow::Result<()> {
     };
     world.create_vm(NAME, spec).await?;
     // Only what is on the disk has an agent: the medium has none.
-    let vm = world.until_ready(NAME).await?;
+    let is_installed = |vm: &VmObject| Verdict::from(vm.status.phase == Phase::Running && vm.status.ready);
+    let vm = wait::until::<Vm>(world.client(), NAME, "installed", INSTALLED_WITHIN, is_installed).await?;
     let mut console = world.console("h1", vms::id(&vm));
     said(&mut console, "installer: done").await?;
     holds(&vm, Some(INSTALLER))?;
@@ -88,8 +93,21 @@ async fn send(world: &World, name: &str, content: Vec<u8>) -> anyhow::Result<()>
 }
 
 async fn said(console: &mut Console, words: &str) -> anyhow::Result<()> {
-    let is_there = |line: &str| line.contains(words).then_some(());
+    let is_there = |line: &str| plain(line).contains(words).then_some(());
     console.until(words, vms::BOOT_PATIENCE, is_there).await
+}
+
+/// A line without the cursor's movements, which firmware writes wherever it likes.
+fn plain(line: &str) -> String {
+    let mut parts = line.split("\u{1b}[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    let after = |part: &str| {
+        part.trim_start_matches(|c: char| !c.is_ascii_alphabetic())
+            .chars()
+            .skip(1)
+            .collect::<String>()
+    };
+    parts.fold(first, |line, part| line + &after(part))
 }
 
 fn holds(vm: &VmObject, image: Option<&str>) -> anyhow::Result<()> {

@@ -152,7 +152,7 @@ impl World {
         self.next_serial += 1;
         let mut process = Process::spawn(self.next_serial, incoming);
         if let Some(desired) = self.task(n, key).and_then(|task| task.desired.as_ref()) {
-            process.set_cdrom(&desired.machine);
+            process.add_cdrom(&desired.machine);
         }
         let host = &mut self.hosts[n];
         let launches = host.launches.entry(key).or_default();
@@ -244,9 +244,14 @@ impl World {
                     self.in_qemu((1_000_000, 4_000_000), n, key, serial, QemuEvent::Ready);
                 }
             }
-            Effect::ChangeMedium | Effect::SetBoot => {
+            Effect::ChangeMedium => {
                 if let Some(machine) = &machine {
-                    process.set_cdrom(machine);
+                    process.set_medium(machine);
+                }
+            }
+            Effect::SetBoot => {
+                if let Some(machine) = &machine {
+                    process.set_boot(machine);
                 }
             }
             Effect::SetDowntimeLimit { ms } => process.limit_ms = Some(*ms),

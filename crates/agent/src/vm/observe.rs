@@ -46,7 +46,7 @@ pub fn state(run: &RunState, migration: MigrationInfo, aside: Aside) -> QemuStat
         guest: aside.guest,
         ended: ended(run),
         resets: aside.resets,
-        cdrom: aside.cdrom,
+        cdrom: aside.cdrom.map(Box::new),
     }
 }
 

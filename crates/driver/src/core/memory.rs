@@ -41,7 +41,7 @@ pub(super) struct Memory {
     /// What the guest's agent said.
     pub(super) guest: Guest,
     /// The drive, as it was seen last.
-    pub(super) cdrom: Option<CdromState>,
+    pub(super) cdrom: Option<Box<CdromState>>,
     /// How often the guest was reset, as seen last.
     resets: u64,
     pub(super) reboot: Option<UnderWay>,

@@ -38,7 +38,12 @@ impl Core {
             reason: self.reason(row, qemu, plan),
             steps: self.memory.start.steps().to_vec(),
             rebooted: self.marks.rebooted,
-            cdrom: self.memory.cdrom.clone().filter(|_| !state.is_closed()),
+            cdrom: self
+                .memory
+                .cdrom
+                .as_deref()
+                .filter(|_| !state.is_closed())
+                .cloned(),
         })
     }
 

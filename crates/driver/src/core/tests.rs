@@ -155,6 +155,7 @@ fn qemu(run: RunStatusWord, migration: MigrationWord) -> Qemu {
         guest: Guest::default(),
         ended: None,
         resets: 0,
+        cdrom: None,
     })
 }
 

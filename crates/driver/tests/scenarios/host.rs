@@ -73,7 +73,7 @@ impl World {
         let mut process = Process::spawn(0, incoming);
         process.limit_ms = Some(20);
         if let Some((_, Some(document))) = &host.document {
-            process.set_cdrom(&document.machine);
+            process.add_cdrom(&document.machine);
         }
         host.process = Some(process);
         Answer::Done(Outcome::Ok)
@@ -204,9 +204,8 @@ fn command_alone(host: &mut Host, effect: &Effect) -> Result<Outcome, Failure> {
         }
         Effect::Reset => process.resets += 1,
         Effect::ChangeMedium if host.holds_medium => return Err(failure("medium-held", true)),
-        Effect::ChangeMedium | Effect::SetBoot => {
-            process.set_cdrom(&machine.ok_or_else(|| failure("no-document", true))?);
-        }
+        Effect::ChangeMedium => process.set_medium(&machine.ok_or_else(|| failure("no-document", true))?),
+        Effect::SetBoot => process.set_boot(&machine.ok_or_else(|| failure("no-document", true))?),
         Effect::SetDowntimeLimit { ms } => process.limit_ms = Some(*ms),
         Effect::Listen => {
             process.is_listening = true;

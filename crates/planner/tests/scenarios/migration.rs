@@ -2,9 +2,9 @@
 
 use model::lifecycle::Phase;
 use model::migration::MigrationPhase as M;
-use model::report::{OutgoingState, RunState};
-use model::vm::{Outcome, Power};
-use model::{HostId, Incarnation, MigrationId, Reason, VmId};
+use model::report::{CdromState, OutgoingState, RunState};
+use model::vm::{Cdrom, Outcome, Power};
+use model::{HostId, ImageId, Incarnation, Kind, MigrationId, Reason, VmId};
 
 use super::world::World;
 
@@ -131,6 +131,25 @@ fn a_paused_vm_moves_and_stays_paused() {
         (world.phase(vm), world.told("h2", vm).as_str()),
         (Phase::Paused, "run 2 from never paused")
     );
+}
+
+#[test]
+fn a_vm_whose_medium_is_still_being_changed_is_not_moved() {
+    let mut world = World::new(2);
+    let vm = world.running("web", "h1");
+    let image = ImageId(world.view.find(Kind::Image, Some("default"), "image").unwrap());
+    let cdrom = Cdrom {
+        medium: Some(image),
+        force: false,
+    };
+    world.change_vm(vm, |object| object.spec.cdrom = Some(cdrom));
+    world.run(vm, |run| run.cdrom = Some(CdromState::default()));
+    let early = world.migrate(vm, Some("h2"));
+    assert_eq!(world.moves(early).reason.unwrap().code, "medium-changing");
+    let medium = Some("0".repeat(64));
+    world.run(vm, |run| run.cdrom.as_mut().unwrap().medium = medium);
+    let later = world.migrate(vm, Some("h2"));
+    assert_eq!(world.stage(later), M::Preparing);
 }
 
 #[test]

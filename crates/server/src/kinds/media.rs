@@ -200,6 +200,7 @@ pub(super) fn cdrom_status(view: &View, spec: &VmSpec, state: &CdromState) -> Cd
 
 #[cfg(test)]
 mod tests {
+    use model::host::{HostContact, HostSpec};
     use model::report::{RunState, RunStatus};
     use model::token::Role;
     use model::vm::{Goal, Open, SavedState, Start};
@@ -258,11 +259,22 @@ mod tests {
     }
 
     /// What comes of another medium for a VM, which has a drive or none.
-    fn asked(has_drive: bool, power: Power, intent: Option<&VmIntent>, state: RunState) -> Result<(), String> {
+    fn asked(
+        has_drive: bool,
+        power: Power,
+        intent: Option<&VmIntent>,
+        state: RunState,
+    ) -> Result<(), String> {
         let mut view = View::default();
         let mut status = samples::image_status();
         status.content.as_mut().unwrap().is_medium = true;
-        let tools = samples::object(Kind::Image, TOOLS.0, "tools", Timestamp::UNIX_EPOCH, model::image::ImageSpec::default());
+        let tools = samples::object(
+            Kind::Image,
+            TOOLS.0,
+            "tools",
+            Timestamp::UNIX_EPOCH,
+            model::image::ImageSpec::default(),
+        );
         put(&mut view, &key::object(Kind::Image, TOOLS.0), &tools);
         put(&mut view, &key::image_status(TOOLS), &status);
         let spec = VmSpec {
@@ -272,6 +284,15 @@ mod tests {
         };
         let vm = samples::object(Kind::Vm, VM.0, "web", Timestamp::UNIX_EPOCH, spec);
         put(&mut view, &key::object(Kind::Vm, VM.0), &vm);
+        let host = samples::object(
+            Kind::Host,
+            HOST.0,
+            "h1",
+            Timestamp::UNIX_EPOCH,
+            HostSpec::default(),
+        );
+        put(&mut view, &key::object(Kind::Host, HOST.0), &host);
+        put(&mut view, &key::host_contact(HOST), &HostContact::default());
         if let Some(intent) = intent {
             let run = RunStatus {
                 ran: true,
@@ -338,6 +359,9 @@ mod tests {
         }
         let without = asked(false, Power::Running, Some(&open()), Running);
         assert!(without.unwrap_err().contains("vm shutdown web"));
-        assert_eq!(asked(false, Power::Off, Some(&VmIntent::default()), Running), Ok(()));
+        assert_eq!(
+            asked(false, Power::Off, Some(&VmIntent::default()), Running),
+            Ok(())
+        );
     }
 }

@@ -112,7 +112,10 @@ async fn a_drive_takes_another_medium_and_keeps_it() {
         assert_eq!(vm["spec"]["cdrom"]["image"], json!(image));
     }
     let patch = json!({ "spec": { "cdrom": { "image": "disk" }, "boot": ["cdrom", "disk"] } });
-    world.patch("/v1/vms/new", &patch).await.refused(422, "image-is-no-medium");
+    world
+        .patch("/v1/vms/new", &patch)
+        .await
+        .refused(422, "image-is-no-medium");
     let patch = json!({ "spec": { "boot": ["cdrom", "disk"] } });
     let vm = world.patch("/v1/vms/new", &patch).await.ok(200);
     assert_eq!(
