@@ -18,8 +18,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use model::image::{ImageContent, ImageStatus};
-use model::{ImageId, Kind, Reason, key};
-use planner::Plan;
+use model::{ImageId, Kind, Reason};
 use tokio::fs::File;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -61,16 +60,10 @@ pub async fn upload(
     let _one_at_a_time = app.keeping.lock().await;
     let taken = taken.and_then(|taken| keep(&app, &file.0, taken));
     let status = match &taken {
-        Ok(content) => ImageStatus {
-            content: Some(content.clone()),
-            ..ImageStatus::default()
-        },
-        Err(problem) => ImageStatus {
-            failure: Some(Reason::new(&problem.code, problem.detail.clone())),
-            ..ImageStatus::default()
-        },
+        Ok(content) => ImageStatus::ready(content.clone()),
+        Err(problem) => failed(problem),
     };
-    store_status(&app, &user, id, &name, &status).await?;
+    store_status(&app, &user, id, &status).await?;
     taken?;
     let view = app.cache.view();
     let object =
@@ -93,30 +86,20 @@ fn sent(body: Body) -> Source<'static> {
     sent.boxed()
 }
 
+/// The status of an image whose import came to nothing.
+fn failed(problem: &Problem) -> ImageStatus {
+    ImageStatus::failed(Reason::new(&problem.code, problem.detail.clone()))
+}
+
 fn broken(why: &str) -> Problem {
     Problem::new(400, "upload-broken", format!("{why}: send it again"))
 }
 
-async fn store_status(
-    app: &App,
-    user: &User,
-    id: Uuid,
-    name: &str,
-    status: &ImageStatus,
-) -> Result<(), Problem> {
-    let mut plan = Plan::new(format!("import image {name}"));
-    {
-        let view = app.cache.view();
-        let image = view.images.get(&id);
-        plan.rely(
-            key::object(Kind::Image, id),
-            Image::stored(&view, id).map_or(0, |at| at.revision),
-        );
-        let revision = image
-            .and_then(|image| image.status.as_ref())
-            .map_or(0, |at| at.revision);
-        plan.replace(key::image_status(ImageId(id)), revision, status);
-    }
+/// Stores what became of a client's content, unless the image takes none any more.
+async fn store_status(app: &App, user: &User, id: Uuid, status: &ImageStatus) -> Result<(), Problem> {
+    takes_content(&app.cache.view(), id)?;
+    let plan = import::status_plan(app, ImageId(id), status, |stored| stored.content.is_none());
+    let plan = plan.ok_or_else(|| Problem::not_found(Kind::Image, &id.to_string()))?;
     let actor = user.actor();
     let revision = controller::commit::commit(app.writer(&actor), plan)
         .await

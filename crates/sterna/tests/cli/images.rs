@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener};
 
+use model::digest::hex;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -31,10 +32,7 @@ fn serve(files: Vec<(&'static str, Vec<u8>)>) -> String {
 }
 
 fn digest(content: &[u8]) -> String {
-    Sha256::digest(content)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(&Sha256::digest(content))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -30,6 +30,7 @@ use model::ImageId;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use uuid::Uuid;
 
+pub(super) use self::claims::status_plan;
 use self::claims::{Wanted, claim, wanted};
 use self::partial::Partial;
 use crate::routes::App;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use api::Problem;
 use futures_util::TryStreamExt;
 use model::image::{ImageContent, ImageSource, ImageSpec, ImageStatus, ImportProgress};
-use model::{ImageId, Reason};
+use model::ImageId;
 use tokio::time::timeout;
 use url::Url;
 
@@ -20,7 +20,7 @@ use super::download::{CHANGED, Download, Tell};
 use super::partial::Partial;
 use super::{claims, source};
 use crate::images::take::{CONTENT_MAX_BYTES, Incoming, Taken, take};
-use crate::images::{keep, path};
+use crate::images::{failed, keep, path};
 use crate::routes::App;
 use crate::shared::Cloud;
 
@@ -68,7 +68,7 @@ pub(super) async fn import(app: App, image: ImageId, spec: ImageSpec) {
         Err(Problem::new(503, "source-unreachable", detail))
     });
     let concluded = match found {
-        Ok(Found::Here(content)) => claims::conclude(&app, image, &ready(content)).await,
+        Ok(Found::Here(content)) => claims::conclude(&app, image, &ImageStatus::ready(content)).await,
         Ok(Found::Taken(taken)) => conclude_taken(&app, image, &partial, taken).await,
         Err(problem) => {
             // First: there may be no room for the failure while this takes it.
@@ -82,27 +82,13 @@ pub(super) async fn import(app: App, image: ImageId, spec: ImageSpec) {
     }
 }
 
-fn ready(content: ImageContent) -> ImageStatus {
-    ImageStatus {
-        content: Some(content),
-        ..ImageStatus::default()
-    }
-}
-
-fn failed(problem: &Problem) -> ImageStatus {
-    ImageStatus {
-        failure: Some(Reason::new(&problem.code, problem.detail.clone())),
-        ..ImageStatus::default()
-    }
-}
-
 /// Keeps the file and stores that it is there. An image that is gone by then leaves no file behind.
 async fn conclude_taken(app: &App, image: ImageId, partial: &Partial, taken: Taken) -> bool {
     let _one_at_a_time = app.keeping.lock().await;
     let kept = path(&app.images, &taken.content.sha256);
     let was_there = kept.exists();
     let status = match keep(app, &partial.sent(), taken) {
-        Ok(content) => ready(content),
+        Ok(content) => ImageStatus::ready(content),
         Err(problem) => failed(&problem),
     };
     let concluded = claims::conclude(app, image, &status).await;

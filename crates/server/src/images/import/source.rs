@@ -3,6 +3,7 @@
 //! **Owns:** which URLs are taken. **Does not know:** whether anything is there. **Start here:** [`checked`].
 
 use api::Problem;
+use percent_encoding::percent_decode_str;
 use url::Url;
 
 /// The scheme of a file in a datastore, whose name is in the place of the host.
@@ -86,30 +87,7 @@ pub(super) fn file_name(url: &Url) -> String {
 }
 
 fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let code = match (first, tail) {
-            (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)),
-            _ => None,
-        };
-        match code {
-            Some((high, low)) => {
-                bytes.push((high << 4) | low);
-                rest = tail.get(2..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    let value = char::from(digit).to_digit(16)?;
-    u8::try_from(value).ok()
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]
