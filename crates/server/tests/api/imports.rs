@@ -1,6 +1,6 @@
 //! Images that the server takes from a URL: from a real HTTP server, and from some that lie.
 
-mod sources;
+pub(crate) mod sources;
 
 use std::fs;
 use std::sync::Arc;
@@ -14,24 +14,24 @@ use store::MemoryStore;
 use self::sources::{Front, Nginx, Said};
 use super::world::{PATIENCE, World, raw_disk};
 
-fn digest(content: &[u8]) -> String {
+pub(crate) fn digest(content: &[u8]) -> String {
     hex(&Sha256::digest(content))
 }
 
 /// A disk of three MiB with something everywhere.
-fn disk() -> Vec<u8> {
+pub(crate) fn disk() -> Vec<u8> {
     let mut disk = raw_disk();
     disk.extend((0..3_u32 << 20).map(|n| (n % 251) as u8));
     disk
 }
 
-async fn begin(world: &World, name: &str, url: &str) {
+pub(crate) async fn begin(world: &World, name: &str, url: &str) {
     let spec = json!({ "name": name, "spec": { "source": { "url": url } } });
     let image = world.post("/v1/images", &spec).await.ok(201);
     assert_eq!(image["status"]["state"], "importing");
 }
 
-async fn ended(world: &World, name: &str) -> Value {
+pub(crate) async fn ended(world: &World, name: &str) -> Value {
     let over = |image: &Value| image["status"]["state"] != "importing";
     world.until(&format!("/v1/images/{name}"), over).await
 }
@@ -42,7 +42,7 @@ async fn import(world: &World, name: &str, url: &str) -> Value {
 }
 
 #[track_caller]
-fn is_ready(image: &Value, content: &[u8]) {
+pub(crate) fn is_ready(image: &Value, content: &[u8]) {
     assert_eq!(image["status"]["state"], "ready", "{image:#?}");
     assert_eq!(image["status"]["sha256"], digest(content));
 }
@@ -59,7 +59,7 @@ fn has_failed(image: &Value, code: &str, why: &str) {
 
 /// Waits until the directory has nothing but contents that images have: an image may be ready just before the last of its
 /// import is cleared up.
-async fn nothing_is_left(world: &World) {
+pub(crate) async fn nothing_is_left(world: &World) {
     let begun = Instant::now();
     loop {
         let left = left(world).await;
