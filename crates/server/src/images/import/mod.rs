@@ -13,6 +13,7 @@
 mod addresses;
 mod claims;
 mod download;
+mod ftp;
 mod http;
 mod one;
 mod origin;

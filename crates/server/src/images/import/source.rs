@@ -8,6 +8,8 @@ use url::Url;
 
 /// The scheme of a file in a datastore, whose name is in the place of the host.
 pub(super) const DATASTORE: &str = "datastore";
+/// The scheme of a file on an FTP server.
+pub(super) const FTP: &str = "ftp";
 /// The longest URL that is taken.
 const URL_MAX_BYTES: usize = 2048;
 
@@ -21,7 +23,12 @@ pub fn checked(text: &str) -> Result<Url, Problem> {
         check_place(&url).map_err(|why| refuse(&why))?;
         return Ok(url);
     }
-    check(&url).map_err(|why| refuse(&why))?;
+    let checked = if url.scheme() == FTP {
+        check_ftp(&url)
+    } else {
+        check(&url)
+    };
+    checked.map_err(|why| refuse(&why))?;
     Ok(url)
 }
 
@@ -30,7 +37,7 @@ pub fn datastore(url: &Url) -> Option<&str> {
     (url.scheme() == DATASTORE).then(|| url.host_str().unwrap_or_default())
 }
 
-/// The path of the file in its datastore.
+/// The path of the file in its datastore, or on its FTP server.
 pub(super) fn path(url: &Url) -> String {
     percent_decoded(url.path().trim_start_matches('/'))
 }
@@ -54,10 +61,25 @@ fn check_place(url: &Url) -> Result<(), String> {
 pub(super) fn check(url: &Url) -> Result<(), String> {
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!(
-            "its scheme is {:?}: give an http:// or https:// URL, or datastore://NAME/PATH",
+            "its scheme is {:?}: give an http://, https:// or ftp:// URL, or datastore://NAME/PATH",
             url.scheme()
         ));
     }
+    check_secrets(url)
+}
+
+/// A path is part of a command, which is a line.
+fn check_ftp(url: &Url) -> Result<(), String> {
+    check_secrets(url)?;
+    let path = path(url);
+    let is_whole = url.query().is_none() && url.fragment().is_none();
+    if url.host().is_none() || path.is_empty() || path.contains(char::is_control) || !is_whole {
+        return Err("it names no file on an FTP server: give ftp://HOST/PATH".to_owned());
+    }
+    Ok(())
+}
+
+fn check_secrets(url: &Url) -> Result<(), String> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err(
             "there is a user or a password in it, which everybody who may read the image would read: \
@@ -106,6 +128,10 @@ mod tests {
             ("datastore://default", "datastore://NAME/PATH"),
             ("datastore://default/a?b", "datastore://NAME/PATH"),
             ("datastore://ann@default/a", "datastore://NAME/PATH"),
+            ("ftp://example/", "ftp://HOST/PATH"),
+            ("ftp://example/a%0d%0aDELE%20a", "ftp://HOST/PATH"),
+            ("ftp://example/a?b", "ftp://HOST/PATH"),
+            ("ftp://ann:hidden@example/a", "password"),
             ("https://ann:hidden@example/a", "password"),
             ("https://hidden@example/a", "password"),
         ] {
