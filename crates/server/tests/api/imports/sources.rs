@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::world::PATIENCE;
 
-/// Where `scripts/setup.sh test` unpacks it.
+/// Where `scripts/setup.sh test` unpacks them.
 const SERVERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/servers");
 
 /// An FTP server of Debian's package python3-pyftpdlib, which breaks off after so many bytes, so many times.
