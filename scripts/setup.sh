@@ -254,19 +254,22 @@ setup_python() {
     DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends python3 python3-venv
 }
 
-# A test imports images from a real HTTP server. It is unpacked below target/, not installed: nothing shall listen for others.
-setup_nginx() {
+# Tests import images from real servers. They are unpacked below target/, not installed: nothing shall listen for others.
+setup_servers() {
     local to=$root_dir/target/servers
-    [ ! -x "$to/usr/sbin/nginx" ] || return 0
-    say 'setup: downloading nginx (tests import images from it; it is unpacked, not installed)'
+    [ ! -x "$to/usr/sbin/nginx" ] || [ ! -e "$to/usr/lib/python3/dist-packages/pyftpdlib" ] || return 0
+    say 'setup: downloading nginx and pyftpdlib (tests import images from them; they are unpacked, not installed)'
     # With lists of its own, so that neither root nor a recent `apt-get update` of the system's is needed.
     as_user sh -ec '
         rm -rf "$1" && mkdir -p "$1/apt/lists/partial" "$1/apt/archives/partial" && cd "$1"
         set -- -q -o "Dir::State=$1/apt" -o Dir::State::status=/var/lib/dpkg/status -o "Dir::Cache=$1/apt"
         [ "$(id -u)" != 0 ] || set -- "$@" -o APT::Sandbox::User=root
         apt-get "$@" update >apt/log 2>&1 || { cat apt/log >&2; exit 1; }
-        apt-get "$@" download nginx >apt/log 2>&1 || { cat apt/log >&2; exit 1; }
-        dpkg-deb -x nginx_*.deb . && rm -rf apt nginx_*.deb
+        apt-get "$@" download nginx python3-pyftpdlib >apt/log 2>&1 || { cat apt/log >&2; exit 1; }
+        # Since Debian 13 Python itself has no asyncore.
+        apt-get "$@" download python3-pyasyncore python3-pyasynchat >apt/log 2>&1 || true
+        for package in *.deb; do dpkg-deb -x "$package" .; done
+        rm -rf apt *.deb
     ' sh "$to"
 }
 
@@ -275,7 +278,7 @@ setup_tun
 setup_rust
 if [ "$mode" = test ] || [ "$mode" = soak ]; then
     setup_python
-    setup_nginx
+    setup_servers
     setup_cargo_tool cargo-nextest 'runs the tests'
     setup_cargo_tool cargo-deny 'checks the licences and advisories of what is depended on'
 fi

@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::console::{Console, DialError};
 use crate::document::{CheckAnswer, CheckBody};
 use crate::history::History;
+use crate::kinds::UploadStatus;
 use crate::problem::Problem;
 use crate::resource::{Change, Create, List, Object, Resource};
 use crate::store::{ResumeBody, StoreStatus};
@@ -33,6 +34,15 @@ const SILENCE_MAX: Duration = Duration::from_secs(20);
 const ATTEMPTS: u32 = 5;
 /// The longest wait between, whatever the server says.
 const PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// What was sent of a content before.
+#[derive(Debug, Clone)]
+pub struct Uploaded {
+    /// How much.
+    pub bytes: u64,
+    /// Its digest, in hexadecimal.
+    pub sha256: String,
+}
 
 /// Why a call did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -365,14 +375,26 @@ impl Client {
         self.json(self.request(Method::DELETE, &path)).await
     }
 
-    /// Sends an image's content.
+    /// How much of an image's content was sent before.
+    pub async fn uploaded(&self, name: &str) -> Result<UploadStatus, ClientError> {
+        let path = format!("{}/upload", path::<crate::kinds::Image>(Some(name)));
+        self.json(self.request(Method::GET, &path)).await
+    }
+
+    /// Sends so many bytes of an image's content, behind what was sent of it before.
     pub async fn upload(
         &self,
         name: &str,
+        before: Option<&Uploaded>,
         bytes: u64,
         content: impl Stream<Item = Result<Vec<u8>, std::io::Error>> + Send + 'static,
     ) -> Result<ObjectOf<crate::kinds::Image>, ClientError> {
-        let path = format!("{}/content", path::<crate::kinds::Image>(Some(name)));
+        let behind = before.map(|sent| format!("?from={}&held_sha256={}", sent.bytes, sent.sha256));
+        let path = format!(
+            "{}/content{}",
+            path::<crate::kinds::Image>(Some(name)),
+            behind.unwrap_or_default()
+        );
         let request = self
             .request(Method::PUT, &path)
             .header("content-length", bytes)

@@ -360,8 +360,8 @@ pub struct ImageSpec {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ImageSource {
-    /// An `http://` or `https://` URL without a password, or `datastore://NAME/PATH` of a file in a datastore that the
-    /// server sees. Everybody who may read the image reads it.
+    /// An `http://`, `https://` or `ftp://` URL without a password, or `datastore://NAME/PATH` of a file in a datastore that
+    /// the server sees. Everybody who may read the image reads it.
     pub url: String,
     /// The URL of a `SHA256SUMS` in which the file stands by its name; in place of `expected_sha256`.
     pub sha256sums_url: Option<String>,
@@ -405,11 +405,30 @@ pub struct ImageStatus {
     pub reason: Option<Reason>,
     /// What leads on, if it has no content.
     pub next_commands: Vec<String>,
+    /// What needs it, and so keeps it from being deleted.
+    #[serde(default)]
+    pub used_by: ImageUsers,
+}
+
+/// How much of an image's content has been sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UploadStatus {
+    /// The bytes that lie on this server, which need not be sent again.
+    pub bytes: u64,
+}
+
+/// What needs an image. A change of this alone is no change of the image: a watch does not tell of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ImageUsers {
+    /// How many VMs and templates there are.
+    pub count: usize,
+    /// The first ten of them, such as `vm web`.
+    pub first: Vec<String>,
 }
 
 impl Resource for Image {
     const KIND: Kind = Kind::Image;
-    const COLUMNS: &'static [&'static str] = &["STATE", "FORMAT", "FILE", "VIRTUAL", "SHA256"];
+    const COLUMNS: &'static [&'static str] = &["STATE", "FORMAT", "FILE", "VIRTUAL", "USED", "SHA256"];
     type Spec = ImageSpec;
     type Status = ImageStatus;
 
@@ -424,6 +443,7 @@ impl Resource for Image {
             content_word(&image.status),
             size(image.status.file_bytes),
             size(image.status.virtual_bytes),
+            image.status.used_by.count.to_string(),
             image
                 .status
                 .sha256

@@ -86,7 +86,9 @@ async fn send(world: &World, name: &str, content: Vec<u8>) -> anyhow::Result<()>
     let client = world.client();
     client.create::<Image>(&body, None, false).await?;
     let bytes = content.len() as u64;
-    client.upload(name, bytes, stream::iter([Ok(content)])).await?;
+    client
+        .upload(name, None, bytes, stream::iter([Ok(content)]))
+        .await?;
     let image = client.get::<Image>(name).await?;
     ensure!(image.status.is_medium == Some(true), "{image:?}");
     Ok(())

@@ -48,6 +48,24 @@ pub struct ImageStatus {
     pub importer: Option<Uuid>,
 }
 
+impl ImageStatus {
+    /// Of an image that can be used.
+    pub fn ready(content: ImageContent) -> Self {
+        Self {
+            content: Some(content),
+            ..Self::default()
+        }
+    }
+
+    /// Of an image whose import came to nothing.
+    pub fn failed(why: Reason) -> Self {
+        Self {
+            failure: Some(why),
+            ..Self::default()
+        }
+    }
+}
+
 /// How far an import is: never stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ImportProgress {

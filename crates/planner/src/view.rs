@@ -134,6 +134,8 @@ pub struct View {
     active_migrations: BTreeMap<VmId, BTreeSet<MigrationId>>,
     /// The operations on each VM, in the order of their making.
     operations_on: BTreeMap<VmId, BTreeSet<Uuid>>,
+    /// The VMs and templates that name each image.
+    users_of_image: BTreeMap<Uuid, BTreeSet<(Kind, Uuid)>>,
 }
 
 /// An operation with its parts.
@@ -290,6 +292,7 @@ impl View {
             Kind::Vm => self.index_vm(VmId(id), false),
             Kind::Migration => self.index_migration(MigrationId(id), false),
             Kind::Operation => self.index_operation(id, false),
+            Kind::Template => self.index_template(id, false),
             _ => {}
         }
         if let Some(entry) = self.name_entry(kind, id) {
@@ -318,6 +321,7 @@ impl View {
                 drop_if(&mut self.operations, id, WithStatus::is_empty);
                 self.index_operation(id, true);
             }
+            Kind::Template => self.index_template(id, true),
             _ => {}
         }
     }
@@ -329,6 +333,11 @@ impl View {
 
     fn index_vm(&mut self, id: VmId, add: bool) {
         let object = self.vms.get(&id).and_then(|vm| vm.object.as_ref());
+        if let Some(at) = object {
+            for image in at.value.spec.images() {
+                set_index(&mut self.users_of_image, image.0, (Kind::Vm, id.0), add);
+            }
+        }
         if object.is_some_and(|at| at.value.spec.placement.keeps_apart_from_vms()) {
             if add {
                 self.keeping_apart.insert(id);
@@ -342,6 +351,19 @@ impl View {
         if let Some(host) = intent.value.host {
             set_index(&mut self.by_host, host, id, add);
         }
+    }
+
+    fn index_template(&mut self, id: Uuid, add: bool) {
+        if let Some(at) = self.templates.get(&id) {
+            let image = at.value.spec.image.0;
+            set_index(&mut self.users_of_image, image, (Kind::Template, id), add);
+        }
+    }
+
+    /// The VMs and templates that name an image, in the order of their making.
+    pub fn users_of_image(&self, image: Uuid) -> impl ExactSizeIterator<Item = (Kind, Uuid)> {
+        static NOBODY: BTreeSet<(Kind, Uuid)> = BTreeSet::new();
+        self.users_of_image.get(&image).unwrap_or(&NOBODY).iter().copied()
     }
 
     fn index_migration(&mut self, id: MigrationId, add: bool) {
@@ -445,6 +467,13 @@ impl View {
                     copy.migrations
                         .extend(found.map(|migration| (MigrationId(id), migration)));
                     copy.index_migration(MigrationId(id), true);
+                }
+                Kind::Image => {
+                    let users = self.users_of_image(id).filter(|(kind, _)| *kind == Kind::Vm);
+                    let vms = users.filter_map(|(_, vm)| Some((VmId(vm), self.vms.get(&VmId(vm))?.clone())));
+                    copy.vms.extend(vms);
+                    copy.users_of_image
+                        .extend(self.users_of_image.get(&id).map(|all| (id, all.clone())));
                 }
                 _ => {}
             }

@@ -71,8 +71,9 @@ pub fn router(app: App) -> Router {
         )
         .route(
             "/v1/images/{name}/content",
-            put(images::upload).layer(DefaultBodyLimit::disable()),
+            put(images::upload::upload).layer(DefaultBodyLimit::disable()),
         )
+        .route("/v1/images/{name}/upload", get(images::upload::sent))
         .route("/agent/v1/join", post(agents::join))
         .route("/agent/v1/renew", post(agents::renew))
         .route("/agent/v1/document", get(agents::document))

@@ -20,8 +20,10 @@ use crate::agents::secret;
 use crate::auth::{ADMIN, sha256_hex};
 use crate::calls::Calls;
 use crate::hosts::Bells;
+use crate::images::collect;
 use crate::images::import::outlet::Outlet;
 use crate::images::import::{self, Addresses, Reach};
+use crate::images::upload::{self, Uploads};
 use crate::limits::{Limits, Rates};
 use crate::metrics::{Metered, Metrics};
 use crate::pki::{Pki, write_private};
@@ -70,7 +72,7 @@ pub async fn run(
     )?;
     let images = config.data_dir.join("images");
     tokio::fs::create_dir_all(&images).await?;
-    remove_beginning_with(&images, "incoming-").await;
+    upload::sweep(&images);
     backup::remove_unfinished(&config.data_dir).await;
     let own = Arc::new(tls::OwnCertificate::make(&pki, env.now())?);
     let tls = Arc::new(tls::config(&pki, own.clone())?);
@@ -85,6 +87,8 @@ pub async fn run(
         pki,
         images,
         keeping: tokio::sync::Mutex::default(),
+        discarded: tokio::sync::Notify::default(),
+        uploads: Uploads::default(),
         reach: Arc::new(Reach::within(config.import_addresses, config.outlet)),
         data_dir: config.data_dir.clone(),
         backup: tokio::sync::Mutex::default(),
@@ -108,6 +112,7 @@ pub async fn run(
     tasks.spawn(controller::run::run(store, cache, env, figures));
     tasks.spawn(contact::run(cloud.clone(), app.server));
     tasks.spawn(import::run(app.clone()));
+    tasks.spawn(collect::run(app.clone()));
     tasks.spawn(metrics::follow(app.clone()));
     let ringing = app.clone();
     tasks.spawn(async move { ringing.bells.follow(&ringing.cache).await });

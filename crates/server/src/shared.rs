@@ -27,6 +27,7 @@ use crate::calls::Calls;
 use crate::contact::SILENT_AFTER;
 use crate::hosts::Bells;
 use crate::images::import::Reach;
+use crate::images::upload::Uploads;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::pki::Pki;
@@ -79,6 +80,10 @@ pub struct Shared {
     pub images: PathBuf,
     /// Held while content gets its name and an image gets it.
     pub keeping: tokio::sync::Mutex<()>,
+    /// Rung when content was kept that no image may have.
+    pub discarded: tokio::sync::Notify,
+    /// Who sends images' content.
+    pub uploads: Uploads,
     /// How images' sources are reached.
     pub reach: Arc<Reach>,
     /// Where the server keeps its files.

@@ -74,7 +74,7 @@ pub async fn make_template(client: &Client) -> Result<(), ClientError> {
     client.create::<Image>(&named(IMAGE, image), None, false).await?;
     let length = sector.len() as u64;
     let content = stream::once(std::future::ready(Ok(sector)));
-    client.upload(IMAGE, length, content).await?;
+    client.upload(IMAGE, None, length, content).await?;
     let template = TemplateSpec {
         image: IMAGE.to_owned(),
         vcpus: 1,

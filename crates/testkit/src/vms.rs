@@ -104,7 +104,7 @@ impl World {
             .create::<Image>(&body(TINY, ImageSpec::default()), None, false)
             .await?;
         self.client()
-            .upload(TINY, bytes, stream::iter([Ok(content)]))
+            .upload(TINY, None, bytes, stream::iter([Ok(content)]))
             .await?;
         Ok(bytes)
     }

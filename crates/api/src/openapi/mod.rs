@@ -13,7 +13,7 @@ use crate::drain::HostActionBody;
 use crate::history::History;
 use crate::kinds::{
     ActionBody, Datastore, Event, Host, Image, JoinToken, JoinTokenBody, Migration, Network, Operation,
-    Template, Vm,
+    Template, UploadStatus, Vm,
 };
 use crate::placement::Explanation;
 use crate::resource::{Change, Changes, Create, List, Object, Resource};
@@ -259,15 +259,7 @@ fn extras(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
         let path = format!("/v1/{plural}/{{name}}/actions/{word}");
         paths.insert(path, json!({ "parameters": [name_parameter()], "post": post }));
     }
-    let answers = json!({ "200": answer(&image, "The image.") });
-    let mut upload =
-        operation("send an image's content", "images", Vec::new(), answers).refuses(Problems::Change);
-    upload["requestBody"] =
-        json!({ "required": true, "content": { "application/octet-stream": { "schema": bytes() } } });
-    paths.insert(
-        "/v1/images/{name}/content".to_owned(),
-        json!({ "parameters": [name_parameter()], "put": upload }),
-    );
+    uploads(generator, &image, paths);
     console_and_explanation(generator, paths);
     progresses(generator, paths);
     let body = generator.subschema_for::<JoinTokenBody>().to_value();
@@ -288,6 +280,42 @@ fn extras(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
         .with_body(&body, json!({ "documents": [network] }))
         .refuses(Problems::Create);
     paths.insert("/v1/check".to_owned(), json!({ "post": post }));
+}
+
+fn uploads(generator: &mut SchemaGenerator, image: &Value, paths: &mut Map<String, Value>) {
+    let parameters = vec![
+        query(
+            "from",
+            "integer",
+            "How much of the content was sent before: the body is what follows that.",
+        ),
+        query(
+            "held_sha256",
+            "string",
+            "With `from`: the SHA-256 of what was sent before, by which it is known to be the same.",
+        ),
+    ];
+    let answers = json!({ "200": answer(image, "The image.") });
+    let mut upload =
+        operation("send an image's content", "images", parameters, answers).refuses(Problems::Change);
+    upload["requestBody"] =
+        json!({ "required": true, "content": { "application/octet-stream": { "schema": bytes() } } });
+    paths.insert(
+        "/v1/images/{name}/content".to_owned(),
+        json!({ "parameters": [name_parameter()], "put": upload }),
+    );
+    let status = generator.subschema_for::<UploadStatus>().to_value();
+    let answers = json!({ "200": answer(&status, "How much lies on this server.") });
+    let sent = operation(
+        "how much of an image's content was sent",
+        "images",
+        Vec::new(),
+        answers,
+    );
+    paths.insert(
+        "/v1/images/{name}/upload".to_owned(),
+        json!({ "parameters": [name_parameter()], "get": sent.refuses(Problems::Named) }),
+    );
 }
 
 /// Content that is no text.

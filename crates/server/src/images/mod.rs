@@ -1,128 +1,38 @@
 //! Images' content: taken from people once, checked, kept under its digest, given to agents.
 
+pub(crate) mod collect;
 mod confined;
 pub mod import;
 mod sink;
 mod take;
+pub mod upload;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path as FilePath, PathBuf};
-use std::time::Duration;
 
 use api::Problem;
-use api::kinds::Image;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use futures_util::{StreamExt, stream};
+use model::Reason;
 use model::image::{ImageContent, ImageStatus};
-use model::{ImageId, Kind, Reason, key};
-use planner::Plan;
 use tokio::fs::File;
-use tokio::time::timeout;
-use uuid::Uuid;
 
-use self::take::{Incoming, Source, Taken, Temporary, disk_problem, take};
-use crate::answer::{Path, Refused, commit_problem};
-use crate::auth::{Agent, PROJECT, User};
-use crate::kinds::{Served, render, takes_content};
+use self::take::{Taken, disk_problem};
+use crate::answer::{Path, Refused};
+use crate::auth::Agent;
 use crate::routes::App;
-
-/// How long a client that sends content may be silent.
-const SILENCE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Where a content is kept.
 pub fn path(dir: &FilePath, sha256: &str) -> PathBuf {
     dir.join(sha256)
 }
 
-/// Takes an image's content.
-pub async fn upload(
-    State(app): State<App>,
-    user: User,
-    Path(name): Path<String>,
-    body: Body,
-) -> Result<Response, Refused> {
-    let id = app.cache.view().find(Kind::Image, Some(PROJECT), &name);
-    let id = id.ok_or_else(|| Problem::not_found(Kind::Image, &name))?;
-    let expected = {
-        let view = app.cache.view();
-        takes_content(&view, id)?;
-        Image::stored(&view, id).and_then(|at| at.value.spec.expected_sha256.clone())
-    };
-    let file = Temporary(app.images.join(format!("incoming-{}", app.env.next_id())));
-    let incoming = Incoming {
-        path: &file.0,
-        held_bytes: 0,
-    };
-    let taken = take(incoming, sent(body), expected.as_deref()).await;
-    let _one_at_a_time = app.keeping.lock().await;
-    let taken = taken.and_then(|taken| keep(&app, &file.0, taken));
-    let status = match &taken {
-        Ok(content) => ImageStatus {
-            content: Some(content.clone()),
-            ..ImageStatus::default()
-        },
-        Err(problem) => ImageStatus {
-            failure: Some(Reason::new(&problem.code, problem.detail.clone())),
-            ..ImageStatus::default()
-        },
-    };
-    store_status(&app, &user, id, &name, &status).await?;
-    taken?;
-    let view = app.cache.view();
-    let object =
-        render::<Image>(&app.heard, &view, id).ok_or_else(|| Problem::not_found(Kind::Image, &name))?;
-    Ok(axum::Json(object).into_response())
-}
-
-/// What a client sends, as long as it does.
-fn sent(body: Body) -> Source<'static> {
-    let sent = stream::unfold(body.into_data_stream(), |mut body| async move {
-        let chunk = match timeout(SILENCE_DEADLINE, body.next()).await {
-            Ok(chunk) => chunk?.map_err(|error| broken(&format!("the content ended early ({error})"))),
-            Err(_) => Err(broken(&format!(
-                "nothing came for {} s",
-                SILENCE_DEADLINE.as_secs()
-            ))),
-        };
-        Some((chunk, body))
-    });
-    sent.boxed()
-}
-
-fn broken(why: &str) -> Problem {
-    Problem::new(400, "upload-broken", format!("{why}: send it again"))
-}
-
-async fn store_status(
-    app: &App,
-    user: &User,
-    id: Uuid,
-    name: &str,
-    status: &ImageStatus,
-) -> Result<(), Problem> {
-    let mut plan = Plan::new(format!("import image {name}"));
-    {
-        let view = app.cache.view();
-        let image = view.images.get(&id);
-        plan.rely(
-            key::object(Kind::Image, id),
-            Image::stored(&view, id).map_or(0, |at| at.revision),
-        );
-        let revision = image
-            .and_then(|image| image.status.as_ref())
-            .map_or(0, |at| at.revision);
-        plan.replace(key::image_status(ImageId(id)), revision, status);
-    }
-    let actor = user.actor();
-    let revision = controller::commit::commit(app.writer(&actor), plan)
-        .await
-        .map_err(commit_problem)?;
-    app.cache.reach(revision, Duration::from_secs(5)).await;
-    Ok(())
+/// The status of an image whose import came to nothing.
+fn failed(problem: &Problem) -> ImageStatus {
+    ImageStatus::failed(Reason::new(&problem.code, problem.detail.clone()))
 }
 
 /// Gives content its name.

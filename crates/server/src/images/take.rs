@@ -17,7 +17,9 @@ use formats::compression::Compression;
 use formats::disk::{self, Format, Refusal, recognise};
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStream, TryStreamExt};
+use model::digest::hex;
 use model::image::{ImageContent, ImageFormat};
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::ChildStdin;
 use tokio::sync::mpsc;
@@ -47,12 +49,21 @@ impl Drop for Temporary {
 }
 
 /// A file for what comes. Whoever made it removes it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Incoming<'a> {
     /// Other files are made beside it, with other extensions.
     pub(super) path: &'a Path,
-    /// How much of it is there already; the source begins behind that.
-    pub(super) held_bytes: u64,
+    /// What of it is there already; the source begins behind that.
+    pub(super) held: Option<Held>,
+}
+
+/// What a file has of content whose rest comes.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    /// How much.
+    pub(super) bytes: u64,
+    /// Its digest, if that is known otherwise.
+    pub(super) sha256: Option<String>,
 }
 
 /// Content that can be kept.
@@ -78,6 +89,7 @@ pub(super) async fn take(
     source: Source<'_>,
     expected: Option<&str>,
 ) -> Result<Taken, Problem> {
+    let path = incoming.path;
     let sent = receive(incoming, source).await?;
     let (sent_sha256, written, made) = match sent.unpacked {
         Some((written, made)) => (sent.written.sha256, written, Some(made)),
@@ -85,7 +97,7 @@ pub(super) async fn take(
     };
     let disk = recognise(written.sample()).map_err(|why| unusable(&why, A_KNOWN_ONE))?;
     check_digest(&sent_sha256, expected)?;
-    let path = made.as_ref().map_or(incoming.path, |made| &made.0);
+    let path = made.as_ref().map_or(path, |made| &made.0);
     if has_a_check(disk.format) {
         confined::check(opened(path)?, disk.format).await?;
     }
@@ -128,13 +140,15 @@ struct Received {
 
 /// Writes all of it to its file, and what is packed in it to another one.
 async fn receive(incoming: Incoming<'_>, source: Source<'_>) -> Result<Received, Problem> {
+    let path = incoming.path;
+    let held_bytes = incoming.held.as_ref().map_or(0, |held| held.bytes);
     let mut pieces = pieces(bounded(again(incoming).await?.chain(source)));
     let first = pieces.try_next().await?.unwrap_or_default();
     let compression = Compression::of(&first);
     let all = stream::once(std::future::ready(Ok(first))).chain(pieces).boxed();
-    let sink = match incoming.held_bytes {
-        0 => Sink::create(incoming.path),
-        held_bytes => Sink::go_on(incoming.path, held_bytes),
+    let sink = match held_bytes {
+        0 => Sink::create(path),
+        held_bytes => Sink::go_on(path, held_bytes),
     };
     let sink = sink.map_err(|error| disk_problem("keeping", &error))?;
     match compression {
@@ -142,19 +156,44 @@ async fn receive(incoming: Incoming<'_>, source: Source<'_>) -> Result<Received,
             written: write(sink, all).await?,
             unpacked: None,
         }),
-        Some(compression) => unpacked(incoming.path, sink, all, compression).await,
+        Some(compression) => unpacked(path, sink, all, compression).await,
     }
 }
 
 /// What is there already.
 async fn again(incoming: Incoming<'_>) -> Result<Source<'static>, Problem> {
-    if incoming.held_bytes == 0 {
+    let Some(held) = incoming.held else {
         return Ok(stream::empty().boxed());
-    }
+    };
     let reading = |error: io::Error| disk_problem("reading", &error);
-    let held = tokio::fs::File::open(incoming.path).await.map_err(reading)?;
-    let held = ReaderStream::with_capacity(held.take(incoming.held_bytes), PIECE_BYTES);
-    Ok(held.map_err(reading).boxed())
+    let file = tokio::fs::File::open(incoming.path).await.map_err(reading)?;
+    let bytes = ReaderStream::with_capacity(file.take(held.bytes), PIECE_BYTES);
+    let bytes = bytes.map_err(reading).boxed();
+    Ok(match held.sha256 {
+        Some(sha256) => same(bytes, sha256),
+        None => bytes,
+    })
+}
+
+/// These bytes, and a problem behind them if their digest is another.
+fn same(bytes: Source<'static>, sha256: String) -> Source<'static> {
+    let same = stream::try_unfold((bytes, Sha256::new()), move |(mut bytes, mut digest)| {
+        let sha256 = sha256.clone();
+        async move {
+            if let Some(chunk) = bytes.try_next().await? {
+                digest.update(&chunk);
+                return Ok(Some((chunk, (bytes, digest))));
+            }
+            let is_same = hex(&digest.finalize()) == sha256;
+            if is_same { Ok(None) } else { Err(differs()) }
+        }
+    });
+    same.boxed()
+}
+
+fn differs() -> Problem {
+    let detail = "what was sent of it before is another file's, and is gone now: send it from its begin";
+    Problem::conflict("upload-differs", detail)
 }
 
 /// No more than may be taken.
@@ -193,14 +232,21 @@ async fn write(mut sink: Sink, mut pieces: Source<'_>) -> Result<Written, Proble
         }
         Ok(sink)
     });
-    while let Some(piece) = pieces.try_next().await? {
-        // Nobody takes it any more if writing failed.
-        if give.send(piece).await.is_err() {
-            break;
+    let all = async {
+        while let Some(piece) = pieces.try_next().await? {
+            // Nobody takes it any more if writing failed.
+            if give.send(piece).await.is_err() {
+                break;
+            }
         }
-    }
+        Ok::<(), Problem>(())
+    };
+    let all = all.await;
     drop(give);
-    let sink = joined(writes).await?;
+    // Also where no more comes: what has come is written then, and nobody writes any more.
+    let sink = joined(writes).await;
+    all?;
+    let sink = sink?;
     joined(spawn_blocking(move || sink.finish())).await
 }
 

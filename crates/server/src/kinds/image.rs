@@ -3,7 +3,7 @@
 use std::iter;
 
 use api::Problem;
-use api::kinds::{Image, ImageSource, ImageSpec, ImageState, ImageStatus};
+use api::kinds::{Image, ImageSource, ImageSpec, ImageState, ImageStatus, ImageUsers};
 use model::image as stored;
 use model::limits::is_sha256;
 use model::{ImageId, Kind, Object, key};
@@ -11,7 +11,7 @@ use planner::view::At;
 use planner::{Plan, View};
 use uuid::Uuid;
 
-use super::{Served, find, immutable, name_of};
+use super::{Served, USERS_NAMED, find, immutable, name_of};
 use crate::images::import::source;
 use crate::service::{self, Context};
 use crate::shared::Heard;
@@ -52,6 +52,7 @@ impl Served for Image {
             progress,
             reason: status.failure,
             next_commands: next_commands(state, &name_of(view, Kind::Image, id), spec),
+            used_by: users(view, id),
         })
     }
 
@@ -69,6 +70,17 @@ impl Served for Image {
             return Ok(old.spec.clone());
         }
         Err(immutable(Kind::Image, "the digest and the source"))
+    }
+}
+
+fn users(view: &View, id: Uuid) -> ImageUsers {
+    let users = view.users_of_image(id);
+    ImageUsers {
+        count: users.len(),
+        first: users
+            .take(USERS_NAMED)
+            .map(|(kind, user)| format!("{kind} {}", name_of(view, kind, user)))
+            .collect(),
     }
 }
 

@@ -99,9 +99,9 @@ fn remove_at_once<R: Served + ?Sized>(
     plan: &mut Plan,
 ) -> Result<Uuid, Problem> {
     let meta = &at.value.meta;
-    if let Some(user) = used_by(context.view, R::KIND, meta.id) {
-        let detail = format!("{} {} is used by {user}: delete that first", R::KIND, meta.name);
-        return Err(Problem::conflict("in-use", detail));
+    let users = users(context.view, R::KIND, meta.id);
+    if !users.is_empty() {
+        return Err(in_use(R::KIND, &meta.name, &users));
     }
     plan.action = format!("delete {} {}", R::KIND, meta.name);
     plan.remove(model::key::object(R::KIND, meta.id), at.revision);
@@ -115,32 +115,46 @@ fn remove_at_once<R: Served + ?Sized>(
     Ok(meta.id)
 }
 
-/// The name of something that needs this object.
-fn used_by(view: &View, kind: Kind, id: Uuid) -> Option<String> {
-    let template = view
-        .templates
-        .values()
-        .map(|at| &at.value)
-        .find(|template| match kind {
-            Kind::Image => template.spec.image.0 == id,
-            Kind::Network => template.spec.networks.iter().any(|network| network.0 == id),
-            _ => false,
-        });
-    if let Some(template) = template {
-        return Some(format!("template {}", template.meta.name));
+/// How many of those that need an object are named.
+const USERS_NAMED: usize = 10;
+
+fn in_use(kind: Kind, name: &str, users: &[(Kind, String)]) -> Problem {
+    let named = users.iter().take(USERS_NAMED);
+    let mut named: Vec<String> = named.map(|(kind, name)| format!("{kind} {name}")).collect();
+    let rest = users.len().saturating_sub(USERS_NAMED);
+    named.extend((rest > 0).then(|| format!("and {rest} more")));
+    let first = users
+        .first()
+        .map(|(kind, name)| format!("`sterna {kind} delete {name}`"));
+    let detail = format!(
+        "{kind} {name} is used by {}: delete what you can do without, as with {}",
+        named.join(", "),
+        first.unwrap_or_default()
+    );
+    Problem::conflict("in-use", detail)
+}
+
+/// Everything that needs this object, by kind and name.
+fn users(view: &View, kind: Kind, id: Uuid) -> Vec<(Kind, String)> {
+    if kind == Kind::Image {
+        let users = view.users_of_image(id);
+        return users
+            .map(|(kind, user)| (kind, name_of(view, kind, user)))
+            .collect();
     }
-    let vms = view
-        .vms
-        .values()
-        .filter_map(|vm| vm.object.as_ref())
-        .map(|at| &at.value);
-    let vm = vms.into_iter().find(|vm| match kind {
-        Kind::Image => vm.spec.images().any(|image| image.0 == id),
+    let templates = view.templates.values().map(|at| &at.value);
+    let templates = templates
+        .filter(|template| kind == Kind::Network && template.spec.networks.iter().any(|it| it.0 == id))
+        .map(|template| (Kind::Template, template.meta.name.clone()));
+    let vms = view.vms.values().filter_map(|vm| vm.object.as_ref());
+    let vms = vms.map(|at| &at.value).filter(|vm| match kind {
         Kind::Network => vm.spec.nics.iter().any(|nic| nic.network.0 == id),
         Kind::Datastore => vm.spec.datastore.0 == id,
         _ => false,
     });
-    vm.map(|vm| format!("VM {}", vm.meta.name))
+    templates
+        .chain(vms.map(|vm| (Kind::Vm, vm.meta.name.clone())))
+        .collect()
 }
 
 /// An object as it is shown.

@@ -1,6 +1,6 @@
 //! Images that the server takes from a URL: from a real HTTP server, and from some that lie.
 
-mod sources;
+pub(crate) mod sources;
 
 use std::fs;
 use std::sync::Arc;
@@ -11,27 +11,27 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use store::MemoryStore;
 
-use self::sources::{Front, Nginx, Said};
+use self::sources::{Front, FtpServer, Nginx, Said};
 use super::world::{PATIENCE, World, raw_disk};
 
-fn digest(content: &[u8]) -> String {
+pub(crate) fn digest(content: &[u8]) -> String {
     hex(&Sha256::digest(content))
 }
 
 /// A disk of three MiB with something everywhere.
-fn disk() -> Vec<u8> {
+pub(crate) fn disk() -> Vec<u8> {
     let mut disk = raw_disk();
     disk.extend((0..3_u32 << 20).map(|n| (n % 251) as u8));
     disk
 }
 
-async fn begin(world: &World, name: &str, url: &str) {
+pub(crate) async fn begin(world: &World, name: &str, url: &str) {
     let spec = json!({ "name": name, "spec": { "source": { "url": url } } });
     let image = world.post("/v1/images", &spec).await.ok(201);
     assert_eq!(image["status"]["state"], "importing");
 }
 
-async fn ended(world: &World, name: &str) -> Value {
+pub(crate) async fn ended(world: &World, name: &str) -> Value {
     let over = |image: &Value| image["status"]["state"] != "importing";
     world.until(&format!("/v1/images/{name}"), over).await
 }
@@ -42,7 +42,7 @@ async fn import(world: &World, name: &str, url: &str) -> Value {
 }
 
 #[track_caller]
-fn is_ready(image: &Value, content: &[u8]) {
+pub(crate) fn is_ready(image: &Value, content: &[u8]) {
     assert_eq!(image["status"]["state"], "ready", "{image:#?}");
     assert_eq!(image["status"]["sha256"], digest(content));
 }
@@ -59,7 +59,7 @@ fn has_failed(image: &Value, code: &str, why: &str) {
 
 /// Waits until the directory has nothing but contents that images have: an image may be ready just before the last of its
 /// import is cleared up.
-async fn nothing_is_left(world: &World) {
+pub(crate) async fn nothing_is_left(world: &World) {
     let begun = Instant::now();
     loop {
         let left = left(world).await;
@@ -281,5 +281,41 @@ async fn a_file_in_a_datastore_that_the_server_sees_is_imported() {
     has_failed(&away, "source-refused", "does not see");
     let spec = json!({ "name": "c", "spec": { "source": { "url": "datastore://nothing/disk" } } });
     world.post("/v1/images", &spec).await.refused(422, "not-found");
+    nothing_is_left(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ftp_server_gives_an_image_also_in_parts() {
+    let world = World::new().await;
+    let disk = disk();
+    let server = FtpServer::start(2, false).await;
+    server.put("a disk.raw", &disk);
+    server.put(
+        "SHA256SUMS",
+        format!("{}  a disk.raw\n", digest(&disk)).as_bytes(),
+    );
+    let source = json!({ "url": server.url("a%20disk.raw"), "sha256sums_url": server.url("SHA256SUMS") });
+    let spec = json!({ "name": "a", "spec": { "source": source } });
+    world.post("/v1/images", &spec).await.ok(201);
+    is_ready(&ended(&world, "a").await, &disk);
+    let missing = import(&world, "b", &server.url("missing")).await;
+    has_failed(&missing, "source-refused", "it answers 550");
+    let secret = json!({ "name": "c", "spec": { "source": { "url": "ftp://ann:x@127.0.0.1/a" } } });
+    world
+        .post("/v1/images", &secret)
+        .await
+        .refused(422, "invalid-url");
+    let metadata = import(&world, "c", "ftp://169.254.169.254/latest").await;
+    has_failed(&metadata, "address-not-allowed", "169.254.169.254");
+    nothing_is_left(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ftp_server_that_cannot_send_the_rest_is_asked_for_all_again() {
+    let world = World::new().await;
+    let disk = disk();
+    let server = FtpServer::start(1, true).await;
+    server.put("disk.raw", &disk);
+    is_ready(&import(&world, "a", &server.url("disk.raw")).await, &disk);
     nothing_is_left(&world).await;
 }

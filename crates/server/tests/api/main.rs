@@ -7,6 +7,7 @@ mod any_bytes;
 mod bad_input;
 mod certificates;
 mod console;
+mod contents;
 mod documents;
 mod guests;
 mod hosts;

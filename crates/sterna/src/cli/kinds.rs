@@ -257,7 +257,8 @@ pub(crate) enum ImageCommand {
   sterna image import appliance --path default:images/appliance.vmdk
 
 The server takes what a URL or path names, and goes on after broken connections and restarts. This
-command may be left (Ctrl-C) meanwhile; given again, it waits on.
+command may be left (Ctrl-C) meanwhile; given again, it waits on. A file whose sending broke off is
+gone on with where it was.
 
 What the file is, its content says, not its name. It is kept as qcow2 or raw; images that need other
 files (a backing file, several extents) are refused.")]
@@ -267,7 +268,7 @@ pub(crate) struct ImportArgs {
     /// A disk image: qcow2, raw, VMDK, VHD, VHDX or VDI; also compressed with gzip, xz or zstd
     #[arg(long, value_name = "PATH")]
     pub(crate) file: Option<PathBuf>,
-    /// Where the server takes the disk image from: http:// or https://, without a password
+    /// Where the server takes the disk image from: http://, https:// or ftp://, without a password
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
     /// A file in a datastore, by its path in there: the server reads it, if it sees the datastore's directory

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use api::Create;
-use api::client::{ClientError, ObjectOf};
+use api::client::{ClientError, ObjectOf, Uploaded};
 use api::kinds::{Image, ImageSource, ImageSpec, ImageState};
 use futures_util::{Stream, StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -51,16 +51,19 @@ async fn from_file(context: &Context, args: &ImportArgs, path: &Path) -> anyhow:
     if image.status.state == ImageState::Ready {
         return repeated(context, path, &image);
     }
-    let sent = send(context, &image.name, file, metadata.len()).await;
-    let image = match sent {
+    let image = match send(context, &image.name, file, metadata.len()).await {
         // Somebody else was faster: it is fine if they sent the same.
-        Err(error) if error.code() == Some("image-has-content") => {
+        Err(error) if code(&error) == Some("image-has-content") => {
             let image = context.client.get::<Image>(&args.name).await?;
             return repeated(context, path, &image);
         }
         sent => sent?,
     };
     output::one::<Image>(context, &image)
+}
+
+fn code(error: &anyhow::Error) -> Option<&str> {
+    error.downcast_ref::<ClientError>()?.code()
 }
 
 /// The image, made if it is not there.
@@ -161,7 +164,8 @@ async fn follow(context: &Context, name: &str) -> Infallible {
 
 /// The image has its content: all is well if it is the file's.
 fn repeated(context: &Context, path: &Path, image: &ObjectOf<Image>) -> anyhow::Result<ExitCode> {
-    let here = digest(context, path)?;
+    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let here = digest(context, &file, file.metadata()?.len())?;
     let status = &image.status;
     let has = [&status.sha256, &status.source_sha256];
     if has.into_iter().any(|digest| digest.as_deref() == Some(&here)) {
@@ -176,15 +180,16 @@ fn repeated(context: &Context, path: &Path, image: &ObjectOf<Image>) -> anyhow::
     )
 }
 
-fn digest(context: &Context, path: &Path) -> anyhow::Result<String> {
-    let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    let bar = bar(context, file.metadata()?.len(), "comparing");
+/// Of the first so many bytes.
+fn digest(context: &Context, file: &File, bytes: u64) -> anyhow::Result<String> {
+    let mut file = file.try_clone()?;
+    file.seek(SeekFrom::Start(0))?;
+    let mut file = file.take(bytes);
+    let bar = bar(context, bytes, "comparing");
     let mut digest = Sha256::new();
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
-        let read = file
-            .read(&mut chunk)
-            .with_context(|| format!("reading {}", path.display()))?;
+        let read = file.read(&mut chunk).context("reading the file")?;
         let Some(part) = chunk.get(..read).filter(|part| !part.is_empty()) else {
             break;
         };
@@ -195,14 +200,76 @@ fn digest(context: &Context, path: &Path) -> anyhow::Result<String> {
     Ok(hex(&digest.finalize()))
 }
 
-async fn send(context: &Context, name: &str, file: File, bytes: u64) -> Result<ObjectOf<Image>, ClientError> {
+/// Sends the file, or what of it was not sent before. Once more from its begin if that was of another file.
+async fn send(context: &Context, name: &str, file: File, bytes: u64) -> anyhow::Result<ObjectOf<Image>> {
+    let before = sent_before(context, name, &file, bytes).await?;
+    let sent = send_behind(
+        context,
+        name,
+        behind(&file, before.as_ref())?,
+        bytes,
+        before.as_ref(),
+    )
+    .await;
+    match sent {
+        Err(error) if before.is_some() && differs(context, name, &error).await => {
+            context.note("What was sent before is of another file: this one is sent from its begin.");
+            Ok(send_behind(context, name, behind(&file, None)?, bytes, None).await?)
+        }
+        sent => Ok(sent?),
+    }
+}
+
+/// Whether what was sent before was another file's. Who still sends when that is found may not hear it, but the image says so.
+async fn differs(context: &Context, name: &str, error: &ClientError) -> bool {
+    const DIFFERS: &str = "upload-differs";
+    if matches!(error, ClientError::Problem(_)) {
+        return error.code() == Some(DIFFERS);
+    }
+    let image = context.client.get::<Image>(name).await;
+    image.is_ok_and(|image| image.status.reason.is_some_and(|reason| reason.code == DIFFERS))
+}
+
+/// The file, from where it goes on.
+fn behind(file: &File, before: Option<&Uploaded>) -> std::io::Result<File> {
+    let mut file = file.try_clone()?;
+    file.seek(SeekFrom::Start(before.map_or(0, |sent| sent.bytes)))?;
+    Ok(file)
+}
+
+async fn send_behind(
+    context: &Context,
+    name: &str,
+    file: File,
+    bytes: u64,
+    before: Option<&Uploaded>,
+) -> Result<ObjectOf<Image>, ClientError> {
+    let from = before.map_or(0, |sent| sent.bytes);
     let bar = bar(context, bytes, "sending");
-    let sent = context
-        .client
-        .upload(name, bytes, chunks(file, bar.clone()))
-        .await;
+    bar.set_position(from);
+    bar.reset_eta();
+    let rest = bytes.saturating_sub(from);
+    let content = chunks(file, bar.clone());
+    let sent = context.client.upload(name, before, rest, content).await;
     bar.finish_and_clear();
     sent
+}
+
+/// What the server has of the file, or of another one: the digest will tell.
+async fn sent_before(
+    context: &Context,
+    name: &str,
+    file: &File,
+    bytes: u64,
+) -> anyhow::Result<Option<Uploaded>> {
+    let held = context.client.uploaded(name).await?.bytes.min(bytes);
+    if held == 0 {
+        return Ok(None);
+    }
+    let sha256 = digest(context, file, held)?;
+    let percent = held.saturating_mul(100) / bytes.max(1);
+    context.note(&format!("Going on at {percent} %, where it stopped."));
+    Ok(Some(Uploaded { bytes: held, sha256 }))
 }
 
 /// The file's content as the connection takes it. Local reads are short, and nothing else runs on this thread.

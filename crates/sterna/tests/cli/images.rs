@@ -1,8 +1,13 @@
 //! Images that the server takes from elsewhere, as people ask for them.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
+use futures_util::{StreamExt, stream};
+use model::digest::hex;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -31,10 +36,7 @@ fn serve(files: Vec<(&'static str, Vec<u8>)>) -> String {
 }
 
 fn digest(content: &[u8]) -> String {
-    Sha256::digest(content)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(&Sha256::digest(content))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -77,4 +79,61 @@ async fn an_image_comes_from_a_url_or_a_datastore_and_a_failure_says_what_leads_
         .await
         .ok();
     import("d --path here:new.raw").await.ok();
+}
+
+/// Sends the begin of a content, and leaves when the server has half of that.
+async fn send_the_begin(world: &World, name: &str, begin: Vec<u8>) {
+    let client = world.client();
+    let spec = api::Create {
+        name: Some(name.to_owned()),
+        labels: std::collections::BTreeMap::new(),
+        spec: api::kinds::ImageSpec::default(),
+    };
+    client
+        .create::<api::kinds::Image>(&spec, None, false)
+        .await
+        .unwrap();
+    let bytes = begin.len() as u64;
+    let more = stream::iter([Ok(begin)]).chain(stream::pending());
+    let sending = client.upload(name, None, 2 * bytes, more);
+    let has_come = async {
+        while client.uploaded(name).await.unwrap().bytes < bytes / 2 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        ended = sending => panic!("it ended: {:?}", ended.err()),
+        () = has_come => {}
+    }
+}
+
+/// What a server has of the content that is being sent: held open, so that no other file gets its number.
+fn sent_file(images: &Path) -> File {
+    let files = std::fs::read_dir(images).unwrap();
+    let mut paths = files.map(|file| file.unwrap().path());
+    let sent = paths.find(|path| path.extension().is_some_and(|it| it == "sent"));
+    File::open(sent.unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_command_goes_on_with_an_upload_that_was_cut_off() {
+    let world = World::new().await;
+    let mut disk = std::fs::read(world.path("disk.raw")).unwrap();
+    disk.extend(vec![7; 1 << 20]);
+    let images = world.path("server/images");
+    let kept = images.join(digest(&disk));
+    std::fs::write(world.path("large.raw"), &disk).unwrap();
+    // Of this file, and of another one.
+    let (begin, other) = (disk[..512 << 10].to_vec(), vec![1; 512 << 10]);
+    for (name, begin, goes_on) in [("a", begin, true), ("b", other, false)] {
+        send_the_begin(&world, name, begin).await;
+        let sent = sent_file(&images);
+        world
+            .run(&format!("image import {name} --file large.raw"))
+            .await
+            .ok();
+        assert_eq!(digest(&std::fs::read(&kept).unwrap()), digest(&disk));
+        let is_same = kept.metadata().unwrap().ino() == sent.metadata().unwrap().ino();
+        assert_eq!(is_same, goes_on, "{name}");
+    }
 }

@@ -135,6 +135,12 @@ impl World {
         }
     }
 
+    /// A client of the server that is no command.
+    pub(crate) fn client(&self) -> api::client::Client {
+        let ca = std::fs::read_to_string(self.ca()).unwrap();
+        api::client::Client::new(&self.url, &self.token, &ca).unwrap()
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

@@ -66,7 +66,7 @@ pub(super) async fn claim(app: &App, wanted: &Wanted, former: Option<Uuid>) -> R
         importer: Some(app.server),
         ..ImageStatus::default()
     };
-    let plan = plan(app, wanted.image, &status, |stored| *stored == before(wanted));
+    let plan = status_plan(app, wanted.image, &status, |stored| *stored == before(wanted));
     let Some(plan) = plan else { return Ok(false) };
     match write(app, plan).await {
         Ok(()) => Ok(true),
@@ -90,7 +90,7 @@ async fn is_there(app: &App, server: Uuid) -> Result<bool, StoreError> {
 /// Stores what became of an import. `false`: the image is gone, or its import is not this run's any more.
 pub(super) async fn conclude(app: &App, image: ImageId, status: &ImageStatus) -> bool {
     loop {
-        let plan = plan(app, image, status, |stored| {
+        let plan = status_plan(app, image, status, |stored| {
             stored.importer == Some(app.server) && stored.content.is_none()
         });
         let Some(plan) = plan else { return false };
@@ -109,7 +109,7 @@ pub(super) async fn conclude(app: &App, image: ImageId, status: &ImageStatus) ->
 }
 
 /// A new status, if the image is there and its status is as it is expected to be.
-fn plan(
+pub(in crate::images) fn status_plan(
     app: &App,
     image: ImageId,
     status: &ImageStatus,

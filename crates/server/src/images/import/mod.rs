@@ -13,6 +13,7 @@
 mod addresses;
 mod claims;
 mod download;
+mod ftp;
 mod http;
 mod one;
 mod origin;
@@ -30,6 +31,7 @@ use model::ImageId;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use uuid::Uuid;
 
+pub(super) use self::claims::status_plan;
 use self::claims::{Wanted, claim, wanted};
 use self::partial::Partial;
 use crate::routes::App;

@@ -11,16 +11,16 @@ use std::time::Duration;
 
 use api::Problem;
 use futures_util::TryStreamExt;
+use model::ImageId;
 use model::image::{ImageContent, ImageSource, ImageSpec, ImageStatus, ImportProgress};
-use model::{ImageId, Reason};
 use tokio::time::timeout;
 use url::Url;
 
 use super::download::{CHANGED, Download, Tell};
 use super::partial::Partial;
 use super::{claims, source};
-use crate::images::take::{CONTENT_MAX_BYTES, Incoming, Taken, take};
-use crate::images::{keep, path};
+use crate::images::take::{CONTENT_MAX_BYTES, Held, Incoming, Taken, take};
+use crate::images::{failed, keep, path};
 use crate::routes::App;
 use crate::shared::Cloud;
 
@@ -68,7 +68,7 @@ pub(super) async fn import(app: App, image: ImageId, spec: ImageSpec) {
         Err(Problem::new(503, "source-unreachable", detail))
     });
     let concluded = match found {
-        Ok(Found::Here(content)) => claims::conclude(&app, image, &ready(content)).await,
+        Ok(Found::Here(content)) => conclude_here(&app, image, content).await,
         Ok(Found::Taken(taken)) => conclude_taken(&app, image, &partial, taken).await,
         Err(problem) => {
             // First: there may be no room for the failure while this takes it.
@@ -78,38 +78,33 @@ pub(super) async fn import(app: App, image: ImageId, spec: ImageSpec) {
     };
     partial.remove();
     if !concluded {
+        app.discarded.notify_one();
         tracing::info!(%image, "an import ended that nobody waits for any more");
     }
 }
 
-fn ready(content: ImageContent) -> ImageStatus {
-    ImageStatus {
-        content: Some(content),
-        ..ImageStatus::default()
-    }
-}
-
-fn failed(problem: &Problem) -> ImageStatus {
-    ImageStatus {
-        failure: Some(Reason::new(&problem.code, problem.detail.clone())),
-        ..ImageStatus::default()
-    }
-}
-
-/// Keeps the file and stores that it is there. An image that is gone by then leaves no file behind.
+/// Keeps the file and stores that it is there.
 async fn conclude_taken(app: &App, image: ImageId, partial: &Partial, taken: Taken) -> bool {
     let _one_at_a_time = app.keeping.lock().await;
-    let kept = path(&app.images, &taken.content.sha256);
-    let was_there = kept.exists();
     let status = match keep(app, &partial.sent(), taken) {
-        Ok(content) => ready(content),
+        Ok(content) => ImageStatus::ready(content),
         Err(problem) => failed(&problem),
     };
-    let concluded = claims::conclude(app, image, &status).await;
-    if !concluded && !was_there {
-        let _ = std::fs::remove_file(kept);
-    }
-    concluded
+    claims::conclude(app, image, &status).await
+}
+
+/// Stores that the image has content which is here, if it still is.
+async fn conclude_here(app: &App, image: ImageId, content: ImageContent) -> bool {
+    let _nothing_is_collected = app.keeping.lock().await;
+    let status = match path(&app.images, &content.sha256).exists() {
+        true => ImageStatus::ready(content),
+        false => failed(&Problem::new(
+            503,
+            "source-unreachable",
+            "the image that had the same content was deleted just now: import it again",
+        )),
+    };
+    claims::conclude(app, image, &status).await
 }
 
 async fn find(
@@ -135,9 +130,13 @@ async fn find(
     loop {
         let mut download = Download::of(app, &url, CONTENT_MAX_BYTES, telling.tell())?;
         let held_bytes = download.go_on(partial, expected.is_some());
+        let held = (held_bytes > 0).then_some(Held {
+            bytes: held_bytes,
+            sha256: None,
+        });
         let incoming = Incoming {
             path: &partial.sent(),
-            held_bytes,
+            held,
         };
         beginnings += 1;
         match take(incoming, download.bytes(), expected.as_deref()).await {

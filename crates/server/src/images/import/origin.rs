@@ -7,28 +7,33 @@ use model::Kind;
 use url::Url;
 
 use super::download::{Broken, Opened};
+use super::ftp::Ftp;
 use super::http::Http;
 use super::partial::Begun;
 use super::place::Place;
-use super::source::{self, DATASTORE};
+use super::source::{self, DATASTORE, FTP};
 use crate::auth::PROJECT;
 use crate::routes::App;
 
 /// A file that can be read from any byte on.
 pub(super) enum Origin {
     Http(Http),
+    Ftp(Ftp),
     Place(Place),
 }
 
 impl Origin {
     /// What a checked URL names.
     pub(super) fn of(app: &App, url: &Url) -> Result<Self, Problem> {
-        if url.scheme() != DATASTORE {
-            return Ok(Self::Http(Http {
-                reach: Arc::clone(&app.reach),
-                url: url.clone(),
-            }));
+        let (reach, url) = (Arc::clone(&app.reach), url.clone());
+        match url.scheme() {
+            DATASTORE => Self::in_datastore(app, &url),
+            FTP => Ok(Self::Ftp(Ftp { reach, url })),
+            _ => Ok(Self::Http(Http { reach, url })),
         }
+    }
+
+    fn in_datastore(app: &App, url: &Url) -> Result<Self, Problem> {
         let name = url.host_str().unwrap_or_default();
         let view = app.cache.view();
         let project = (!Kind::Datastore.is_cloud_wide()).then_some(PROJECT);
@@ -45,6 +50,7 @@ impl Origin {
     pub(super) async fn open(&self, from: u64, begun: Option<&Begun>) -> Result<Opened, Broken> {
         match self {
             Self::Http(http) => http.open(from, begun).await,
+            Self::Ftp(ftp) => ftp.open(from, begun).await,
             Self::Place(place) => place.open(from, begun).await,
         }
     }

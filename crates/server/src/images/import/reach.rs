@@ -55,11 +55,8 @@ impl Reach {
 
     /// A connection to where a URL leads.
     pub(super) async fn connect(&self, url: &Url) -> Result<Box<dyn Connection>, Broken> {
-        let host = url
-            .host()
-            .ok_or_else(|| final_problem("there is no host in the URL"))?;
-        let port = url.port_or_known_default().unwrap_or_default();
-        let stream = self.dial(&host, port).await?;
+        let host = host(url)?;
+        let stream = self.connect_plainly(url).await?;
         if url.scheme() != "https" {
             return Ok(Box::new(stream));
         }
@@ -80,6 +77,21 @@ impl Reach {
             Ok(Err(error)) => Err(tls_broken(&error)),
             Err(_) => Err(late()),
         }
+    }
+
+    /// A connection to where a URL leads that is never encrypted.
+    pub(super) async fn connect_plainly(&self, url: &Url) -> Result<TcpStream, Broken> {
+        let port = url.port_or_known_default().unwrap_or_default();
+        self.dial(&host(url)?, port).await
+    }
+
+    /// A connection to an address.
+    pub(super) async fn connect_to(&self, address: SocketAddr) -> Result<TcpStream, Broken> {
+        let host: Host<&str> = match address.ip() {
+            IpAddr::V4(address) => Host::Ipv4(address),
+            IpAddr::V6(address) => Host::Ipv6(address),
+        };
+        self.dial(&host, address.port()).await
     }
 
     async fn dial(&self, host: &Host<&str>, port: u16) -> Result<TcpStream, Broken> {
@@ -140,6 +152,11 @@ impl Reach {
             _ => Ok(allowed),
         }
     }
+}
+
+fn host(url: &Url) -> Result<Host<&str>, Broken> {
+    url.host()
+        .ok_or_else(|| final_problem("there is no host in the URL"))
 }
 
 fn trusting_the_system() -> Result<Arc<ClientConfig>, Broken> {

@@ -3,10 +3,13 @@
 //! **Owns:** which URLs are taken. **Does not know:** whether anything is there. **Start here:** [`checked`].
 
 use api::Problem;
+use percent_encoding::percent_decode_str;
 use url::Url;
 
 /// The scheme of a file in a datastore, whose name is in the place of the host.
 pub(super) const DATASTORE: &str = "datastore";
+/// The scheme of a file on an FTP server.
+pub(super) const FTP: &str = "ftp";
 /// The longest URL that is taken.
 const URL_MAX_BYTES: usize = 2048;
 
@@ -20,7 +23,12 @@ pub fn checked(text: &str) -> Result<Url, Problem> {
         check_place(&url).map_err(|why| refuse(&why))?;
         return Ok(url);
     }
-    check(&url).map_err(|why| refuse(&why))?;
+    let checked = if url.scheme() == FTP {
+        check_ftp(&url)
+    } else {
+        check(&url)
+    };
+    checked.map_err(|why| refuse(&why))?;
     Ok(url)
 }
 
@@ -29,7 +37,7 @@ pub fn datastore(url: &Url) -> Option<&str> {
     (url.scheme() == DATASTORE).then(|| url.host_str().unwrap_or_default())
 }
 
-/// The path of the file in its datastore.
+/// The path of the file in its datastore, or on its FTP server.
 pub(super) fn path(url: &Url) -> String {
     percent_decoded(url.path().trim_start_matches('/'))
 }
@@ -53,10 +61,25 @@ fn check_place(url: &Url) -> Result<(), String> {
 pub(super) fn check(url: &Url) -> Result<(), String> {
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!(
-            "its scheme is {:?}: give an http:// or https:// URL, or datastore://NAME/PATH",
+            "its scheme is {:?}: give an http://, https:// or ftp:// URL, or datastore://NAME/PATH",
             url.scheme()
         ));
     }
+    check_secrets(url)
+}
+
+/// A path is part of a command, which is a line.
+fn check_ftp(url: &Url) -> Result<(), String> {
+    check_secrets(url)?;
+    let path = path(url);
+    let is_whole = url.query().is_none() && url.fragment().is_none();
+    if url.host().is_none() || path.is_empty() || path.contains(char::is_control) || !is_whole {
+        return Err("it names no file on an FTP server: give ftp://HOST/PATH".to_owned());
+    }
+    Ok(())
+}
+
+fn check_secrets(url: &Url) -> Result<(), String> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err(
             "there is a user or a password in it, which everybody who may read the image would read: \
@@ -86,30 +109,7 @@ pub(super) fn file_name(url: &Url) -> String {
 }
 
 fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let code = match (first, tail) {
-            (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)),
-            _ => None,
-        };
-        match code {
-            Some((high, low)) => {
-                bytes.push((high << 4) | low);
-                rest = tail.get(2..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    let value = char::from(digit).to_digit(16)?;
-    u8::try_from(value).ok()
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]
@@ -128,6 +128,10 @@ mod tests {
             ("datastore://default", "datastore://NAME/PATH"),
             ("datastore://default/a?b", "datastore://NAME/PATH"),
             ("datastore://ann@default/a", "datastore://NAME/PATH"),
+            ("ftp://example/", "ftp://HOST/PATH"),
+            ("ftp://example/a%0d%0aDELE%20a", "ftp://HOST/PATH"),
+            ("ftp://example/a?b", "ftp://HOST/PATH"),
+            ("ftp://ann:hidden@example/a", "password"),
             ("https://ann:hidden@example/a", "password"),
             ("https://hidden@example/a", "password"),
         ] {

@@ -1,4 +1,4 @@
-//! What images are imported from: nginx, as its package has it, and servers of our own that do what no honest one does.
+//! What images are imported from: nginx and pyftpdlib, as their packages have them, and servers of our own that do what no honest one does.
 //!
 //! nginx listens on a socket file, so that no port is raced for; a [`Front`] passes its answers on, whole or not, and keeps
 //! what was asked.
@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -18,8 +18,81 @@ use tokio::task::JoinHandle;
 
 use crate::world::PATIENCE;
 
-/// Where `scripts/setup.sh test` unpacks it.
-const NGINX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/servers/usr/sbin/nginx");
+/// Where `scripts/setup.sh test` unpacks them.
+const SERVERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/servers");
+
+/// An FTP server of Debian's package python3-pyftpdlib, which breaks off after so many bytes, so many times.
+const FTP_SERVER: &str = "
+import sys
+from pyftpdlib.authorizers import DummyAuthorizer
+from pyftpdlib.handlers import DTPHandler, FTPHandler
+from pyftpdlib.servers import FTPServer
+
+class Data(DTPHandler):
+    cuts, sent = int(sys.argv[2]), 0
+    def send(self, data):
+        sent = super().send(data)
+        Data.sent += sent
+        if Data.cuts > 0 and Data.sent > 1 << 20:
+            Data.cuts, Data.sent = Data.cuts - 1, 0
+            self.close()
+        return sent
+
+class Handler(FTPHandler):
+    authorizer = DummyAuthorizer()
+    dtp_handler = Data
+    use_sendfile = False
+    masquerade_address = '192.0.2.1'
+
+if len(sys.argv) > 3:
+    Handler.proto_cmds = {k: v for k, v in FTPHandler.proto_cmds.items() if k not in ('EPSV', 'REST')}
+Handler.authorizer.add_anonymous(sys.argv[1])
+server = FTPServer(('127.0.0.1', 0), Handler)
+print(server.address[1], flush=True)
+server.serve_forever()
+";
+
+/// A server of the files in a directory.
+pub(crate) struct FtpServer {
+    port: u16,
+    dir: TempDir,
+    _child: Child,
+}
+
+impl FtpServer {
+    /// Runs until it is dropped. An old one knows neither `EPSV` nor `REST`.
+    pub(crate) async fn start(cuts: u32, is_old: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new("python3");
+        command.env(
+            "PYTHONPATH",
+            Path::new(SERVERS).join("usr/lib/python3/dist-packages"),
+        );
+        command.args(["-W", "ignore", "-c", FTP_SERVER]).arg(dir.path());
+        command.arg(cuts.to_string()).args(is_old.then_some("old"));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let port = lines.next_line().await.unwrap();
+        let port = port.expect("pyftpdlib: `scripts/setup.sh test` gets it").parse();
+        Self {
+            port: port.unwrap(),
+            dir,
+            _child: child,
+        }
+    }
+
+    pub(crate) fn put(&self, name: &str, content: &[u8]) {
+        fs::write(self.dir.path().join(name), content).unwrap();
+    }
+
+    pub(crate) fn url(&self, name: &str) -> String {
+        format!("ftp://127.0.0.1:{}/{name}", self.port)
+    }
+}
 
 /// An HTTP server with files.
 pub(crate) struct Nginx {
@@ -43,9 +116,9 @@ impl Nginx {
         );
         fs::write(dir.path().join("config"), config).unwrap();
         fs::create_dir(dir.path().join("files")).unwrap();
-        let unpacked = Path::new(NGINX);
+        let unpacked = Path::new(SERVERS).join("usr/sbin/nginx");
         let mut command = Command::new(if unpacked.exists() {
-            unpacked
+            &unpacked
         } else {
             Path::new("nginx")
         });
