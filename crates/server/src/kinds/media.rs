@@ -258,6 +258,16 @@ mod tests {
         }
     }
 
+    fn user() -> User {
+        User {
+            name: "ann".to_owned(),
+            role: Role::Operator,
+            digest: String::new(),
+            from: None,
+            request: None,
+        }
+    }
+
     /// What comes of another medium for a VM, which has a drive or none.
     fn asked(
         has_drive: bool,
@@ -301,13 +311,7 @@ mod tests {
             put(&mut view, &key::vm_run(VM, Incarnation(1)), &run);
             put(&mut view, &key::vm_intent(VM), intent);
         }
-        let user = User {
-            name: "ann".to_owned(),
-            role: Role::Operator,
-            digest: String::new(),
-            from: None,
-            request: None,
-        };
+        let user = user();
         let context = Context {
             view: &view,
             now: Timestamp::UNIX_EPOCH,
