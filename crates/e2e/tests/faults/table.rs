@@ -104,7 +104,7 @@ pub(super) const TABLE: [Entry; 44] = [
     usual(Fault::SourceAgent, Stage::Running, End::GoesOn),
     soak(Fault::ServerLink, Stage::Running, End::GoesOn),
     soak(Fault::HostClock, Stage::Running, End::GoesOn),
-    usual(Fault::ServerClock, Stage::Running, End::GoesOn),
+    soak(Fault::ServerClock, Stage::Running, End::GoesOn),
     soak(Fault::SourceQemu, Stage::Running, End::Fails),
     soak(Fault::Server, Stage::PreCopy, End::AtEither),
     soak(Fault::SourceAgent, Stage::PreCopy, End::AtEither),
@@ -127,7 +127,7 @@ pub(super) const TABLE: [Entry; 44] = [
     soak(Fault::TargetQemu, Stage::PreSwitchover, End::AtSource),
     soak(Fault::SourceQemu, Stage::PreSwitchover, End::Fails),
     soak(Fault::LinkBriefly, Stage::PreSwitchover, End::AtTarget),
-    usual(Fault::Server, Stage::SwitchOver, End::AtTarget),
+    soak(Fault::Server, Stage::SwitchOver, End::AtTarget),
     soak(Fault::SourceAgent, Stage::SwitchOver, End::AtTarget),
     soak(Fault::TargetAgent, Stage::SwitchOver, End::AtTarget),
     soak(Fault::TargetQemu, Stage::SwitchOver, End::AtSource),
@@ -140,7 +140,7 @@ pub(super) const TABLE: [Entry; 44] = [
     soak(Fault::Server, Stage::Switched, End::AtTarget),
     soak(Fault::SourceAgent, Stage::Switched, End::AtTarget),
     usual(Fault::TargetAgent, Stage::Switched, End::AtTarget),
-    usual(Fault::TargetQemu, Stage::Switched, End::AtSource),
+    soak(Fault::TargetQemu, Stage::Switched, End::AtSource),
     // `go` cannot come: the record says it.
     soak(Fault::Link, Stage::Switched, End::AtTarget),
     // That it has completed is lost with it: what the target has is never used.

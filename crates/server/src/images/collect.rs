@@ -4,15 +4,18 @@
 //!
 //! **Does not know:** how content comes in; what hosts have of it.
 //!
+//! A content that was there before this start of the server, and that no image had since, is kept for a day: the server may have
+//! been started on another store than the one that knows it.
+//!
 //! **Start here:** [`run`], [`collect`]. Whoever gives content its name holds [`crate::shared::Shared::keeping`] until an
 //! image has it, and so does this from its look into the store to its end: the store, since the view may be behind.
 
-use std::collections::BTreeSet;
-use std::fs::{self, DirEntry};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use model::{Kind, key};
+use model::{Kind, Timestamp, key};
 use planner::View;
 use planner::view::Change;
 use store::{RangeRequest, StoreError};
@@ -29,16 +32,22 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How long what was sent of an upload is kept for somebody to go on with it.
 const UPLOAD_KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// How long a content is kept of which this start of the server knows nothing.
+const UNKNOWN_KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
+
 /// Collects what is of no use, until it is dropped.
 pub(crate) async fn run(app: App) {
     let mut revisions = app.cache.subscribe();
     let mut time = Instant::now();
+    let mut known = Known::since(app.env.now());
     loop {
         let needed = Needed::by(&app.cache.view());
+        known.had.extend(needed.contents.iter().cloned());
         let is_time = time <= Instant::now();
-        if is_time || !superfluous(&app, &needed).is_empty() {
+        let due = known.due(superfluous(&app, &needed), Instant::now());
+        if is_time || !due.is_empty() {
             time = Instant::now() + LOOK_EVERY;
-            if let Err(error) = collect(&app).await {
+            if let Err(error) = collect(&app, &mut known).await {
                 tracing::warn!(%error, "contents that no image has were not looked for; that is done again");
             }
         }
@@ -78,8 +87,52 @@ impl Needed {
     }
 }
 
+/// What this start of the server knows of contents.
+#[derive(Debug)]
+struct Known {
+    since: SystemTime,
+    /// Those that images had.
+    had: BTreeSet<String>,
+    /// Those that were there before and that no image had, with the first time that they were seen.
+    strange: BTreeMap<PathBuf, Instant>,
+}
+
+impl Known {
+    fn since(start: Timestamp) -> Self {
+        Self {
+            since: start.into(),
+            had: BTreeSet::new(),
+            strange: BTreeMap::new(),
+        }
+    }
+
+    /// Those of the files that are not needed which may go.
+    fn due(&mut self, superfluous: Vec<PathBuf>, now: Instant) -> Vec<PathBuf> {
+        self.strange.retain(|path, _| superfluous.contains(path));
+        let may_go = |path: &PathBuf| {
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            let is_own = upload::image_of(name).is_some() || self.had.contains(name);
+            if is_own || written(path).is_some_and(|at| at >= self.since) {
+                return true;
+            }
+            let seen = self.strange.entry(path.clone()).or_insert(now);
+            now.saturating_duration_since(*seen) >= UNKNOWN_KEPT_FOR
+        };
+        superfluous.into_iter().filter(may_go).collect()
+    }
+
+    fn forget(&mut self, path: &Path) {
+        let name = path.file_name().and_then(|name| name.to_str());
+        self.had.remove(name.unwrap_or_default());
+        self.strange.remove(path);
+    }
+}
+
 /// Removes contents that no image has, and what was sent for images that take nothing any more.
-async fn collect(app: &App) -> Result<(), StoreError> {
+async fn collect(app: &App, known: &mut Known) -> Result<(), StoreError> {
     let _nothing_is_named_meanwhile = app.keeping.lock().await;
     let found = app
         .store
@@ -97,8 +150,9 @@ async fn collect(app: &App) -> Result<(), StoreError> {
     if app.cache.view().is_held() || !view.unreadable.is_empty() {
         return Ok(());
     }
-    for path in superfluous(app, &Needed::by(&view)) {
+    for path in known.due(superfluous(app, &Needed::by(&view)), Instant::now()) {
         if fs::remove_file(&path).is_ok() {
+            known.forget(&path);
             tracing::info!(path = %path.display(), "a file that no image needs was removed");
         }
     }
@@ -119,21 +173,23 @@ fn superfluous_in(images: &Path, is_needed: impl Fn(&str) -> bool) -> Vec<PathBu
     let superfluous = entries.filter(|entry| {
         let name = entry.file_name();
         let name = name.to_str().unwrap_or_default();
-        !is_needed(name) || upload::image_of(name).is_some() && is_old(entry)
+        !is_needed(name) || upload::image_of(name).is_some() && is_old(&entry.path())
     });
     superfluous.map(|entry| entry.path()).collect()
 }
 
-fn is_old(entry: &DirEntry) -> bool {
-    let written = entry.metadata().and_then(|metadata| metadata.modified()).ok();
-    let age = written.and_then(|written| written.elapsed().ok());
+fn is_old(path: &Path) -> bool {
+    let age = written(path).and_then(|at| at.elapsed().ok());
     age.is_some_and(|age| age > UPLOAD_KEPT_FOR)
+}
+
+fn written(path: &Path) -> Option<SystemTime> {
+    path.metadata().and_then(|metadata| metadata.modified()).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::time::SystemTime;
 
     use super::*;
 
@@ -152,5 +208,31 @@ mod tests {
         let superfluous: BTreeSet<PathBuf> = superfluous.into_iter().collect();
         let expected = ["not-needed", &old].map(|name| directory.path().join(name));
         assert_eq!(superfluous, BTreeSet::from(expected));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_another_store_may_know_stays_for_a_day() {
+        let directory = tempfile::tempdir().unwrap();
+        let [had, own, strange] = ["had", "own", "strange"].map(|name| directory.path().join(name));
+        for path in [&had, &own, &strange] {
+            let file = File::create(path).unwrap();
+            let written = if path == &own {
+                Duration::from_secs(10)
+            } else {
+                Duration::ZERO
+            };
+            file.set_modified(SystemTime::UNIX_EPOCH + written).unwrap();
+        }
+        let mut known = Known::since(Timestamp::from_second(5).unwrap());
+        known.had.insert("had".to_owned());
+        let all = vec![had.clone(), own.clone(), strange.clone()];
+        let begun = Instant::now();
+        assert_eq!(known.due(all, begun), [had, own]);
+        let mut due_after = |time| known.due(vec![strange.clone()], begun + time);
+        assert!(due_after(UNKNOWN_KEPT_FOR - Duration::from_secs(1)).is_empty());
+        assert_eq!(due_after(UNKNOWN_KEPT_FOR), [strange.clone()]);
+        // It was needed in between.
+        assert!(known.due(Vec::new(), begun).is_empty());
+        assert!(known.due(vec![strange], begun + UNKNOWN_KEPT_FOR).is_empty());
     }
 }
