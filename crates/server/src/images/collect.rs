@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(known.due(all, begun), [had, own]);
         let mut due_after = |time| known.due(vec![strange.clone()], begun + time);
         assert!(due_after(UNKNOWN_KEPT_FOR - Duration::from_secs(1)).is_empty());
-        assert_eq!(due_after(UNKNOWN_KEPT_FOR), [strange.clone()]);
+        assert_eq!(due_after(UNKNOWN_KEPT_FOR), std::slice::from_ref(&strange));
         // It was needed in between.
         assert!(known.due(Vec::new(), begun).is_empty());
         assert!(known.due(vec![strange], begun + UNKNOWN_KEPT_FOR).is_empty());
