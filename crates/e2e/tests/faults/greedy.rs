@@ -114,12 +114,19 @@ async fn a_guest_that_ends_a_hundred_times_leaves_nothing_behind() -> anyhow::Re
     for _ in KILLS / 10..KILLS {
         ends_and_starts(&world).await?;
     }
+    // A closed incarnation is kept for ten seconds, so that its last report is surely taken.
+    let is_no_more = || {
+        let now = Burden::of(&world, &home);
+        now.and_then(|now| now.is_no_more_than(&at_first)).is_ok()
+    };
+    let waited = wait::until_it_holds("its host carries no more", vms::PATIENCE, is_no_more).await;
     let at_last = Burden::of(&world, &home)?;
     println!(
         "after {} ends: {at_first:?}; after {KILLS}: {at_last:?}",
         KILLS / 10
     );
     at_last.is_no_more_than(&at_first)?;
+    waited?;
     world.delete_vm(FRAIL).await?;
     let heard = pair.ear.goes_on().await?;
     ensure!(heard.boots == before.boots, "the neighbour has booted");
