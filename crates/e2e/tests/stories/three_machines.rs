@@ -100,7 +100,7 @@ fn follow(own: &Path, dir: &Path) -> anyhow::Result<String> {
         fs::File::options().append(true).open(&log)?,
     );
     let status = command
-        .arg(own.join("tests/three_machines/room.sh"))
+        .arg(own.join("tests/stories/three_machines/room.sh"))
         .arg(dir)
         .env("STERNA", world::program()?)
         .env("GUEST", world::guest_image()?)

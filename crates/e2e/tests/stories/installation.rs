@@ -70,7 +70,7 @@ async fn a_system_is_installed_from_a_medium() -> anyhow::Result<()> {
 }
 
 fn make_media(directory: &Path) -> anyhow::Result<()> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/installation/media.sh");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stories/installation/media.sh");
     let made = Command::new(script).arg(guest_image()?).arg(directory).output()?;
     let said = String::from_utf8_lossy(&made.stderr);
     ensure!(made.status.success(), "no media could be made:\n{said}");

@@ -1,0 +1,22 @@
+//! Stories with real guests: each a cloud of its own from its start to its end. One binary, since what they are linked with
+//! is compiled and linked once for each.
+
+mod console;
+mod container;
+mod copies;
+mod crowd;
+mod debian;
+mod demo;
+mod drain;
+mod installation;
+mod keep;
+mod lifecycle;
+mod migrate;
+mod moves_at_rest;
+mod ordinary_user;
+mod python;
+mod restore;
+mod seen;
+mod storm;
+mod three_machines;
+mod twice;
