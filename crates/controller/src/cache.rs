@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, We
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::join;
 use model::Kind;
 use planner::View;
 use planner::view::Change;
-use store::{Event, EventKind, RangeRequest, Store, StoreError, WatchItem, WatchRequest};
+use store::{Event, EventKind, RangeRequest, RangeResponse, Store, StoreError, WatchItem, WatchRequest};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -252,24 +253,31 @@ async fn load(store: &dyn Store, revision: u64) -> Result<View, StoreError> {
         .map(|kind| RangeRequest::prefix(model::key::kind_prefix(kind)));
     let lone = [model::key::FIRST_OF_GROUP, model::key::RESTORED].map(RangeRequest::key);
     for request in kinds.chain(lone) {
-        let mut request = request.at(revision).limit(PAGE);
+        let request = request.at(revision).limit(PAGE);
+        let mut page = store.range(request.clone()).await?;
         loop {
-            let page = store.range(request.clone()).await?;
-            for kv in &page.items {
-                view.apply(Change {
-                    key: &kv.key,
-                    value: Some(&kv.value),
-                    revision: kv.mod_revision,
-                });
-            }
-            match page.items.last() {
-                Some(last) if page.more => request = request.after(&*last.key),
-                _ => break,
-            }
+            let last = page.items.last().filter(|_| page.more);
+            let Some(last) = last.map(|last| last.key.clone()) else {
+                apply_page(&mut view, &page);
+                break;
+            };
+            // The next page is read while this one is applied.
+            let coming = store.range(request.clone().after(&*last));
+            page = join(coming, async { apply_page(&mut view, &page) }).await.0?;
         }
     }
     view.revision = revision;
     Ok(view)
+}
+
+fn apply_page(view: &mut View, page: &RangeResponse) {
+    for kv in &page.items {
+        view.apply(Change {
+            key: &kv.key,
+            value: Some(&kv.value),
+            revision: kv.mod_revision,
+        });
+    }
 }
 
 /// Applies what the store says, for as long as anyone holds the cache.
