@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
+use model::Object;
 use model::audit::AuditRecord;
 use model::datastore::DatastoreSpec;
 use model::event::EventSpec;
@@ -14,13 +15,11 @@ use model::image::{ImageSpec, ImageStatus};
 use model::migration::{MigrationIntent, MigrationSpec};
 use model::network::{AddressHolder, NetworkSpec};
 use model::operation::{OperationSpec, OperationStatus};
+use model::record::{self, Stored};
 use model::report::RunStatus;
 use model::template::TemplateSpec;
 use model::token::{RequestRecord, TokenRecord};
 use model::vm::{VmIntent, VmSpec};
-use model::{Object, record};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 const DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
@@ -28,7 +27,7 @@ const DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
 /// Reads a stored form and writes it again.
 type Again = fn(&[u8]) -> Value;
 
-fn again<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8]) -> Value {
+fn again<T: Stored + PartialEq + Debug>(bytes: &[u8]) -> Value {
     let value: T = record::decode(bytes).unwrap_or_else(|error| panic!("{error}"));
     let written = record::encode(&value);
     assert_eq!(record::decode::<T>(&written).unwrap(), value);

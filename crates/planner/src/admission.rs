@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::audit::{Actor, AuditRecord, Change as AuditChange};
 use model::event::{EventSpec, Lifecycle, What};
 use model::lifecycle::{self, Availability, Phase};
-use model::user_data::NOT_SHOWN;
+use model::user_data::{self, NOT_SHOWN};
 use model::vm::{VmIntent, VmSpec};
 use model::{Kind, Meta, MigrationId, Object, Reason, Timestamp, VmId, key};
 use serde_json::Value;
@@ -20,8 +20,6 @@ use crate::operation;
 use crate::plan::Plan;
 use crate::view::{Change, Migration, View};
 
-/// Where the texts for its guest are in a VM and in a template, as they are stored.
-const GUEST_TEXTS: [&str; 2] = ["/data/spec/guest/user_data", "/data/spec/guest/vendor_data"];
 /// What stands in the audit trail for one that was not the same before.
 const CHANGED: &str = "[not shown, changed]";
 
@@ -177,7 +175,7 @@ fn audit_record(plan: &Plan, before: &BTreeMap<String, Before>, stamp: &Stamp<'_
 
 /// The audit trail is kept for good: it says that a guest has texts and whether they changed, not what they are.
 fn leave_texts_out(before: &mut Option<Value>, after: &mut Option<Value>) {
-    for pointer in GUEST_TEXTS {
+    for pointer in user_data::IN_OBJECT {
         let (mut old, mut new) = (text(before, pointer), text(after, pointer));
         let has_changed = old.is_some() && old != new;
         if let Some(old) = &mut old {
@@ -190,7 +188,7 @@ fn leave_texts_out(before: &mut Option<Value>, after: &mut Option<Value>) {
 }
 
 fn text<'v>(value: &'v mut Option<Value>, pointer: &str) -> Option<&'v mut Value> {
-    let text = value.as_mut()?.pointer_mut(pointer)?;
+    let text = value.as_mut()?.get_mut("data")?.pointer_mut(pointer)?;
     (!text.is_null()).then_some(text)
 }
 
@@ -310,31 +308,4 @@ fn event(kind: Kind, meta: &Meta, at: Timestamp, what: What, reason: Option<Reas
         reason,
     };
     (meta.project.clone(), meta.owner.clone(), spec)
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn texts_leave_a_trace_and_no_more() {
-        let stored = |text: Value| {
-            Some(json!({ "data": { "spec": { "guest": { "user_data": text, "hostname": "web" } } } }))
-        };
-        for (before, after, shown_before, shown_after) in [
-            (json!("a"), json!("a"), json!(NOT_SHOWN), json!(NOT_SHOWN)),
-            (json!("a"), json!(["a", "b"]), json!(NOT_SHOWN), json!(CHANGED)),
-            (json!(null), json!("a"), json!(null), json!(NOT_SHOWN)),
-            (json!("a"), json!(null), json!(NOT_SHOWN), json!(null)),
-        ] {
-            let (mut old, mut new) = (stored(before), stored(after));
-            leave_texts_out(&mut old, &mut new);
-            assert_eq!((old, new), (stored(shown_before), stored(shown_after)));
-        }
-        let (mut old, mut new) = (None, stored(json!("a")));
-        leave_texts_out(&mut old, &mut new);
-        assert_eq!((old, new), (None, stored(json!(NOT_SHOWN))));
-    }
 }

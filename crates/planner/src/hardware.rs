@@ -140,15 +140,3 @@ fn older_agent(known: &Known, status: &HostStatus) -> Option<Reason> {
         Reason::new("agent-older", message)
     })
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn releases_are_compared_as_numbers() {
-        assert_eq!(newer("1.9.2", "1.10.0"), "1.10.0");
-        assert_eq!(newer("0.1.0", "0.1.0"), "0.1.0");
-        assert_eq!(newer("2.0", "1.9"), "2.0");
-    }
-}

@@ -6,11 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::audit::AuditRecord;
 use model::host::JoinToken;
 use model::network::AddressHolder;
-use model::record::{self, Unreadable};
+use model::record::{self, Stored, Unreadable};
 use model::token::{RequestRecord, TokenRecord};
 use model::vm::VmSpec;
 use model::{Kind, Object, VmId, key};
-use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::view::{Change, View};
@@ -71,7 +70,7 @@ fn beside_objects(key: &str, value: &[u8]) -> Result<(), String> {
     read.map_err(|why| why.to_string())
 }
 
-fn read<T: DeserializeOwned>(value: &[u8]) -> Result<(), Unreadable> {
+fn read<T: Stored>(value: &[u8]) -> Result<(), Unreadable> {
     record::decode::<T>(value).map(drop)
 }
 

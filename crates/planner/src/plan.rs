@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use model::{Timestamp, record};
-use serde::Serialize;
+use model::Timestamp;
+use model::record::{self, Stored};
 
 /// Writes that are made together, or not at all if anything they rely on has changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,13 +37,13 @@ impl Plan {
     }
 
     /// Writes a key that is relied on at the revision where it was read.
-    pub fn replace<T: Serialize>(&mut self, key: String, revision: u64, value: &T) {
+    pub fn replace<T: Stored>(&mut self, key: String, revision: u64, value: &T) {
         self.rely(key.clone(), revision);
         self.writes.insert(key, Some(record::encode(value)));
     }
 
     /// Writes a key that must not be there yet.
-    pub fn create<T: Serialize>(&mut self, key: String, value: &T) {
+    pub fn create<T: Stored>(&mut self, key: String, value: &T) {
         self.replace(key, 0, value);
     }
 

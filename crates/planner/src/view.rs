@@ -16,13 +16,12 @@ use model::lifecycle::{self, Availability, Facts, Phase};
 use model::migration::{MigrationIntent, MigrationPhase, MigrationSpec};
 use model::network::NetworkSpec;
 use model::operation::{OperationSpec, OperationStatus};
-use model::record::{self, Unreadable};
+use model::record::{self, Spec, Stored, Unreadable};
 use model::report::RunStatus;
 use model::restored::Restored;
 use model::template::TemplateSpec;
 use model::vm::{VmIntent, VmSpec};
 use model::{HostId, ImageId, Incarnation, Kind, MigrationId, Object, OperationId, VmId};
-use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::hardware::Capacity;
@@ -705,7 +704,7 @@ fn set_index<K: Ord + Copy, V: Ord + Copy>(
     }
 }
 
-fn read<T: DeserializeOwned>(change: Change<'_>) -> Result<Option<At<T>>, Unreadable> {
+fn read<T: Stored>(change: Change<'_>) -> Result<Option<At<T>>, Unreadable> {
     let Some(bytes) = change.value else {
         return Ok(None);
     };
@@ -717,7 +716,7 @@ fn read<T: DeserializeOwned>(change: Change<'_>) -> Result<Option<At<T>>, Unread
     })
 }
 
-fn set_parts<S: DeserializeOwned, T: DeserializeOwned>(
+fn set_parts<S: Spec, T: Stored>(
     slot: &mut WithStatus<S, T>,
     part: Part,
     change: Change<'_>,
@@ -736,7 +735,7 @@ fn set_parts<S: DeserializeOwned, T: DeserializeOwned>(
     Ok(())
 }
 
-fn set_plain<S: DeserializeOwned>(
+fn set_plain<S: Spec>(
     all: &mut BTreeMap<Uuid, At<Object<S>>>,
     id: Uuid,
     change: Change<'_>,

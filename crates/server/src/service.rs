@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use api::Problem;
 use controller::commit::{CommitError, commit};
+use model::record::Spec;
 use model::token::RequestRecord;
-use model::user_data::NOT_SHOWN;
+use model::user_data::{self, NOT_SHOWN};
 use model::{Meta, Object, Timestamp, key, record};
 use planner::view::At;
 use planner::{Plan, View};
-use serde::Serialize;
 use serde_json::Value;
 use store::RangeRequest;
 use uuid::Uuid;
@@ -250,13 +250,10 @@ fn object<R: Served>(cloud: &Cloud, view: &View, id: Uuid, status: u16) -> Resul
     Ok(Some(Answer { status, body }))
 }
 
-/// Where the texts for its guest are in a VM and in a template, as they are shown.
-const GUEST_TEXTS: [&str; 2] = ["/spec/guest/user_data", "/spec/guest/vendor_data"];
-
 /// An answer as it is kept: the texts are in the object, and one transaction has no room for them twice.
 fn without_texts(body: &Value) -> Value {
     let mut body = body.clone();
-    for pointer in GUEST_TEXTS {
+    for pointer in user_data::IN_OBJECT {
         if let Some(text) = body.pointer_mut(pointer).filter(|text| !text.is_null()) {
             *text = NOT_SHOWN.into();
         }
@@ -274,10 +271,15 @@ fn repeatable<R: Served>(cloud: &Cloud, answer: Answer) -> Answer {
 
 /// A kept answer with the texts that its object has now, if it is still there.
 fn with_texts<R: Served>(cloud: &Cloud, mut body: Value) -> Value {
+    let lacks = |pointer: &&str| body.pointer(pointer).is_some_and(|text| text == NOT_SHOWN);
+    let lacking: Vec<_> = user_data::IN_OBJECT.into_iter().filter(lacks).collect();
+    if lacking.is_empty() {
+        return body;
+    }
     let id = body["id"].as_str().and_then(|id| id.parse().ok());
     let now = id.and_then(|id| object::<R>(cloud, &cloud.cache.view(), id, 200).ok()?);
-    for pointer in GUEST_TEXTS {
-        let text = body.pointer_mut(pointer).filter(|text| **text == NOT_SHOWN);
+    for pointer in lacking {
+        let text = body.pointer_mut(pointer);
         let present = now.as_ref().and_then(|now| now.body.pointer(pointer));
         if let (Some(text), Some(present)) = (text, present) {
             text.clone_from(present);
@@ -327,7 +329,7 @@ async fn repeated<R: Served>(
 }
 
 /// Puts a new object and its name into a plan, or refuses because the name is taken.
-pub fn create_object<S: Serialize>(
+pub fn create_object<S: Spec>(
     context: &Context<'_>,
     kind: model::Kind,
     object: &Object<S>,
@@ -355,7 +357,7 @@ pub fn create_object<S: Serialize>(
 }
 
 /// Puts a changed object into a plan.
-pub fn replace_object<S: Serialize + Clone>(
+pub fn replace_object<S: Spec + Clone>(
     context: &Context<'_>,
     kind: model::Kind,
     at: &At<Object<S>>,

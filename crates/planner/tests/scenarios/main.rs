@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod drain;
+mod guest;
 mod host;
 mod integrity;
 mod invariants;

@@ -9,6 +9,7 @@ use model::host::{HostContact, HostSpec, HostStatus};
 use model::image::ImageSpec;
 use model::lifecycle::Phase;
 use model::migration::{MigrationIntent, MigrationPhase, MigrationSpec};
+use model::record::{Spec, Stored};
 use model::report::{Outgoing, OutgoingState, Report, RunState, RunStatus, Samples, VmRun};
 use model::vm::{Power, RebootRequest, VmIntent, VmSpec};
 use model::{
@@ -19,7 +20,6 @@ use planner::admission::{self, Before, Stamp};
 use planner::concern::{Concerned, Concerns};
 use planner::view::{At, Change, View};
 use planner::{Decision, Plan};
-use serde::Serialize;
 use uuid::Uuid;
 
 /// What a guest of these scenarios takes on its host.
@@ -90,7 +90,7 @@ impl World {
         Uuid::from_u128(self.ids)
     }
 
-    pub(crate) fn create<S: Serialize>(&mut self, kind: Kind, name: &str, spec: S) -> Uuid {
+    pub(crate) fn create<S: Spec>(&mut self, kind: Kind, name: &str, spec: S) -> Uuid {
         let id = self.next_id();
         let object = samples::object(kind, id, name, self.now, spec);
         let mut plan = Plan::new(format!("create {kind} {name}"));
@@ -101,11 +101,23 @@ impl World {
     }
 
     /// Writes one key as a user or server does.
-    pub(crate) fn write<T: Serialize>(&mut self, key: String, value: &T) {
+    pub(crate) fn write<T: Stored>(&mut self, key: String, value: &T) {
         let revision = self.store.get(&key).map_or(0, |(_, revision)| *revision);
         let mut plan = Plan::new(format!("write {key}"));
         plan.replace(key, revision, value);
         self.commit(plan).unwrap();
+    }
+
+    /// What is stored under a key is damaged.
+    pub(crate) fn damage(&mut self, key: &str) {
+        let (_, revision) = self.store[key];
+        let value = b"damaged".to_vec();
+        self.view.apply(Change {
+            key,
+            value: Some(&value),
+            revision,
+        });
+        self.store.insert(key.to_owned(), (value, revision));
     }
 
     pub(crate) fn host(&mut self, name: &str, memory_mib: u64) -> HostId {

@@ -168,7 +168,6 @@ mod tests {
     use model::vm::{Ended, Goal, Open, Outcome, Start, VmIntent, VmSpec};
     use model::{HostId, Incarnation, MigrationId, Timestamp, key, record, samples};
     use planner::view::Change;
-    use serde::Serialize;
 
     use super::super::Served;
     use super::*;
@@ -183,7 +182,7 @@ mod tests {
     const HOST: HostId = HostId(Uuid::from_u128(2));
     const MIGRATION: MigrationId = MigrationId(Uuid::from_u128(3));
 
-    fn put<T: Serialize>(view: &mut View, key: &str, value: &T) {
+    fn put<T: record::Stored>(view: &mut View, key: &str, value: &T) {
         let value = record::encode(value);
         let change = Change {
             key,

@@ -206,7 +206,6 @@ mod tests {
     use model::vm::{Goal, Open, SavedState, Start};
     use model::{HostId, Incarnation, MigrationId, Timestamp, record, samples};
     use planner::view::Change;
-    use serde::Serialize;
     use uuid::Uuid;
 
     use super::*;
@@ -216,7 +215,7 @@ mod tests {
     const HOST: HostId = HostId(Uuid::from_u128(2));
     const TOOLS: ImageId = ImageId(Uuid::from_u128(3));
 
-    fn put<T: Serialize>(view: &mut View, key: &str, value: &T) {
+    fn put<T: record::Stored>(view: &mut View, key: &str, value: &T) {
         let value = record::encode(value);
         view.apply(Change {
             key,

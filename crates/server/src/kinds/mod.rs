@@ -32,7 +32,7 @@ use crate::shared::Heard;
 /// A kind that the server serves.
 pub trait Served: Resource {
     /// Its stored spec.
-    type Stored: serde::Serialize + Clone + Send + Sync;
+    type Stored: model::record::Spec + Clone + Send + Sync;
 
     /// The user's part of an object.
     fn stored(view: &View, id: Uuid) -> Option<&At<Object<Self::Stored>>>;

@@ -55,7 +55,7 @@ impl Rules {
 /// Changes a stored value where it is.
 pub(crate) fn change<T>(keys: &mut Keys, key: &str, change: impl FnOnce(&mut T))
 where
-    T: serde::Serialize + serde::de::DeserializeOwned,
+    T: model::record::Stored,
 {
     if let Some(bytes) = keys.get_mut(key) {
         let mut value: T = model::record::decode(bytes).unwrap();

@@ -255,7 +255,7 @@ fn change_runs(keys: &mut Keys, change: impl Fn(&mut RunStatus)) {
     }
 }
 
-fn any<T: serde::Serialize + serde::de::DeserializeOwned>(
+fn any<T: model::record::Stored>(
     keys: &mut Keys,
     is_of: impl Fn(&str) -> bool,
     holds: impl Fn(&T) -> bool,

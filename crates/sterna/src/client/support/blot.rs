@@ -3,12 +3,11 @@
 //! Sterna's own secrets have a form of their own: `sterna-` or `join-` and 64 hexadecimal digits, and PEM's private keys.
 //! What guests are told may be anything, so it is left out whole, by the field's name.
 
+use model::user_data;
 use serde_json::{Value, json};
 
 /// What stands for what was there.
 const BLOT: &str = "[removed]";
-/// The fields of objects that are for guests' eyes.
-const FIELDS: [&str; 3] = ["user_data", "vendor_data", "ssh_keys"];
 /// What Sterna's secrets begin with.
 const PREFIXES: [&str; 2] = ["sterna-", "join-"];
 /// Shorter runs of digits are no secrets; longer ones are cut where a secret would end.
@@ -23,7 +22,7 @@ pub(super) fn fields(value: &mut Value) {
     match value {
         Value::Object(map) => {
             for (name, value) in map {
-                if FIELDS.contains(&name.as_str()) && !value.is_null() {
+                if is_for_guests(name) && !value.is_null() {
                     *value = json!(BLOT);
                 } else {
                     fields(value);
@@ -33,6 +32,11 @@ pub(super) fn fields(value: &mut Value) {
         Value::Array(all) => all.iter_mut().for_each(fields),
         _ => {}
     }
+}
+
+/// Whether a field is for guests' eyes.
+fn is_for_guests(name: &str) -> bool {
+    name == "ssh_keys" || user_data::FIELDS.contains(&name)
 }
 
 /// Blots out of a text whatever has the form of a secret.
