@@ -118,17 +118,14 @@ impl World {
             return self.answer_request(n, request, None);
         };
         let (id, epoch) = (self.hosts[n].id, self.hosts[n].epoch);
-        let said = self.said.clone();
-        self.tasks.spawn(request.server, async move {
+        self.have_done(request.server, async move {
             let documents = Documents::begin(&cloud, id).await.ok();
-            said.lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .push(Said::Begun {
-                    request,
-                    host: n,
-                    epoch,
-                    documents: documents.map(Box::new),
-                });
+            Said::Begun {
+                request,
+                host: n,
+                epoch,
+                documents: documents.map(Box::new),
+            }
         });
     }
 
@@ -450,25 +447,21 @@ impl World {
         if !self.is_member(server, id) {
             return self.answer_report(server, host, epoch, post, None);
         }
-        let said = self.said.clone();
         let actor = Actor {
             name: format!("agent:{}", self.hosts[host].name()),
             from: None,
             request: None,
         };
-        self.tasks.spawn(server, async move {
+        self.have_done(server, async move {
             let taken = take_report(&cloud, id, &actor, (*report).clone()).await;
-            let report = taken.is_ok().then_some(report);
-            said.lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .push(Said::Reported {
-                    server,
-                    server_epoch,
-                    host,
-                    epoch,
-                    post,
-                    report,
-                });
+            Said::Reported {
+                server,
+                server_epoch,
+                host,
+                epoch,
+                post,
+                report: taken.is_ok().then_some(report),
+            }
         });
     }
 

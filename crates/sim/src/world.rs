@@ -392,6 +392,15 @@ impl World {
         }
     }
 
+    /// Has a server's own code do something in a task of that server; the world hears what became of it.
+    pub(crate) fn have_done(&mut self, server: usize, doing: impl Future<Output = Said> + Send + 'static) {
+        let heard = self.said.clone();
+        self.tasks.spawn(server, async move {
+            let said = doing.await;
+            heard.lock().unwrap_or_else(PoisonError::into_inner).push(said);
+        });
+    }
+
     /// What servers' tasks said.
     pub(crate) fn hear(&mut self) {
         loop {
