@@ -237,6 +237,7 @@ mod tests {
                 vcpus: 1,
                 resume: false,
                 reboot: None,
+                copies: Default::default(),
             }),
             ..VmIntent::default()
         }
