@@ -93,7 +93,8 @@ impl StorageError {
     }
 }
 
-fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
+/// What became of an attempt at a file.
+pub fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
     let path = path.to_owned();
     move |source| StorageError::File { what, path, source }
 }
@@ -183,6 +184,17 @@ impl Storage {
         output.sync_all().await.map_err(file("sync", temporary))
     }
 
+    /// An empty overlay over a disk's image, or an empty disk, of the disk's size: what a copy of it goes to.
+    pub async fn empty_copy(&self, path: &Path, disk: &Disk) -> Result<(), StorageError> {
+        let Some(image) = &disk.image else {
+            return Ok(self.tool.create_empty(path, disk.bytes).await?);
+        };
+        let base = image_path(Path::new(&disk.datastore), image)?;
+        let format = qemu_format(image.format);
+        let made = self.tool.create_overlay(path, &base, format, Some(disk.bytes));
+        Ok(made.await?)
+    }
+
     /// The root disk of a VM: an overlay over the image, or blank, made if it is not there.
     pub async fn disk(&self, vm: VmId, disk: &Disk) -> Result<PathBuf, StorageError> {
         let path = disk_path(vm, disk);
@@ -191,12 +203,7 @@ impl Storage {
         }
         let datastore = Path::new(&disk.datastore);
         let directory = volume_dir(datastore, vm);
-        // Others on the host, and on the storage, have no business in guests' disks.
-        let made = fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory);
-        made.map_err(file("make", &directory))?;
+        make_private(&directory)?;
         let temporary = directory.join(format!("{}.part", chance::unique()));
         match &disk.image {
             Some(image) => {
@@ -230,6 +237,13 @@ async fn write_data(
         *position = at + block.len() as u64;
     }
     Ok(())
+}
+
+/// Makes a directory for guests' disks, in which others on the host, and on the storage, have no business.
+pub fn make_private(directory: &Path) -> Result<(), StorageError> {
+    let mut private = fs::DirBuilder::new();
+    let made = private.recursive(true).mode(0o700).create(directory);
+    made.map_err(file("make", directory))
 }
 
 /// Where the root disk of a VM is.

@@ -11,7 +11,7 @@ use model::migration::{Figures, Method, MigrationPhase, Progress};
 use model::operation::{Action, OperationPhase};
 use model::report::StepTime;
 use model::user_data::UserData;
-use model::vm::{BootDevice, Power, RefusedGroup, SeedFormat};
+use model::vm::{BootDevice, Consistency, Power, RefusedGroup, SeedFormat};
 use model::{Incarnation, Kind, Reason, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -68,6 +68,9 @@ pub struct VmSpec {
     /// What it boots from, the first choice first; the disk, then the drive, if `null`. A change holds from the guest's next
     /// reset on.
     pub boot: Option<Vec<BootDevice>>,
+    /// The VM that it is a copy of: its root disk is copied before the first start, also while the other runs. Sizes,
+    /// networks and what the guest is told are the other's too, where nothing else is given; name, MACs and addresses are not.
+    pub clone_of: Option<String>,
 }
 
 /// A drive for installation media.
@@ -147,6 +150,19 @@ pub struct VmStatus {
     /// Its drive for installation media, as its host saw it last; `null` if it does not run, or has none.
     #[serde(default)]
     pub cdrom: Option<CdromStatus>,
+    /// The copy that its root disk is; `null` if it is none, or is not made yet.
+    #[serde(default)]
+    pub copied: Option<CopyStatus>,
+}
+
+/// The copy that a VM's root disk is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CopyStatus {
+    /// When it was whole.
+    pub made_at: Timestamp,
+    /// In which state it has the guest's file systems: `frozen` of a guest that ran and whose agent held them still for the
+    /// instant that the copy is of, `crash-consistent` of one that was not asked or did not answer, `off` of one that was off.
+    pub consistency: Consistency,
 }
 
 /// How a drive for installation media is.

@@ -22,6 +22,7 @@
 //! A restart of the agent makes a new core from the marks. It looks first, and does nothing before a document came.
 
 mod cdrom;
+mod copies;
 mod memory;
 mod pace;
 mod reboot;
@@ -269,6 +270,7 @@ impl Core {
             _ => None,
         };
         self.memory.follow(order);
+        self.forget_copies();
     }
 
     fn take_observation(&mut self, now: Now, qemu: Qemu) {
@@ -600,6 +602,9 @@ fn touches_qemu(effect: &Effect) -> bool {
         | Effect::Reset
         | Effect::ChangeMedium
         | Effect::SetBoot
+        | Effect::Copy { .. }
+        | Effect::CopyAtRest { .. }
+        | Effect::DropCopy { .. }
         | Effect::Kill
         | Effect::Migrate { .. }
         | Effect::MigrateContinue { .. }

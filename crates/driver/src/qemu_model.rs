@@ -9,9 +9,11 @@
 //! **Start here:** [`Machine`], which is all that commands change and small enough for a search to keep millions of;
 //! [`Process`] is one that also has a guest who can be asked.
 
+use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 
-use crate::types::{Guest, GuestEnd, MigrationWord, Qemu, QemuState, RunStatusWord};
+use crate::types::{CopyJob, CopyJobState, Guest, GuestEnd, MigrationWord, Qemu, QemuState, RunStatusWord};
+use model::VmId;
 use model::document;
 use model::migration::Progress;
 use model::report::CdromState;
@@ -71,6 +73,7 @@ impl Machine {
             ended,
             resets: 0,
             cdrom: None,
+            copies: None,
         }
     }
 
@@ -212,6 +215,8 @@ pub struct Process {
     pub up_ms: Option<u64>,
     /// Its drive for media.
     pub cdrom: Option<CdromState>,
+    /// The copies of its disk, by the VMs that they are for.
+    pub copies: BTreeMap<VmId, CopyJobState>,
 }
 
 impl Process {
@@ -226,6 +231,7 @@ impl Process {
             resets: 0,
             up_ms: None,
             cdrom: None,
+            copies: BTreeMap::new(),
         }
     }
 
@@ -276,8 +282,16 @@ impl Process {
             },
             resets: self.resets,
             cdrom: self.cdrom.clone().map(Box::new),
+            copies: Some(self.copies.iter().map(job).collect()),
             ..self.machine.look()
         })
+    }
+}
+
+fn job((to, state): (&VmId, &CopyJobState)) -> CopyJob {
+    CopyJob {
+        to: *to,
+        state: state.clone(),
     }
 }
 

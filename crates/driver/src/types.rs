@@ -183,6 +183,29 @@ pub struct QemuState {
     pub resets: u64,
     /// Its drive for media; `None` if it has none, or was not asked for it now.
     pub cdrom: Option<Box<CdromState>>,
+    /// The copies that it makes of its disk, and those that it has made or failed to until it is told to forget them; `None`
+    /// if it was not asked for them now.
+    pub copies: Option<Vec<CopyJob>>,
+}
+
+/// A copy of a disk, as QEMU makes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyJob {
+    /// The VM that it is for.
+    pub to: VmId,
+    /// How far it is.
+    pub state: CopyJobState,
+}
+
+/// How far a copy is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CopyJobState {
+    /// Under way.
+    Copies,
+    /// All is copied, and nothing is kept of it yet.
+    Done,
+    /// It failed, in QEMU's words.
+    Failed(String),
 }
 
 /// What is known from the guest's agent.
@@ -316,6 +339,11 @@ pub enum Outcome {
         /// Counted from the beginning of the effect.
         steps: Vec<StepTime>,
     },
+    /// `Copy`, `CopyAtRest`: the copy is whole and durable.
+    Copied {
+        /// Whether the guest's file systems were frozen for the instant that it is of.
+        is_frozen: bool,
+    },
     /// `SendGo`: the target runs.
     TargetRuns {
         /// From the guest's stop to this answer, less what the guest had run by then, if the stop was seen.
@@ -390,6 +418,23 @@ pub enum Effect {
     ChangeMedium,
     /// Have the guest boot from what is wanted, from its next reset on.
     SetBoot,
+    /// Have QEMU copy the root disk for another VM, or make the copy durable when it has. Done with [`Outcome::Copied`] when
+    /// that is so; what QEMU does meanwhile is observed.
+    Copy {
+        /// The other VM.
+        to: VmId,
+    },
+    /// Copy the root disk for another VM where there is no QEMU. Done with [`Outcome::Copied`] when the copy is whole and
+    /// durable, and otherwise soon: it is asked for again.
+    CopyAtRest {
+        /// The other VM.
+        to: VmId,
+    },
+    /// End a copy that is not wanted any more, and delete what there is of it, unless it is whole.
+    DropCopy {
+        /// The VM that it was for.
+        to: VmId,
+    },
     /// End the process and wait until it is gone.
     Kill,
     /// Unplug and delete the ports, delete the seed and the sockets. Volumes and saved states stay.

@@ -42,6 +42,9 @@ pub struct VmDocument {
     /// The guest shall be rebooted while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reboot: Option<Reboot>,
+    /// The VMs whose root disks its own shall be copied to, in the same datastore.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub copies: BTreeSet<VmId>,
     /// What it is done for: for logs, nothing is decided by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
@@ -70,8 +73,14 @@ impl HostDocument {
 
 impl VmDocument {
     /// All of it that is to be obeyed.
-    const fn asked(&self) -> (Incarnation, &Order, &Machine, Option<Reboot>) {
-        (self.incarnation, &self.order, &self.machine, self.reboot)
+    const fn asked(&self) -> (Incarnation, &Order, &Machine, Option<Reboot>, &BTreeSet<VmId>) {
+        (
+            self.incarnation,
+            &self.order,
+            &self.machine,
+            self.reboot,
+            &self.copies,
+        )
     }
 }
 
@@ -129,7 +138,7 @@ pub enum Stop {
     Suspend,
     /// By saving its state into the datastore.
     Store,
-    /// By itself, when its disk is made: it is never started.
+    /// By itself, when its disk is made, and copied as asked: it is never started.
     Prepare,
     /// By force, since it runs elsewhere now: this host's ports and files of it go, its volumes stay.
     Release,

@@ -183,7 +183,7 @@ pub const TRANSITIONS: [(Phase, &[Phase]); 15] = [
             Prolog, Boot, Running, Paused, Pending, Off, Failed, Epilog, Unknown,
         ],
     ),
-    (Stopped, &[Pending, Prolog, Off, Epilog, Failed]),
+    (Stopped, &[Pending, Prolog, Off, Epilog, Failed, Unknown]),
     (
         Shutdown,
         &[
@@ -200,7 +200,8 @@ pub const TRANSITIONS: [(Phase, &[Phase]); 15] = [
     (
         Unknown,
         &[
-            Pending, Prolog, Boot, Running, Paused, Migrating, Suspended, Shutdown, Off, Epilog, Done, Failed,
+            Pending, Prolog, Boot, Running, Paused, Migrating, Suspended, Stopped, Shutdown, Off, Epilog,
+            Done, Failed,
         ],
     ),
 ];
@@ -237,7 +238,9 @@ pub fn project(facts: Facts<'_>) -> (Phase, Availability) {
 
 /// The phase as it was last seen, whether or not the host is still heard.
 fn seen_phase(facts: Facts<'_>) -> Phase {
-    let Some(open) = facts.intent.and_then(|intent| intent.open.as_ref()) else {
+    // One that only copies its disk is what it was before.
+    let open = facts.intent.and_then(|intent| intent.open.as_ref());
+    let Some(open) = open.filter(|open| open.goal != Goal::Copy) else {
         return closed_phase(facts);
     };
     let run = facts.runs.get(&open.incarnation);
@@ -329,6 +332,14 @@ fn goes_on_first(facts: Facts<'_>) -> bool {
     open.is_some_and(|open| open.has_to_go_on(facts.runs.get(&open.incarnation)))
 }
 
+/// Whether what the user asked for waits until copies of its disk are made.
+fn copies_first(facts: Facts<'_>) -> bool {
+    let Some(intent) = facts.intent else { return false };
+    let is_asked = facts.spec.power_request > intent.answered_request;
+    let open = intent.open.as_ref().filter(|_| is_asked && !facts.deleted);
+    open.is_some_and(|open| open.goal == Goal::Copy || !open.copies.is_empty())
+}
+
 /// What is wrong with a VM, if anything is.
 pub fn reason(facts: Facts<'_>, phase: Phase) -> Option<Reason> {
     let intent = facts.intent?;
@@ -341,6 +352,11 @@ pub fn reason(facts: Facts<'_>, phase: Phase) -> Option<Reason> {
             "host-silent",
             "the VM's host is not heard from, so nobody knows whether the VM runs: bring the host back, or switch it \
              off and say so with `sterna host confirm-dead`",
+        )),
+        _ if copies_first(facts) => Some(Reason::new(
+            "disk-being-copied",
+            "its disk is being copied to another VM, and what was asked for is done when that is made: delete the copy's \
+             VM to have it at once",
         )),
         Phase::Pending => intent
             .placement

@@ -80,6 +80,27 @@ pub struct RunStatus {
     /// Its drive for media, as its QEMU had it last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cdrom: Option<CdromState>,
+    /// The copies of its disk, by the VM that each is for, from when they are begun until they are not asked for any more.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub copies: BTreeMap<VmId, CopyState>,
+}
+
+/// How far a copy of a disk is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "copy", rename_all = "kebab-case")]
+pub enum CopyState {
+    /// The source's host is at it.
+    UnderWay,
+    /// It is whole, and durable.
+    Made {
+        /// Whether the guest's file systems were frozen for the instant that it is of.
+        is_frozen: bool,
+    },
+    /// It is given up.
+    Failed {
+        /// Why.
+        reason: Reason,
+    },
 }
 
 /// How a drive for media is.

@@ -96,6 +96,7 @@ pub fn vm_spec(image: ImageId, datastore: DatastoreId) -> VmSpec {
         reboot: None,
         cdrom: None,
         boot: Vec::new(),
+        clone_of: None,
     }
 }
 
@@ -117,5 +118,6 @@ pub fn run_status(incarnation: Incarnation, host: HostId, state: RunState) -> Ru
         steps: Vec::new(),
         rebooted: None,
         cdrom: None,
+        copies: BTreeMap::new(),
     }
 }

@@ -3,6 +3,7 @@
 //! One writer per part: the user writes [`VmSpec`] (through the API), the controller writes [`VmIntent`], and the agent
 //! of the host that holds an incarnation writes that incarnation's [`crate::report::RunStatus`].
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::placement::PlacementRule;
 use crate::report::{Outgoing, OutgoingState, RunState, RunStatus};
 use crate::user_data::UserData;
-use crate::{DatastoreId, HostId, ImageId, Incarnation, MigrationId, NetworkId, Reason, TemplateId};
+use crate::{DatastoreId, HostId, ImageId, Incarnation, MigrationId, NetworkId, Reason, TemplateId, VmId};
 
 /// What the user wants the VM to be doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -80,6 +81,9 @@ pub struct VmSpec {
     /// What it boots from, the first choice first; [`BootDevice::USUAL`] if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub boot: Vec<BootDevice>,
+    /// The VM whose root disk its own is a copy of, made before its first start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clone_of: Option<VmId>,
 }
 
 impl VmSpec {
@@ -210,6 +214,36 @@ pub struct VmIntent {
     /// The last of the user's requests to reboot that needs no further step.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub answered_reboot: u64,
+    /// The copy that its root disk is, once that is whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied: Option<Copied>,
+}
+
+/// A root disk that is a copy of another VM's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copied {
+    /// When the controller learned that it is whole.
+    pub at: Timestamp,
+    /// What is in it.
+    pub consistency: Consistency,
+}
+
+/// In which state a copy has a guest's file systems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Consistency {
+    /// As the guest left them when it was switched off.
+    Off,
+    /// Of a guest that ran: they were frozen for the instant that the copy is of.
+    Frozen,
+    /// Of a guest that ran, and was not or could not be asked to freeze them: as after a power failure.
+    CrashConsistent,
+}
+
+impl fmt::Display for Consistency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
@@ -238,6 +272,9 @@ pub struct Open {
     /// The guest shall be rebooted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reboot: Option<Reboot>,
+    /// The VMs to which its host copies its disk now.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub copies: BTreeSet<VmId>,
 }
 
 impl Open {
@@ -287,6 +324,8 @@ pub enum Goal {
     Stop,
     /// Make its disk and end it, without ever starting it.
     Prepare,
+    /// Copy its disk to other VMs and end it, without ever starting it.
+    Copy,
 }
 
 /// What an incarnation starts from.

@@ -116,6 +116,7 @@ fn spec(power: Power, power_request: u64) -> VmSpec {
         power_request,
         reboot: None,
         cdrom: None,
+        clone_of: None,
         boot: Vec::new(),
     }
 }
@@ -129,6 +130,7 @@ fn goal() -> impl Strategy<Value = Goal> {
         Goal::Kill,
         Goal::Suspend,
         Goal::Prepare,
+        Goal::Copy,
         Goal::Stop,
     ])
 }
@@ -153,6 +155,7 @@ prop_compose! {
                 vcpus: 1,
                 resume: false,
                 reboot: None,
+                copies: std::collections::BTreeSet::new(),
             }),
             ended: ended.map(|outcome| Ended {
                 incarnation: Incarnation(1),

@@ -40,6 +40,7 @@ pub fn build(view: &View, host: HostId) -> HostDocument {
                     VmDocument {
                         incarnation,
                         reboot: reboot(view, id, &order),
+                        copies: copies(view, id, &order),
                         order,
                         machine,
                         cause: operation::cause(view, id),
@@ -141,6 +142,14 @@ fn reboot(view: &View, id: VmId, order: &Order) -> Option<Reboot> {
     open.reboot
 }
 
+/// The copies that are made meanwhile of the disk of a VM that stays where it is.
+fn copies(view: &View, id: VmId, order: &Order) -> BTreeSet<VmId> {
+    let intent = view.vms.get(&id).and_then(|vm| vm.intent.as_ref());
+    let open = intent.and_then(|at| at.value.open.as_ref());
+    let open = open.filter(|_| matches!(order, Order::Run { .. } | Order::Stop(Stop::Prepare)));
+    open.map(|open| open.copies.clone()).unwrap_or_default()
+}
+
 fn open_order(open: &Open) -> Order {
     match open.goal {
         Goal::Run { paused } => Order::Run {
@@ -159,7 +168,7 @@ fn open_order(open: &Open) -> Order {
         Goal::Kill => Order::Stop(Stop::Kill),
         Goal::Suspend => Order::Stop(Stop::Suspend),
         Goal::Stop => Order::Stop(Stop::Store),
-        Goal::Prepare => Order::Stop(Stop::Prepare),
+        Goal::Prepare | Goal::Copy => Order::Stop(Stop::Prepare),
     }
 }
 
@@ -260,12 +269,11 @@ fn machine(view: &View, id: VmId, incarnation: Incarnation) -> Option<Machine> {
         None => None,
     };
     let datastore = &view.datastores.get(&spec.datastore.0)?.value.spec;
-    let (memory_mib, vcpus) = intent
-        .open
-        .as_ref()
-        .map_or((spec.memory_mib, spec.vcpus), |open| {
-            (open.memory_mib, open.vcpus)
-        });
+    // One that only copies its disk holds none of what the machine needs.
+    let open = intent.open.as_ref().filter(|open| open.goal != Goal::Copy);
+    let (memory_mib, vcpus) = open.map_or((spec.memory_mib, spec.vcpus), |open| {
+        (open.memory_mib, open.vcpus)
+    });
     let nics = spec.nics.iter().filter_map(|nic| {
         Some(Port {
             vni: view.networks.get(&nic.network.0)?.value.spec.vni,

@@ -1,7 +1,8 @@
 //! What shall be done: pure functions (view, now) → plan.
 //!
 //! **Owns:** the view of the store that decisions are made on ([`view`]), the next step of a VM ([`vm`]) and of a
-//! migration ([`migration`]), of a host ([`host`]), how far long actions are ([`operation`]), the desired document of a
+//! migration ([`migration`]), of a host ([`host`]), the
+//! copies of VMs' disks ([`copies`]), how far long actions are ([`operation`]), the desired document of a
 //! host ([`document`]) and whose may have changed ([`concern`]), which reports count ([`reports`]), when a restored store goes on ([`restored`]), whether what is
 //! stored agrees with itself ([`integrity`]), and what every write carries beside itself ([`admission`]).
 //!
@@ -13,6 +14,7 @@
 pub mod admission;
 mod batch;
 pub mod concern;
+pub mod copies;
 pub mod document;
 pub mod drain;
 pub mod explain;

@@ -178,6 +178,10 @@ impl Step<'_> {
         let Some(source) = intent.value.host else {
             return self.refuse(Reason::new("not-running", "the VM is on no host"));
         };
+        // The copies of its disk that are under way are made first; no more are begun.
+        if !open.copies.is_empty() {
+            return Decision::nothing();
+        }
         if self.is_busy(source) || self.spec().to.is_some_and(|to| self.is_busy(to)) {
             return Decision::wait_for_room();
         }

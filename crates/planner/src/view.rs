@@ -131,6 +131,8 @@ pub struct View {
     keeping_apart: BTreeSet<VmId>,
     /// The migrations of each VM that are not over.
     active_migrations: BTreeMap<VmId, BTreeSet<MigrationId>>,
+    /// The VMs that wait for a copy of each VM's disk, or may again, deleted ones among them.
+    clones_of: BTreeMap<VmId, BTreeSet<VmId>>,
     /// The operations on each VM, in the order of their making.
     operations_on: BTreeMap<VmId, BTreeSet<Uuid>>,
     /// The VMs and templates that name each image.
@@ -344,12 +346,32 @@ impl View {
                 self.keeping_apart.remove(&id);
             }
         }
+        if let Some(source) = self.vms.get(&id).and_then(|vm| awaited_source(vm)) {
+            set_index(&mut self.clones_of, source, id, add);
+        }
         let Some(intent) = self.vms.get(&id).and_then(|vm| vm.intent.as_ref()) else {
             return;
         };
         if let Some(host) = intent.value.host {
             set_index(&mut self.by_host, host, id, add);
         }
+    }
+
+    /// The VMs whose disks shall be copies of this one's and are not yet, in the order of their making: also those that
+    /// are not to be made now.
+    pub fn clones_of(&self, source: VmId) -> impl Iterator<Item = VmId> + '_ {
+        self.clones_of.get(&source).into_iter().flatten().copied()
+    }
+
+    /// The VMs that a VM's copies have to do with: those that it is copied to, and the one that it is a copy of.
+    fn sides_of_copies(&self, id: VmId) -> BTreeSet<VmId> {
+        let open = |id: VmId| self.vms.get(&id)?.intent.as_ref()?.value.open.as_ref();
+        let source = || self.vms.get(&id)?.object.as_ref()?.value.spec.clone_of;
+        let is_at_it = |source: VmId| open(source).is_some_and(|open| open.copies.contains(&id));
+        let waits = self.vms.get(&id).is_some_and(|vm| awaited_source(vm).is_some());
+        let source = source().filter(|source| waits || is_at_it(*source));
+        let ordered = open(id).into_iter().flat_map(|open| open.copies.iter().copied());
+        self.clones_of(id).chain(ordered).chain(source).collect()
     }
 
     fn index_template(&mut self, id: Uuid, add: bool) {
@@ -518,8 +540,10 @@ impl View {
                     .active_migrations(VmId(id))
                     .map(|(id, _)| (Kind::Migration, id.0));
                 let drained = self.draining_hosts_of(VmId(id)).into_iter();
+                let copies = self.sides_of_copies(VmId(id)).into_iter();
                 migrations
                     .chain(drained.map(|host| (Kind::Host, host.0)))
+                    .chain(copies.map(|vm| (Kind::Vm, vm.0)))
                     .collect()
             }
             Kind::Operation => {
@@ -614,6 +638,12 @@ impl View {
             migration: migration.map(Migration::phase),
         })
     }
+}
+
+/// The VM whose disk this one's shall be a copy of, while it is not.
+fn awaited_source(vm: &Vm) -> Option<VmId> {
+    let is_made = vm.intent.as_ref().is_some_and(|at| at.value.copied.is_some());
+    vm.object.as_ref()?.value.spec.clone_of.filter(|_| !is_made)
 }
 
 /// Removes an entry of which nothing is left.

@@ -3,6 +3,8 @@
 //! A new incarnation is granted only when every earlier one is closed or fenced: none is open, and no migration of the VM
 //! that might still have a target is under way.
 
+use std::collections::BTreeSet;
+
 use model::host::{FailedStarts, HostIntent, Reservations, Reserved};
 use model::migration::MigrationPhase;
 use model::report::{RunState, RunStatus};
@@ -14,6 +16,7 @@ use model::{HostId, Incarnation, Kind, Object, Reason, Timestamp, VmId, key, rec
 use scheduler::{Fleet, Placed, Request};
 
 use crate::batch::{Together, together};
+use crate::copies::Awaited;
 use crate::operation;
 use crate::placement::{Sees, avoided_until, failed_starts, host_views, rest_on, start_request};
 use crate::plan::{Decision, Plan};
@@ -57,16 +60,16 @@ pub fn plan_beside(view: &View, id: VmId, others: &[VmId], now: Timestamp) -> De
 }
 
 /// Everything that one step is decided on.
-struct Step<'a> {
-    view: &'a View,
-    id: VmId,
-    vm: &'a Vm,
-    object: &'a At<Object<VmSpec>>,
-    now: Timestamp,
+pub(crate) struct Step<'a> {
+    pub(crate) view: &'a View,
+    pub(crate) id: VmId,
+    pub(crate) vm: &'a Vm,
+    pub(crate) object: &'a At<Object<VmSpec>>,
+    pub(crate) now: Timestamp,
 }
 
 impl<'a> Step<'a> {
-    fn of(view: &'a View, id: VmId, now: Timestamp) -> Option<Self> {
+    pub(crate) fn of(view: &'a View, id: VmId, now: Timestamp) -> Option<Self> {
         let vm = view.vms.get(&id)?;
         let object = vm.object.as_ref()?;
         Some(Self {
@@ -78,7 +81,7 @@ impl<'a> Step<'a> {
         })
     }
 
-    fn intent(&self) -> VmIntent {
+    pub(crate) fn intent(&self) -> VmIntent {
         self.vm
             .intent
             .as_ref()
@@ -86,12 +89,12 @@ impl<'a> Step<'a> {
             .unwrap_or_default()
     }
 
-    fn spec(&self) -> &VmSpec {
+    pub(crate) fn spec(&self) -> &VmSpec {
         &self.object.value.spec
     }
 
     /// A plan that holds only while the VM is as it was read.
-    fn begin(&self, what: &str) -> Plan {
+    pub(crate) fn begin(&self, what: &str) -> Plan {
         let mut plan = Plan::new(format!("{what} {}", self.object.value.meta.name));
         self.rely_on_object(&mut plan);
         plan
@@ -110,11 +113,11 @@ impl<'a> Step<'a> {
         plan
     }
 
-    fn rely_on_object(&self, plan: &mut Plan) {
+    pub(crate) fn rely_on_object(&self, plan: &mut Plan) {
         plan.rely(key::object(Kind::Vm, self.id.0), self.object.revision);
     }
 
-    fn set_intent(&self, plan: &mut Plan, intent: &VmIntent) {
+    pub(crate) fn set_intent(&self, plan: &mut Plan, intent: &VmIntent) {
         let revision = self.vm.intent.as_ref().map_or(0, |intent| intent.revision);
         plan.replace(key::vm_intent(self.id), revision, intent);
     }
@@ -131,11 +134,15 @@ impl<'a> Step<'a> {
             Some(run)
                 if run.state.is_closed() && !is_moving && self.object.value.meta.deleted_at.is_none() =>
             {
-                self.note_end(open, Some(run)).into()
+                let copies = self.note_copies(open, run);
+                copies.unwrap_or_else(|| self.note_end(open, Some(run))).into()
             }
             _ if is_fenced && !is_moving => self.note_end(open, None).into(),
             _ if is_moving || self.object.value.meta.deleted_at.is_some() => Decision::nothing(),
-            _ => self.change_goal(open),
+            _ => match run.and_then(|run| self.note_copies(open, run)) {
+                Some(plan) => plan.into(),
+                None => self.change_goal(open),
+            },
         }
     }
 
@@ -163,9 +170,11 @@ impl<'a> Step<'a> {
         }
         let (reboot, answered_reboot) = self.reboot(open, goal, intent.answered_reboot);
         intent.answered_reboot = answered_reboot;
+        let copies = self.copies(open, goal);
         intent.open = Some(Open {
             goal,
             reboot,
+            copies: copies.clone(),
             // A guest that has gone on after its last migration stands still from now on because it is told to.
             resume: if goal == open.goal {
                 open.resume
@@ -178,6 +187,9 @@ impl<'a> Step<'a> {
             return Decision::nothing();
         }
         let mut plan = self.begin("change what is wanted of");
+        for to in copies.difference(&open.copies) {
+            self.own_files(&mut plan, *to);
+        }
         self.set_intent(&mut plan, &intent);
         plan.into()
     }
@@ -185,6 +197,10 @@ impl<'a> Step<'a> {
     /// What is wanted, or what has to be before it: a guest that has still to go on after its last migration can neither
     /// be saved nor hear that it shall shut down, so it goes on first.
     fn goal_in_turn(&self, open: &Open, wanted: Goal) -> Goal {
+        // What would end a copy that is under way waits for it; switching off does not, and the copy begins anew.
+        if matches!(wanted, Goal::Suspend | Goal::Stop) && self.copies_are_under_way(open) {
+            return open.goal;
+        }
         let needs_guest = matches!(wanted, Goal::Suspend | Goal::Stop | Goal::Shutdown { .. });
         if needs_guest && open.has_to_go_on(self.vm.runs.get(&open.incarnation)) {
             Goal::Run { paused: false }
@@ -231,6 +247,7 @@ impl<'a> Step<'a> {
     fn note_end(&self, open: &Open, run: Option<&RunStatus>) -> Plan {
         let mut plan = self.begin("note the end of");
         let mut intent = self.intent();
+        let is_copy = open.goal == Goal::Copy;
         let ended = Ended {
             incarnation: open.incarnation,
             at: self.now,
@@ -247,13 +264,17 @@ impl<'a> Step<'a> {
             saved_in: run.map_or(SavedIn::Host, |run| run.saved_in),
             cpu_model: self.cpu_model(host),
         });
-        intent.saved = saved.or_else(|| unused_state(open, run));
+        intent.saved = match &open.start {
+            // It was not started, whatever became of its host.
+            Start::Saved(saved) if is_copy => Some(saved.clone()),
+            _ => saved.or_else(|| unused_state(open, run)),
+        };
         // What a migration's target left behind says more than the plug that was pulled at the source after it.
         let keeps_former = intent
             .ended
             .as_ref()
             .is_some_and(|former| former.incarnation > open.incarnation);
-        if !keeps_former {
+        if !keeps_former && !is_copy {
             intent.ended = Some(ended);
         }
         intent.open = None;
@@ -284,12 +305,12 @@ impl<'a> Step<'a> {
     }
 
     /// Whether it was asked for something since the last time.
-    fn is_asked(&self, intent: &VmIntent) -> bool {
+    pub(crate) fn is_asked(&self, intent: &VmIntent) -> bool {
         self.spec().power_request > intent.answered_request
     }
 
     /// Nothing runs, and it shall be started.
-    fn starts(&self) -> bool {
+    pub(crate) fn starts(&self) -> bool {
         let intent = self.intent();
         let ended = intent.ended.as_ref().map(|ended| ended.outcome);
         let is_wanted = self.is_asked(&intent) || matches!(ended, None | Some(Outcome::Fenced));
@@ -310,7 +331,7 @@ impl<'a> Step<'a> {
         if is_off && ended.is_some_and(|ended| ended != Outcome::Off) {
             return self.give_up().into();
         }
-        Decision::nothing()
+        self.copy_at_rest()
     }
 
     /// Nothing runs, and it shall be off: what was saved or went wrong is given up.
@@ -331,6 +352,13 @@ impl<'a> Step<'a> {
     /// Chooses a host and grants the next incarnation on it; for its whole batch, if it is one of a batch, or else for
     /// these others too.
     fn place(&self, others: &[VmId]) -> Decision {
+        match self.awaited_copy() {
+            None => {}
+            Some(Awaited::Comes(reason)) => {
+                return self.keep_refusal(&[self.starting()], &refused_for(reason, self.now));
+            }
+            Some(Awaited::NeverComes(reason)) => return self.fail_copy(reason).into(),
+        }
         let members = match together(self.view, self.id, self.vm, self.spec()) {
             Together::With(members) => members,
             Together::Incomplete(reason) => {
@@ -369,7 +397,8 @@ impl<'a> Step<'a> {
         let step = Step::of(self.view, id, self.now).filter(|step| step.id != self.id && step.starts())?;
         let is_lone = step.spec().placement.batch.is_none();
         let is_next = operation::plan(self.view, id, self.now).is_none();
-        (is_lone && is_next && step.images_are_ready()).then_some(step)
+        let has_disk = step.awaited_copy().is_none();
+        (is_lone && is_next && has_disk && step.images_are_ready()).then_some(step)
     }
 
     /// What it is started with.
@@ -426,6 +455,9 @@ impl<'a> Step<'a> {
 
     /// Nothing runs and the VM is to go: its volumes first, then its records.
     fn deleted(&self) -> Decision {
+        if self.is_being_written() {
+            return Decision::nothing();
+        }
         let intent = self.intent();
         let removed = self.vm.runs.values().any(|run| run.state == RunState::Removed);
         if !intent.has_volumes || removed {
@@ -563,6 +595,7 @@ impl Starting<'_> {
             vcpus: request.vcpus,
             resume: false,
             reboot: None,
+            copies: BTreeSet::new(),
         });
         let reserved = Reserved {
             incarnation,
@@ -609,10 +642,11 @@ fn of_batch(all: &[Starting<'_>], at: usize, mut record: PlacementRecord) -> Pla
 /// What a host shall do, for what the user wants. A guest that was told to end is not told otherwise.
 fn wanted_goal(spec: &VmSpec, present: Goal, now: Timestamp) -> Goal {
     match (spec.power, present) {
-        (Power::Off | Power::Hold, _) if spec.force => Goal::Kill,
+        (Power::Off | Power::Hold, present) if spec.force && present != Goal::Copy => Goal::Kill,
         (_, Goal::Kill) => Goal::Kill,
         // It ends by itself.
         (_, Goal::Prepare) => Goal::Prepare,
+        (_, Goal::Copy) => Goal::Copy,
         (_, Goal::Shutdown { force_at }) => Goal::Shutdown { force_at },
         (Power::Off | Power::Hold, _) => Goal::Shutdown {
             force_at: later(now, SHUTDOWN_GRACE_MS),
@@ -634,6 +668,8 @@ fn goal_answers(goal: Goal, power: Power) -> bool {
         Goal::Suspend => power == Power::Suspended,
         Goal::Stop => power == Power::Stopped,
         Goal::Prepare => power == Power::Prepared,
+        // What is asked of it is done when it has ended.
+        Goal::Copy => false,
     }
 }
 
@@ -651,14 +687,14 @@ pub(crate) fn outcome(goal: Goal, run: &RunStatus) -> Outcome {
         Goal::Shutdown { .. } | Goal::Kill => Outcome::Off,
         Goal::Prepare if run.reason.is_none() => Outcome::Off,
         Goal::Run { .. } | Goal::Suspend | Goal::Stop if by_itself => Outcome::Off,
-        Goal::Run { .. } | Goal::Suspend | Goal::Stop | Goal::Prepare => Outcome::Failed,
+        Goal::Run { .. } | Goal::Suspend | Goal::Stop | Goal::Prepare | Goal::Copy => Outcome::Failed,
     }
 }
 
 /// Whether an incarnation ended before its guest executed, and nobody had asked for that.
 fn is_failed_start(open: &Open, run: Option<&RunStatus>) -> bool {
     let failed = |run: &RunStatus| !run.ran && outcome(open.goal, run) == Outcome::Failed;
-    open.start != Start::Stream && run.is_some_and(failed)
+    open.start != Start::Stream && open.goal != Goal::Copy && run.is_some_and(failed)
 }
 
 /// Counts a start that failed on a host.

@@ -32,6 +32,8 @@ const STALE_ANSWERS_MAX: usize = 64;
 const DELIMITER: u8 = 0xFF;
 const INTERFACES_MAX: usize = 64;
 const ADDRESSES_MAX: usize = 256;
+/// How long a guest may take to write out what it has not written yet, and to freeze.
+const FREEZE_DEADLINE: Duration = Duration::from_secs(8);
 /// How long a refusal to shut down is waited for.
 const SHUTDOWN_REFUSAL_WAIT: Duration = Duration::from_millis(500);
 
@@ -283,6 +285,28 @@ impl GuestAgent {
     pub async fn up_ms(&mut self) -> Result<u64, GuestAgentError> {
         let times: Vec<CpuTimes> = self.query("guest-get-cpustats", json!({})).await?;
         Ok(times.first().map_or(0, CpuTimes::sum_ms))
+    }
+
+    /// Has the guest write out its file systems and freeze them; says how many. Whatever the answer, it may be frozen then:
+    /// [`GuestAgent::thaw`] it.
+    pub async fn freeze(&mut self) -> Result<u64, GuestAgentError> {
+        let command = "guest-fsfreeze-freeze";
+        let value = self.execute_within(command, json!({}), FREEZE_DEADLINE).await?;
+        serde_json::from_value(value).map_err(|error| garbage(command, &error))
+    }
+
+    /// Has the guest go on with its file systems, also if they are not frozen.
+    pub async fn thaw(&mut self) -> Result<(), GuestAgentError> {
+        let command = "guest-fsfreeze-thaw";
+        self.execute_within(command, json!({}), FREEZE_DEADLINE)
+            .await
+            .map(drop)
+    }
+
+    /// Whether the guest's file systems are frozen.
+    pub async fn is_frozen(&mut self) -> Result<bool, GuestAgentError> {
+        let status: String = self.query("guest-fsfreeze-status", json!({})).await?;
+        Ok(status == "frozen")
     }
 
     /// Asks the guest to end. The agent does not answer when it obeys, so silence and a closed socket are success; that the

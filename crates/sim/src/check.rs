@@ -183,7 +183,12 @@ impl Checks {
         let reserved = |(id, host): (&HostId, &Arc<planner::view::Host>)| {
             let all = host.reservations.as_ref().map(|at| at.value.vms.clone());
             let id = *id;
-            all.unwrap_or_default().into_keys().map(move |vm| (vm, id))
+            // One that only copies its disk has no place there.
+            let runs = all
+                .unwrap_or_default()
+                .into_iter()
+                .filter(|(_, held)| held.vcpus > 0);
+            runs.map(move |(vm, _)| (vm, id))
         };
         let places: BTreeSet<(VmId, HostId)> = self.view.hosts.iter().flat_map(reserved).collect();
         let rule = |vm: VmId| {
@@ -336,6 +341,19 @@ impl World {
             });
             if should && !executes {
                 wrong.push(format!("{} should run and is {phase}", object.meta.name));
+            }
+            let is_made = vm.intent.as_ref().is_some_and(|at| at.value.copied.is_some());
+            let source = object
+                .spec
+                .clone_of
+                .filter(|_| !is_made && phase == Phase::Pending);
+            let source_executes = source.is_some_and(|source| {
+                let hosts = self.hosts.iter();
+                let mut processes = hosts.flat_map(|host| &host.qemus);
+                processes.any(|(key, process)| key.0 == source && process.executes())
+            });
+            if source_executes {
+                wrong.push(format!("{} waits for a copy of what runs", object.meta.name));
             }
         }
         wrong.extend(self.lost_writes());

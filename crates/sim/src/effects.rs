@@ -7,7 +7,9 @@
 //! **Start here:** [`World::begin_effect`].
 
 use driver::journal::Entry;
-use driver::types::{Effect, EffectId, Failure, Input, Mark, MigrationWord, Outcome, Qemu, RunStatusWord};
+use driver::types::{
+    CopyJobState, Effect, EffectId, Failure, Input, Mark, MigrationWord, Outcome, Qemu, RunStatusWord,
+};
 use model::document::{Order, StartFrom};
 use model::vm::SavedIn;
 use model::{Incarnation, VmId};
@@ -117,6 +119,22 @@ impl World {
                 DONE
             }
             Effect::OpenPorts | Effect::Announce => DONE,
+            Effect::CopyAtRest { to } => {
+                let is_off = !self
+                    .hosts
+                    .iter()
+                    .any(|host| host.qemus.keys().any(|other| other.0 == key.0));
+                self.checks.must(is_off, || {
+                    format!("{key:?} copies a disk at rest that a QEMU has")
+                });
+                self.copied(n, *to, false)
+            }
+            Effect::DropCopy { to } => {
+                if let Some(process) = self.hosts[n].qemus.get_mut(&key) {
+                    process.copies.remove(to);
+                }
+                DONE
+            }
             effect => self.command(n, key, effect),
         }
     }
@@ -143,9 +161,24 @@ impl World {
         }
         self.hosts[n].ports.insert(key);
         if !as_target {
+            let object = self.checks.view.vms.get(&key.0).and_then(|vm| vm.object.as_ref());
+            let is_clone = object.is_some_and(|at| at.value.spec.clone_of.is_some());
+            self.checks.must(!is_clone || self.copies.contains(&key.0), || {
+                format!("{key:?} is made ready before its disk is copied")
+            });
             self.overlays.insert(key.0);
         }
         DONE
+    }
+
+    /// A copy is whole: a disk of that VM.
+    fn copied(&mut self, n: usize, to: VmId, is_frozen: bool) -> Answer {
+        if self.hosts[n].is_full {
+            return Err(failure("disk-full", true));
+        }
+        self.overlays.insert(to);
+        self.copies.insert(to);
+        Ok(Outcome::Copied { is_frozen })
     }
 
     fn spawn(&mut self, n: usize, key: Key, incoming: bool) -> Answer {
@@ -175,6 +208,7 @@ impl World {
 
     fn remove_volumes(&mut self, n: usize, vm: VmId) {
         self.overlays.remove(&vm);
+        self.copies.remove(&vm);
         self.hosts[n].saved.retain(|(of, _)| *of != vm);
         self.stored.retain(|(of, _)| *of != vm);
     }
@@ -254,6 +288,15 @@ impl World {
                     process.set_boot(machine);
                 }
             }
+            Effect::Copy { to } => match process.copies.get(to) {
+                None => {
+                    process.copies.insert(*to, CopyJobState::Copies);
+                    let what = QemuEvent::Copied(*to);
+                    self.in_qemu((200_000, 5_000_000), n, key, serial, what);
+                }
+                Some(CopyJobState::Done) => return self.copied(n, *to, true),
+                Some(_) => {}
+            },
             Effect::SetDowntimeLimit { ms } => process.limit_ms = Some(*ms),
             Effect::Listen => {
                 process.is_listening = true;
@@ -405,6 +448,11 @@ impl World {
             }
             QemuEvent::PowersOff => {}
             QemuEvent::Answers => process.is_silent = false,
+            QemuEvent::Copied(to) => {
+                if let Some(state) = process.copies.get_mut(&to) {
+                    *state = CopyJobState::Done;
+                }
+            }
             QemuEvent::Sent => return self.sent(n, key),
             QemuEvent::SentAll => return self.sent_all(n, key),
         }

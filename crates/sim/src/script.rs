@@ -110,6 +110,13 @@ pub enum Step {
         /// Whether it has an interface, with an address of its own.
         has_nic: bool,
     },
+    /// A user makes a VM that is a copy of another.
+    Clone {
+        /// Its number.
+        vm: usize,
+        /// The other's.
+        of: usize,
+    },
     /// A user does something with a VM.
     Act {
         /// Which.
@@ -269,6 +276,7 @@ impl Step {
     pub fn fault(&self) -> Option<&'static str> {
         Some(match self {
             Self::Create { .. }
+            | Self::Clone { .. }
             | Self::Act { .. }
             | Self::Delete { .. }
             | Self::Migrate { .. }
@@ -333,6 +341,16 @@ impl Script {
         for _ in 0..size.faults {
             let at_us = chance.random_range(1_000_000..end_us);
             steps.push((at_us, fault(&mut chance, size)));
+        }
+        for clone in 0..size.vms / 2 {
+            let of = chance.random_range(0..size.vms);
+            let vm = size.vms + clone;
+            let at_us = chance.random_range(end_us / 6..end_us);
+            steps.push((at_us, Step::Clone { vm, of }));
+            if chance.random_range(0..3) == 0 {
+                let at_us = chance.random_range(at_us..end_us);
+                steps.push((at_us, Step::Delete { vm }));
+            }
         }
         steps.sort_by_key(|(at_us, _)| *at_us);
         Self { seed, size, steps }

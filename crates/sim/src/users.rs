@@ -108,6 +108,14 @@ impl World {
                     Box::new(move |context, plan| decide_create::<Vm>(context, plan, request.clone())),
                 );
             }
+            Step::Clone { vm, of } => {
+                let request = named(Some(vm_name(*vm)), json!({ "clone_of": vm_name(*of) }));
+                self.request::<Vm>(
+                    n,
+                    201,
+                    Box::new(move |context, plan| decide_create::<Vm>(context, plan, request.clone())),
+                );
+            }
             Step::Act { vm, action, force } => {
                 let (name, action, force) = (vm_name(*vm), *action, *force);
                 self.request::<Vm>(
@@ -198,7 +206,7 @@ impl World {
                 answered.step
             )
         });
-        if let (Some(Step::Create { .. }), Some(name)) =
+        if let (Some(Step::Create { .. } | Step::Clone { .. }), Some(name)) =
             (self.the_step(answered.step), answer.body["name"].as_str())
         {
             self.checks.created.insert(name.to_owned());

@@ -138,6 +138,8 @@ pub(crate) enum QemuEvent {
     SentAll,
     /// It answers again.
     Answers,
+    /// A copy of its disk has ended well.
+    Copied(VmId),
 }
 
 /// A server.
@@ -188,6 +190,8 @@ pub(crate) struct World {
     pub(crate) cuts: BTreeSet<(Node, Node)>,
     /// Disks and saved states in the datastore.
     pub(crate) overlays: BTreeSet<VmId>,
+    /// Those of them that are whole copies of others.
+    pub(crate) copies: BTreeSet<VmId>,
     pub(crate) stored: BTreeSet<Key>,
     pub(crate) chance: ChaCha8Rng,
     pub(crate) checks: Checks,
@@ -244,6 +248,7 @@ impl World {
             said: Arc::default(),
             cuts: BTreeSet::new(),
             overlays: BTreeSet::new(),
+            copies: BTreeSet::new(),
             stored: BTreeSet::new(),
             chance,
             is_mended: false,

@@ -29,6 +29,7 @@ use qemu::spawn::{self, Exit, Found, User};
 use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
 use tokio::time::timeout;
 
+use super::copies::Copying;
 use super::live::{Launch, Listeners, Live, QMP_DEADLINE};
 use super::stopwatch::Stopwatch;
 use super::turns::{Turn, Work};
@@ -70,6 +71,8 @@ pub struct Vm {
     guest: guest::Known,
     /// The medium that is being fetched for its drive.
     pub(super) medium: cdrom::Coming,
+    /// What is being done for copies of its disk.
+    pub(super) copying: Copying,
 }
 
 impl Vm {
@@ -87,6 +90,7 @@ impl Vm {
             ended: Mutex::default(),
             guest: guest::Known::default(),
             medium: cdrom::Coming::default(),
+            copying: Copying::default(),
         }
     }
 
@@ -236,6 +240,9 @@ impl Vm {
             Effect::Reset => self.live().await?.qmp.system_reset().await.map_err(qmp_failure)?,
             Effect::ChangeMedium => self.change_medium().await?,
             Effect::SetBoot => self.set_boot().await?,
+            Effect::Copy { to } => return self.copy(to).await,
+            Effect::CopyAtRest { to } => return self.copy_at_rest(to).await,
+            Effect::DropCopy { to } => self.drop_copy(to).await?,
             Effect::Kill => self.kill().await?,
             Effect::Release => self.release().await?,
             Effect::RemoveVolumes => self.remove_volumes()?,
@@ -691,7 +698,7 @@ async fn within<T>(
 fn deadline(effect: &Effect) -> Duration {
     let seconds = match effect {
         Effect::Save { .. } | Effect::LoadSaved { .. } => 1800,
-        Effect::Prepare { .. } | Effect::Spawn { .. } | Effect::RemoveVolumes => 60,
+        Effect::Prepare { .. } | Effect::Spawn { .. } | Effect::RemoveVolumes | Effect::Copy { .. } => 60,
         Effect::Kill | Effect::Journal(_) | Effect::SendGo { .. } => 30,
         _ => 15,
     };

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
-use super::live::Ask;
+use super::live::{Ask, FreezeAsk};
 
 /// How long one request may wait in the socket.
 const ANSWER_DEADLINE: Duration = Duration::from_millis(1500);
@@ -29,6 +29,10 @@ const SEARCH_PAUSE: Duration = Duration::from_millis(250);
 /// Between looks at the addresses.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// For how long a guest's file systems are frozen at most.
+const FROZEN_MAX: Duration = Duration::from_secs(10);
+/// How often it is tried to thaw them.
+const THAW_TRIES: u32 = 5;
 /// Where it is kept over a restart of the agent, in the run directory.
 const GUEST_FILE: &str = "guest.json";
 
@@ -128,7 +132,23 @@ pub async fn watch(socket: PathBuf, known: Known, news: Arc<Notify>, mut asks: m
 async fn converse(mut agent: GuestAgent, known: &Known, news: &Notify, asks: &mut mpsc::Receiver<Ask>) {
     let mut pause = FIRST_PAUSE;
     let mut search_pause = SEARCH_PAUSE;
+    let mut is_new = true;
     loop {
+        // An agent before this one may have ended in the instant that it had the guest frozen for.
+        if is_new && known.get().ready {
+            match agent.is_frozen().await {
+                Ok(is_frozen) => {
+                    is_new = false;
+                    if is_frozen {
+                        tracing::warn!("the guest's file systems were left frozen");
+                        thaw(&mut agent).await;
+                    }
+                }
+                Err(GuestAgentError::Command { .. }) => is_new = false,
+                Err(GuestAgentError::Closed { .. }) => return,
+                Err(_) => {}
+            }
+        }
         match look(&mut agent, known, news).await {
             Ok(guest) if guest.addresses.is_empty() => {
                 pause = search_pause;
@@ -138,11 +158,45 @@ async fn converse(mut agent: GuestAgent, known: &Known, news: &Notify, asks: &mu
             Err(GuestAgentError::Closed { .. }) => return,
             Err(_) => {}
         }
-        if let Ok(Some(ask)) = timeout(pause, asks.recv()).await
-            && ask.is_current()
-            && let Err(error) = agent.shutdown(ask.mode).await
-        {
-            tracing::debug!(%error, mode = ?ask.mode, "the guest's agent was not asked to end its guest");
+        match timeout(pause, asks.recv()).await {
+            Ok(Some(Ask::End(ask))) if ask.is_current() => {
+                if let Err(error) = agent.shutdown(ask.mode).await {
+                    tracing::debug!(%error, mode = ?ask.mode, "the guest's agent was not asked to end its guest");
+                }
+            }
+            Ok(Some(Ask::Freeze(ask))) => freeze(&mut agent, ask).await,
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+/// Nothing else is asked of a guest between its freezing and its thawing: its agent would refuse it.
+async fn freeze(agent: &mut GuestAgent, ask: FreezeAsk) {
+    let is_frozen = match agent.freeze().await {
+        Ok(count) => count > 0,
+        // It knows no freezing, or will not: then it is not frozen.
+        Err(GuestAgentError::Command { desc, .. }) => {
+            tracing::debug!(desc, "the guest's agent does not freeze its file systems");
+            return;
+        }
+        Err(error) => {
+            tracing::warn!(%error, "whether the guest's file systems are frozen is not known");
+            false
+        }
+    };
+    // Whoever asked may have given up.
+    if ask.frozen.send(is_frozen).is_ok() && is_frozen {
+        let _ = timeout(FROZEN_MAX, ask.over).await;
+    }
+    thaw(agent).await;
+    drop(ask.thawed);
+}
+
+async fn thaw(agent: &mut GuestAgent) {
+    for _ in 0..THAW_TRIES {
+        match agent.thaw().await {
+            Ok(()) | Err(GuestAgentError::Closed { .. }) => return,
+            Err(error) => tracing::warn!(%error, "the guest's file systems are still frozen"),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,9 +22,9 @@ use qemu::qmp::{Events, Hint, Qmp, QmpError};
 use qemu::spawn::{self, QemuProcess};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::observe::{self, Aside};
 use super::{console, guest};
@@ -32,6 +32,8 @@ use crate::link::Board;
 
 /// How long a monitor may take to answer.
 pub const QMP_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a guest may take until its file systems are frozen, with what its agent was asked before.
+const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
 /// When it is first seen what a QEMU takes: its guest has booted by then.
 const FIRST_MEASURED_AFTER: Duration = Duration::from_secs(10);
 /// How often after that: it costs milliseconds for each GiB of a guest.
@@ -80,6 +82,8 @@ pub struct Live {
     stopped_at: Arc<Mutex<Option<Instant>>>,
     /// In milliseconds; 0 if none was set by this agent.
     downtime_limit_ms: AtomicU64,
+    /// Whether it may have copies of its disk: it is asked only then.
+    may_copy: AtomicBool,
     guest: guest::Known,
     /// How often the guest was reset since it was attached to.
     resets: Arc<AtomicU64>,
@@ -90,7 +94,42 @@ pub struct Live {
 
 /// What the guest's agent is asked for.
 #[derive(Debug)]
-pub struct Ask {
+pub enum Ask {
+    /// To end its guest.
+    End(EndAsk),
+    /// To freeze its guest's file systems for an instant.
+    Freeze(FreezeAsk),
+}
+
+/// A guest whose file systems shall stand still for an instant.
+#[derive(Debug)]
+pub struct FreezeAsk {
+    /// Told whether they do.
+    pub frozen: oneshot::Sender<bool>,
+    /// Told, or dropped, when the instant is over.
+    pub over: oneshot::Receiver<()>,
+    /// Dropped when the guest goes on.
+    pub thawed: oneshot::Sender<()>,
+}
+
+/// Of whoever has a guest's file systems frozen.
+#[derive(Debug)]
+pub struct Frozen {
+    over: oneshot::Sender<()>,
+    thawed: oneshot::Receiver<()>,
+}
+
+impl Frozen {
+    /// The guest goes on; waits until it does.
+    pub async fn thaw(self) {
+        drop(self.over);
+        let _ = self.thawed.await;
+    }
+}
+
+/// A guest that shall end.
+#[derive(Debug)]
+pub struct EndAsk {
     /// How the guest shall end.
     pub mode: ShutdownMode,
     /// How often the guest had been reset when it was asked: one that has begun anew since did what was asked.
@@ -98,7 +137,7 @@ pub struct Ask {
     resets: Arc<AtomicU64>,
 }
 
-impl Ask {
+impl EndAsk {
     /// Whether the guest is still the one that was meant.
     pub fn is_current(&self) -> bool {
         self.resets.load(Ordering::Relaxed) == self.at_resets
@@ -151,6 +190,7 @@ impl Live {
             launch,
             stopped_at,
             downtime_limit_ms: AtomicU64::new(0),
+            may_copy: AtomicBool::new(true),
             guest: to.guest,
             resets,
             asks,
@@ -166,6 +206,16 @@ impl Live {
         } else {
             None
         };
+        let may_copy = self.may_copy.load(Ordering::Relaxed);
+        let copies = if may_copy && observe::is_here(&status.status, &migration.status) {
+            let copies = self.qmp.query_copies().await?;
+            self.may_copy.store(!copies.is_empty(), Ordering::Relaxed);
+            Some(copies)
+        } else if observe::is_here(&status.status, &migration.status) {
+            Some(Vec::new())
+        } else {
+            None
+        };
         let limit_ms = self.downtime_limit_ms.load(Ordering::Relaxed);
         let aside = Aside {
             guest: self.guest.get(),
@@ -173,8 +223,14 @@ impl Live {
             downtime_limit_ms: (limit_ms > 0).then_some(limit_ms),
             resets: self.resets.load(Ordering::Relaxed),
             cdrom,
+            copies,
         };
         Ok(observe::state(&status.status, migration, aside))
+    }
+
+    /// A copy of its disk is about to be made.
+    pub fn note_copy(&self) {
+        self.may_copy.store(true, Ordering::Relaxed);
     }
 
     /// The downtime limit was set.
@@ -190,11 +246,32 @@ impl Live {
 
     /// Has the guest's agent ask for a shutdown or a reboot; a request that waits already is enough.
     pub fn ask(&self, mode: ShutdownMode) {
-        let _ = self.asks.try_send(Ask {
+        let _ = self.asks.try_send(Ask::End(EndAsk {
             mode,
             at_resets: self.resets.load(Ordering::Relaxed),
             resets: Arc::clone(&self.resets),
+        }));
+    }
+
+    /// Has the guest's agent freeze its file systems, if it answers in time.
+    pub async fn freeze(&self) -> Option<Frozen> {
+        if !self.guest.get().ready {
+            return None;
+        }
+        let (frozen, answer) = oneshot::channel();
+        let (over, is_over) = oneshot::channel();
+        let (went_on, thawed) = oneshot::channel();
+        let ask = Ask::Freeze(FreezeAsk {
+            frozen,
+            over: is_over,
+            thawed: went_on,
         });
+        let asked = async {
+            self.asks.send(ask).await.ok()?;
+            answer.await.ok()
+        };
+        let is_frozen = timeout(FREEZE_PATIENCE, asked).await.ok().flatten()?;
+        is_frozen.then_some(Frozen { over, thawed })
     }
 }
 

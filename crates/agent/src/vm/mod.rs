@@ -16,6 +16,7 @@
 
 mod cdrom;
 pub mod console;
+mod copies;
 pub mod exec;
 pub mod guest;
 pub mod live;

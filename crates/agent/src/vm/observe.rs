@@ -6,10 +6,12 @@
 //!
 //! **Start here:** [`state`].
 
-use driver::types::{Guest, GuestEnd, MigrationWord, QemuState, RunStatusWord};
+use driver::types::{CopyJob, CopyJobState, Guest, GuestEnd, MigrationWord, QemuState, RunStatusWord};
+use model::VmId;
 use model::migration::Progress;
 use model::report::CdromState;
 use qemu::qmp::commands::RunState;
+use qemu::qmp::copies::{DiskCopy, DiskCopyState};
 use qemu::qmp::migration::{MigrationInfo, MigrationStatus};
 
 /// What is known besides QEMU's two answers.
@@ -25,6 +27,14 @@ pub struct Aside {
     pub resets: u64,
     /// Its drive for media, if that was asked for.
     pub cdrom: Option<CdromState>,
+    /// The copies of its disk, if they were asked for.
+    pub copies: Option<Vec<DiskCopy>>,
+}
+
+/// Whether the guest is here and is not being moved or saved, as [`is_at_rest`], or stands still because of an error of its
+/// disk.
+pub fn is_here(run: &RunState, migration: &MigrationStatus) -> bool {
+    is_at_rest(run, migration) || *run == RunState::IoError
 }
 
 /// Whether the guest is here and is not being moved or saved. Only then something is changed about its drive, and while a
@@ -47,6 +57,20 @@ pub fn state(run: &RunState, migration: MigrationInfo, aside: Aside) -> QemuStat
         ended: ended(run),
         resets: aside.resets,
         cdrom: aside.cdrom.map(Box::new),
+        copies: aside
+            .copies
+            .map(|copies| copies.into_iter().map(copy_job).collect()),
+    }
+}
+
+fn copy_job(copy: DiskCopy) -> CopyJob {
+    CopyJob {
+        to: VmId(copy.to),
+        state: match copy.state {
+            DiskCopyState::Copies => CopyJobState::Copies,
+            DiskCopyState::Done => CopyJobState::Done,
+            DiskCopyState::Failed(why) => CopyJobState::Failed(why),
+        },
     }
 }
 

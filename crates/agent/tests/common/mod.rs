@@ -305,6 +305,7 @@ pub(crate) fn document(incarnation: u64, order: Order, machine: &Machine) -> VmD
         order,
         machine: machine.clone(),
         reboot: None,
+        copies: Default::default(),
         cause: None,
     }
 }

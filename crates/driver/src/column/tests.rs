@@ -58,6 +58,7 @@ fn state(run: RunStatusWord, migration: MigrationWord, is_incoming: bool) -> Qem
         ended: None,
         resets: 0,
         cdrom: None,
+        copies: None,
     })
 }
 

@@ -1,15 +1,17 @@
 //! What a core remembers besides the marks. A restart of the agent loses all of it, so nothing that must hold depends on
 //! it: at worst a step is repeated, a deadline starts anew, a figure is missing.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use model::document::{Order, Stop};
 use model::report::{CdromState, StartStep};
-use model::{Incarnation, Reason};
+use model::{Incarnation, Reason, VmId};
 
 use super::reboot::UnderWay;
 use super::run::not_loaded;
 use super::start::StartTimes;
 use crate::passes::Passes;
-use crate::types::{Effect, Failure, Guest, Now, Outcome, QemuState, RunStatusWord};
+use crate::types::{CopyJob, CopyJobState, Effect, Failure, Guest, Now, Outcome, QemuState, RunStatusWord};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Memory {
@@ -47,6 +49,29 @@ pub(super) struct Memory {
     pub(super) reboot: Option<UnderWay>,
     pub(super) unnamed_since_us: Option<u64>,
     pub(super) start: StartTimes,
+    pub(super) copies: Copies,
+}
+
+/// What is known of copies of its disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Copies {
+    /// There may be something of them, by the VMs that they are for.
+    pub(super) begun: BTreeSet<VmId>,
+    /// Those that are whole, with whether their guest's file systems were frozen.
+    pub(super) made: BTreeMap<VmId, bool>,
+    /// Those that are given up.
+    pub(super) failed: BTreeMap<VmId, Reason>,
+}
+
+impl Copies {
+    fn observe(&mut self, jobs: &[CopyJob]) {
+        for job in jobs {
+            self.begun.insert(job.to);
+            if let CopyJobState::Failed(why) = &job.state {
+                self.failed.entry(job.to).or_insert_with(|| copy_failed(why));
+            }
+        }
+    }
 }
 
 /// Whether ports and sockets are deleted.
@@ -199,6 +224,9 @@ impl Memory {
                 }
                 self.disk_retry.tried();
             }
+            Effect::Copy { to } | Effect::CopyAtRest { to } => {
+                self.copies.begun.insert(*to);
+            }
             Effect::Forget => self.is_forgotten = true,
             _ => {}
         }
@@ -229,6 +257,12 @@ impl Memory {
                     reboot.is_reset = true;
                 }
             }
+            (Effect::Copy { to } | Effect::CopyAtRest { to }, Outcome::Copied { is_frozen }) => {
+                self.copies.made.insert(*to, is_frozen);
+            }
+            (Effect::DropCopy { to }, _) => {
+                self.copies.begun.remove(to);
+            }
             (Effect::Release, _) => self.release = Release::Done,
             (Effect::RemoveVolumes, _) => self.volumes_are_removed = true,
             (Effect::RemoveSaved { .. }, _) => self.saved_is_removed = true,
@@ -250,6 +284,9 @@ impl Memory {
             Effect::Spawn { .. } => self.fault = Some(failure.reason),
             Effect::LoadSaved { .. } => self.fault = Some(not_loaded(&failure.reason.message)),
             Effect::Save { .. } => self.save = Save::Failed(suspend_failed(&failure.reason)),
+            Effect::Copy { to } | Effect::CopyAtRest { to } if is_final => {
+                self.copies.failed.insert(*to, failure.reason);
+            }
             Effect::Release => self.release = Release::Failed,
             Effect::Migrate { .. } => {
                 if let Some(transfer) = &mut self.transfer {
@@ -276,6 +313,7 @@ impl Memory {
         self.resets = state.resets;
         self.guest.ready |= state.guest.ready;
         self.guest.addresses.clone_from(&state.guest.addresses);
+        self.copies.observe(state.copies.as_deref().unwrap_or_default());
         if state.cdrom.is_some() {
             self.cdrom.clone_from(&state.cdrom);
         }
@@ -310,6 +348,13 @@ impl Memory {
             };
         }
     }
+}
+
+fn copy_failed(why: &str) -> Reason {
+    let message = format!(
+        "its disk could not be copied: {why}; look at the datastore's free space, then try again with `sterna vm retry`"
+    );
+    Reason::new("copy-failed", message)
 }
 
 fn suspend_failed(reason: &Reason) -> Reason {

@@ -132,7 +132,7 @@ impl Core {
             Plan::act(Effect::Announce)
         } else if let Some(effect) = self.remove_used(is_running) {
             Plan::act(effect)
-        } else if let Some(plan) = self.plan_cdrom(state) {
+        } else if let Some(plan) = self.plan_beside_guest(state) {
             plan
         } else if self.memory.guest.ready {
             Plan::wait_ms(STEADY_MS)
@@ -160,6 +160,10 @@ impl Core {
         match state.run {
             // Only a reset helps, and that is not ours to decide.
             RunStatusWord::InternalError => Plan::wait_ms(STEADY_MS),
+            // What a failed copy took may be the room that the guest lacks.
+            RunStatusWord::IoError if self.ends_copy().is_some() => {
+                self.ends_copy().unwrap_or_else(Plan::rest)
+            }
             RunStatusWord::IoError if !self.is_paused_by_spec() => {
                 let at_us = self.memory.disk_retry.due_us(now.monotonic_us);
                 let wait_ms = at_us.saturating_sub(now.monotonic_us).div_ceil(1000);
@@ -169,9 +173,9 @@ impl Core {
                     Plan::act(Effect::Continue)
                 }
             }
-            _ if self.is_paused_by_spec() => {
-                self.plan_cdrom(state).unwrap_or_else(|| Plan::wait_ms(STEADY_MS))
-            }
+            _ if self.is_paused_by_spec() => self
+                .plan_beside_guest(state)
+                .unwrap_or_else(|| Plan::wait_ms(STEADY_MS)),
             _ => self.continue_guest(),
         }
     }

@@ -30,7 +30,7 @@ impl Core {
         if order.paused && state.run == RunStatusWord::Running {
             return Plan::act(Effect::Pause);
         }
-        self.plan_cdrom(state)
+        self.plan_beside_guest(state)
             .unwrap_or_else(|| Plan::bind(Mark::Sent { to: order.to }, Effect::Migrate { to: order.to }))
     }
 

@@ -44,6 +44,7 @@ impl Core {
                 .as_deref()
                 .filter(|_| !state.is_closed())
                 .cloned(),
+            copies: self.copies_told(),
         })
     }
 

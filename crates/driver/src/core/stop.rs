@@ -80,7 +80,7 @@ impl Core {
         if let Some(fault) = self.memory.fault.clone() {
             self.wind_up(Some(fault))
         } else if self.memory.is_prepared {
-            self.wind_up(None)
+            self.plan_copies_at_rest().unwrap_or_else(|| self.wind_up(None))
         } else if self.lease.fresh && !self.is_outdated {
             Plan::act(Effect::Prepare { as_target: false })
         } else {
@@ -170,9 +170,9 @@ impl Core {
             Save::Failed(_) => self.plan_unsaved(state),
             // A migration's transfer, not the save of an agent before this one.
             Save::No if is_transferring(state) && !self.marks.saving => Plan::act(Effect::MigrateCancel),
-            Save::No if !self.marks.saving => {
-                self.plan_cdrom(state).unwrap_or_else(|| Plan::mark(Mark::Saving))
-            }
+            Save::No if !self.marks.saving => self
+                .plan_beside_guest(state)
+                .unwrap_or_else(|| Plan::mark(Mark::Saving)),
             Save::No => {
                 self.memory.stood_still = state.run == RunStatusWord::Paused;
                 Plan::act(Effect::Save { saved_in })

@@ -91,6 +91,7 @@ fn document(incarnation: Incarnation, order: Order) -> Box<VmDocument> {
         order,
         machine,
         reboot: None,
+        copies: Default::default(),
         cause: None,
     })
 }
@@ -156,6 +157,7 @@ fn qemu(run: RunStatusWord, migration: MigrationWord) -> Qemu {
         ended: None,
         resets: 0,
         cdrom: None,
+        copies: None,
     })
 }
 

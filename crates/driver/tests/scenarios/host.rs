@@ -1,6 +1,6 @@
 //! What effects do to a host, and the rules that each one has to keep.
 
-use driver::types::{Effect, Failure, MigrationWord, Outcome, Qemu, RunStatusWord};
+use driver::types::{CopyJobState, Effect, Failure, MigrationWord, Outcome, Qemu, RunStatusWord};
 use model::document::Order;
 use model::report::{StartStep, StepTime};
 
@@ -58,6 +58,16 @@ impl World {
                 Answer::Done(Outcome::Prepared { steps: vec![disk] })
             }
             Effect::Announce => Answer::Done(Outcome::Ok),
+            Effect::CopyAtRest { .. } => {
+                assert_eq!(self.hosts[at].process, None, "a disk is copied under a process");
+                Answer::Done(Outcome::Copied { is_frozen: false })
+            }
+            Effect::DropCopy { to } => {
+                if let Some(process) = &mut self.hosts[at].process {
+                    process.copies.remove(to);
+                }
+                Answer::Done(Outcome::Ok)
+            }
             effect => self.command(at, effect),
         }
     }
@@ -206,6 +216,12 @@ fn command_alone(host: &mut Host, effect: &Effect) -> Result<Outcome, Failure> {
         Effect::ChangeMedium if host.holds_medium => return Err(failure("medium-held", true)),
         Effect::ChangeMedium => process.set_medium(&machine.ok_or_else(|| failure("no-document", true))?),
         Effect::SetBoot => process.set_boot(&machine.ok_or_else(|| failure("no-document", true))?),
+        Effect::Copy { to } if process.copies.get(to) == Some(&CopyJobState::Done) => {
+            return Ok(Outcome::Copied { is_frozen: true });
+        }
+        Effect::Copy { to } => {
+            process.copies.insert(*to, CopyJobState::Copies);
+        }
         Effect::SetDowntimeLimit { ms } => process.limit_ms = Some(*ms),
         Effect::Listen => {
             process.is_listening = true;
@@ -250,6 +266,7 @@ fn name(effect: &Effect) -> &'static str {
         Effect::Release => "release",
         Effect::Migrate { .. } => "migrate",
         Effect::OpenPorts => "open-ports",
+        Effect::CopyAtRest { .. } => "copy-at-rest",
         _ => "",
     }
 }

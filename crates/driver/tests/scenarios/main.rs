@@ -5,6 +5,7 @@
 
 mod cdrom;
 mod controller;
+mod copies;
 mod faults;
 mod host;
 mod life;

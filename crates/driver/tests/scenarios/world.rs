@@ -86,6 +86,8 @@ pub(crate) struct Host {
     pub(crate) holds_medium: bool,
     /// The reboot that its orders go with.
     pub(crate) reboot: Option<Reboot>,
+    /// The copies of its disk that its orders go with.
+    pub(crate) copies: BTreeSet<VmId>,
     /// Effects that fail, by name, with whether trying again may help.
     pub(crate) broken: BTreeMap<&'static str, bool>,
     pub(crate) spawns: u32,
@@ -122,6 +124,7 @@ impl Host {
             listens: true,
             holds_medium: false,
             reboot: None,
+            copies: BTreeSet::new(),
             broken: BTreeMap::new(),
             spawns: 0,
             promised: BTreeSet::new(),
@@ -244,6 +247,7 @@ impl World {
             order,
             machine: self.machine.clone(),
             reboot: self.hosts[at].reboot,
+            copies: self.hosts[at].copies.clone(),
             cause: None,
         });
         if self.hosts[at]

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use api::kinds::{GuestSpec, VmSpec};
 use model::lifecycle::Phase;
 use model::migration::{Figures, MigrationPhase};
 use testkit::pair::{EYE, MEMORY_MIB, Pair, WEB};
@@ -22,6 +23,9 @@ use testkit::vms;
 use testkit::watcher::{Pings, Stream};
 use testkit::world::World;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// The clone of the one that moves.
+const TWIN: &str = "twin";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -99,15 +103,16 @@ async fn story(world: &World, teller: &mut Teller) -> anyhow::Result<String> {
     let (figures, stream, pings) = move_live(world, &mut pair, teller).await?;
     kill_target(world, &mut pair, teller).await?;
     let resume = suspend_and_resume(world, &mut pair, teller).await?;
+    let clone = clone_while_it_runs(world, &mut pair, teller).await?;
     pair.ran_once().await?;
-    for name in [WEB, EYE] {
+    for name in [TWIN, WEB, EYE] {
         world.delete_vm(name).await?;
     }
-    teller.tell("both virtual machines are deleted");
+    teller.tell("all virtual machines are deleted");
     let boot_s = boot.as_secs_f64();
     Ok(format!(
         "boot_s={boot_s:.1} migrate_total_ms={} downtime_ms={} bytes={} lost_pings={} seq_errors={} max_gap_ms={:.0} \
-         survived_kill=yes resume_ms={}",
+         survived_kill=yes resume_ms={} clone_s={:.1}",
         figures.total_ms,
         figures.downtime_ms,
         figures.bytes,
@@ -115,6 +120,7 @@ async fn story(world: &World, teller: &mut Teller) -> anyhow::Result<String> {
         stream.errors,
         stream.max_gap_ms,
         resume.as_millis(),
+        clone.as_secs_f64(),
     ))
 }
 
@@ -170,6 +176,43 @@ async fn kill_target(world: &World, pair: &mut Pair<'_>, teller: &mut Teller) ->
         stream.lines
     ));
     Ok(())
+}
+
+/// How long it took until the clone's agent answered.
+async fn clone_while_it_runs(
+    world: &World,
+    pair: &mut Pair<'_>,
+    teller: &mut Teller,
+) -> anyhow::Result<Duration> {
+    let spec = VmSpec {
+        clone_of: Some(WEB.to_owned()),
+        // It does not do what web does: eye would hear both.
+        guest: Some(GuestSpec {
+            user_data: Some("#!/bin/sh\n".to_owned().into()),
+            ..GuestSpec::default()
+        }),
+        ..VmSpec::default()
+    };
+    world.create_vm(TWIN, spec).await?;
+    let twin = world.until_ready(TWIN).await?;
+    let copied = twin
+        .status
+        .copied
+        .clone()
+        .context("the clone says nothing of its copy")?;
+    let (own, other) = (vms::address(&twin)?, vms::address(&pair.web)?);
+    ensure!(own != other, "web and its clone have the same address");
+    let host = twin.status.host.clone().context("the clone is on no host")?;
+    let ready = format!("ready: {TWIN}");
+    let is_ready = |line: &str| line.contains(&ready).then_some(());
+    let mut console = world.console(&host, vms::id(&twin));
+    console.until(&ready, vms::BOOT_PATIENCE, is_ready).await?;
+    let stream = pair.is_well().await?;
+    Ok(teller.tell(&format!(
+        "web was cloned while it ran ({}): {TWIN} boots on {host} with its own name and address {own}; web went on, {} lines \
+         without an error",
+        copied.consistency, stream.lines
+    )))
 }
 
 /// How long the resume took, up to the guest's running.

@@ -11,6 +11,7 @@ use anyhow::{Context, bail, ensure};
 use api::Create;
 use api::kinds::{Datastore, DatastoreSpec, VmSpec};
 use model::lifecycle::Phase;
+use model::vm::Power;
 use tempfile::TempDir;
 use testkit::counter::Heard;
 use testkit::pair::{MEMORY_MIB, Pair, WEB};
@@ -27,6 +28,8 @@ const LATE: &str = "late";
 const ROOM_BYTES: u64 = 600 << 20;
 /// Less than a guest's memory.
 const LITTLE_BYTES: u64 = 32 << 20;
+/// Less than a guest writes at its boot.
+const COPY_BYTES: u64 = 1 << 20;
 /// How often the guest may write while its room is measured.
 const ATTEMPTS: usize = 20;
 
@@ -63,6 +66,7 @@ async fn make(world: &World, files: &Small, pair: &mut Pair<'_>, entry: Entry) -
         (Stage::Running, End::Waits) => running(world, files, pair, before).await,
         (Stage::Boot, End::Fails) => boot(world, files).await,
         (Stage::Stop, End::Refused) => stop(world, files, pair, before).await,
+        (Stage::Copy, End::Refused) => copy(world, files, pair, before).await,
         _ => bail!("{entry:?} is not made here"),
     }
 }
@@ -123,6 +127,29 @@ async fn stop(world: &World, files: &Small, pair: &mut Pair<'_>, heard: Heard) -
     pair.web = world.until_ready(WEB).await?;
     let resumed = Before::of(pair, heard).await?;
     is_the_same(world, pair, &resumed).await
+}
+
+/// A copy of its disk has no room. Nothing of it stays, the guest goes on, and the copy is made when it is asked for again.
+async fn copy(world: &World, files: &Small, pair: &mut Pair<'_>, heard: Heard) -> anyhow::Result<()> {
+    let before = Before::of(pair, heard).await?;
+    files.leave(COPY_BYTES)?;
+    let spec = VmSpec {
+        clone_of: Some(WEB.to_owned()),
+        power: Some(Power::Prepared),
+        ..VmSpec::default()
+    };
+    let late = world.create_vm(LATE, spec).await?;
+    let is_failed = |vm: &VmObject| Verdict::from(vm.status.phase == Phase::Failed);
+    let failed = world.until_vm(LATE, "failed for want of room", is_failed).await?;
+    says(&failed, "space")?;
+    let directory = files.path().join("volumes").join(late.id.to_string());
+    wait::until_it_holds("nothing of the copy is left", PATIENCE, || !directory.exists()).await?;
+    goes_on(world, pair, &before).await?;
+    files.empty()?;
+    world.act(LATE, "retry").await?;
+    world.until_phase(LATE, Phase::Off).await?;
+    world.delete_vm(LATE).await?;
+    is_the_same(world, pair, &before).await
 }
 
 /// The guest runs, nothing is wrong with it any more, and it is the same.

@@ -62,6 +62,8 @@ pub(super) enum Stage {
     Running,
     /// The state of the VM is written to the datastore.
     Stop,
+    /// Its disk is copied for another VM.
+    Copy,
     /// Memory is being sent, and the guest runs.
     PreCopy,
     /// The source's QEMU has stopped the guest and waits for its agent's word.
@@ -99,7 +101,7 @@ pub(super) enum When {
     Soak,
 }
 
-pub(super) const TABLE: [Entry; 44] = [
+pub(super) const TABLE: [Entry; 45] = [
     soak(Fault::Server, Stage::Running, End::GoesOn),
     usual(Fault::SourceAgent, Stage::Running, End::GoesOn),
     soak(Fault::ServerLink, Stage::Running, End::GoesOn),
@@ -149,6 +151,7 @@ pub(super) const TABLE: [Entry; 44] = [
     usual(Fault::FullDatastore, Stage::Running, End::Waits),
     usual(Fault::FullDatastore, Stage::Boot, End::Fails),
     usual(Fault::FullDatastore, Stage::Stop, End::Refused),
+    usual(Fault::FullDatastore, Stage::Copy, End::Refused),
 ];
 
 const fn usual(fault: Fault, stage: Stage, end: End) -> Entry {

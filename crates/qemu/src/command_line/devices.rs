@@ -163,7 +163,8 @@ pub(super) fn cdrom(line: &mut CommandLine, cdrom: &Cdrom, boot: &[BootDevice]) 
     line.json("-device", &device);
 }
 
-fn cache(cache: Cache) -> Value {
+/// How a node uses the host's page cache.
+pub(crate) fn cache(cache: Cache) -> Value {
     json!({"direct": cache == Cache::Direct, "no-flush": false})
 }
 

@@ -25,6 +25,8 @@
 mod devices;
 mod validate;
 
+pub(crate) use devices::cache;
+
 use std::path::{Path, PathBuf};
 
 use model::vm::BootDevice;

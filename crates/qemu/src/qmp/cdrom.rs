@@ -41,8 +41,8 @@ struct Inserted {
 /// A set of open files.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct FileSet {
-    fdset_id: u32,
+pub(super) struct FileSet {
+    pub(super) fdset_id: u32,
     fds: Vec<OpenFile>,
 }
 
@@ -55,8 +55,12 @@ struct OpenFile {
 impl FileSet {
     /// The digest of the medium whose file it is.
     fn medium(&self) -> Option<&str> {
-        let opaque = self.fds.iter().find_map(|file| file.opaque.as_deref());
-        opaque?.strip_prefix(MEDIUM_PREFIX)
+        self.opaque()?.strip_prefix(MEDIUM_PREFIX)
+    }
+
+    /// What was given with it.
+    pub(super) fn opaque(&self) -> Option<&str> {
+        self.fds.iter().find_map(|file| file.opaque.as_deref())
     }
 
     fn name(&self) -> String {

@@ -15,6 +15,7 @@
 pub mod cdrom;
 mod client;
 pub mod commands;
+pub mod copies;
 mod error;
 pub mod migration;
 

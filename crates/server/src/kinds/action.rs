@@ -209,6 +209,7 @@ mod tests {
             vcpus: spec.vcpus,
             resume: false,
             reboot: None,
+            copies: Default::default(),
         };
         VmIntent {
             answered_request: spec.power_request,

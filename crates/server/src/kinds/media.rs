@@ -236,6 +236,7 @@ mod tests {
                 vcpus: 1,
                 resume: false,
                 reboot: None,
+                copies: Default::default(),
             }),
             ..VmIntent::default()
         }

@@ -3,6 +3,7 @@
 
 mod action;
 mod catalog;
+mod clone;
 mod drain;
 mod host;
 mod image;

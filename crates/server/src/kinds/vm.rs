@@ -8,7 +8,7 @@ use model::lifecycle::{self, Phase};
 use model::limits::{NICS_MAX, check_range};
 use model::network::{AddressHolder, NetworkSpec};
 use model::template::TemplateSpec;
-use model::vm::{GuestConfig, Nic, Power, VmIntent};
+use model::vm::{Goal, GuestConfig, Nic, Power, VmIntent};
 use model::{DatastoreId, ImageId, Kind, NetworkId, Object, Reason, TemplateId, Timestamp, VmId, key};
 use planner::placement::with_qemu_mib;
 use planner::view::At;
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::action::next_commands;
 use super::catalog::{check_guest_size, check_sizes, guest, guest_spec, hide_texts};
-use super::{Served, find, host_name, immutable, media, name_of, placement, start};
+use super::{Served, clone, find, host_name, immutable, media, name_of, placement, start};
 use crate::service::Context;
 use crate::shared::Heard;
 
@@ -47,6 +47,7 @@ impl Served for Vm {
             power: Some(stored.power),
             cdrom: media::cdrom_spec(view, stored),
             boot: Some(planner::document::boot(stored)),
+            clone_of: stored.clone_of.map(|id| name_of(view, Kind::Vm, id.0)),
         }
     }
 
@@ -99,6 +100,7 @@ impl Served for Vm {
             cdrom: run
                 .and_then(|run| run.cdrom.as_ref())
                 .map(|state| media::cdrom_status(view, facts.spec, state)),
+            copied: clone::status(view, VmId(id)),
         })
     }
 
@@ -108,6 +110,9 @@ impl Served for Vm {
         spec: VmSpec,
         plan: &mut Plan,
     ) -> Result<Self::Stored, Problem> {
+        if let Some(source) = spec.clone_of.clone() {
+            return clone::create(context, &source, spec, plan);
+        }
         let template = spec
             .template
             .as_deref()
@@ -151,8 +156,11 @@ impl Served for Vm {
             image,
             disk_bytes,
             datastore: DatastoreId(datastore),
-            nics: nics(context, spec.nics, base, plan)?,
-            guest: merged_guest(spec.guest, base)?,
+            nics: nics(context, spec.nics.unwrap_or_else(|| template_nics(base)), plan)?,
+            guest: merged_guest(
+                spec.guest,
+                base.map(|base| base.guest.clone()).unwrap_or_default(),
+            )?,
             placement: placement::rule(context, spec.placement)?,
             power: spec.power.unwrap_or(Power::Running),
             force: false,
@@ -160,6 +168,7 @@ impl Served for Vm {
             reboot: None,
             boot: media::boot(spec.boot.unwrap_or_default(), cdrom.as_ref())?,
             cdrom,
+            clone_of: None,
         })
     }
 
@@ -169,10 +178,16 @@ impl Served for Vm {
         spec: VmSpec,
     ) -> Result<Self::Stored, Problem> {
         let shown = Self::spec(context.view, &old.spec);
+        // Of a source that is gone nobody knows the name.
+        let source = old.spec.clone_of.filter(|id| context.view.vms.contains_key(id));
         for (differs, what) in [
             (spec.template != shown.template, "the template"),
             (spec.image.is_some() && spec.image != shown.image, "the image"),
             (spec.disk_bytes != shown.disk_bytes, "the disk's size"),
+            (
+                spec.clone_of != shown.clone_of && (source.is_some() || old.spec.clone_of.is_none()),
+                "what it is a copy of",
+            ),
             (
                 spec.datastore.is_some() && spec.datastore != shown.datastore,
                 "the datastore",
@@ -233,6 +248,7 @@ impl Served for Vm {
         if at.value.meta.deleted_at.is_some() {
             return Ok(at.value.meta.id);
         }
+        clone::check_deletable(context.view, at)?;
         plan.action = format!("delete vm {}", at.value.meta.name);
         let delete = |object: &mut Object<model::vm::VmSpec>| object.meta.deleted_at = Some(context.now);
         Ok(crate::service::replace_object(
@@ -288,7 +304,9 @@ fn over_reservation(memory: VmMemory) -> Option<Reason> {
 
 /// The sizes that were changed after the guest got its own. A saved guest keeps them.
 fn at_next_start(spec: &model::vm::VmSpec, intent: Option<&VmIntent>) -> Vec<String> {
+    // One that only copies its disk has no guest.
     let open = intent.and_then(|intent| intent.open.as_ref());
+    let open = open.filter(|open| open.goal != Goal::Copy);
     let saved = intent.and_then(|intent| intent.saved.as_ref());
     let present = open.map(|open| (open.memory_mib, open.vcpus));
     let Some((memory_mib, vcpus)) = present.or(saved.map(|saved| (saved.memory_mib, saved.vcpus))) else {
@@ -314,9 +332,8 @@ fn are_same(given: &[NicSpec], present: Option<&[NicSpec]>) -> bool {
     given.len() == present.len() && given.iter().zip(present).all(is_same)
 }
 
-/// What the request says, and of the template's what it does not say.
-fn merged_guest(given: Option<GuestSpec>, base: Option<&TemplateSpec>) -> Result<GuestConfig, Problem> {
-    let base = base.map(|base| base.guest.clone()).unwrap_or_default();
+/// What the request says, and of the template's, or of the source's, what it does not say.
+pub(super) fn merged_guest(given: Option<GuestSpec>, base: GuestConfig) -> Result<GuestConfig, Problem> {
     let Some(given) = given else {
         return Ok(base);
     };
@@ -350,7 +367,7 @@ fn check_image(view: &View, image: ImageId, disk_bytes: Option<u64>) -> Result<(
 }
 
 /// Memory that no host could ever give is an error now, not a VM that waits for ever.
-fn check_largest_host(context: &Context<'_>, memory_mib: u64, vcpus: u32) -> Result<(), Problem> {
+pub(super) fn check_largest_host(context: &Context<'_>, memory_mib: u64, vcpus: u32) -> Result<(), Problem> {
     let hosts = context.view.hosts.values().map(|host| {
         let memory_mib = planner::hardware::capacity(host).memory_mib;
         (memory_mib, host.name())
@@ -370,25 +387,23 @@ fn check_largest_host(context: &Context<'_>, memory_mib: u64, vcpus: u32) -> Res
     }
 }
 
+/// An interface in each of the template's networks.
+fn template_nics(base: Option<&TemplateSpec>) -> Vec<NicSpec> {
+    let networks = base.map(|base| base.networks.clone()).unwrap_or_default();
+    let nic = |id: NetworkId| NicSpec {
+        network: id.to_string(),
+        mac: None,
+        address: None,
+    };
+    networks.into_iter().map(nic).collect()
+}
+
 /// The interfaces with what is calculated: the MAC from the VM's id, the address from the network's pool.
-fn nics(
+pub(super) fn nics(
     context: &Context<'_>,
-    given: Option<Vec<NicSpec>>,
-    base: Option<&TemplateSpec>,
+    wanted: Vec<NicSpec>,
     plan: &mut Plan,
 ) -> Result<Vec<Nic>, Problem> {
-    let from_template = || {
-        let networks = base.map(|base| base.networks.clone()).unwrap_or_default();
-        networks
-            .into_iter()
-            .map(|id| NicSpec {
-                network: id.to_string(),
-                mac: None,
-                address: None,
-            })
-            .collect()
-    };
-    let wanted: Vec<NicSpec> = given.unwrap_or_else(from_template);
     check_range("the number of nics", wanted.len() as u64, 0, NICS_MAX as u64)?;
     let mut nics: Vec<Nic> = Vec::new();
     for (index, nic) in wanted.into_iter().enumerate() {

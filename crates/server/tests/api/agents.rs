@@ -119,6 +119,7 @@ impl Agent {
             outgoing: None,
             saved_bytes: None,
             saved_in: model::vm::SavedIn::Host,
+            copies: Default::default(),
             rebooted: None,
             reason: None,
             steps: vec![StepTime {

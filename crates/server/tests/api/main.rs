@@ -6,6 +6,7 @@ mod agents;
 mod any_bytes;
 mod bad_input;
 mod certificates;
+mod clones;
 mod console;
 mod contents;
 mod documents;

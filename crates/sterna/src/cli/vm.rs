@@ -14,6 +14,8 @@ use crate::units;
 pub(crate) enum VmCommand {
     /// Create one, or several alike
     Create(Box<VmArgs>),
+    /// Create one, or several, whose disk is a copy of another's, also of one that runs
+    Clone(Box<CloneArgs>),
     /// Start: boot, or resume from a saved state
     #[command(after_help = "Example: sterna vm start web --wait=ready")]
     Start(ActionArgs),
@@ -143,6 +145,60 @@ pub(crate) struct VmArgs {
     #[arg(long)]
     pub(crate) hold: bool,
     /// Place it and make its disk, and do not boot it
+    #[arg(long, conflicts_with = "hold")]
+    pub(crate) off: bool,
+    /// Check it and show what it would be, and do nothing
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) dry_run: bool,
+    /// Whether and for what to wait.
+    #[command(flatten)]
+    pub(crate) wait: WaitStateArgs,
+}
+
+/// Which VM is copied, and what is other in the copies.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sterna vm clone web test --wait=ready\n  \
+    sterna vm clone db copy --off --memory 4GiB --network lab --wait\n\n\
+    The source goes on. If its guest's agent answers, its file systems are frozen for the instant that the copy is of;\n\
+    `sterna vm get NAME` says under `copied` whether they were.")]
+pub(crate) struct CloneArgs {
+    /// The VM that is copied: its disk, sizes, networks, and what its guest is told
+    #[arg(value_name = "SOURCE")]
+    pub(crate) source: String,
+    /// The name of the new one, or several
+    #[arg(value_name = "NAME", required = true)]
+    pub(crate) names: Vec<String>,
+    /// Main memory, as in 256MiB or 2GiB; the source's if left out
+    #[arg(long, value_name = "SIZE", value_parser = units::memory_mib, allow_hyphen_values = true)]
+    pub(crate) memory: Option<u64>,
+    /// Virtual processors; the source's if left out
+    #[arg(long, value_name = "N")]
+    pub(crate) vcpus: Option<u32>,
+    /// Start on this host only
+    #[arg(long)]
+    pub(crate) host: Option<String>,
+    /// Only on hosts with this label; may be given several times
+    #[arg(long = "host-label", value_name = "KEY=VALUE", value_parser = units::label)]
+    pub(crate) host_labels: Vec<(String, String)>,
+    /// Where it may run.
+    #[command(flatten)]
+    pub(crate) rules: RuleArgs,
+    /// A network to plug an interface into, instead of the source's; may be given several times
+    #[arg(long = "network", value_name = "NETWORK[,address=IP][,mac=MAC]", value_parser = units::nic)]
+    pub(crate) nics: Vec<NicSpec>,
+    /// The guest's host name; the VM's name if left out
+    #[arg(long)]
+    pub(crate) hostname: Option<String>,
+    /// What the guest is told; what the source's is told, where nothing is given.
+    #[command(flatten)]
+    pub(crate) guest: GuestArgs,
+    /// A label; may be given several times
+    #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = units::label)]
+    pub(crate) labels: Vec<(String, String)>,
+    /// Neither copy nor place it until it is released
+    #[arg(long)]
+    pub(crate) hold: bool,
+    /// Copy the disk, and do not boot it
     #[arg(long, conflicts_with = "hold")]
     pub(crate) off: bool,
     /// Check it and show what it would be, and do nothing

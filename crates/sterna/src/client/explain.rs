@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use model::report::StepTime;
 use serde_json::{Value, json};
 
-use super::{Context, now, output, select};
+use super::{Context, clone, now, output, select};
 use crate::cli::{Output, Selection};
 use crate::units;
 
@@ -77,6 +77,8 @@ fn text(vm: &ObjectOf<Vm>, why: &Explanation, now: Timestamp) -> Vec<String> {
         let parts = status.at_next_start.join(", ");
         lines.push(format!("  From its next start on, not before: its new {parts}"));
     }
+    let source = vm.spec.clone_of.as_deref().unwrap_or("another");
+    lines.extend(clone::note(vm, source).map(|note| format!("  {note}")));
     lines.extend(drained(why));
     lines.extend(rule(vm));
     match &status.placement {

@@ -7,6 +7,7 @@
 //!
 //! **Start here:** [`run`], then [`kinds`].
 
+mod clone;
 mod complete;
 mod config;
 mod console;

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::wait::{DriveChanged, until};
-use super::{Context, console, explain, migration, output, select, template, timing};
+use super::{Context, clone, console, explain, migration, output, select, template, timing};
 use crate::cli::{
     ActionArgs, Bootable, MediaArgs, ReadCommand, RebootArgs, Rebooted, RuleArgs, VmArgs, VmCommand,
     WaitState, WriteCommand,
@@ -25,6 +25,7 @@ pub(super) async fn run(context: &Context, command: VmCommand) -> anyhow::Result
     let gentle = ActionBody::default();
     match command {
         VmCommand::Create(args) => create(context, *args).await,
+        VmCommand::Clone(args) => clone::clone(context, *args).await,
         VmCommand::Start(args) => act(context, args, "start", &gentle, WaitState::Running).await,
         VmCommand::Shutdown(args) => {
             let body = ActionBody { force: args.force };
@@ -174,7 +175,7 @@ fn devices(boot: &[Bootable]) -> Vec<BootDevice> {
 }
 
 /// Waits if that was asked for, and prints.
-async fn finish(
+pub(super) async fn finish(
     context: &Context,
     vms: Vec<ObjectOf<Vm>>,
     goal: Option<WaitState>,
@@ -220,6 +221,7 @@ fn bodies(args: VmArgs) -> anyhow::Result<Vec<Create<VmSpec>>> {
             force: false,
         }),
         boot: args.boot.as_deref().map(devices),
+        clone_of: None,
     };
     let labels: BTreeMap<String, String> = args.labels.into_iter().collect();
     // A held VM is released by itself, so that it is placed by itself.
@@ -264,7 +266,11 @@ fn new_batch(size: usize) -> Batch {
     }
 }
 
-fn placement(host: Option<String>, host_labels: Vec<(String, String)>, rules: RuleArgs) -> PlacementSpec {
+pub(super) fn placement(
+    host: Option<String>,
+    host_labels: Vec<(String, String)>,
+    rules: RuleArgs,
+) -> PlacementSpec {
     let all = |hard: Vec<PeersSpec>, soft: Vec<PeersSpec>| {
         let hard = hard.into_iter().map(|to| AffinitySpec { to, soft: false });
         let soft = soft.into_iter().map(|to| AffinitySpec { to, soft: true });

@@ -1,0 +1,214 @@
+//! Copies of VMs: of one that runs and of one that is off, each a machine of its own with a disk of its own, also when agent and
+//! server are killed meanwhile.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use api::kinds::{Image, VmSpec};
+use model::lifecycle::Phase;
+use model::vm::{Consistency, Power};
+use testkit::console::Console;
+use testkit::counter::{Heard, Left};
+use testkit::executing::RunsOnce;
+use testkit::vms::{self, TINY, VmObject};
+use testkit::wait::Verdict;
+use testkit::world::World;
+use tokio::time::sleep;
+
+/// Says whose disk it was first, and counts on it.
+const SCRIPT: &str = "[ -e /data/first ] || hostname >/data/first\n\
+    echo \"the disk was $(cat /data/first)'s first, its first card has $(ip -o -4 address show dev eth0 | awk '{ print $4 }')\"\n\
+    dd if=/dev/urandom of=/data/noise bs=1M count=12 2>/dev/null\n\
+    probe count /data/count 50 7000 &";
+/// It has counted so far at least.
+const COUNTED: Heard = Heard {
+    last: 10,
+    back: 0,
+    boots: 0,
+};
+/// When agent and server are killed, after a copy was asked for.
+const KILLED_AFTER: [Duration; 3] = [
+    Duration::from_millis(0),
+    Duration::from_millis(120),
+    Duration::from_millis(400),
+];
+
+#[tokio::test]
+async fn a_running_vm_is_copied_and_both_go_their_ways() -> anyhow::Result<()> {
+    let world = World::up(2).await?;
+    world.make_template(192).await?;
+    let web = world.create_vm("web", vms::spec(Some("h1"), SCRIPT)).await?;
+    let once = RunsOnce::begin(&world, vms::id(&web));
+    let web = world.until_ready("web").await?;
+    said(&world, &web, "ready: web").await?;
+    let test = clone(&world, "test", "web", Power::Running).await?;
+    ensure!(test.status.copied.is_none(), "{:?}", test.status);
+    let test = world.until_ready("test").await?;
+    let copied = test
+        .status
+        .copied
+        .clone()
+        .context("it says nothing of its copy")?;
+    ensure!(copied.consistency == Consistency::Frozen, "{copied:?}");
+    is_its_own(&world, &web, &test).await?;
+    let now = world.get_vm("web").await?;
+    ensure!(
+        now.status.incarnation == web.status.incarnation && now.status.phase == Phase::Running,
+        "{:?}",
+        now.status
+    );
+    once.end().await?;
+
+    // The source is gone, and what both are made of is not.
+    let first = Left::behind(&shut_down(&world, "web").await?)?;
+    world.delete_vm("web").await?;
+    let refused = world.client().delete::<Image>(TINY).await;
+    ensure!(refused.is_err(), "an image is deleted under a copy");
+    let second = Left::behind(&shut_down(&world, "test").await?)?;
+    for left in [&first, &second] {
+        left.is_one_history(COUNTED)?;
+    }
+    world.delete_vm("test").await?;
+    is_empty(&world)?;
+    world.down().await
+}
+
+#[tokio::test]
+async fn a_vm_that_is_off_is_copied_as_it_is() -> anyhow::Result<()> {
+    let world = World::up(2).await?;
+    world.make_template(192).await?;
+    world.create_vm("web", vms::spec(Some("h1"), SCRIPT)).await?;
+    world.until_ready("web").await?;
+    let source = shut_down(&world, "web").await?;
+    clone(&world, "cold", "web", Power::Prepared).await?;
+    // Meanwhile it cannot be deleted; afterwards it can be started.
+    let cold = world.until_phase("cold", Phase::Off).await?;
+    let copied = cold
+        .status
+        .copied
+        .clone()
+        .context("it says nothing of its copy")?;
+    ensure!(copied.consistency == Consistency::Off, "{copied:?}");
+    let copy = disk(&world, &cold);
+    is_clean(&copy)?;
+    same(&source, &copy)?;
+    world.act("cold", "start").await?;
+    world.act("web", "start").await?;
+    let (cold, web) = tokio::try_join!(world.until_ready("cold"), world.until_ready("web"))?;
+    is_its_own(&world, &web, &cold).await?;
+    for name in ["web", "cold"] {
+        world.delete_vm(name).await?;
+    }
+    is_empty(&world)?;
+    world.down().await
+}
+
+#[tokio::test]
+async fn a_copy_is_made_whoever_is_killed_meanwhile() -> anyhow::Result<()> {
+    let world = World::up(1).await?;
+    world.make_template(192).await?;
+    world.create_vm("web", vms::spec(Some("h1"), SCRIPT)).await?;
+    let web = world.until_ready("web").await?;
+    said(&world, &web, "ready: web").await?;
+    let once = RunsOnce::begin(&world, vms::id(&web));
+    for (n, after) in KILLED_AFTER.into_iter().enumerate() {
+        let name = format!("copy-{n}");
+        clone(&world, &name, "web", Power::Prepared).await?;
+        sleep(after).await;
+        world.kill_agent("h1").await?;
+        let copy = world.until_phase(&name, Phase::Off).await?;
+        is_clean(&disk(&world, &copy))?;
+        world.delete_vm(&name).await?;
+    }
+    clone(&world, "copy-s", "web", Power::Prepared).await?;
+    world.kill_server().await?;
+    let copy = world.until_phase("copy-s", Phase::Off).await?;
+    is_clean(&disk(&world, &copy))?;
+    // One that is not wanted any more takes with it what there was of it.
+    clone(&world, "copy-d", "web", Power::Prepared).await?;
+    world.delete_vm("copy-d").await?;
+    // The guest goes on: its file systems are not left frozen.
+    let now = world.get_vm("web").await?;
+    ensure!(
+        now.status.incarnation == web.status.incarnation,
+        "{:?}",
+        now.status
+    );
+    once.end().await?;
+    Left::behind(&shut_down(&world, "web").await?)?.is_one_history(COUNTED)?;
+    for name in ["web", "copy-s"] {
+        world.delete_vm(name).await?;
+    }
+    is_empty(&world)?;
+    world.down().await
+}
+
+async fn clone(world: &World, name: &str, source: &str, power: Power) -> anyhow::Result<VmObject> {
+    let spec = VmSpec {
+        clone_of: Some(source.to_owned()),
+        power: Some(power),
+        ..VmSpec::default()
+    };
+    world.create_vm(name, spec).await
+}
+
+/// It has the source's disk, and its own name and address.
+async fn is_its_own(world: &World, source: &VmObject, copy: &VmObject) -> anyhow::Result<()> {
+    let (first, own) = (vms::address(source)?, vms::address(copy)?);
+    ensure!(first != own, "both have {own}");
+    said(
+        world,
+        copy,
+        &format!("the disk was web's first, its first card has {own}/"),
+    )
+    .await?;
+    said(world, copy, &format!("ready: {}", copy.name)).await
+}
+
+async fn said(world: &World, vm: &VmObject, words: &str) -> anyhow::Result<()> {
+    let host = vm.status.host.clone().context("it is on no host")?;
+    let mut console: Console = world.console(&host, vms::id(vm));
+    let is_there = |line: &str| line.contains(words).then_some(());
+    console.until(words, vms::BOOT_PATIENCE, is_there).await
+}
+
+/// Its disk, which nobody has open any more.
+async fn shut_down(world: &World, name: &str) -> anyhow::Result<PathBuf> {
+    world.act(name, "shutdown").await?;
+    let is_off = |vm: &VmObject| Verdict::from(vm.status.phase == Phase::Off);
+    let vm = world.until_vm(name, "off", is_off).await?;
+    Ok(disk(world, &vm))
+}
+
+fn disk(world: &World, vm: &VmObject) -> PathBuf {
+    world.volumes().join(vm.id.to_string()).join("root.qcow2")
+}
+
+fn is_clean(disk: &PathBuf) -> anyhow::Result<()> {
+    qemu_img(&["check", "-q"], &[disk])?;
+    // Its chain is the image and it, no more.
+    let info = qemu_img(&["info", "--output=json", "--backing-chain"], &[disk])?;
+    let chain: Vec<serde_json::Value> = serde_json::from_str(&info)?;
+    ensure!(chain.len() == 2, "{info}");
+    Ok(())
+}
+
+fn same(one: &PathBuf, other: &PathBuf) -> anyhow::Result<()> {
+    qemu_img(&["compare", "-q"], &[one, other]).map(drop)
+}
+
+fn qemu_img(words: &[&str], disks: &[&PathBuf]) -> anyhow::Result<String> {
+    let ran = Command::new("qemu-img").args(words).args(disks).output()?;
+    let said = String::from_utf8_lossy(&ran.stderr);
+    ensure!(ran.status.success(), "qemu-img {words:?} {disks:?}: {said}");
+    Ok(String::from_utf8(ran.stdout)?)
+}
+
+/// No disk, and no part of one, is left.
+fn is_empty(world: &World) -> anyhow::Result<()> {
+    let left: Vec<_> = std::fs::read_dir(world.volumes())?.collect::<Result<_, _>>()?;
+    ensure!(left.is_empty(), "{left:?}");
+    Ok(())
+}
