@@ -20,8 +20,12 @@ use crate::operation;
 use crate::plan::Plan;
 use crate::view::{Change, Migration, View};
 
-/// Where the texts for its guest are in a VM and in a template, as they are stored.
-const GUEST_TEXTS: [&str; 2] = ["/data/spec/guest/user_data", "/data/spec/guest/vendor_data"];
+/// Where the texts for its guest are in a VM and in a template, and what a guest printed in an operation, as they are stored.
+const GUEST_TEXTS: [&str; 3] = [
+    "/data/spec/guest/user_data",
+    "/data/spec/guest/vendor_data",
+    "/data/applied/output",
+];
 /// What stands in the audit trail for one that was not the same before.
 const CHANGED: &str = "[not shown, changed]";
 

@@ -1,8 +1,9 @@
 //! What the guest's agent says, asked apart from everything else: a guest may answer late or never.
 //!
-//! **Owns:** the only connection to the guest agent's socket, and what it said last.
+//! **Owns:** the only connection to the guest agent's socket, and what it said last. Who has something done in the guest
+//! takes turns with the looks.
 //!
-//! **Does not know:** what follows from it.
+//! **Does not know:** what follows from it, and what is done in the guest ([`super::apply`]).
 //!
 //! **Start here:** [`watch`]. A request waits in the socket until the guest's agent opens its end, so that the first
 //! answer comes as soon as there can be one.
@@ -16,8 +17,9 @@ use driver::types::Guest;
 use qemu::guest_agent::{GuestAgent, GuestAgentError, Interface};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
+use super::apply::{self, Job, Work};
 use super::live::Ask;
 
 /// How long one request may wait in the socket.
@@ -113,11 +115,33 @@ impl Known {
     }
 }
 
-/// Asks the guest for as long as its QEMU lives; whoever sends to `asks` has it asked to power off or to reboot.
-pub async fn watch(socket: PathBuf, known: Known, news: Arc<Notify>, mut asks: mpsc::Receiver<Ask>) {
+/// What others want of the guest's agent.
+#[derive(Debug)]
+pub struct Wanted {
+    /// That the guest powers off or reboots.
+    asks: mpsc::Receiver<Ask>,
+    /// That something is done in it.
+    jobs: mpsc::Receiver<Job>,
+    /// What is being done, and when it goes on.
+    present: Option<(Work, Instant)>,
+}
+
+impl Wanted {
+    /// With nothing begun.
+    pub fn new(asks: mpsc::Receiver<Ask>, jobs: mpsc::Receiver<Job>) -> Self {
+        Self {
+            asks,
+            jobs,
+            present: None,
+        }
+    }
+}
+
+/// Asks the guest for as long as its QEMU lives, and has done what is wanted.
+pub async fn watch(socket: PathBuf, known: Known, news: Arc<Notify>, mut wanted: Wanted) {
     loop {
         match GuestAgent::connect(&socket, ANSWER_DEADLINE, crate::chance::nonce()).await {
-            Ok(agent) => converse(agent, &known, &news, &mut asks).await,
+            Ok(agent) => converse(agent, &known, &news, &mut wanted).await,
             Err(error) => tracing::debug!(%error, "no connection to the guest's agent"),
         }
         sleep(PAUSE).await;
@@ -125,7 +149,7 @@ pub async fn watch(socket: PathBuf, known: Known, news: Arc<Notify>, mut asks: m
 }
 
 /// Until the socket closes.
-async fn converse(mut agent: GuestAgent, known: &Known, news: &Notify, asks: &mut mpsc::Receiver<Ask>) {
+async fn converse(mut agent: GuestAgent, known: &Known, news: &Notify, wanted: &mut Wanted) {
     let mut pause = FIRST_PAUSE;
     let mut search_pause = SEARCH_PAUSE;
     loop {
@@ -138,11 +162,39 @@ async fn converse(mut agent: GuestAgent, known: &Known, news: &Notify, asks: &mu
             Err(GuestAgentError::Closed { .. }) => return,
             Err(_) => {}
         }
-        if let Ok(Some(ask)) = timeout(pause, asks.recv()).await
-            && ask.is_current()
-            && let Err(error) = agent.shutdown(ask.mode).await
-        {
-            tracing::debug!(%error, mode = ?ask.mode, "the guest's agent was not asked to end its guest");
+        serve(&mut agent, wanted, pause).await;
+    }
+}
+
+/// Has done what is wanted until it is time for a look.
+async fn serve(agent: &mut GuestAgent, wanted: &mut Wanted, pause: Duration) {
+    let until = Instant::now() + pause;
+    loop {
+        let due = wanted.present.as_ref().map(|(_, due)| *due);
+        tokio::select! {
+            biased;
+            Some(ask) = wanted.asks.recv() => {
+                if ask.is_current()
+                    && let Err(error) = agent.shutdown(ask.mode).await
+                {
+                    tracing::debug!(%error, mode = ?ask.mode, "the guest's agent was not asked to end its guest");
+                }
+                return;
+            }
+            () = sleep_until(due.unwrap_or(until).min(until)) => {
+                if due.is_none_or(|due| due > until) {
+                    return;
+                }
+                agent.set_deadline(apply::ANSWER_DEADLINE);
+                if let Some((work, _)) = wanted.present.take() {
+                    let next = work.advance(agent).await;
+                    wanted.present = next.map(|(work, pause)| (work, Instant::now() + pause));
+                }
+                agent.set_deadline(ANSWER_DEADLINE);
+            }
+            Some(job) = wanted.jobs.recv(), if due.is_none() => {
+                wanted.present = Work::of(job).map(|work| (work, Instant::now()));
+            }
         }
     }
 }

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 /// What stands for what was there.
 const BLOT: &str = "[removed]";
-/// The fields of objects that are for guests' eyes.
-const FIELDS: [&str; 3] = ["user_data", "vendor_data", "ssh_keys"];
+/// The fields of objects that are for guests' eyes, and what guests have printed.
+const FIELDS: [&str; 4] = ["user_data", "vendor_data", "ssh_keys", "output"];
 /// What Sterna's secrets begin with.
 const PREFIXES: [&str; 2] = ["sterna-", "join-"];
 /// Shorter runs of digits are no secrets; longer ones are cut where a secret would end.
@@ -109,11 +109,13 @@ mod tests {
         let mut value = json!({
             "spec": { "guest": { "user_data": ["#!/bin/sh", "#!"], "vendor_data": "#!", "ssh_keys": ["ssh-ed25519 A"], "hostname": "web" } },
             "list": [{ "user_data": null }],
+            "status": { "applied": { "output": "a password", "exit_status": 0 } },
         });
         fields(&mut value);
         let expected = json!({
             "spec": { "guest": { "user_data": BLOT, "vendor_data": BLOT, "ssh_keys": BLOT, "hostname": "web" } },
             "list": [{ "user_data": null }],
+            "status": { "applied": { "output": BLOT, "exit_status": 0 } },
         });
         assert_eq!(value, expected);
     }
