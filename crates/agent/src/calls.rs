@@ -10,7 +10,10 @@
 use std::sync::Arc;
 
 use api::agent::{Call, CallFor};
+use api::apply::{ApplyAnswer, ApplyOrder, ORDER_MAX_BYTES};
 use api::console::{Console, MESSAGE_MAX_BYTES, Said};
+use model::Reason;
+use model::operation::Applied;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -78,6 +81,7 @@ async fn answer(mut line: Console, host: &Host, call: Call) {
             }
         }
         CallFor::ConsoleLog => send_log(&mut line, host, &call).await,
+        CallFor::Apply => apply(&mut line, host, &call).await,
     };
     line.end(&reason).await;
 }
@@ -93,6 +97,60 @@ async fn send_log(line: &mut Console, host: &Host, call: &Call) -> String {
         Ok(Err(error)) => format!("its log cannot be read: {error}"),
         Err(error) => format!("its log cannot be read: {error}"),
     }
+}
+
+/// Takes an order for a guest and says what came of it. Whoever gave it may go; what was begun goes on.
+async fn apply(line: &mut Console, host: &Host, call: &Call) -> String {
+    let given = take_order(line).await;
+    let answer = match given.and_then(|order| host.guests.give(call.vm, order)) {
+        Ok(mut answered) => loop {
+            tokio::select! {
+                answer = &mut answered => match answer {
+                    Ok(answer) => break answer,
+                    Err(_) => return "its QEMU ended".to_owned(),
+                },
+                said = line.next() => if let Said::Ended(_) = said {
+                    return String::new();
+                },
+            }
+        },
+        Err(reason) => ApplyAnswer {
+            applied: Applied::default(),
+            reason: Some(reason),
+        },
+    };
+    match serde_json::to_string(&answer) {
+        Ok(text) => {
+            line.notice(text).await;
+            String::new()
+        }
+        Err(error) => format!("what came of it cannot be said: {error}"),
+    }
+}
+
+/// The order that comes behind its length. Why there is none says nothing of what it has: that is a secret.
+async fn take_order(line: &mut Console) -> Result<ApplyOrder, Reason> {
+    let not_understood = || {
+        let message =
+            "nothing was done: the order is not understood; are server and agent of the same release?";
+        Reason::new("apply-not-understood", message)
+    };
+    let Said::Notice(length) = line.next().await else {
+        return Err(not_understood());
+    };
+    let length: usize = length.parse().map_err(|_| not_understood())?;
+    if length > ORDER_MAX_BYTES {
+        return Err(not_understood());
+    }
+    let mut order = Vec::new();
+    while order.len() < length {
+        match line.next().await {
+            Said::Bytes(bytes) => order.extend(bytes),
+            Said::Notice(_) => {}
+            Said::Ended(_) => return Err(not_understood()),
+        }
+    }
+    serde_json::from_slice(&order).map_err(|_| not_understood())
 }
 
 /// Until either side ends; why.

@@ -210,6 +210,7 @@ impl Joined {
     fn host(self, journal: Journal, board: Arc<Board>) -> Result<Host, AgentError> {
         Ok(Host {
             consoles: Consoles::default(),
+            guests: vm::apply::Guests::default(),
             turns: Turns::new(self.status.cpus.try_into().unwrap_or(1)),
             network: Network::open(&self.config.data_dir, self.config.underlay_address)?,
             storage: Storage::new(self.client, self.config.server),

@@ -90,6 +90,9 @@ pub enum CallFor {
     },
     /// The last part of the console's log.
     ConsoleLog,
+    /// What is to be done in its guest: an [`crate::apply::ApplyOrder`] comes as JSON in binary messages, behind a text
+    /// message with its length; an [`crate::apply::ApplyAnswer`] goes back as JSON in a text message.
+    Apply,
 }
 
 /// From the source's agent to the target's: my QEMU completed, run.

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::apply::ApplyBody;
 use crate::console::{Console, DialError};
 use crate::document::{CheckAnswer, CheckBody};
 use crate::history::History;
@@ -325,6 +326,22 @@ impl Client {
     ) -> Result<ObjectOf<R>, ClientError> {
         let path = format!("{}/actions/{action}", path::<R>(Some(name)));
         self.json(self.write(Method::POST, &path).json(body)).await
+    }
+
+    /// Has something done in a VM's guest, which runs; the operation tells how far it is. The same request id gets the same
+    /// answer.
+    pub async fn apply(
+        &self,
+        vm: &str,
+        body: &ApplyBody,
+        request_id: Option<&str>,
+    ) -> Result<ObjectOf<crate::kinds::Operation>, ClientError> {
+        let path = format!("{}/apply", path::<crate::kinds::Vm>(Some(vm)));
+        let mut request = self.write(Method::POST, &path).json(body);
+        if let Some(id) = request_id {
+            request = request.query(&[("request_id", id)]);
+        }
+        self.json(request).await
     }
 
     /// What writing documents would lead to, one after the other.

@@ -8,7 +8,7 @@ use model::host::{Accelerator, Lack, Overcommit, QemuUser};
 use model::image::{ImageFormat, ImportProgress};
 use model::lifecycle::{Availability, Phase};
 use model::migration::{Figures, Method, MigrationPhase, Progress};
-use model::operation::{Action, OperationPhase};
+use model::operation::{Action, Applied, OperationPhase};
 use model::report::StepTime;
 use model::user_data::UserData;
 use model::vm::{BootDevice, Consistency, Power, RefusedGroup, SeedFormat};
@@ -657,6 +657,9 @@ pub struct OperationSpec {
     pub object: String,
     /// The id of the request that asked for it; the logs have it too.
     pub request_id: Option<String>,
+    /// What an apply does in the guest, in its order; empty for all else.
+    #[serde(default)]
+    pub steps: Vec<String>,
 }
 
 /// How far a long action is.
@@ -672,6 +675,9 @@ pub struct OperationStatus {
     pub ended_at: Option<Timestamp>,
     /// Why it failed, or what else there is to say of its end.
     pub reason: Option<Reason>,
+    /// What came of an apply that has ended.
+    #[serde(default)]
+    pub applied: Option<Applied>,
 }
 
 impl Resource for Operation {

@@ -2,13 +2,15 @@
 //!
 //! **Owns:** the shape of every request and answer ([`resource`], [`kinds`], [`document`],
 //! [`history`], [`store`], [`token`], [`problem`]), the OpenAPI document
-//! ([`openapi`]), what may be asked of a list ([`query`]), the typed client ([`client`]), a console as a stream ([`console`]).
+//! ([`openapi`]), what may be asked of a list ([`query`]), the typed client ([`client`]), a console as a stream ([`console`]),
+//! what is done in a guest that runs ([`apply`]).
 //!
 //! **Does not know:** how anything is stored or decided.
 //!
 //! **Start here:** [`resource`] for what every kind has in common, then [`kinds`].
 
 pub mod agent;
+pub mod apply;
 pub mod client;
 pub mod console;
 pub mod document;

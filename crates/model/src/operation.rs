@@ -30,6 +30,18 @@ pub struct OperationSpec {
     /// The id of the request that asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// What an apply does in the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apply: Option<Apply>,
+}
+
+/// What an apply does in a guest, in its order. What it writes and runs there is a secret: it is nowhere in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Apply {
+    /// Each step in a few words, without its content.
+    pub steps: Vec<String>,
+    /// When it is given up.
+    pub deadline: Timestamp,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
@@ -55,6 +67,8 @@ pub enum Action {
     Stop,
     /// Remove all that a VM owns.
     Delete,
+    /// Run a script, or set files, users and keys, in a guest that runs.
+    Apply,
 }
 
 impl Action {
@@ -68,6 +82,7 @@ impl Action {
             Self::Suspend => "suspend",
             Self::Stop => "stop",
             Self::Delete => "delete",
+            Self::Apply => "apply",
         }
     }
 }
@@ -85,6 +100,23 @@ pub struct OperationStatus {
     pub ended_at: Option<Timestamp>,
     /// Why it failed, or what else there is to say of its end.
     pub reason: Option<Reason>,
+    /// What came of an apply.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<Applied>,
+}
+
+/// What came of an apply.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Applied {
+    /// How many of its steps were done, in their order.
+    pub steps_done: usize,
+    /// With what the script ended, or the step that failed; 128 and the signal's number if a signal ended it.
+    pub exit_status: Option<i32>,
+    /// The last that it printed, at most 2 KiB; a guest may print secrets, so those who only read do not see it.
+    pub output: String,
+    /// How much it printed, in bytes.
+    pub output_bytes: u64,
 }
 
 impl OperationStatus {
@@ -96,6 +128,7 @@ impl OperationStatus {
             deadline: None,
             ended_at: None,
             reason: None,
+            applied: None,
         }
     }
 }

@@ -20,6 +20,8 @@ use crate::operation;
 use crate::plan::Plan;
 use crate::view::{Change, Migration, View};
 
+/// Where what a guest printed is in the status of an operation.
+const OUTPUT: &str = "/applied/output";
 /// What stands in the audit trail for one that was not the same before.
 const CHANGED: &str = "[not shown, changed]";
 
@@ -175,7 +177,7 @@ fn audit_record(plan: &Plan, before: &BTreeMap<String, Before>, stamp: &Stamp<'_
 
 /// The audit trail is kept for good: it says that a guest has texts and whether they changed, not what they are.
 fn leave_texts_out(before: &mut Option<Value>, after: &mut Option<Value>) {
-    for pointer in user_data::IN_OBJECT {
+    for pointer in user_data::IN_OBJECT.into_iter().chain([OUTPUT]) {
         let (mut old, mut new) = (text(before, pointer), text(after, pointer));
         let has_changed = old.is_some() && old != new;
         if let Some(old) = &mut old {

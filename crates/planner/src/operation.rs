@@ -7,10 +7,12 @@
 //! **Does not know:** how the action is carried out: that follows from the VM, never from its operation. A record that is
 //! lost changes nothing but what people can read.
 //!
-//! How far an operation is follows from the VM alone, whenever it is looked at: nobody has to be awake when it ends.
+//! How far an operation is follows from the VM alone, whenever it is looked at: nobody has to be awake when it ends. An apply
+//! is the exception: the server that has its content writes how it ended ([`end_apply`]), and one of which nothing is
+//! heard until its deadline is lost.
 
 use model::document::Cause;
-use model::operation::{Action, OperationPhase, OperationSpec, OperationStatus};
+use model::operation::{Action, Applied, Apply, OperationPhase, OperationSpec, OperationStatus};
 use model::report::{RunState, RunStatus};
 use model::vm::{Goal, Outcome, Power, VmIntent};
 use model::{Kind, Meta, Object, OperationId, Reason, Timestamp, VmId, key};
@@ -25,16 +27,92 @@ use crate::vm::later;
 pub const KEPT_PER_VM: usize = 10;
 /// How long the record of a deletion is kept after it.
 pub const KEPT_AFTER_DELETION_MS: i64 = 600_000;
+/// How long after its deadline an apply counts as lost of which nobody has said how it ended.
+const APPLY_LOST_AFTER_MS: i64 = 30_000;
 /// How many records one transaction changes: the store takes 128 operations.
 const RECORDS_PER_PLAN: usize = 16;
 
 /// A request that takes long.
-pub(crate) struct Asked {
+pub struct Asked {
     action: Action,
     request: u64,
     vm: Uuid,
     vm_name: String,
     project: Option<String>,
+    apply: Option<Apply>,
+}
+
+/// What an apply to a VM asks for. Its requests are counted by what is kept of them.
+pub fn asked_to_apply(view: &View, vm: &Meta, apply: Apply) -> Asked {
+    let before = applies(view, VmId(vm.id)).map(|(_, spec, _)| spec.request);
+    Asked {
+        action: Action::Apply,
+        request: before.max().unwrap_or(0).saturating_add(1),
+        vm: vm.id,
+        vm_name: vm.name.clone(),
+        project: vm.project.clone(),
+        apply: Some(apply),
+    }
+}
+
+/// How many applies to a VM have not ended.
+pub fn applies_under_way(view: &View, vm: VmId) -> usize {
+    running_applies(view, vm).count()
+}
+
+/// When it is to be looked whether an apply to a VM is lost.
+pub(crate) fn look_again_at(view: &View, vm: VmId) -> Option<Timestamp> {
+    running_applies(view, vm)
+        .map(|apply| apply_lost_at(apply.deadline))
+        .min()
+}
+
+fn running_applies(view: &View, vm: VmId) -> impl Iterator<Item = &Apply> {
+    let running = applies(view, vm).filter(|(_, _, operation)| status(operation).ended_at.is_none());
+    running.filter_map(|(_, spec, _)| spec.apply.as_ref())
+}
+
+fn applies(view: &View, vm: VmId) -> impl Iterator<Item = (OperationId, &OperationSpec, &Operation)> {
+    let all = view.operations_on(vm).filter_map(|(id, operation)| {
+        let spec = &operation.object.as_ref()?.value.spec;
+        Some((id, spec, operation))
+    });
+    all.filter(|(_, spec, _)| spec.action == Action::Apply)
+}
+
+/// When an apply with this deadline counts as lost.
+pub fn apply_lost_at(deadline: Timestamp) -> Timestamp {
+    later(deadline, APPLY_LOST_AFTER_MS)
+}
+
+/// The end of an apply, written down by the server that carried it out; `None` if it has ended already, or is gone.
+pub fn end_apply(
+    view: &View,
+    id: OperationId,
+    ended: Result<Applied, (Reason, Applied)>,
+    now: Timestamp,
+) -> Option<Plan> {
+    let operation = view.operations.get(&id.0)?;
+    let object = operation.object.as_ref()?;
+    let before = status(operation);
+    if before.ended_at.is_some() {
+        return None;
+    }
+    let (phase, reason, applied) = match ended {
+        Ok(applied) => (OperationPhase::Done, None, applied),
+        Err((reason, applied)) => (OperationPhase::Failed, Some(reason), applied),
+    };
+    let mut plan = Plan::new(format!("note the end of {}", object.value.meta.name));
+    plan.rely(key::object(Kind::Operation, id.0), object.revision);
+    let status = OperationStatus {
+        phase,
+        ended_at: Some(now),
+        reason,
+        applied: Some(applied),
+        ..before
+    };
+    set_status(&mut plan, id, operation, &status);
+    Some(plan)
 }
 
 /// What a write to a VM's object asks for, if that takes long.
@@ -67,6 +145,7 @@ pub(crate) fn asked(old: &View, new: &View, id: VmId) -> Option<Asked> {
         vm: id.0,
         vm_name: after.meta.name,
         project: after.meta.project,
+        apply: None,
     })
 }
 
@@ -92,7 +171,7 @@ fn power_action(power: Power, present: Option<Goal>) -> Option<Action> {
 }
 
 /// Puts the record of a request into its plan, under a name that is free in the view.
-pub(crate) fn create(plan: &mut Plan, view: &View, asked: &Asked, stamp: &mut Stamp<'_>) {
+pub fn create(plan: &mut Plan, view: &View, asked: &Asked, stamp: &mut Stamp<'_>) {
     let id = (stamp.next_id)();
     let name = free_name(view, asked);
     let owner = stamp.actor.name.clone();
@@ -114,6 +193,7 @@ pub(crate) fn create(plan: &mut Plan, view: &View, asked: &Asked, stamp: &mut St
         request: asked.request,
         owner,
         request_id: stamp.actor.request.clone(),
+        apply: asked.apply.clone(),
     };
     plan.create(
         key::name_index(Kind::Operation, meta.project.as_deref(), &name),
@@ -228,7 +308,7 @@ pub fn start_asked_at(view: &View, vm: VmId, granted_at: Timestamp) -> Option<Ti
 }
 
 /// What is done for a VM now, for whoever reads logs: its migration, or the newest of its operations, ended or not, so that
-/// an end alone is no news to its host.
+/// an end alone is no news to its host. An apply is none of its host's business: what it does is not in the document.
 pub fn cause(view: &View, vm: VmId) -> Option<Cause> {
     let migration = view.active_migrations(vm).next();
     let migration = migration.and_then(|(_, migration)| migration.object.as_ref());
@@ -241,6 +321,7 @@ pub fn cause(view: &View, vm: VmId) -> Option<Cause> {
     let objects = view.operations_on(vm);
     let newest = objects
         .filter_map(|(_, operation)| operation.object.as_ref())
+        .filter(|at| at.value.spec.action != Action::Apply)
         .last()?;
     Some(Cause {
         operation: newest.value.meta.id,
@@ -260,7 +341,9 @@ fn present_status(
         deadline: deadline(vm, spec).or(before.deadline),
         ..before
     };
-    let ended = own_end(vm, spec).or_else(|| overtaken(view, vm, id, spec));
+    let ended = own_end(vm, spec)
+        .or_else(|| overtaken(view, vm, id, spec))
+        .or_else(|| lost(vm, spec, now));
     ended.map_or(running.clone(), |(phase, reason)| OperationStatus {
         phase,
         ended_at: Some(now),
@@ -269,8 +352,33 @@ fn present_status(
     })
 }
 
+/// The end of an apply of which nobody has said in time how it ended: the server that did it is gone.
+fn lost(vm: &Vm, spec: &OperationSpec, now: Timestamp) -> Option<End> {
+    let apply = spec
+        .apply
+        .as_ref()
+        .filter(|apply| apply_lost_at(apply.deadline) <= now)?;
+    Some(failed(Some(lost_reason(vm_name(vm), apply))))
+}
+
+fn vm_name(vm: &Vm) -> &str {
+    vm.object.as_ref().map_or("it", |at| at.value.meta.name.as_str())
+}
+
+/// Nobody knows how an apply ended.
+pub fn lost_reason(vm: &str, apply: &Apply) -> Reason {
+    let message = format!(
+        "whether this was done is not known, since the connection to it was lost: {}; look at {vm}, and apply again",
+        apply.steps.join(", ")
+    );
+    Reason::new("apply-lost", message)
+}
+
 /// When the host stops waiting for the guest.
 fn deadline(vm: &Vm, spec: &OperationSpec) -> Option<Timestamp> {
+    if let Some(apply) = &spec.apply {
+        return Some(apply.deadline);
+    }
     let open = intent(vm)?.open.as_ref()?;
     match (spec.action, open.goal) {
         (Action::Shutdown, Goal::Shutdown { force_at }) => Some(force_at),
@@ -302,7 +410,8 @@ fn own_end(vm: &Vm, spec: &OperationSpec) -> Option<End> {
             let made = run?.rebooted.filter(|made| made.request == spec.request)?;
             Some(done(made.forced.then(reset_reason)))
         }
-        Action::Start | Action::Prepare | Action::Shutdown | Action::Delete => None,
+        // How an apply ended says who did it.
+        Action::Start | Action::Prepare | Action::Shutdown | Action::Delete | Action::Apply => None,
     }
 }
 
@@ -323,7 +432,7 @@ fn closed_end(action: Action, is_answered: bool, intent: Option<&VmIntent>) -> O
     let reason = ended.and_then(|ended| ended.reason.clone());
     match (action, ended.map(|ended| ended.outcome)) {
         (Action::Shutdown, _) => Some(done(reason)),
-        (Action::Delete, _) => None,
+        (Action::Delete | Action::Apply, _) => None,
         (Action::Reboot, _) => Some(failed(reason)),
         (Action::Start | Action::Prepare, _) if !is_answered => None,
         // It is placed anew, or waits for it.
@@ -357,6 +466,7 @@ fn overtaken(view: &View, vm: &Vm, id: OperationId, spec: &OperationSpec) -> Opt
     let is_overtaken = match spec.action {
         Action::Delete => false,
         _ if is_deleted => true,
+        Action::Apply => false,
         Action::Reboot => {
             let is_kept = matches!(goal(vm), Some(Goal::Run { paused: false }));
             !is_kept

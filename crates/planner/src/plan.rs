@@ -79,6 +79,13 @@ impl Decision {
         }
     }
 
+    /// The same, and look again at this time at the latest.
+    #[must_use]
+    pub(crate) fn and_at(mut self, at: Option<Timestamp>) -> Self {
+        self.look_again_at = self.look_again_at.into_iter().chain(at).min();
+        self
+    }
+
     /// Nothing can be done until there is room somewhere.
     pub fn wait_for_room() -> Self {
         Self {

@@ -51,12 +51,13 @@ pub fn plan_beside(view: &View, id: VmId, others: &[VmId], now: Timestamp) -> De
         return plan.into();
     }
     let intent = step.intent();
-    match &intent.open {
+    let decision = match &intent.open {
         Some(open) => step.open(open),
         None if step.object.value.meta.deleted_at.is_some() => step.deleted(),
         None if step.starts() => step.place(others),
         None => step.closed(),
-    }
+    };
+    decision.and_at(operation::look_again_at(view, id))
 }
 
 /// Everything that one step is decided on.

@@ -8,6 +8,7 @@
 //! ends whatever the agent was parsing, then `guest-sync-delimited` with a number that was never used before; all up to the
 //! 0xFF before the answer with that number is thrown away. Texts from the guest are data: whoever shows them escapes them.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ const INTERFACES_MAX: usize = 64;
 const ADDRESSES_MAX: usize = 256;
 /// How long a guest may take to write out what it has not written yet, and to freeze.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(8);
+/// How much longer a command may take for each KiB of its input: a guest may be emulated, and busy.
+const INPUT_PATIENCE: Duration = Duration::from_millis(20);
 /// How long a refusal to shut down is waited for.
 const SHUTDOWN_REFUSAL_WAIT: Duration = Duration::from_millis(500);
 
@@ -167,6 +170,11 @@ impl GuestAgent {
             next_sync: u64::from(nonce) << 31,
             conversation: Conversation::Lost,
         })
+    }
+
+    /// Bounds each call by this from now on.
+    pub fn set_deadline(&mut self, deadline: Duration) {
+        self.deadline = deadline;
     }
 
     /// Executes one command and gives its `return` value.
@@ -325,15 +333,62 @@ impl GuestAgent {
         }
     }
 
+    /// The agent's commands, and whether each may be used.
+    pub async fn commands(&mut self) -> Result<BTreeMap<String, bool>, GuestAgentError> {
+        #[derive(Deserialize)]
+        struct Info {
+            supported_commands: Vec<Command>,
+        }
+        #[derive(Deserialize)]
+        struct Command {
+            name: String,
+            enabled: bool,
+        }
+        let info: Info = self.query("guest-info", json!({})).await?;
+        let commands = info.supported_commands.into_iter();
+        Ok(commands.map(|one| (one.name, one.enabled)).collect())
+    }
+
     /// Starts a command in the guest, with its output kept there; gives its number for [`GuestAgent::exec_status`].
     pub async fn exec(&mut self, program: &str, arguments: &[&str]) -> Result<i64, GuestAgentError> {
+        self.exec_with(program, arguments, "").await
+    }
+
+    /// The same with this, in Base64, on its standard input. It comes to the guest in one message, so the command is either
+    /// not started or gets all of it.
+    pub async fn exec_with(
+        &mut self,
+        program: &str,
+        arguments: &[&str],
+        input: &str,
+    ) -> Result<i64, GuestAgentError> {
         #[derive(Deserialize)]
         struct Started {
             pid: i64,
         }
-        let arguments = json!({"path": program, "arg": arguments, "capture-output": true});
-        let started: Started = self.query("guest-exec", arguments).await?;
+        let command = "guest-exec";
+        let mut arguments = json!({"path": program, "arg": arguments, "capture-output": true});
+        if !input.is_empty() {
+            arguments["input-data"] = input.into();
+        }
+        let patience = self.deadline
+            + INPUT_PATIENCE.saturating_mul(u32::try_from(input.len() >> 10).unwrap_or(u32::MAX));
+        let value = self.execute_within(command, arguments, patience).await?;
+        let started: Started = serde_json::from_value(value).map_err(|error| garbage(command, &error))?;
         Ok(started.pid)
+    }
+
+    /// Sets a user's password, given in Base64.
+    pub async fn set_user_password(&mut self, user: &str, password: &str) -> Result<(), GuestAgentError> {
+        let arguments = json!({"username": user, "password": password, "crypted": false});
+        self.execute("guest-set-user-password", arguments).await.map(drop)
+    }
+
+    /// Lets the owners of these public keys log in as a user, beside those who may already.
+    pub async fn add_ssh_keys(&mut self, user: &str, keys: &[String]) -> Result<(), GuestAgentError> {
+        let arguments = json!({"username": user, "keys": keys, "reset": false});
+        let command = "guest-ssh-add-authorized-keys";
+        self.execute(command, arguments).await.map(drop)
     }
 
     /// How a command started by [`GuestAgent::exec`] is getting on. The agent forgets it once its end was told.

@@ -1,7 +1,8 @@
 //! The HTTP server: authentication, requests in, objects and streams out.
 //!
 //! **Owns:** the routes that every kind has ([`routes`]), reading ([`lists`], [`watch`], [`places`]), what a request means for each kind ([`kinds`]), the
-//! connections of agents ([`agents`], [`calls`]) and what is said on them ([`hosts`]), people at consoles ([`console`]),
+//! connections of agents ([`agents`], [`calls`]) and what is said on them ([`hosts`]), people at consoles ([`console`]), what is done in guests
+//! that run ([`apply`]),
 //! the cloud's CAs ([`pki`]), images' content ([`images`]), the store as a whole ([`backup`], [`compaction`], [`restored`]),
 //! what is seen of it all from outside ([`metrics`], [`requests`]).
 //!
@@ -15,6 +16,7 @@
 
 pub mod agents;
 pub mod answer;
+pub mod apply;
 pub mod auth;
 pub mod backup;
 pub mod calls;

@@ -108,6 +108,7 @@ impl Wanted {
         let mut object = render::<R>(heard, view, id)?;
         if self.role < Role::Operator {
             R::hide_secrets(&mut object.spec);
+            R::hide_in_status(&mut object.status);
         }
         Some(object)
     }

@@ -27,7 +27,7 @@ use crate::kinds::{Served, explanation, host_action, image_import, missing, vm_a
 use crate::service::{self, Answer, Context, RequestId, check_revision, create_object, replace_object};
 use crate::shared::Shared;
 use crate::{
-    agents, backup, calls, check, console, docs, history, images, lists, metrics, progress, requests,
+    agents, apply, backup, calls, check, console, docs, history, images, lists, metrics, progress, requests,
     restored, tokens, unread,
 };
 
@@ -55,6 +55,10 @@ pub fn router(app: App) -> Router {
         .route("/v1/vms/{name}/actions/{action}", post(act_on_vm))
         .route("/v1/vms/{name}/console", get(console::attach))
         .route("/v1/vms/{name}/explain", get(explain))
+        .route(
+            "/v1/vms/{name}/apply",
+            post(apply::apply).layer(DefaultBodyLimit::max(apply::BODY_MAX_BYTES)),
+        )
         .route("/v1/hosts/{name}/actions/{action}", post(act_on_host))
         .route(
             "/v1/migrations/{name}/progress",
@@ -140,7 +144,7 @@ async fn no_method(method: Method, uri: Uri) -> Refused {
 pub struct WriteQuery {
     request_id: Option<String>,
     expected_revision: Option<u64>,
-    dry_run: bool,
+    pub(crate) dry_run: bool,
 }
 
 /// What stands behind the `?`, or a problem that says what of it is not understood.
@@ -165,7 +169,8 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     })
 }
 
-fn request_id(
+/// What a repeat of a request is recognised by, if the client gave an id: with the path, what of the body is given here.
+pub fn request_id(
     query: &WriteQuery,
     method: &str,
     path: &str,
@@ -186,7 +191,8 @@ fn request_id(
     }))
 }
 
-fn respond(answer: Answer) -> Response {
+/// An answer of the service as one of HTTP.
+pub fn respond(answer: Answer) -> Response {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     (status, axum::Json(answer.body)).into_response()
 }

@@ -15,6 +15,7 @@ use model::token::{Role, TokenRecord};
 use planner::Plan;
 use store::{RangeRequest, Store};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::agents::secret;
 use crate::auth::{ADMIN, sha256_hex};
@@ -29,7 +30,7 @@ use crate::metrics::{Metered, Metrics};
 use crate::pki::{Pki, write_private};
 use crate::places::Places;
 use crate::shared::{Cloud, Shared};
-use crate::{backup, compaction, contact, metrics, routes, tls};
+use crate::{apply, backup, compaction, contact, metrics, routes, tls};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -95,6 +96,7 @@ pub async fn run(
         joins: tokio::sync::Mutex::default(),
         bells: Bells::default(),
         calls: Calls::default(),
+        applies: Arc::new(Semaphore::new(apply::AT_ONCE_MAX)),
         limits: Limits::new(config.rates),
         metrics: counted,
         figures: figures.clone(),

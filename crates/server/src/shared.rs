@@ -20,7 +20,7 @@ use model::report::{Report, Samples};
 use model::{HostId, ImageId, Incarnation, VmId};
 use planner::reports::ReportOrder;
 use store::Store;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use crate::calls::Calls;
@@ -96,6 +96,8 @@ pub struct Shared {
     pub bells: Bells,
     /// The agents that listen for calls.
     pub calls: Calls,
+    /// A permit for each apply that this server does.
+    pub applies: Arc<Semaphore>,
     /// How often may be asked.
     pub limits: Limits,
     /// What is counted.

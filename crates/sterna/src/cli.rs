@@ -9,6 +9,7 @@
 mod completion;
 mod contexts;
 mod files;
+mod guest;
 mod kinds;
 mod manual;
 mod output;
@@ -26,6 +27,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 pub(crate) use completion::{CompletionArgs, Shell, answered, script};
 pub(crate) use contexts::{ContextCommand, SetContextArgs};
 pub(crate) use files::{ApplyArgs, DESCRIBED, ExportArgs};
+pub(crate) use guest::GuestApplyArgs;
 pub(crate) use kinds::{
     CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, DrainArgs, GetArgs, GuestArgs, HistoryArgs,
     HostCommand, ImageCommand, ImportArgs, LabelArgs, ListArgs, MigrationCommand, NetworkArgs, ReadCommand,

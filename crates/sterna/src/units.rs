@@ -4,6 +4,7 @@
 //!
 //! **Does not know:** what may be asked of a VM: the server says which sizes and names it takes.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use api::kinds::NicSpec;
@@ -133,6 +134,14 @@ pub(crate) fn label(text: &str) -> Result<(String, String), String> {
             Ok((key.to_owned(), value.to_owned()))
         }
         _ => Err("a label is written key=value, one at a time".to_owned()),
+    }
+}
+
+/// A file in a guest, and the one here that it is made from, as in `/etc/motd=motd.txt`.
+pub(crate) fn file(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((path, from)) if path.starts_with('/') && !from.is_empty() => Ok((path.to_owned(), from.into())),
+        _ => Err("write the path in the guest, =, and the file here, as in /etc/motd=motd.txt".to_owned()),
     }
 }
 

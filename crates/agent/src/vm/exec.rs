@@ -365,6 +365,7 @@ impl Vm {
             vm: self.id.vm,
             board: Arc::clone(&self.host.board),
             consoles: self.host.consoles.clone(),
+            guests: self.host.guests.clone(),
             directory: self.run_dir(),
             console_log: self.dir().console_log(),
             look: Arc::clone(&self.look),

@@ -1,8 +1,9 @@
 //! What the guest's agent says, asked apart from everything else: a guest may answer late or never.
 //!
-//! **Owns:** the only connection to the guest agent's socket, and what it said last.
+//! **Owns:** the only connection to the guest agent's socket, and what it said last. Who has something done in the guest
+//! takes turns with the looks.
 //!
-//! **Does not know:** what follows from it.
+//! **Does not know:** what follows from it, and what is done in the guest ([`super::apply`]).
 //!
 //! **Start here:** [`watch`]. A request waits in the socket until the guest's agent opens its end, so that the first
 //! answer comes as soon as there can be one.
@@ -16,9 +17,10 @@ use driver::types::Guest;
 use qemu::guest_agent::{GuestAgent, GuestAgentError, Interface};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::live::{Ask, FreezeAsk};
+use super::apply::{self, Job, Work};
+use super::live::{Ask, EndAsk, FreezeAsk};
 
 /// How long one request may wait in the socket.
 const ANSWER_DEADLINE: Duration = Duration::from_millis(1500);
@@ -117,11 +119,33 @@ impl Known {
     }
 }
 
-/// Asks the guest for as long as its QEMU lives; whoever sends to `asks` has it asked to power off or to reboot.
-pub async fn watch(socket: PathBuf, known: Known, news: Arc<Notify>, mut asks: mpsc::Receiver<Ask>) {
+/// What others want of the guest's agent.
+#[derive(Debug)]
+pub struct Wanted {
+    /// That the guest powers off or reboots.
+    asks: mpsc::Receiver<Ask>,
+    /// That something is done in it.
+    jobs: mpsc::Receiver<Job>,
+    /// What is being done, and when it goes on.
+    present: Option<(Work, Instant)>,
+}
+
+impl Wanted {
+    /// With nothing begun.
+    pub fn new(asks: mpsc::Receiver<Ask>, jobs: mpsc::Receiver<Job>) -> Self {
+        Self {
+            asks,
+            jobs,
+            present: None,
+        }
+    }
+}
+
+/// Asks the guest for as long as its QEMU lives, and has done what is wanted.
+pub async fn watch(socket: PathBuf, known: Known, news: Arc<Notify>, mut wanted: Wanted) {
     loop {
         match GuestAgent::connect(&socket, ANSWER_DEADLINE, crate::chance::nonce()).await {
-            Ok(agent) => converse(agent, &known, &news, &mut asks).await,
+            Ok(agent) => converse(agent, &known, &news, &mut wanted).await,
             Err(error) => tracing::debug!(%error, "no connection to the guest's agent"),
         }
         sleep(PAUSE).await;
@@ -129,7 +153,7 @@ pub async fn watch(socket: PathBuf, known: Known, news: Arc<Notify>, mut asks: m
 }
 
 /// Until the socket closes.
-async fn converse(mut agent: GuestAgent, known: &Known, news: &Notify, asks: &mut mpsc::Receiver<Ask>) {
+async fn converse(mut agent: GuestAgent, known: &Known, news: &Notify, wanted: &mut Wanted) {
     let mut pause = FIRST_PAUSE;
     let mut search_pause = SEARCH_PAUSE;
     let mut is_new = true;
@@ -158,15 +182,47 @@ async fn converse(mut agent: GuestAgent, known: &Known, news: &Notify, asks: &mu
             Err(GuestAgentError::Closed { .. }) => return,
             Err(_) => {}
         }
-        match timeout(pause, asks.recv()).await {
-            Ok(Some(Ask::End(ask))) if ask.is_current() => {
-                if let Err(error) = agent.shutdown(ask.mode).await {
-                    tracing::debug!(%error, mode = ?ask.mode, "the guest's agent was not asked to end its guest");
+        serve(&mut agent, wanted, pause).await;
+    }
+}
+
+/// Has done what is wanted until it is time for a look.
+async fn serve(agent: &mut GuestAgent, wanted: &mut Wanted, pause: Duration) {
+    let until = Instant::now() + pause;
+    loop {
+        let due = wanted.present.as_ref().map(|(_, due)| *due);
+        tokio::select! {
+            biased;
+            Some(ask) = wanted.asks.recv() => {
+                match ask {
+                    Ask::End(ask) => end(agent, &ask).await,
+                    Ask::Freeze(ask) => freeze(agent, ask).await,
                 }
+                return;
             }
-            Ok(Some(Ask::Freeze(ask))) => freeze(&mut agent, ask).await,
-            Ok(_) | Err(_) => {}
+            () = sleep_until(due.unwrap_or(until).min(until)) => {
+                if due.is_none_or(|due| due > until) {
+                    return;
+                }
+                agent.set_deadline(apply::ANSWER_DEADLINE);
+                if let Some((work, _)) = wanted.present.take() {
+                    let next = work.advance(agent).await;
+                    wanted.present = next.map(|(work, pause)| (work, Instant::now() + pause));
+                }
+                agent.set_deadline(ANSWER_DEADLINE);
+            }
+            Some(job) = wanted.jobs.recv(), if due.is_none() => {
+                wanted.present = Work::of(job).map(|work| (work, Instant::now()));
+            }
         }
+    }
+}
+
+async fn end(agent: &mut GuestAgent, ask: &EndAsk) {
+    if ask.is_current()
+        && let Err(error) = agent.shutdown(ask.mode).await
+    {
+        tracing::debug!(%error, mode = ?ask.mode, "the guest's agent was not asked to end its guest");
     }
 }
 

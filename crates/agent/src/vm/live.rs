@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::observe::{self, Aside};
-use super::{console, guest};
+use super::{apply, console, guest};
 use crate::link::Board;
 
 /// How long a monitor may take to answer.
@@ -153,6 +153,8 @@ pub struct Listeners {
     pub board: Arc<Board>,
     /// Where its console is found.
     pub consoles: console::Consoles,
+    /// Where what is wanted of its guest comes from.
+    pub guests: apply::Guests,
     /// The run directory.
     pub directory: PathBuf,
     /// The console's log.
@@ -178,7 +180,13 @@ impl Live {
         tasks.spawn(watch_memory(process.id().pid, to.vm, to.board));
         to.guest.recall(&to.directory);
         let agent = to.directory.join(AGENT_SOCKET);
-        tasks.spawn(guest::watch(agent, to.guest.clone(), Arc::clone(&to.look), asked));
+        let wanted = guest::Wanted::new(asked, to.guests.publish(to.vm));
+        tasks.spawn(guest::watch(
+            agent,
+            to.guest.clone(),
+            Arc::clone(&to.look),
+            wanted,
+        ));
         match connect(&to.directory, CONSOLE_SOCKET).await {
             Ok(console) => drop(tasks.spawn(console::serve(to.vm, console, to.console_log, to.consoles))),
             Err(error) => tracing::warn!(%error, "the guest's console is not logged"),

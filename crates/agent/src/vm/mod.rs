@@ -14,6 +14,7 @@
 //!
 //! **Start here:** [`task::run`], then [`exec::Vm::carry_out`].
 
+pub mod apply;
 mod cdrom;
 pub mod console;
 mod copies;
@@ -65,6 +66,8 @@ pub struct Host {
     pub peers: Peers,
     /// The guests' consoles.
     pub consoles: console::Consoles,
+    /// Where orders for guests are taken.
+    pub guests: apply::Guests,
     /// Who may load the host now.
     pub turns: turns::Turns,
     /// How guests are run.

@@ -8,6 +8,7 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
+use crate::apply::ApplyBody;
 use crate::document::{CheckAnswer, CheckBody};
 use crate::drain::HostActionBody;
 use crate::history::History;
@@ -260,6 +261,7 @@ fn extras(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
         paths.insert(path, json!({ "parameters": [name_parameter()], "post": post }));
     }
     uploads(generator, &image, paths);
+    applies(generator, paths);
     console_and_explanation(generator, paths);
     progresses(generator, paths);
     let body = generator.subschema_for::<JoinTokenBody>().to_value();
@@ -396,6 +398,27 @@ fn progresses(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
     paths.insert(
         "/v1/images/{name}/progress".to_owned(),
         json!({ "parameters": [name_parameter()], "get": follow.refuses(Problems::Named) }),
+    );
+}
+
+fn applies(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
+    let body = generator.subschema_for::<ApplyBody>().to_value();
+    let made = generator
+        .subschema_for::<Object<<Operation as Resource>::Spec, <Operation as Resource>::Status>>()
+        .to_value();
+    let answers =
+        json!({ "202": answer(&made, "The operation that tells how far it is, and how it ended.") });
+    let post = operation(
+        "apply to a vm's guest",
+        "vms",
+        vec![request_id(), dry_run()],
+        answers,
+    );
+    let example = json!({ "script": "#!/bin/sh\nsystemctl reload nginx\n", "timeout_s": 60 });
+    let post = post.with_body(&body, example).refuses(Problems::Change);
+    paths.insert(
+        "/v1/vms/{name}/apply".to_owned(),
+        json!({ "parameters": [name_parameter()], "post": post }),
     );
 }
 

@@ -61,6 +61,7 @@ pub const CODES: &[Code] = &[
     code(409, "busy", "Others changed the same objects each time this was tried.", "Try again."),
     code(409, "cancelled", "It was cancelled already.", "Wait for its end."),
     code(409, "clone-source-empty", "The VM has no disk yet that could be copied.", "Start it first, or copy another one."),
+    code(409, "guest-not-ready", "The guest's agent has not answered yet.", "Wait until the VM is ready; a guest without qemu-guest-agent cannot be told anything."),
     code(409, "host-dead", "The host was declared dead.", "Let it join again."),
     code(409, "host-holds-vms", "VMs hold something on the host.", "Drain the host, or delete the VMs that the answer names."),
     code(409, "host-is-heard", "The host is not silent, so it is not dead.", "Switch it off first."),
@@ -119,7 +120,7 @@ pub const CODES: &[Code] = &[
     code(422, "invalid-mac", "The hardware address cannot be used.", "Give a unicast address, or leave it out."),
     code(422, "invalid-name", "The name cannot be used.", "Use lower-case letters, digits, dashes and dots."),
     code(422, "invalid-patch", "The body is no patch of name, labels and spec.", "Send an object with `labels`, `spec` or both."),
-    code(422, "invalid-path", "The datastore's path cannot be used.", "Give an absolute path."),
+    code(422, "invalid-path", "A path cannot be used.", "Give an absolute path, in a guest that of a file."),
     code(422, "invalid-request-id", "The request id cannot be used.", "Use 1 to 128 letters, digits, dashes, dots or underscores."),
     code(422, "invalid-sort", "The field of `sort` is not one value.", "Sort by a field with a single value."),
     code(422, "invalid-spec", "The spec does not have the form that is described.", "Look at the kind's spec in `/docs`."),
@@ -157,6 +158,7 @@ pub const CODES: &[Code] = &[
     code(503, "source-unreachable", "The image's source did not answer.", "Look whether the server can reach it, and import it again."),
     code(503, "store-full", "There is no room for the store; nothing was changed.", "Free room where the server keeps its store."),
     code(503, "store-unavailable", "The store does not answer now.", "Try again."),
+    code(503, "too-many-applies", "The server does as many applies as it can at once.", "Try again when some have ended."),
 ];
 
 #[cfg(test)]

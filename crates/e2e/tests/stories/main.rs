@@ -1,6 +1,7 @@
 //! Stories with real guests: each a cloud of its own from its start to its end. One binary, since what they are linked with
 //! is compiled and linked once for each.
 
+mod apply;
 mod clones;
 mod console;
 mod container;

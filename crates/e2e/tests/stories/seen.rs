@@ -7,16 +7,19 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use api::kinds::{GuestSpec, Host, JoinToken, JoinTokenBody};
+use api::apply::{ApplyBody, ApplyFile, ApplyUser, Secret};
+use api::client::{Client, ObjectOf};
+use api::kinds::{GuestSpec, Host, JoinToken, JoinTokenBody, Operation};
 use api::token::TokenBody;
 use model::host::QemuUserName;
 use model::migration::MigrationPhase;
+use model::operation::OperationPhase;
 use model::token::Role;
 use model::user_data::UserData;
 use model::vm::SeedFormat;
 use serde_json::Value;
 use testkit::vms::{self, VmObject};
-use testkit::wait::Verdict;
+use testkit::wait::{self, Verdict};
 use testkit::world::World;
 use tokio::process::Command;
 
@@ -27,6 +30,12 @@ const NAME: &str = "web";
 const PASSWORD: &str = "planted-password-5ae1c9";
 const SECOND: &str = "planted-in-a-second-part-77b0d2";
 const VENDOR: &str = "planted-by-the-vendor-13f4aa";
+/// What is planted in what is done in the guest when it runs. Only the guest may keep it.
+const SCRIPT: &str = "planted-in-a-script-8c02d7";
+const FILE: &str = "planted-in-a-file-40be6a";
+const APPLIED_PASSWORD: &str = "planted-as-a-password-d1907e";
+/// What the script prints: those who may change things see it.
+const PRINTED: &str = "planted-in-the-output-e65f13";
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPlantedKeyPlantedKeyPlantedKeyPlantedKeyx planted";
 const KEY_MARK: &str = "IPlantedKeyPlantedKey";
 
@@ -37,12 +46,14 @@ async fn one_id_leads_from_a_request_to_qemu_and_secrets_stay_where_they_belong(
     let secrets = plant(&world).await?;
     let vm = world.until_ready(NAME).await?;
     configured(&world, &vm).await?;
+    applied(&world).await?;
     let source = vm.status.host.clone().context("a VM that runs has a host")?;
     let target = if source == "h1" { "h2" } else { "h1" };
     let moved = world.migrate(NAME, target).await?;
     let moved = world.until_migration_ended(&moved.name).await?;
     ensure!(moved.status.phase == MigrationPhase::Done, "{moved:?}");
     let mut all = seen(&world).await?;
+    all.insert("a reader's list".to_owned(), read(&world, &secrets).await?);
     // Guests' processes are there to be looked at; what is refused is too.
     all.insert("refusals".to_owned(), refusals(&world, &secrets).await?);
     all.insert("bundle".to_owned(), bundle(&world).await?);
@@ -97,7 +108,64 @@ async fn plant(world: &World) -> anyhow::Result<BTreeMap<&'static str, String>> 
         ("a password in the second part", SECOND.to_owned()),
         ("a password in vendor data", VENDOR.to_owned()),
         ("a guest's key", KEY_MARK.to_owned()),
+        ("a script", SCRIPT.to_owned()),
+        ("a file for a guest", FILE.to_owned()),
+        ("a password of a guest's user", APPLIED_PASSWORD.to_owned()),
+        ("what a guest printed", PRINTED.to_owned()),
     ]))
+}
+
+/// Has something done in the guest: what can be done in this one, and then a password, which this one cannot set.
+async fn applied(world: &World) -> anyhow::Result<()> {
+    let secret = |text: &str| Secret(text.to_owned());
+    let done = ApplyBody {
+        files: vec![ApplyFile {
+            path: "/srv/planted".to_owned(),
+            content: secret(FILE),
+            ..ApplyFile::default()
+        }],
+        script: Some(secret(&format!("# {SCRIPT}\necho {PRINTED}\n"))),
+        ..ApplyBody::default()
+    };
+    let failed = ApplyBody {
+        users: vec![ApplyUser {
+            name: "root".to_owned(),
+            password: Some(secret(APPLIED_PASSWORD)),
+            ssh_keys: Vec::new(),
+        }],
+        ..ApplyBody::default()
+    };
+    for (body, phase) in [(done, OperationPhase::Done), (failed, OperationPhase::Failed)] {
+        let asked = world
+            .client()
+            .apply(NAME, &body, Some(&format!("planted-{phase:?}")))
+            .await?;
+        let judge = |one: &ObjectOf<Operation>| Verdict::from(one.status.ended_at.is_some());
+        let ended =
+            wait::until::<Operation>(world.client(), &asked.name, "ended", vms::PATIENCE, judge).await?;
+        ensure!(ended.status.phase == phase, "{ended:?}");
+        let output = ended.status.applied.context("it has ended")?.output;
+        ensure!(
+            output.contains(PRINTED) == (phase == OperationPhase::Done),
+            "{output}"
+        );
+    }
+    Ok(())
+}
+
+/// What somebody sees of operations who only reads.
+async fn read(world: &World, secrets: &BTreeMap<&'static str, String>) -> anyhow::Result<String> {
+    let environment = world.environment()?;
+    let variable = |name: &str| environment.get(name).with_context(|| format!("{name} is set"));
+    let ca = fs::read_to_string(variable("STERNA_CACERT")?)?;
+    let token = secrets.get("a token").context("it was planted")?;
+    let reader = Client::new(variable("STERNA_SERVER")?, token, &ca)?;
+    let seen = reader.text("/v1/operations").await?;
+    ensure!(
+        seen.contains("[not shown]") && seen.contains("file /srv/planted"),
+        "{seen}"
+    );
+    Ok(seen)
 }
 
 /// The guest has found its seed, a ConfigDrive, and carried out both parts.
@@ -146,7 +214,7 @@ async fn seen(world: &World) -> anyhow::Result<BTreeMap<String, String>> {
     ensure!(qemus >= 1, "no QEMU was looked at");
     for path in [
         "/v1/events",
-        "/v1/operations",
+        "/v1/operations?fields=name,spec,status.phase,status.reason",
         "/v1/migrations",
         "/v1/tokens",
         "/v1/hosts",
@@ -225,8 +293,11 @@ fn files(root: &Path, secrets: &BTreeMap<&'static str, String>) -> anyhow::Resul
     for path in below(root) {
         let bytes = fs::read(&path).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
+        let is_guests = path.starts_with(root.join("datastore").join("volumes"));
         for (what, secret) in secrets {
             if text.contains(secret.as_str()) {
+                let is_kept = ![SCRIPT, FILE, APPLIED_PASSWORD].contains(&secret.as_str());
+                ensure!(is_kept || is_guests, "{what} is kept, in {}", path.display());
                 ensure!(
                     is_private(root, &path),
                     "others may read {what} in {}",

@@ -217,6 +217,10 @@ impl World {
             };
             let is_last = match vm.meta.deleted_at {
                 Some(_) => object.spec.action == Action::Delete,
+                // Who does it says when it has ended; the planner only when nobody does.
+                None if object.spec.action == Action::Apply => status
+                    .deadline
+                    .is_some_and(|at| self.now <= planner::operation::apply_lost_at(at)),
                 None if object.spec.action == Action::Reboot => vm
                     .spec
                     .reboot

@@ -29,7 +29,7 @@ pub(super) fn next_commands(view: &View, id: VmId, phase: Phase) -> Vec<String> 
 }
 
 /// The same, as the end of a refusal's sentence.
-pub(super) fn leads_on(view: &View, id: VmId, phase: Phase) -> String {
+pub(crate) fn leads_on(view: &View, id: VmId, phase: Phase) -> String {
     let commands = next_commands(view, id, phase);
     if commands.is_empty() {
         return "nothing leads on from there".to_owned();

@@ -32,16 +32,7 @@ pub(super) fn guest(spec: GuestSpec) -> Result<GuestConfig, Problem> {
         0,
         SSH_KEYS_MAX as u64,
     )?;
-    if spec
-        .ssh_keys
-        .iter()
-        .any(|key| key.len() > 16 * 1024 || key.contains(['\n', '\r', '\0']))
-    {
-        return Err(Problem::invalid(
-            "invalid-ssh-key",
-            "an ssh key is one line: give each key as an entry of its own",
-        ));
-    }
+    check_ssh_keys(&spec.ssh_keys)?;
     let guest = GuestConfig {
         hostname: spec.hostname,
         ssh_keys: spec.ssh_keys,
@@ -51,6 +42,20 @@ pub(super) fn guest(spec: GuestSpec) -> Result<GuestConfig, Problem> {
     };
     check_guest_size(&guest)?;
     Ok(guest)
+}
+
+/// Refuses keys that are none.
+pub(crate) fn check_ssh_keys(keys: &[String]) -> Result<(), Problem> {
+    if keys
+        .iter()
+        .any(|key| key.len() > 16 * 1024 || key.contains(['\n', '\r', '\0']))
+    {
+        return Err(Problem::invalid(
+            "invalid-ssh-key",
+            "an ssh key is one line: give each key as an entry of its own",
+        ));
+    }
+    Ok(())
 }
 
 fn texts(data: Option<UserData>) -> Result<Option<UserData>, Problem> {

@@ -15,6 +15,8 @@ mod start;
 mod vm;
 
 pub use action::action as vm_action;
+pub(crate) use action::leads_on as vm_leads_on;
+pub(crate) use catalog::check_ssh_keys;
 pub use host::{Host as HostActions, host_action};
 pub use image::image_import;
 pub(crate) use image::takes_content;
@@ -43,6 +45,9 @@ pub trait Served: Resource {
 
     /// Leaves out of a spec what may have secrets, for those who only read.
     fn hide_secrets(_spec: &mut Self::Spec) {}
+
+    /// The same of a status.
+    fn hide_in_status(_status: &mut Self::Status) {}
 
     /// The status as it is shown.
     fn status(heard: &Heard, view: &View, id: Uuid) -> Option<Self::Status>;

@@ -3,6 +3,7 @@
 use api::Problem;
 use api::kinds::{Event, EventSpec, NoStatus, Operation, OperationSpec, OperationStatus};
 use model::event::What;
+use model::user_data::NOT_SHOWN;
 use model::{Kind, Object};
 use planner::view::At;
 use planner::{Plan, View};
@@ -39,6 +40,22 @@ impl Served for Operation {
             object_kind: stored.object_kind,
             object,
             request_id: stored.request_id.clone(),
+            steps: stored
+                .apply
+                .as_ref()
+                .map(|apply| apply.steps.clone())
+                .unwrap_or_default(),
+        }
+    }
+
+    /// What a guest printed.
+    fn hide_in_status(status: &mut OperationStatus) {
+        if let Some(applied) = status
+            .applied
+            .as_mut()
+            .filter(|applied| !applied.output.is_empty())
+        {
+            applied.output = NOT_SHOWN.to_owned();
         }
     }
 
@@ -50,6 +67,7 @@ impl Served for Operation {
             deadline: status.deadline,
             ended_at: status.ended_at,
             reason: status.reason,
+            applied: status.applied,
         })
     }
 

@@ -13,7 +13,7 @@ use super::agents::Agent;
 use super::world::World;
 
 /// A VM that runs at the only host that has said hello.
-async fn running(world: &World) -> Agent {
+pub(crate) async fn running(world: &World) -> Agent {
     let (mut agent, vm) = Agent::with_a_vm(world).await;
     let report = agent.report(None, vec![agent.run(vm, RunState::Running)]);
     agent.send(world, &report).await.ok(204);
@@ -23,18 +23,18 @@ async fn running(world: &World) -> Agent {
     agent
 }
 
-fn dial(world: &World, agent: &Agent, call: &str) -> reqwest::RequestBuilder {
+pub(crate) fn dial(world: &World, agent: &Agent, call: &str) -> reqwest::RequestBuilder {
     agent.http.get(format!("{}/agent/v1/calls/{call}", world.url))
 }
 
+/// The stream of calls, on which an agent listens from now on.
+pub(crate) async fn listen(world: &World, agent: &Agent) -> reqwest::Response {
+    let stream = agent.http.get(format!("{}/agent/v1/calls", world.url));
+    stream.send().await.unwrap()
+}
+
 /// The next call that an agent hears.
-async fn hear(world: &World, agent: &Agent) -> Call {
-    let stream = agent
-        .http
-        .get(format!("{}/agent/v1/calls", world.url))
-        .send()
-        .await
-        .unwrap();
+pub(crate) async fn next_call(stream: reqwest::Response) -> Call {
     let mut chunks = stream.bytes_stream();
     loop {
         let chunk = chunks.next().await.unwrap().unwrap();
@@ -87,7 +87,7 @@ async fn a_call_is_answered_by_the_host_that_was_called_and_bytes_go_both_ways()
             }
         }
     });
-    let call = hear(&world, &agent).await;
+    let call = next_call(listen(&world, &agent).await).await;
     assert!(matches!(&call.what, CallFor::Console { who, from_start: false } if who.contains(" from 127.")));
     let refused = Console::dial(dial(&world, &other, &call.id)).await;
     assert!(matches!(refused, Err(DialError::Refused(answer)) if answer.status() == StatusCode::NOT_FOUND));

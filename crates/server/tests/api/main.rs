@@ -4,6 +4,7 @@
 
 mod agents;
 mod any_bytes;
+mod apply;
 mod bad_input;
 mod certificates;
 mod clones;

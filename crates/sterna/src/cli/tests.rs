@@ -35,6 +35,7 @@ fn help_of_the_commands_that_people_use_most() {
         &["vm", "create"],
         &["vm", "migrate"],
         &["vm", "media"],
+        &["vm", "apply"],
         &["host", "drain"],
         &["image", "import"],
         &["template", "create"],
@@ -123,6 +124,9 @@ fn sizes_without_a_unit_are_wrong_usage() {
             "cannot be used with",
         ),
         ("sterna vm media web --boot floppy", "possible values"),
+        ("sterna vm apply web", "--script"),
+        ("sterna vm apply web --file motd", "as in /etc/motd=motd.txt"),
+        ("sterna vm apply web --script a --password-stdin", "--user"),
     ] {
         let error = parsed(line).unwrap_err();
         assert!(error.contains(why), "{line}: {error}");

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use model::lifecycle::Phase;
 use model::vm::BootDevice;
 
+use super::guest::GuestApplyArgs;
 use super::kinds::{GetArgs, GuestArgs, Selection, WaitArgs, WriteCommand};
 use crate::units;
 
@@ -51,6 +52,8 @@ pub(crate) enum VmCommand {
     Migrate(MigrateArgs),
     /// Sit down at its serial console; Ctrl-] leaves
     Console(ConsoleArgs),
+    /// Run a script in its guest while it runs, or set files, a user, its keys there
+    Apply(Box<GuestApplyArgs>),
     /// Change the medium in its drive, or what it boots from, also while it runs
     Media(MediaArgs),
     /// What can be asked of the kinds that users change.

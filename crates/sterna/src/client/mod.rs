@@ -17,6 +17,7 @@ mod edit;
 mod events;
 mod explain;
 mod files;
+mod guest;
 mod history;
 mod host;
 mod image;
@@ -48,7 +49,7 @@ use tokio::time::Instant;
 
 use crate::cli::{
     CatalogCommand, ClientCommand, Global, HostCommand, ImageCommand, MigrationCommand, Output,
-    SupportCommand,
+    SupportCommand, VmCommand,
 };
 use crate::units;
 
@@ -216,8 +217,12 @@ async fn bounded(context: &Context, command: ClientCommand) -> anyhow::Result<Ex
     let Some(timeout) = context.timeout else {
         return dispatch(context, command).await;
     };
-    // Waiting ends by itself at the deadline, and says how far it came.
-    let limit = context.deadline() + Duration::from_millis(250);
+    // Waiting ends by itself at the deadline, and says how far it came. What is done in a guest is told its end after that.
+    let patience = match &command {
+        ClientCommand::Vm(VmCommand::Apply(_)) => guest::PATIENCE,
+        _ => Duration::ZERO,
+    };
+    let limit = context.deadline() + patience + Duration::from_millis(250);
     match tokio::time::timeout_at(limit, dispatch(context, command)).await {
         Ok(answer) => answer,
         Err(_) => bail!(

@@ -24,18 +24,23 @@ pub(super) async fn create(context: &Context, args: TemplateArgs) -> anyhow::Res
 
 /// What the guest is told; `None` if nothing was given.
 pub(super) fn guest(args: &GuestArgs, hostname: Option<String>) -> anyhow::Result<Option<GuestSpec>> {
-    let mut ssh_keys = Vec::new();
-    for path in &args.ssh_key_files {
-        ssh_keys.extend(keys(&read(path, "the ssh keys")?));
-    }
     let guest = GuestSpec {
         hostname,
-        ssh_keys,
+        ssh_keys: keys_in(&args.ssh_key_files)?,
         user_data: texts(&args.user_data, "the user data")?,
         vendor_data: texts(&args.vendor_data, "the vendor data")?,
         seed: args.seed.map(Into::into),
     };
     Ok((guest != GuestSpec::default()).then_some(guest))
+}
+
+/// The keys in these files.
+pub(super) fn keys_in(paths: &[PathBuf]) -> anyhow::Result<Vec<String>> {
+    let mut all = Vec::new();
+    for path in paths {
+        all.extend(keys(&read(path, "the ssh keys")?));
+    }
+    Ok(all)
 }
 
 fn texts(paths: &[PathBuf], what: &str) -> anyhow::Result<Option<UserData>> {

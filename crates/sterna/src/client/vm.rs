@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::wait::{DriveChanged, until};
-use super::{Context, clone, console, explain, migration, output, select, template, timing};
+use super::{Context, clone, console, explain, guest, migration, output, select, template, timing};
 use crate::cli::{
     ActionArgs, Bootable, MediaArgs, ReadCommand, RebootArgs, Rebooted, RuleArgs, VmArgs, VmCommand,
     WaitState, WriteCommand,
@@ -41,6 +41,7 @@ pub(super) async fn run(context: &Context, command: VmCommand) -> anyhow::Result
         VmCommand::Release(args) => act(context, args, "release", &gentle, WaitState::Running).await,
         VmCommand::Explain(which) => explain::explain(context, &which).await,
         VmCommand::Console(args) => console::console(context, &args).await,
+        VmCommand::Apply(args) => guest::apply(context, *args).await,
         VmCommand::Media(args) => media(context, args).await,
         VmCommand::Migrate(args) => migration::migrate(context, args).await,
         VmCommand::Write(WriteCommand::Read(ReadCommand::Get(args))) if args.timing => {

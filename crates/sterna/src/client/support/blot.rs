@@ -34,9 +34,9 @@ pub(super) fn fields(value: &mut Value) {
     }
 }
 
-/// Whether a field is for guests' eyes.
+/// Whether a field is for guests' eyes, or what one has printed.
 fn is_for_guests(name: &str) -> bool {
-    name == "ssh_keys" || user_data::FIELDS.contains(&name)
+    ["ssh_keys", "output"].contains(&name) || user_data::FIELDS.contains(&name)
 }
 
 /// Blots out of a text whatever has the form of a secret.
@@ -113,11 +113,13 @@ mod tests {
         let mut value = json!({
             "spec": { "guest": { "user_data": ["#!/bin/sh", "#!"], "vendor_data": "#!", "ssh_keys": ["ssh-ed25519 A"], "hostname": "web" } },
             "list": [{ "user_data": null }],
+            "status": { "applied": { "output": "a password", "exit_status": 0 } },
         });
         fields(&mut value);
         let expected = json!({
             "spec": { "guest": { "user_data": BLOT, "vendor_data": BLOT, "ssh_keys": BLOT, "hostname": "web" } },
             "list": [{ "user_data": null }],
+            "status": { "applied": { "output": BLOT, "exit_status": 0 } },
         });
         assert_eq!(value, expected);
     }
