@@ -171,6 +171,23 @@ impl World {
         DONE
     }
 
+    /// A copy is begun beside the guest; when it has ended it is kept.
+    fn copy(&mut self, n: usize, key: Key, to: VmId) -> Answer {
+        let Some(process) = self.hosts[n].qemus.get_mut(&key) else {
+            return Err(failure("qemu-gone", true));
+        };
+        let serial = process.serial;
+        match process.copies.get(&to) {
+            Some(CopyJobState::Done) => return self.copied(n, to, true),
+            Some(_) => {}
+            None => {
+                process.copies.insert(to, CopyJobState::Copies);
+                self.in_qemu((200_000, 5_000_000), n, key, serial, QemuEvent::Copied(to));
+            }
+        }
+        DONE
+    }
+
     /// A copy is whole: a disk of that VM.
     fn copied(&mut self, n: usize, to: VmId, is_frozen: bool) -> Answer {
         if self.hosts[n].is_full {
@@ -288,15 +305,7 @@ impl World {
                     process.set_boot(machine);
                 }
             }
-            Effect::Copy { to } => match process.copies.get(to) {
-                None => {
-                    process.copies.insert(*to, CopyJobState::Copies);
-                    let what = QemuEvent::Copied(*to);
-                    self.in_qemu((200_000, 5_000_000), n, key, serial, what);
-                }
-                Some(CopyJobState::Done) => return self.copied(n, *to, true),
-                Some(_) => {}
-            },
+            Effect::Copy { to } => return self.copy(n, key, *to),
             Effect::SetDowntimeLimit { ms } => process.limit_ms = Some(*ms),
             Effect::Listen => {
                 process.is_listening = true;

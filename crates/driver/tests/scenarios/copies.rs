@@ -99,9 +99,11 @@ fn a_copy_that_fails_is_told_and_leaves_nothing() {
     assert_eq!(begun, 1, "it is tried again unasked");
 }
 
+type Is = fn(&Effect) -> bool;
+
 #[test]
 fn a_guest_is_saved_and_moved_when_nothing_of_a_copy_is_left() {
-    let begins: [(Option<Order>, fn(&Effect) -> bool); 3] = [
+    let begins: [(Option<Order>, Is); 3] = [
         (stop(Stop::Suspend), |effect| {
             matches!(effect, Effect::Save { .. })
         }),

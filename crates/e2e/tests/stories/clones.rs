@@ -80,7 +80,8 @@ async fn a_vm_that_is_off_is_copied_as_it_is() -> anyhow::Result<()> {
     let world = World::up(2).await?;
     world.make_template(192).await?;
     world.create_vm("web", vms::spec(Some("h1"), SCRIPT)).await?;
-    world.until_ready("web").await?;
+    let web = world.until_ready("web").await?;
+    said(&world, &web, "ready: web").await?;
     let source = shut_down(&world, "web").await?;
     clone(&world, "cold", "web", Power::Prepared).await?;
     // Meanwhile it cannot be deleted; afterwards it can be started.
