@@ -14,6 +14,7 @@ mod bare;
 mod changes;
 mod cli;
 mod drain;
+mod import;
 mod memory;
 mod moves;
 mod process;
@@ -44,7 +45,7 @@ use testkit::world::{World, guest_image};
 const RUNS: usize = 10;
 
 /// What is measured, in this order.
-const ALL: [&str; 12] = [
+const ALL: [&str; 13] = [
     "store",
     "boots",
     "moves",
@@ -57,6 +58,7 @@ const ALL: [&str; 12] = [
     "scheduling",
     "start",
     "simulation",
+    "import",
 ];
 
 /// What is measured only when it is asked for: it takes long, or is part of another one.
@@ -97,6 +99,7 @@ async fn measure(what: &str, runs: usize) -> anyhow::Result<()> {
         "watchers" => return api::watchers(root).await,
         "size" => return size::measure(root).await,
         "scheduling" => return scheduling::measure(root, runs).await,
+        "import" => return import::measure(root, runs).await,
         "start" => return start::measure(root, runs).await,
         // Not on a task: a simulation never waits, and a task would be made to.
         "simulation" => return tokio::task::spawn_blocking(move || simulation::measure(runs)).await?,

@@ -40,13 +40,19 @@ pub(crate) struct Server {
 impl Server {
     /// `sterna server` in a directory, which may have a store.
     pub(crate) async fn alone(dir: &Path) -> anyhow::Result<Self> {
+        Self::alone_with(dir, &[]).await
+    }
+
+    /// The same, with these options too.
+    pub(crate) async fn alone_with(dir: &Path, options: &[&str]) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let url = format!("https://{}", listener.local_addr()?);
         let mut command = Command::new(program()?);
         command.args(["server", "--listen-stdin", "--listen", "127.0.0.1:0"]);
         command
             .args(["--requests-per-second", "0", "--data-dir"])
-            .arg(dir);
+            .arg(dir)
+            .args(options);
         command.stdin(Stdio::from(OwnedFd::from(listener)));
         let begun = Instant::now();
         let child = begin(command, "ready").await?;

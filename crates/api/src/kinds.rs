@@ -17,6 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::drain::DrainStatus;
+use crate::object_store::ObjectStore;
 pub use crate::placement::PlacementSpec;
 use crate::resource::{Object, Resource};
 
@@ -376,11 +377,14 @@ pub struct ImageSpec {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ImageSource {
-    /// An `http://`, `https://` or `ftp://` URL without a password, or `datastore://NAME/PATH` of a file in a datastore that
-    /// the server sees. Everybody who may read the image reads it.
+    /// An `http://`, `https://` or `ftp://` URL without a password, `s3://BUCKET/KEY` of an object in a store, or
+    /// `datastore://NAME/PATH` of a file in a datastore that the server sees. Everybody who may read the image reads it.
     pub url: String,
     /// The URL of a `SHA256SUMS` in which the file stands by its name; in place of `expected_sha256`.
     pub sha256sums_url: Option<String>,
+    /// The store of an `s3://BUCKET/KEY`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub s3: Option<ObjectStore>,
 }
 
 /// Whether an image can be used.

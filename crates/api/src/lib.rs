@@ -17,6 +17,7 @@ pub mod document;
 pub mod drain;
 pub mod history;
 pub mod kinds;
+pub mod object_store;
 pub mod openapi;
 pub mod placement;
 pub mod problem;

@@ -5,3 +5,5 @@
 //! **Does not know:** how a world is started or looked into: that is the `testkit`'s.
 //!
 //! **Start here:** `tests/lifecycle.rs`, then `tests/migrate.rs` and `tests/faults/table.rs`.
+
+pub mod python;

@@ -24,6 +24,21 @@ pub struct ImageSource {
     /// Where a list of digests is, in which the file stands by its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256sums_url: Option<String>,
+    /// Who has it, if it is an object in an object store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<ObjectStore>,
+}
+
+/// An object store that speaks S3. What lets a server in is stored apart: [`crate::key::image_signature`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectStore {
+    /// Its URL.
+    pub endpoint: String,
+    /// The region that requests are signed for.
+    pub region: String,
+    /// The bucket stands in the path of its objects' URLs, not in the host's name.
+    #[serde(default)]
+    pub path_style: bool,
 }
 
 /// How disks' contents are laid out in files.

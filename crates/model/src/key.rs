@@ -18,6 +18,7 @@
 //! /restored                           the store comes from a backup, and nothing is decided yet
 //! /audit/{id}                         who wrote what
 //! /server/{id}                        there while a server's run is
+//! /signature/{image}                  what lets a server take an image's content, until the import has ended
 //! /token/{hash}, /join/{hash}         credentials
 //! /token-name/{name}                  the hash of the token of that name
 //! ```
@@ -129,6 +130,15 @@ pub fn server(id: Uuid) -> String {
     format!("{SERVER_PREFIX}{id}")
 }
 
+/// What the keys begin with whose values are secrets that a server has to know.
+pub const SIGNATURE_PREFIX: &str = "/signature/";
+
+/// The signature with which a server takes an image's content from an object store: no part of the image, since it is shown
+/// to nobody.
+pub fn image_signature(id: ImageId) -> String {
+    format!("{SIGNATURE_PREFIX}{id}")
+}
+
 /// What all tokens' keys begin with.
 pub const TOKEN_PREFIX: &str = "/token/";
 
@@ -221,6 +231,7 @@ mod tests {
             "/index/vm/default/web",
             "/audit/1",
             "/vm/00000000-0000-0000-0000-000000000007/x",
+            &image_signature(ImageId(Uuid::from_u128(7))),
         ] {
             assert_eq!(parse(key), None, "{key}");
         }

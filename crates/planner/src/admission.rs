@@ -160,11 +160,12 @@ fn audit_record(plan: &Plan, before: &BTreeMap<String, Before>, stamp: &Stamp<'_
             after,
         }
     };
-    let is_answer = |key: &str| key.starts_with(key::REQUEST_PREFIX);
+    let is_left_out =
+        |key: &str| key.starts_with(key::REQUEST_PREFIX) || key.starts_with(key::SIGNATURE_PREFIX);
     let changes = plan
         .writes
         .iter()
-        .filter(|(key, _)| !is_answer(key))
+        .filter(|(key, _)| !is_left_out(key))
         .map(shown)
         .collect();
     AuditRecord {

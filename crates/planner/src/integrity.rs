@@ -60,7 +60,7 @@ fn beside_objects(key: &str, value: &[u8]) -> Result<(), String> {
     let read = match first {
         "audit" => read::<AuditRecord>(value),
         "token" => read::<TokenRecord>(value),
-        "token-name" => read::<String>(value),
+        "token-name" | "signature" => read::<String>(value),
         "join" => read::<JoinToken>(value),
         "request" => read::<RequestRecord>(value),
         "index" => read::<Uuid>(value),

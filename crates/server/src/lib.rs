@@ -49,6 +49,6 @@ pub mod unread;
 pub mod watch;
 
 pub use images::import::outlet;
-pub use images::import::{Addresses, Range as AddressRange};
+pub use images::import::{Addresses, Authorities, Range as AddressRange};
 pub use limits::Rates;
 pub use run::{CERTIFICATE_LIFE, Config, run};

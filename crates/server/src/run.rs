@@ -23,7 +23,7 @@ use crate::calls::Calls;
 use crate::hosts::Bells;
 use crate::images::collect;
 use crate::images::import::outlet::Outlet;
-use crate::images::import::{self, Addresses, Reach};
+use crate::images::import::{self, Addresses, Authorities, Reach};
 use crate::images::upload::{self, Uploads};
 use crate::limits::{Limits, Rates};
 use crate::metrics::{Metered, Metrics};
@@ -53,6 +53,8 @@ pub struct Config {
     pub certificate_life: SignedDuration,
     /// Which addresses images are taken from.
     pub import_addresses: Addresses,
+    /// Which CAs images' sources may have certificates of, beside those that the machine trusts.
+    pub import_authorities: Authorities,
     /// Who connects to images' sources, if this process cannot reach them.
     pub outlet: Option<Outlet>,
 }
@@ -90,7 +92,11 @@ pub async fn run(
         keeping: tokio::sync::Mutex::default(),
         discarded: tokio::sync::Notify::default(),
         uploads: Uploads::default(),
-        reach: Arc::new(Reach::within(config.import_addresses, config.outlet)),
+        reach: Arc::new(Reach::within(
+            config.import_addresses,
+            config.outlet,
+            config.import_authorities,
+        )),
         data_dir: config.data_dir.clone(),
         backup: tokio::sync::Mutex::default(),
         joins: tokio::sync::Mutex::default(),

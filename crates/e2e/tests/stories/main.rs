@@ -10,6 +10,7 @@ mod crowd;
 mod debian;
 mod demo;
 mod drain;
+mod imports;
 mod installation;
 mod keep;
 mod lifecycle;

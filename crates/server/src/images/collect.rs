@@ -13,12 +13,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use controller::cache::{Cache, Since};
 use model::{Kind, Timestamp, key};
 use planner::View;
 use planner::view::Change;
-use store::{RangeRequest, StoreError};
+use store::{KeyValue, RangeRequest, StoreError};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
 
@@ -37,7 +40,7 @@ const UNKNOWN_KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// Collects what is of no use, until it is dropped.
 pub(crate) async fn run(app: App) {
-    let mut revisions = app.cache.subscribe();
+    let mut changes = Changes::of(app.cache.clone());
     let mut time = Instant::now();
     let mut known = Known::since(app.env.now());
     loop {
@@ -52,10 +55,43 @@ pub(crate) async fn run(app: App) {
             }
         }
         tokio::select! {
-            _ = revisions.changed() => sleep(PAUSE).await,
+            () = changes.any_image() => sleep(PAUSE).await,
             () = app.discarded.notified() => {}
             () = sleep_until(time) => {}
         }
+    }
+}
+
+/// Tells of images that have changed. Most changes are of other things, and nothing is looked at for them.
+struct Changes {
+    cache: Arc<Cache>,
+    revisions: watch::Receiver<u64>,
+    seen: u64,
+}
+
+impl Changes {
+    fn of(cache: Arc<Cache>) -> Self {
+        let revisions = cache.subscribe();
+        let seen = *revisions.borrow();
+        Self {
+            cache,
+            revisions,
+            seen,
+        }
+    }
+
+    /// Waits until an image has changed. Nothing is missed if this is dropped.
+    async fn any_image(&mut self) {
+        while self.revisions.changed().await.is_ok() {
+            let at = self.cache.revision();
+            let since = self.cache.since(self.seen);
+            self.seen = at;
+            match since {
+                Since::Changes(all) if all.iter().all(|changed| changed.kind != Kind::Image) => {}
+                _ => return,
+            }
+        }
+        std::future::pending().await
     }
 }
 
@@ -77,6 +113,20 @@ impl Needed {
             };
         }
         needed
+    }
+
+    /// By what is stored. `None` if that does not tell: a restored store may not know all that it will, and an image that
+    /// cannot be read may have any content.
+    fn stored(images: &[KeyValue], is_held: bool) -> Option<Self> {
+        let mut view = View::default();
+        for kv in images {
+            view.apply(Change {
+                key: &kv.key,
+                value: Some(&kv.value),
+                revision: kv.mod_revision,
+            });
+        }
+        (!is_held && view.unreadable.is_empty()).then(|| Self::by(&view))
     }
 
     fn has(&self, name: &str) -> bool {
@@ -138,19 +188,10 @@ async fn collect(app: &App, known: &mut Known) -> Result<(), StoreError> {
         .store
         .range(RangeRequest::prefix(key::kind_prefix(Kind::Image)))
         .await?;
-    let mut view = View::default();
-    for kv in &found.items {
-        view.apply(Change {
-            key: &kv.key,
-            value: Some(&kv.value),
-            revision: kv.mod_revision,
-        });
-    }
-    // A restored store may not know all that it will, and an image that cannot be read may have any content.
-    if app.cache.view().is_held() || !view.unreadable.is_empty() {
+    let Some(needed) = Needed::stored(&found.items, app.cache.view().is_held()) else {
         return Ok(());
-    }
-    for path in known.due(superfluous(app, &Needed::by(&view)), Instant::now()) {
+    };
+    for path in known.due(superfluous(app, &needed), Instant::now()) {
         if fs::remove_file(&path).is_ok() {
             known.forget(&path);
             tracing::info!(path = %path.display(), "a file that no image needs was removed");
@@ -191,7 +232,57 @@ fn written(path: &Path) -> Option<SystemTime> {
 mod tests {
     use std::fs::File;
 
+    use bytes::Bytes;
+    use model::image::ImageSpec;
+    use model::{ImageId, record, samples};
+
     use super::*;
+
+    const IMAGE: Uuid = Uuid::from_u128(7);
+
+    fn kv(key: String, value: Vec<u8>) -> KeyValue {
+        KeyValue {
+            key: key.into(),
+            value: Bytes::from(value),
+            create_revision: 1,
+            mod_revision: 1,
+            version: 1,
+            lease: None,
+        }
+    }
+
+    fn image() -> [KeyValue; 2] {
+        let object = samples::object(
+            Kind::Image,
+            IMAGE,
+            "disk",
+            Timestamp::UNIX_EPOCH,
+            ImageSpec::default(),
+        );
+        [
+            kv(key::object(Kind::Image, IMAGE), record::encode(&object)),
+            kv(
+                key::image_status(ImageId(IMAGE)),
+                record::encode(&samples::image_status()),
+            ),
+        ]
+    }
+
+    #[test]
+    fn a_held_store_does_not_tell_what_is_needed() {
+        assert!(Needed::stored(&image(), true).is_none());
+        let needed = Needed::stored(&image(), false).unwrap();
+        assert_eq!(needed.contents.len(), 1);
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_read_may_need_anything() {
+        for damaged in 0..2 {
+            let mut images = image();
+            images[damaged].value = Bytes::from_static(b"{}");
+            assert!(Needed::stored(&images, false).is_none(), "{damaged}");
+        }
+    }
 
     #[test]
     fn only_what_is_not_needed_and_what_nobody_went_on_with_goes() {

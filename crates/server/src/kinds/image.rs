@@ -6,9 +6,10 @@ use api::Problem;
 use api::kinds::{Image, ImageSource, ImageSpec, ImageState, ImageStatus, ImageUsers};
 use model::image as stored;
 use model::limits::is_sha256;
-use model::{ImageId, Kind, Object, key};
+use model::{ImageId, Kind, Object, key, record};
 use planner::view::At;
 use planner::{Plan, View};
+use url::Url;
 use uuid::Uuid;
 
 use super::{Served, USERS_NAMED, find, immutable, name_of};
@@ -29,6 +30,7 @@ impl Served for Image {
             source: stored.source.as_ref().map(|source| ImageSource {
                 url: source.url.clone(),
                 sha256sums_url: source.sha256sums_url.clone(),
+                s3: source.s3.as_ref().map(source::shown_store),
             }),
         }
     }
@@ -60,9 +62,11 @@ impl Served for Image {
         context: &Context<'_>,
         _: &str,
         spec: ImageSpec,
-        _: &mut Plan,
+        plan: &mut Plan,
     ) -> Result<Self::Stored, Problem> {
-        checked_with(context, spec)
+        let stored = checked_with(context, spec.clone())?;
+        sign(ImageId(context.new_id), &spec, plan)?;
+        Ok(stored)
     }
 
     fn change(_: &Context<'_>, old: &Object<Self::Stored>, spec: ImageSpec) -> Result<Self::Stored, Problem> {
@@ -112,7 +116,16 @@ fn next_commands(state: ImageState, name: &str, spec: &stored::ImageSpec) -> Vec
             let digest = spec.expected_sha256.as_deref();
             let digest = digest.map(|digest| format!(" --sha256 {digest}"));
             let check = list.or(digest).unwrap_or_default();
-            format!("sterna image import {name} --url {}{check}", quoted(&source.url))
+            let store = source.s3.as_ref().map(|store| {
+                let style = if store.path_style { " --path-style" } else { "" };
+                let (endpoint, region) = (quoted(&store.endpoint), quoted(&store.region));
+                format!(" --endpoint {endpoint} --region {region}{style}")
+            });
+            let store = store.unwrap_or_default();
+            format!(
+                "sterna image import {name} --url {}{store}{check}",
+                quoted(&source.url)
+            )
         }
     };
     vec![command]
@@ -123,7 +136,8 @@ fn checked_with(context: &Context<'_>, spec: ImageSpec) -> Result<stored::ImageS
     let spec = checked(spec)?;
     let source = spec.source.iter();
     for url in source.flat_map(|source| iter::once(&source.url).chain(&source.sha256sums_url)) {
-        if let Some(datastore) = source::datastore(&source::checked(url)?) {
+        let url = Url::parse(url).ok();
+        if let Some(datastore) = url.as_ref().and_then(source::datastore) {
             find(context, Kind::Datastore, datastore)?;
         }
     }
@@ -136,7 +150,7 @@ fn checked(spec: ImageSpec) -> Result<stored::ImageSpec, Problem> {
         let detail = "expected_sha256 is not a SHA-256: give 64 hexadecimal digits";
         return Err(Problem::invalid("invalid-digest", detail));
     }
-    let source = spec.source.map(checked_source).transpose()?;
+    let source = spec.source.as_ref().map(source::checked_source).transpose()?;
     let has_list = source
         .as_ref()
         .is_some_and(|source| source.sha256sums_url.is_some());
@@ -150,16 +164,14 @@ fn checked(spec: ImageSpec) -> Result<stored::ImageSpec, Problem> {
     })
 }
 
-fn checked_source(source: ImageSource) -> Result<stored::ImageSource, Problem> {
-    let list = source
-        .sha256sums_url
-        .as_deref()
-        .map(source::checked)
-        .transpose()?;
-    Ok(stored::ImageSource {
-        url: source::checked(&source.url)?.into(),
-        sha256sums_url: list.map(String::from),
-    })
+/// Keeps apart what lets a server take the content.
+fn sign(image: ImageId, spec: &ImageSpec, plan: &mut Plan) -> Result<(), Problem> {
+    let Some(source) = &spec.source else { return Ok(()) };
+    if let Some(signature) = source::signature(source)? {
+        let kept = Some(record::encode(&signature));
+        plan.writes.insert(key::image_signature(image), kept);
+    }
+    Ok(())
 }
 
 /// Has a server take an image's content from a source, if it has none: the one given, or the one that it has.
@@ -170,12 +182,12 @@ pub fn image_import(
     plan: &mut Plan,
 ) -> Result<Uuid, Problem> {
     let meta = &at.value.meta;
-    let is_same_again = spec == ImageSpec::default();
-    let spec = if is_same_again {
-        at.value.spec.clone()
+    let asked = if spec == ImageSpec::default() {
+        Image::spec(context.view, &at.value.spec)
     } else {
-        checked_with(context, spec)?
+        spec
     };
+    let spec = checked_with(context, asked.clone())?;
     if spec.source.is_none() {
         let detail = format!(
             "image {} has no source: give `source`, or send its content",
@@ -191,6 +203,7 @@ pub fn image_import(
         ImageState::Importing => Err(is_imported(&meta.name, "another source")),
         ImageState::Pending | ImageState::Failed => {
             plan.action = format!("import image {}", meta.name);
+            sign(ImageId(meta.id), &asked, plan)?;
             let stored = context
                 .view
                 .images
@@ -242,6 +255,7 @@ mod tests {
             source: Some(stored::ImageSource {
                 url: "http://a/b?c&d='e".to_owned(),
                 sha256sums_url: Some("http://a/SHA256SUMS".to_owned()),
+                s3: None,
             }),
         };
         assert_eq!(

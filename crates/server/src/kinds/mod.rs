@@ -116,7 +116,8 @@ fn remove_at_once<R: Served + ?Sized>(
         None,
     );
     if R::KIND == Kind::Image {
-        plan.writes.insert(model::key::image_status(meta.id.into()), None);
+        let parts = [model::key::image_status, model::key::image_signature];
+        plan.writes.extend(parts.map(|part| (part(meta.id.into()), None)));
     }
     Ok(meta.id)
 }

@@ -1,5 +1,7 @@
 //! Images that the server takes from a URL: from a real HTTP server, and from some that lie.
 
+mod encrypted;
+mod object_stores;
 pub(crate) mod sources;
 
 use std::fs;

@@ -67,6 +67,7 @@ struct Settings {
     rates: server::Rates,
     life: jiff::SignedDuration,
     held: Option<Arc<AtomicU64>>,
+    authorities: server::Authorities,
 }
 
 impl Default for Settings {
@@ -75,6 +76,7 @@ impl Default for Settings {
             rates: server::Rates::default(),
             life: server::CERTIFICATE_LIFE,
             held: None,
+            authorities: server::Authorities::default(),
         }
     }
 }
@@ -164,6 +166,15 @@ impl World {
         Self::fresh(Arc::new(MemoryStore::new(store::system_clock())), settings).await
     }
 
+    /// A server that takes images from whoever these CAs know.
+    pub(crate) async fn trusting(authorities: server::Authorities) -> Self {
+        let settings = Settings {
+            authorities,
+            ..Settings::default()
+        };
+        Self::fresh(Arc::new(MemoryStore::new(store::system_clock())), settings).await
+    }
+
     /// So many seconds pass on the clock that is held.
     pub(crate) fn pass(&self, seconds: u64) {
         let held = self.settings.held.as_ref().expect("the clock is held");
@@ -204,6 +215,7 @@ impl World {
             rates: settings.rates,
             certificate_life: settings.life,
             import_addresses: server::Addresses::allowing(vec!["127.0.0.1".parse().unwrap()]),
+            import_authorities: settings.authorities.clone(),
             outlet: None,
         };
         let env = Wall {

@@ -255,6 +255,10 @@ pub(crate) enum ImageCommand {
   sterna image import appliance --file appliance-disk1.vmdk.gz
   sterna image import debian --url https://images.example/debian.qcow2 --sha256sums
   sterna image import appliance --path default:images/appliance.vmdk
+  sterna image import trixie --url s3://images/trixie.qcow2 --endpoint https://s3.example --path-style
+
+The credentials for an object store stay here: they sign a URL of this one object, with which the
+server reads it for a day at most, until the import ends.
 
 The server takes what a URL or path names, and goes on after broken connections and restarts. This
 command may be left (Ctrl-C) meanwhile; given again, it waits on. A file whose sending broke off is
@@ -268,9 +272,22 @@ pub(crate) struct ImportArgs {
     /// A disk image: qcow2, raw, VMDK, VHD, VHDX or VDI; also compressed with gzip, xz or zstd
     #[arg(long, value_name = "PATH")]
     pub(crate) file: Option<PathBuf>,
-    /// Where the server takes the disk image from: http://, https:// or ftp://, without a password
+    /// Where the server takes the disk image from: http://, https:// or ftp://, without a password, or s3://BUCKET/KEY
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
+    /// The object store that an s3:// URL is of, as in https://s3.eu-west-1.amazonaws.com
+    #[arg(long, value_name = "URL", requires = "url")]
+    pub(crate) endpoint: Option<String>,
+    /// The object store's region
+    #[arg(long, value_name = "NAME", requires = "endpoint", default_value = api::object_store::REGION)]
+    pub(crate) region: String,
+    /// The bucket stands in the path of its objects' URLs, and not before the object store's name
+    #[arg(long, requires = "endpoint")]
+    pub(crate) path_style: bool,
+    /// A file with the credentials for the object store, as AWS' tools have it, or - for standard input; those in the
+    /// environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN) if it is left out
+    #[arg(long, value_name = "FILE", requires = "endpoint")]
+    pub(crate) credentials: Option<PathBuf>,
     /// A file in a datastore, by its path in there: the server reads it, if it sees the datastore's directory
     #[arg(long, value_name = "DATASTORE:PATH", value_parser = units::place)]
     pub(crate) path: Option<String>,

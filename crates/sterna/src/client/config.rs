@@ -72,7 +72,7 @@ impl Connection {
         };
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("reading the token from {}", path.display()))?;
-        check_private(path)?;
+        check_private(path, "a token")?;
         Ok(Some(text.trim().to_owned()))
     }
 }
@@ -103,7 +103,7 @@ impl Config {
             .values()
             .any(|connection| connection.token.is_some())
         {
-            check_private(path)?;
+            check_private(path, "a token")?;
         }
         Ok(config)
     }
@@ -133,14 +133,14 @@ impl Config {
 }
 
 /// Refuses a file with a secret that others may read.
-fn check_private(path: &Path) -> anyhow::Result<()> {
+pub(super) fn check_private(path: &Path, what: &str) -> anyhow::Result<()> {
     let mode = std::fs::metadata(path)
         .with_context(|| format!("looking at {}", path.display()))?
         .permissions()
         .mode();
     if mode & 0o077 != 0 {
         let path = path.display();
-        bail!("{path} holds a token and others may read it: `chmod 600 {path}`");
+        bail!("{path} holds {what} and others may read it: `chmod 600 {path}`");
     }
     Ok(())
 }

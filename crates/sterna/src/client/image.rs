@@ -8,10 +8,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use api::Create;
 use api::client::{ClientError, ObjectOf, Uploaded};
 use api::kinds::{Image, ImageSource, ImageSpec, ImageState};
+use api::object_store::{Credentials, ObjectStore, StoredObject};
 use futures_util::{Stream, StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use model::digest::hex;
@@ -19,12 +20,15 @@ use model::image::ImportProgress;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
+use super::config::check_private;
 use super::wait::{Imported, until_at};
 use super::{Context, output};
 use crate::cli::ImportArgs;
 
 /// How much is read at once.
 const CHUNK_BYTES: usize = 512 * 1024;
+/// More than credentials ever take.
+const CREDENTIALS_MAX_BYTES: u64 = 64 << 10;
 /// How long an import is waited for if nobody says: longer than a server tries.
 const PATIENCE: Duration = Duration::from_secs(25 * 3600);
 /// How soon after a progress stream ended it is asked for again.
@@ -95,6 +99,12 @@ async fn create(
 /// Has the server take the content, also for an image that is there and has none, and waits for it.
 async fn from_url(context: &Context, args: &ImportArgs, url: &str) -> anyhow::Result<ExitCode> {
     let list = args.sha256sums.clone();
+    let is_object = url.starts_with("s3://");
+    if is_object && matches!(list, Some(None)) {
+        bail!(
+            "a list in an object store is not read: give --sha256, or --sha256sums=URL of one that anybody may read"
+        );
+    }
     let list = list
         .map(|list| list.map_or_else(|| beside(url), Ok))
         .transpose()?;
@@ -103,6 +113,7 @@ async fn from_url(context: &Context, args: &ImportArgs, url: &str) -> anyhow::Re
         source: Some(ImageSource {
             url: url.to_owned(),
             sha256sums_url: list,
+            s3: signed(args, url)?,
         }),
     };
     let image = match create(context, args, spec.clone()).await {
@@ -131,6 +142,69 @@ async fn from_url(context: &Context, args: &ImportArgs, url: &str) -> anyhow::Re
         output::one::<Image>(context, image)?;
     }
     Ok(ended.code_after(ExitCode::SUCCESS))
+}
+
+/// The object store of an `s3://` URL, with what lets the server read the object.
+fn signed(args: &ImportArgs, url: &str) -> anyhow::Result<Option<ObjectStore>> {
+    let Some(endpoint) = args.endpoint.clone() else {
+        if url.starts_with("s3://") {
+            bail!("the object store is missing: give --endpoint, as in https://s3.eu-west-1.amazonaws.com");
+        }
+        return Ok(None);
+    };
+    let mut store = ObjectStore {
+        endpoint,
+        region: args.region.clone(),
+        path_style: args.path_style,
+        signature: None,
+    };
+    let object = StoredObject::at(url, &store).map_err(|why| anyhow!("{url}: {why}"))?;
+    let credentials = credentials(args.credentials.as_deref())?;
+    store.signature = Some(object.signature(&credentials, &super::now()));
+    Ok(Some(store))
+}
+
+/// Who is known to the object store. It is never said what stands where they are missing.
+fn credentials(file: Option<&Path>) -> anyhow::Result<Credentials> {
+    let Some(file) = file else {
+        return Credentials::from_env().context(
+            "there are no credentials for the object store: give --credentials FILE, or set AWS_ACCESS_KEY_ID and \
+             AWS_SECRET_ACCESS_KEY; what anybody may read is imported by its https:// URL",
+        );
+    };
+    let text = if file == Path::new("-") {
+        std::io::read_to_string(std::io::stdin().take(CREDENTIALS_MAX_BYTES))
+            .context("reading standard input")?
+    } else {
+        check_private(file, "credentials")?;
+        std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?
+    };
+    credentials_in(&text).with_context(|| {
+        format!(
+            "{} has no credentials: it has lines `aws_access_key_id = …` and `aws_secret_access_key = …`, and may have \
+             `aws_session_token = …`, in its section [default] or outside of any",
+            file.display()
+        )
+    })
+}
+
+/// Those of the default profile.
+fn credentials_in(text: &str) -> Option<Credentials> {
+    let mut found = BTreeMap::new();
+    let mut is_default = true;
+    for line in text.lines().map(str::trim) {
+        if let Some(section) = line.strip_prefix('[') {
+            is_default = section.trim_end_matches(']').trim() == "default";
+        } else if let Some((name, value)) = line.split_once('=').filter(|_| is_default) {
+            found.insert(name.trim().to_ascii_lowercase(), value.trim());
+        }
+    }
+    let given = |name: &str| found.get(name).filter(|value| !value.is_empty()).copied();
+    let (key, secret) = (given("aws_access_key_id")?, given("aws_secret_access_key")?);
+    Some(match given("aws_session_token") {
+        Some(token) => Credentials::new_with_token(key, secret, token),
+        None => Credentials::new(key, secret),
+    })
 }
 
 /// The list of digests that publishers lay beside their files.
@@ -295,6 +369,34 @@ pub(super) fn bar(context: &Context, bytes: u64, what: &'static str) -> Progress
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credentials_are_read_as_aws_tools_write_them() {
+        let found = |text: &str| {
+            credentials_in(text).map(|it| {
+                (
+                    it.key().to_owned(),
+                    it.secret().to_owned(),
+                    it.token().map(str::to_owned),
+                )
+            })
+        };
+        let of = |key: &str, token: Option<&str>| {
+            Some((key.to_owned(), "s/=+".to_owned(), token.map(str::to_owned)))
+        };
+        let two = "# c\n[other]\naws_access_key_id = B\naws_secret_access_key = x\n\
+                   [default]\nAWS_ACCESS_KEY_ID=A\naws_secret_access_key = s/=+\nregion = here\n";
+        assert_eq!(found(two), of("A", None));
+        let bare = "aws_access_key_id=A\naws_secret_access_key=s/=+\naws_session_token=t\n";
+        assert_eq!(found(bare), of("A", Some("t")));
+        for none in [
+            "",
+            "[default]\naws_access_key_id = A\n",
+            "[b]\naws_access_key_id=A\naws_secret_access_key=s\n",
+        ] {
+            assert_eq!(found(none), None, "{none}");
+        }
+    }
 
     #[test]
     fn the_list_of_digests_is_beside_the_file() {

@@ -34,6 +34,9 @@ pub(crate) struct UpArgs {
     /// Where the server listens, for you; any free port of loopback if left out
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
     pub(crate) listen: SocketAddr,
+    /// Also take images from https:// servers whose certificates are signed by the CAs in this PEM file; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub(crate) import_ca: Vec<PathBuf>,
     /// At the end, leave the VMs running for the next `sterna up` in the same directory
     #[arg(long)]
     pub(crate) keep: bool,
@@ -77,6 +80,9 @@ pub(crate) struct ServerArgs {
     /// addresses are refused otherwise; may be given several times
     #[arg(long, value_name = "CIDR")]
     pub(crate) import_allow: Vec<server::AddressRange>,
+    /// Also take images from https:// servers whose certificates are signed by the CAs in this PEM file; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub(crate) import_ca: Vec<PathBuf>,
     /// Reach images' sources through the process that listens on this socket
     #[arg(long, value_name = "PATH", hide = true)]
     pub(crate) outlet: Option<PathBuf>,

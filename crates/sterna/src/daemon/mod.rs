@@ -8,7 +8,7 @@ mod up;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -155,6 +155,7 @@ async fn serve(args: ServerArgs) -> anyhow::Result<std::convert::Infallible> {
         },
         certificate_life: SignedDuration::try_from(args.certificate_life)?,
         import_addresses: server::Addresses::allowing(args.import_allow),
+        import_authorities: import_authorities(&args.import_ca)?,
         outlet: args.outlet.map(server::outlet::Outlet::at),
     };
     let ready = |_| {
@@ -163,6 +164,11 @@ async fn serve(args: ServerArgs) -> anyhow::Result<std::convert::Infallible> {
     };
     let ended = server::run(config, store, Arc::new(env::System), ready).await;
     ended.map_err(|error| anyhow::anyhow!("the server ended: {error}"))
+}
+
+/// Whose certificates images' sources may show.
+fn import_authorities(files: &[PathBuf]) -> anyhow::Result<server::Authorities> {
+    server::Authorities::read(files).map_err(|why| anyhow::anyhow!("--import-ca {why}"))
 }
 
 /// The listening socket that standard input is.

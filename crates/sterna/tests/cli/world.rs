@@ -93,6 +93,7 @@ impl World {
             rates: server::Rates::default(),
             certificate_life: life,
             import_addresses: server::Addresses::allowing(vec!["127.0.0.1".parse().unwrap()]),
+            import_authorities: server::Authorities::default(),
             outlet: None,
         };
         std::fs::create_dir_all(&config.data_dir).unwrap();

@@ -106,6 +106,13 @@ impl World {
         Self::start(start, Machine::look()).await
     }
 
+    /// As [`World::up`]; its `sterna up` has these options too.
+    pub async fn up_told(hosts: u8, options: &[&str]) -> anyhow::Result<Self> {
+        let mut start = Self::place(Owner::Tester, hosts, Keep::Nothing)?;
+        start.options = options.iter().map(|option| (*option).to_owned()).collect();
+        Self::start(start, Machine::look()).await
+    }
+
     /// One in a directory of its own.
     async fn fresh(owner: Owner, hosts: u8, keep: Keep) -> anyhow::Result<Self> {
         Self::start(Self::place(owner, hosts, keep)?, Machine::look()).await
@@ -119,6 +126,7 @@ impl World {
             hosts,
             keep,
             variables: Vec::new(),
+            options: Vec::new(),
         })
     }
 

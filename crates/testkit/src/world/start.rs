@@ -33,6 +33,8 @@ pub(super) struct Start {
     pub(super) keep: Keep,
     /// Of its environment, beside the test's own.
     pub(super) variables: Vec<(&'static str, String)>,
+    /// Of `sterna up`, beside what every world has.
+    pub(super) options: Vec<String>,
 }
 
 impl Start {
@@ -88,6 +90,7 @@ impl Up {
     pub(super) fn spawn(start: Start, before: Machine) -> anyhow::Result<(Self, Output)> {
         let mut command = start.sterna("up")?;
         command.args(["--hosts", &start.hosts.to_string()]);
+        command.args(&start.options);
         if start.keep == Keep::Vms {
             command.arg("--keep");
         }

@@ -8,10 +8,11 @@
 
 use std::time::Duration;
 
+use api::Problem;
 use controller::commit::{CommitError, commit};
 use model::audit::Actor;
 use model::image::{ImageSpec, ImageStatus};
-use model::{ImageId, Kind, key};
+use model::{ImageId, Kind, key, record};
 use planner::{Plan, View};
 use store::{RangeRequest, StoreError};
 use uuid::Uuid;
@@ -87,13 +88,37 @@ async fn is_there(app: &App, server: Uuid) -> Result<bool, StoreError> {
     Ok(!found.items.is_empty())
 }
 
+/// What lets this server take an image's content from an object store.
+pub(super) async fn signature(app: &App, image: ImageId) -> Result<String, Problem> {
+    let found = loop {
+        match app
+            .store
+            .range(RangeRequest::key(key::image_signature(image)))
+            .await
+        {
+            Ok(found) => break found,
+            Err(error) => {
+                tracing::warn!(%error, %image, "the signature of an import was not read; it is tried again");
+                app.env.sleep(AGAIN).await;
+            }
+        }
+    };
+    let kept = found.items.first().map(|kv| record::decode(&kv.value));
+    kept.and_then(Result::ok).ok_or_else(|| {
+        let detail = "what let the server in is gone: give the import again, which signs it anew";
+        Problem::invalid("signature-missing", detail)
+    })
+}
+
 /// Stores what became of an import. `false`: the image is gone, or its import is not this run's any more.
 pub(super) async fn conclude(app: &App, image: ImageId, status: &ImageStatus) -> bool {
     loop {
         let plan = status_plan(app, image, status, |stored| {
             stored.importer == Some(app.server) && stored.content.is_none()
         });
-        let Some(plan) = plan else { return false };
+        let Some(mut plan) = plan else { return false };
+        // What let this server in ends with the import.
+        plan.writes.insert(key::image_signature(image), None);
         match write(app, plan).await {
             Ok(()) => return true,
             Err(CommitError::Conflict { .. }) => {

@@ -8,14 +8,17 @@
 
 use std::sync::Arc;
 
+use api::Problem;
 use bytes::Bytes;
+use controller::Env;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::{self, HeaderMap, HeaderName};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use model::Timestamp;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use url::{Position, Url};
@@ -27,12 +30,15 @@ use super::source;
 
 /// How many redirects are followed.
 const REDIRECTS_MAX: usize = 5;
+/// How much of an object store's refusal is read.
+const REFUSAL_MAX_BYTES: usize = 16 << 10;
 const USER_AGENT: &str = concat!("sterna/", env!("CARGO_PKG_VERSION"));
 
 /// A file at a URL.
 pub(super) struct Http {
     pub(super) reach: Arc<Reach>,
     pub(super) url: Url,
+    pub(super) env: Arc<dyn Env>,
 }
 
 /// What of the file is wanted: all, or what follows what has come of the same.
@@ -51,7 +57,15 @@ impl Http {
             let answer = self.ask(&url, wanted).await?;
             match redirection(&url, answer.response.status(), answer.response.headers())? {
                 Some(next) => url = next,
-                None => return opened(answer, wanted),
+                None => {
+                    let signature = self.url.query().and_then(source::signature_ends);
+                    return match signature {
+                        Some(ends) if is_refused(&answer, wanted) => {
+                            Err(refusal(answer, ends, self.env.now()).await)
+                        }
+                        _ => opened(answer, wanted),
+                    };
+                }
             }
         }
         Err(final_problem(&format!(
@@ -118,6 +132,44 @@ fn redirection(url: &Url, status: StatusCode, headers: &HeaderMap) -> Result<Opt
         ));
     }
     Ok(Some(next))
+}
+
+fn is_refused(answer: &Answer, wanted: Wanted<'_>) -> bool {
+    let (status, headers) = (answer.response.status(), answer.response.headers());
+    status.is_client_error() && matches!(judged(status, headers, wanted), Err(Broken::Final(_)))
+}
+
+/// Why an object store does not give an object for a signature that is good until then, and what leads on.
+async fn refusal(answer: Answer, ends: Timestamp, now: Timestamp) -> Broken {
+    let status = answer.response.status();
+    if now > ends {
+        let detail =
+            format!("the signature was good until {ends}: give the import again, which signs it anew");
+        return Broken::Final(Problem::invalid("signature-expired", detail));
+    }
+    let body = Limited::new(answer.response.into_body(), REFUSAL_MAX_BYTES).collect();
+    let body = match timeout(SILENCE_DEADLINE, body).await {
+        Ok(Ok(body)) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+        _ => String::new(),
+    };
+    let code = error_code(&body);
+    let remedy = match code {
+        "NoSuchKey" | "NoSuchBucket" => "look at the names of the bucket and the object",
+        "RequestTimeTooSkewed" => "the clock of the machine that signed differs from the store's",
+        _ => "look at the credentials, what they may read, the region, and the style of the bucket's URL",
+    };
+    final_problem(&format!(
+        "it answers {status} {code}: {remedy}; the signature is good until {ends}"
+    ))
+}
+
+/// The code in an object store's answer, which has more that nobody shall see: what was signed, for one.
+fn error_code(body: &str) -> &str {
+    let found = body
+        .split_once("<Code>")
+        .and_then(|(_, rest)| rest.split_once("</Code>"));
+    let is_word = |code: &&str| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    found.map(|(code, _)| code).filter(is_word).unwrap_or_default()
 }
 
 /// What an answer that is no redirect means.

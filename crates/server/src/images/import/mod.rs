@@ -37,7 +37,7 @@ use self::partial::Partial;
 use crate::routes::App;
 
 pub use self::addresses::{Addresses, Range};
-pub use self::reach::Reach;
+pub use self::reach::{Authorities, Reach};
 
 /// More at a time would only take the network and the disk from each other.
 const AT_ONCE_MAX: usize = 4;

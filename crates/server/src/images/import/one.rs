@@ -118,7 +118,11 @@ async fn find(
         cloud: app.cloud.clone(),
         image,
     };
-    let url = source::checked(&source.url)?;
+    let signature = match source.s3 {
+        Some(_) => Some(claims::signature(app, image).await?),
+        None => None,
+    };
+    let url = source::asked(source, signature.as_deref())?;
     let expected = match &source.sha256sums_url {
         Some(list) => Some(listed(app, &source::checked(list)?, &url).await?),
         None => spec.expected_sha256.clone(),

@@ -29,7 +29,11 @@ impl Origin {
         match url.scheme() {
             DATASTORE => Self::in_datastore(app, &url),
             FTP => Ok(Self::Ftp(Ftp { reach, url })),
-            _ => Ok(Self::Http(Http { reach, url })),
+            _ => Ok(Self::Http(Http {
+                reach,
+                url,
+                env: Arc::clone(&app.env),
+            })),
         }
     }
 

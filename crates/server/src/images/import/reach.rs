@@ -8,14 +8,15 @@
 //! **Start here:** [`Reach::connect`]. An address is checked after the name was resolved, and it is the checked address
 //! that is connected to: a name that means another address a moment later changes nothing.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, fs, io};
 
 use api::Problem;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{ServerName, TrustAnchor};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
@@ -35,20 +36,39 @@ pub(super) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
+/// CAs that are trusted beside those that the machine trusts.
+#[derive(Debug, Clone, Default)]
+pub struct Authorities(Vec<TrustAnchor<'static>>);
+
+impl Authorities {
+    /// Those of these files, in each of which is one at least, as PEM.
+    pub fn read<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> Result<Self, String> {
+        let mut all = Vec::new();
+        for file in files {
+            let said = |why: &dyn fmt::Display| format!("{}: {why}", file.as_ref().display());
+            let pem = fs::read_to_string(&file).map_err(|error| said(&error))?;
+            all.extend(api::tls::roots(&pem).map_err(|error| said(&error))?.roots);
+        }
+        Ok(Self(all))
+    }
+}
+
 /// How sources are reached.
 #[derive(Debug, Default)]
 pub struct Reach {
     addresses: Addresses,
     outlet: Option<Outlet>,
+    authorities: Authorities,
     tls: OnceCell<Arc<ClientConfig>>,
 }
 
 impl Reach {
     /// Within these bounds, by this way out if there is one.
-    pub fn within(addresses: Addresses, outlet: Option<Outlet>) -> Self {
+    pub fn within(addresses: Addresses, outlet: Option<Outlet>, authorities: Authorities) -> Self {
         Self {
             addresses,
             outlet,
+            authorities,
             tls: OnceCell::new(),
         }
     }
@@ -60,21 +80,21 @@ impl Reach {
         if url.scheme() != "https" {
             return Ok(Box::new(stream));
         }
-        let name = match host {
+        let name = match &host {
             Host::Domain(name) => {
-                ServerName::try_from(name.to_owned()).map_err(|_| final_problem("its host has no name"))?
+                ServerName::try_from((*name).to_owned()).map_err(|_| final_problem("its host has no name"))?
             }
-            Host::Ipv4(address) => ServerName::from(IpAddr::V4(address)),
-            Host::Ipv6(address) => ServerName::from(IpAddr::V6(address)),
+            Host::Ipv4(address) => ServerName::from(IpAddr::V4(*address)),
+            Host::Ipv6(address) => ServerName::from(IpAddr::V6(*address)),
         };
         let config = self
             .tls
-            .get_or_try_init(|| async { trusting_the_system() })
+            .get_or_try_init(|| async { trusting(&self.authorities) })
             .await?;
         let agreed = TlsConnector::from(config.clone()).connect(name, stream);
         match timeout(DEADLINE, agreed).await {
             Ok(Ok(stream)) => Ok(Box::new(stream)),
-            Ok(Err(error)) => Err(tls_broken(&error)),
+            Ok(Err(error)) => Err(tls_broken(&error, &host)),
             Err(_) => Err(late()),
         }
     }
@@ -159,12 +179,14 @@ fn host(url: &Url) -> Result<Host<&str>, Broken> {
         .ok_or_else(|| final_problem("there is no host in the URL"))
 }
 
-fn trusting_the_system() -> Result<Arc<ClientConfig>, Broken> {
+/// Trusts the CAs that the machine trusts, and these.
+fn trusting(authorities: &Authorities) -> Result<Arc<ClientConfig>, Broken> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots.extend(authorities.0.iter().cloned());
     if roots.is_empty() {
         return Err(final_problem(
-            "the server's machine trusts no CA: install ca-certificates on it",
+            "the server's machine trusts no CA: install ca-certificates on it, or start the server with `--import-ca FILE`",
         ));
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -176,16 +198,29 @@ fn trusting_the_system() -> Result<Arc<ClientConfig>, Broken> {
 }
 
 /// A certificate that is not trusted now will not be in a moment; a connection that broke may hold.
-fn tls_broken(error: &io::Error) -> Broken {
+fn tls_broken(error: &io::Error, host: &Host<&str>) -> Broken {
+    use CertificateError as Why;
     let inner = error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match inner {
-        Some(rustls::Error::InvalidCertificate(why)) => {
-            final_problem(&format!("its certificate is not trusted: {why:?}"))
+    let Some(rustls::Error::InvalidCertificate(why)) = inner else {
+        return Broken::Passing(error.to_string());
+    };
+    let why = match why {
+        // The second: a CA of that name is known, and has another key.
+        Why::UnknownIssuer | Why::BadSignature => {
+            "it is signed by a CA that is not known here: `sterna server --import-ca FILE` has the server \
+                               trust it, and so does `sterna up`"
+                .to_owned()
         }
-        _ => Broken::Passing(error.to_string()),
-    }
+        Why::Expired | Why::ExpiredContext { .. } => "its time is over".to_owned(),
+        Why::NotValidYet | Why::NotValidYetContext { .. } => "its time has not come".to_owned(),
+        Why::NotValidForName | Why::NotValidForNameContext { .. } => {
+            format!("it is not for {host}: give the URL with a name that it is for")
+        }
+        other => format!("{other:?}"),
+    };
+    final_problem(&format!("its certificate is not trusted: {why}"))
 }
 
 fn late() -> Broken {

@@ -2,9 +2,17 @@
 //!
 //! **Owns:** which URLs are taken. **Does not know:** whether anything is there. **Start here:** [`checked`].
 
+use std::collections::BTreeMap;
+
 use api::Problem;
+use api::object_store as s3;
+use api::object_store::StoredObject;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use model::image::ImageSource;
 use percent_encoding::percent_decode_str;
-use url::Url;
+use url::{Url, form_urlencoded};
 
 /// The scheme of a file in a datastore, whose name is in the place of the host.
 pub(super) const DATASTORE: &str = "datastore";
@@ -12,6 +20,110 @@ pub(super) const DATASTORE: &str = "datastore";
 pub(super) const FTP: &str = "ftp";
 /// The longest URL that is taken.
 const URL_MAX_BYTES: usize = 2048;
+
+/// The longest signature: with temporary credentials their token is part of it.
+const SIGNATURE_MAX_BYTES: usize = 8192;
+
+/// The longest name of a region.
+const REGION_MAX_BYTES: usize = 64;
+
+/// A source in its usual form, or why it is not taken.
+pub fn checked_source(source: &api::kinds::ImageSource) -> Result<ImageSource, Problem> {
+    let list = source.sha256sums_url.as_deref();
+    let stored = ImageSource {
+        url: source.url.clone(),
+        sha256sums_url: list.map(|list| checked(list).map(String::from)).transpose()?,
+        s3: source.s3.as_ref().map(stored),
+    };
+    let url = match source.s3 {
+        Some(_) => object(&stored).map(|_| Url::parse(&source.url))?,
+        None => {
+            return Ok(ImageSource {
+                url: checked(&source.url)?.into(),
+                ..stored
+            });
+        }
+    };
+    let url = url.map_err(|error| refuse(&error.to_string()))?.into();
+    Ok(ImageSource { url, ..stored })
+}
+
+fn stored(store: &s3::ObjectStore) -> model::image::ObjectStore {
+    model::image::ObjectStore {
+        endpoint: store.endpoint.clone(),
+        region: store.region.clone(),
+        path_style: store.path_style,
+    }
+}
+
+/// A store as it is shown: never with what lets in.
+pub fn shown_store(store: &model::image::ObjectStore) -> s3::ObjectStore {
+    s3::ObjectStore {
+        endpoint: store.endpoint.clone(),
+        region: store.region.clone(),
+        path_style: store.path_style,
+        signature: None,
+    }
+}
+
+/// The object that a source names; `None` if it names none in a store.
+fn object(source: &ImageSource) -> Result<Option<StoredObject>, Problem> {
+    let Some(store) = &source.s3 else { return Ok(None) };
+    if source.url.len() > URL_MAX_BYTES || store.endpoint.len() > URL_MAX_BYTES {
+        return Err(refuse(&format!("it has more than {URL_MAX_BYTES} bytes")));
+    }
+    let is_plain = store
+        .region
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    if !is_plain || store.region.is_empty() || store.region.len() > REGION_MAX_BYTES {
+        return Err(refuse("the region is no region's name: give one like eu-west-1"));
+    }
+    let found = StoredObject::at(&source.url, &shown_store(store));
+    found.map(Some).map_err(|why| refuse(&why))
+}
+
+/// The signature that a new source comes with, if it needs one.
+pub fn signature(source: &api::kinds::ImageSource) -> Result<Option<&str>, Problem> {
+    let Some(store) = &source.s3 else { return Ok(None) };
+    let missing = || {
+        let detail = "an object in a store is taken with a signature: give `source.s3.signature`, what follows the ? of a \
+                      presigned URL for GET, as `sterna image import` does; what anybody may read has an https:// URL";
+        Problem::invalid("signature-missing", detail)
+    };
+    let signature = store.signature.as_deref().ok_or_else(missing)?;
+    let is_plain = signature
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    if signature.len() > SIGNATURE_MAX_BYTES || !is_plain || signature_ends(signature).is_none() {
+        let detail = "source.s3.signature is not what follows the ? of a presigned URL (AWS Signature Version 4): it has \
+                      X-Amz-Date, X-Amz-Expires and X-Amz-Signature";
+        return Err(Problem::invalid("signature-missing", detail));
+    }
+    Ok(Some(signature))
+}
+
+/// Until when a signature is good.
+pub(super) fn signature_ends(query: &str) -> Option<Timestamp> {
+    let pairs: BTreeMap<_, _> = form_urlencoded::parse(query.as_bytes()).collect();
+    pairs.get("X-Amz-Signature")?;
+    let signed = DateTime::strptime("%Y%m%dT%H%M%SZ", pairs.get("X-Amz-Date")?.as_ref()).ok()?;
+    let signed = signed.to_zoned(TimeZone::UTC).ok()?.timestamp();
+    let valid: u32 = pairs.get("X-Amz-Expires")?.parse().ok()?;
+    signed.checked_add(SignedDuration::from_secs(valid.into())).ok()
+}
+
+/// Where a source is asked, with its signature if it needs one.
+pub(super) fn asked(source: &ImageSource, signature: Option<&str>) -> Result<Url, Problem> {
+    match object(source)? {
+        Some(object) => {
+            let mut url = object.url();
+            url.set_query(signature);
+            Ok(url)
+        }
+        None => checked(&source.url),
+    }
+}
 
 /// The URL in its usual form, or why it is not taken.
 pub fn checked(text: &str) -> Result<Url, Problem> {
@@ -61,7 +173,8 @@ fn check_place(url: &Url) -> Result<(), String> {
 pub(super) fn check(url: &Url) -> Result<(), String> {
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!(
-            "its scheme is {:?}: give an http://, https:// or ftp:// URL, or datastore://NAME/PATH",
+            "its scheme is {:?}: give an http://, https:// or ftp:// URL, s3://BUCKET/KEY with its store, or \
+             datastore://NAME/PATH",
             url.scheme()
         ));
     }

@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -104,12 +104,17 @@ pub(crate) struct Nginx {
 impl Nginx {
     /// Runs until it is dropped.
     pub(crate) async fn start(files: &[(&str, &[u8])]) -> Self {
+        Self::with(files, "").await
+    }
+
+    /// The same; its only server has these directives too.
+    pub(crate) async fn with(files: &[(&str, &[u8])], directives: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let here = dir.path().display();
         let config = format!(
             "daemon off; master_process off; pid {here}/pid; error_log stderr; user root;\n\
              events {{}}\n\
-             http {{\n access_log off;\n {}\n server {{ listen unix:{here}/socket; root {here}/files; }}\n}}\n",
+             http {{\n access_log off;\n {}\n server {{ listen unix:{here}/socket; root {here}/files; {directives} }}\n}}\n",
             ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
                 .map(|of| format!("{of}_temp_path {here}/{of};"))
                 .join(" "),
@@ -156,11 +161,29 @@ impl Nginx {
     }
 
     pub(crate) fn put(&self, name: &str, content: &[u8]) {
-        fs::write(self.dir.path().join("files").join(name), content).unwrap();
+        let path = self.dir.path().join("files").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
     }
 
     pub(crate) fn url(&self, name: &str) -> String {
         self.front.url(name)
+    }
+
+    /// A way to one of its sockets on which nothing is looked at.
+    pub(crate) async fn through(&self, socket: &str) -> SocketAddr {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (address, socket) = (listener.local_addr().unwrap(), self.dir.path().join(socket));
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let socket = socket.clone();
+                tokio::spawn(async move {
+                    let mut there = UnixStream::connect(socket).await.unwrap();
+                    let _ = copy_bidirectional(&mut stream, &mut there).await;
+                });
+            }
+        });
+        address
     }
 
     /// Another way to it: each answer is cut off after so many bytes, and from one request on none is passed on.

@@ -26,7 +26,7 @@ use anyhow::{Context, bail};
 use hostnet::world::{HostIndex, WORLD_ADDRESS, World};
 
 use super::args::UpArgs;
-use super::{asked_to_end, log, runtime};
+use super::{asked_to_end, import_authorities, log, runtime};
 use child::Supervised;
 pub(crate) use down::down;
 use leftovers::Guest;
@@ -80,6 +80,8 @@ pub(crate) fn up(args: UpArgs) -> anyhow::Result<ExitCode> {
         return simulated::up(&args, hosts);
     }
     log();
+    // Said before anything is started.
+    import_authorities(&args.import_ca)?;
     let dir = open_dir(&args.data_dir)?;
     let Some(_lock) = Lock::take(&dir)? else {
         bail!(
@@ -161,7 +163,7 @@ async fn run(args: &UpArgs, dir: &Dir, listener: TcpListener, adopted: &[Guest])
     let mut children = vec![Supervised::start(
         "server",
         dir.log("server"),
-        server_command(dir, listener)?,
+        server_command(args, dir, listener)?,
     )?];
     let started = tokio::select! {
         started = tokio::time::timeout(START_PATIENCE, start_hosts(args, dir, &mut world, &mut children, adopted)) => Some(started),
@@ -219,13 +221,16 @@ async fn start_hosts(
     cloud.wait_for_hosts(args.hosts.into()).await
 }
 
-fn server_command(dir: &Dir, listener: TcpListener) -> anyhow::Result<child::Command> {
+fn server_command(args: &UpArgs, dir: &Dir, listener: TcpListener) -> anyhow::Result<child::Command> {
     let mut command = child::Command::new(["server", "--listen-stdin"])?;
     command.option("--data-dir", dir.server());
     command.option("--listen", format!("{WORLD_ADDRESS}:{SERVER_PORT}"));
     command.option("--outlet", outlet::path(dir));
     for range in LOOPBACK {
         command.option("--import-allow", range);
+    }
+    for file in &args.import_ca {
+        command.option("--import-ca", file);
     }
     command.hand_over(listener.into());
     Ok(command)

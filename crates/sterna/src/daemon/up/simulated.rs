@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::lock::Lock;
 use super::setup::{self, Cloud};
-use super::{Dir, open_dir};
+use super::{Dir, import_authorities, open_dir};
 use crate::daemon::args::UpArgs;
 use crate::daemon::{STORE_DIR, asked_to_end, env, log_to, runtime, store_options};
 
@@ -44,7 +44,7 @@ pub(super) fn up(args: &UpArgs, hosts: u16) -> anyhow::Result<ExitCode> {
     log_to(Mutex::new(log));
     let ended = runtime(2)?.block_on(async {
         tokio::select! {
-            ended = run(&dir, args.listen, hosts) => ended.map(|never| match never {}),
+            ended = run(args, &dir, hosts) => ended.map(|never| match never {}),
             () = asked_to_end() => Ok(()),
         }
     });
@@ -79,14 +79,16 @@ fn begin_anew(dir: &Dir) -> anyhow::Result<()> {
     std::fs::write(&mark, "").with_context(|| format!("writing {}", mark.display()))
 }
 
-async fn run(dir: &Dir, listen: SocketAddr, hosts: u16) -> anyhow::Result<Infallible> {
+async fn run(args: &UpArgs, dir: &Dir, hosts: u16) -> anyhow::Result<Infallible> {
+    let listen = args.listen;
+    let import_authorities = import_authorities(&args.import_ca)?;
     let listener = TcpListener::bind(listen)
         .await
         .with_context(|| format!("listening on {listen}: take another address with --listen"))?;
     let address = listener.local_addr()?;
     let (ready, is_ready) = oneshot::channel();
     let mut parts = Parts::new();
-    parts.spawn(serve(dir.server(), listener, ready));
+    parts.spawn(serve(dir.server(), listener, import_authorities, ready));
     if let Ok(shared) = is_ready.await {
         parts.spawn(async move {
             let ids = sim::join(&shared, hosts).await.context("taking the hosts in")?;
@@ -112,6 +114,7 @@ async fn first_end(parts: &mut Parts) -> anyhow::Result<Infallible> {
 async fn serve(
     data_dir: PathBuf,
     listener: TcpListener,
+    import_authorities: server::Authorities,
     ready: oneshot::Sender<Arc<Shared>>,
 ) -> anyhow::Result<Infallible> {
     let options = store_options(&data_dir);
@@ -128,6 +131,7 @@ async fn serve(
         },
         certificate_life: server::CERTIFICATE_LIFE,
         import_addresses: super::loopback(),
+        import_authorities,
         outlet: None,
     };
     let tell = |shared| drop(ready.send(shared));
