@@ -16,6 +16,7 @@ use planner::Plan;
 use store::{RangeRequest, Store};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::agents::secret;
 use crate::auth::{ADMIN, sha256_hex};
@@ -115,15 +116,7 @@ pub async fn run(
             "the store was restored from a backup: nothing is decided until `sterna store resume`"
         );
     }
-    let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(compaction::run(store.clone(), env.clone()));
-    tasks.spawn(controller::run::run(store, cache, env, figures));
-    tasks.spawn(contact::run(cloud.clone(), app.server));
-    tasks.spawn(import::run(app.clone()));
-    tasks.spawn(collect::run(app.clone()));
-    tasks.spawn(metrics::follow(app.clone()));
-    let ringing = app.clone();
-    tasks.spawn(async move { ringing.bells.follow(&ringing.cache).await });
+    let mut tasks = in_background(&app, figures);
     tasks.spawn(tls::renew(app.clone(), own));
     for listener in config.listeners {
         tasks.spawn(tls::serve(listener, tls.clone(), routes::router(app.clone())));
@@ -133,6 +126,28 @@ pub async fn run(
         Some(Err(error)) => Err(format!("a part of the server ended: {error}").into()),
         _ => Err("a part of the server ended by itself".into()),
     }
+}
+
+/// What goes on whether or not anybody asks.
+fn in_background(app: &routes::App, figures: Arc<Figures>) -> JoinSet<()> {
+    let Cloud {
+        store, cache, env, ..
+    } = &*app.cloud;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(compaction::run(store.clone(), env.clone()));
+    tasks.spawn(controller::run::run(
+        store.clone(),
+        cache.clone(),
+        env.clone(),
+        figures,
+    ));
+    tasks.spawn(contact::run(app.cloud.clone(), app.server));
+    tasks.spawn(import::run(app.clone()));
+    tasks.spawn(collect::run(app.clone()));
+    tasks.spawn(metrics::follow(app.clone()));
+    let ringing = app.clone();
+    tasks.spawn(async move { ringing.bells.follow(&ringing.cache).await });
+    tasks
 }
 
 /// Files that a crash cut off, by how their names begin.

@@ -168,7 +168,7 @@ fn checked(spec: ImageSpec) -> Result<stored::ImageSpec, Problem> {
 fn sign(image: ImageId, spec: &ImageSpec, plan: &mut Plan) -> Result<(), Problem> {
     let Some(source) = &spec.source else { return Ok(()) };
     if let Some(signature) = source::signature(source)? {
-        let kept = Some(record::encode(&signature));
+        let kept = Some(record::encode(&signature.to_owned()));
         plan.writes.insert(key::image_signature(image), kept);
     }
     Ok(())
