@@ -275,7 +275,7 @@ pub(crate) struct ImportArgs {
     /// Where the server takes the disk image from: http://, https:// or ftp://, without a password, or s3://BUCKET/KEY
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
-    /// The object store that an s3:// URL is of, as in https://s3.eu-west-1.amazonaws.com
+    /// The object store that an s3:// URL is of, as in `https://s3.eu-west-1.amazonaws.com`
     #[arg(long, value_name = "URL", requires = "url")]
     pub(crate) endpoint: Option<String>,
     /// The object store's region
