@@ -13,7 +13,7 @@ use api::apply::{
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use model::limits::{SSH_KEYS_MAX, check_range};
+use model::limits::check_range;
 
 use crate::kinds::check_ssh_keys;
 
@@ -98,12 +98,6 @@ fn encoded(content: &[u8]) -> Secret {
 
 fn of_user(user: ApplyUser) -> Result<Vec<ApplyStep>, Problem> {
     check_user(&user.name)?;
-    check_range(
-        "the number of ssh keys",
-        user.ssh_keys.len() as u64,
-        0,
-        SSH_KEYS_MAX as u64,
-    )?;
     check_ssh_keys(&user.ssh_keys)?;
     let name = user.name;
     let mut steps = vec![ApplyStep::User { name: name.clone() }];

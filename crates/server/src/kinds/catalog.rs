@@ -26,12 +26,6 @@ pub(super) fn guest(spec: GuestSpec) -> Result<GuestConfig, Problem> {
     if let Some(name) = &spec.hostname {
         model::limits::check_name(name)?;
     }
-    check_range(
-        "the number of ssh keys",
-        spec.ssh_keys.len() as u64,
-        0,
-        SSH_KEYS_MAX as u64,
-    )?;
     check_ssh_keys(&spec.ssh_keys)?;
     let guest = GuestConfig {
         hostname: spec.hostname,
@@ -44,8 +38,14 @@ pub(super) fn guest(spec: GuestSpec) -> Result<GuestConfig, Problem> {
     Ok(guest)
 }
 
-/// Refuses keys that are none.
+/// Refuses keys that are none, and too many of them.
 pub(crate) fn check_ssh_keys(keys: &[String]) -> Result<(), Problem> {
+    check_range(
+        "the number of ssh keys",
+        keys.len() as u64,
+        0,
+        SSH_KEYS_MAX as u64,
+    )?;
     if keys
         .iter()
         .any(|key| key.len() > 16 * 1024 || key.contains(['\n', '\r', '\0']))

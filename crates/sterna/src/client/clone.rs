@@ -6,9 +6,9 @@ use anyhow::ensure;
 use api::Create;
 use api::client::ObjectOf;
 use api::kinds::{Vm, VmSpec};
-use model::vm::{Consistency, Power};
+use model::vm::Consistency;
 
-use super::vm::{finish, placement};
+use super::vm::{finish, first_power, placement};
 use super::wait::until;
 use super::{Context, output, template};
 use crate::cli::{CloneArgs, WaitState};
@@ -62,11 +62,7 @@ fn bodies(args: CloneArgs) -> anyhow::Result<Vec<Create<VmSpec>>> {
         nics: (!args.nics.is_empty()).then_some(args.nics),
         guest: template::guest(&args.guest, args.hostname)?,
         placement: placement(args.host, args.host_labels, args.rules),
-        power: match (args.hold, args.off) {
-            (true, _) => Some(Power::Hold),
-            (_, true) => Some(Power::Prepared),
-            _ => None,
-        },
+        power: first_power(args.hold, args.off),
         ..VmSpec::default()
     };
     let body = |name: String| Create {

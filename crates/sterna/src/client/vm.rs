@@ -212,11 +212,7 @@ fn bodies(args: VmArgs) -> anyhow::Result<Vec<Create<VmSpec>>> {
         nics: (!args.nics.is_empty()).then_some(args.nics),
         guest: template::guest(&args.guest, args.hostname)?,
         placement: placement(args.host, args.host_labels, args.rules),
-        power: match (args.hold, args.off) {
-            (true, _) => Some(Power::Hold),
-            (_, true) => Some(Power::Prepared),
-            _ => None,
-        },
+        power: first_power(args.hold, args.off),
         cdrom: args.iso.map(|image| CdromSpec {
             image: Some(image),
             force: false,
@@ -264,6 +260,15 @@ fn new_batch(size: usize) -> Batch {
     Batch {
         id: Uuid::now_v7(),
         size: u32::try_from(size).unwrap_or(BATCH_MAX),
+    }
+}
+
+/// What a new VM shall be, unless it is to run.
+pub(super) fn first_power(hold: bool, off: bool) -> Option<Power> {
+    match (hold, off) {
+        (true, _) => Some(Power::Hold),
+        (_, true) => Some(Power::Prepared),
+        _ => None,
     }
 }
 
