@@ -20,7 +20,7 @@ setup: ## install what building and running needs (asks for root only if somethi
 
 # One call for all that is run from it, so that the dependencies are compiled once.
 build: setup guest ## build target/release/sterna and target/guest.qcow2
-	$(CARGO) build --locked --release --package sterna --package e2e --package bench
+	$(CARGO) build --locked --release --package sterna --package e2e --package bench --features sterna/jemalloc
 
 guest: ## build the tiny guest that tests and the demo boot
 	guest/build.sh target/guest.qcow2
@@ -67,18 +67,18 @@ bench: build ## what Sterna adds to bare QEMU and SQLite, as ratios; of one thin
 
 soak: ## the long tests, which `make test` leaves out
 	scripts/setup.sh soak
-	$(CARGO) build --locked --workspace --bins --tests
+	$(CARGO) build --locked --workspace --bins --tests --features sterna/jemalloc
 	$(MAKE) --no-print-directory guest
 	guest/debian.sh target/debian.qcow2
 	rm -rf $(STERNA_BROKEN_PROMISES)
-	$(CARGO) nextest run --locked --workspace --profile soak --run-ignored only
+	$(CARGO) nextest run --locked --workspace --features sterna/jemalloc --profile soak --run-ignored only
 	@! cat $(STERNA_BROKEN_PROMISES)/* 2>/dev/null
 
 # In a directory of its own, so that what is found there is what was built now.
 deb: ## build the Debian package below target/debian, and check it
 	scripts/setup.sh deb
 	rm -rf target/debian target/man
-	$(CARGO) build --locked --release --package sterna
+	$(CARGO) build --locked --release --package sterna --features sterna/jemalloc
 	target/release/sterna manual target/man
 	$(CARGO) deb --quiet --locked --no-dbgsym --strip --package sterna --output target/debian/
 	packaging/check.sh target/debian/sterna_*.deb
