@@ -10,7 +10,7 @@ export STERNA_BROKEN_PROMISES := $(CURDIR)/target/broken-promises
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build guest demo test lint deny tidy fmt bench soak deb clean
+.PHONY: help setup build guest demo test lint rules deny tidy fmt bench soak deb clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /  \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-8s %s\n", $$1, $$2 }'
@@ -29,22 +29,28 @@ demo: STERNA_BIN := $(CURDIR)/target/release/sterna
 demo: build ## three hosts on this machine, a VM, a live migration: watch it happen
 	target/release/demo
 
-# All in the dev profile, and all crates in one call, so that the dependencies are compiled once. Tests come last: their
-# summary is the last thing printed.
+# All in the dev profile and all crates in one call, so that each is compiled once; by clippy, which is the compiler with more
+# warnings: to check dependencies for it first, and then compile them, took two minutes more. Tests come last: their summary is
+# the last thing printed. Some wait more than they compute, so one more than there are processors is begun; how many of them have
+# guests is bounded by .config/nextest.toml.
+test: checked := RUSTC_WORKSPACE_WRAPPER=clippy-driver RUSTFLAGS='-D warnings'
+test: export NEXTEST_TEST_THREADS ?= $(shell expr $$(nproc) + 1)
 test: ## everything that must hold before a change goes in
 	scripts/setup.sh test
-	$(MAKE) --no-print-directory lint
-	$(CARGO) build --locked --workspace --bins --tests
+	$(checked) $(MAKE) --no-print-directory rules
+	$(checked) $(CARGO) build --locked --workspace --bins --tests
 	$(MAKE) --no-print-directory guest
 	rm -rf $(STERNA_BROKEN_PROMISES)
-	$(CARGO) nextest run --locked --workspace
+	$(checked) $(CARGO) nextest run --locked --workspace
 	@! cat $(STERNA_BROKEN_PROMISES)/* 2>/dev/null
 
-lint: deny ## formatting, clippy, documentation's links, dependencies, house rules
-	$(CARGO) fmt --all --check
-	$(CARGO) xtask tidy
+lint: rules ## what `make test` checks without running anything, and documentation's links
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' $(CARGO) doc --locked --workspace --no-deps --quiet
+
+rules: deny ## formatting, dependencies, house rules
+	$(CARGO) fmt --all --check
+	$(CARGO) xtask tidy
 
 # The advisories are a repository of their own: without a network, the rest is still checked.
 deny: ## licences, sources and bans of what is depended on, and known vulnerabilities
@@ -67,6 +73,7 @@ bench: build ## what Sterna adds to bare QEMU and SQLite, as ratios; of one thin
 
 soak: ## the long tests, which `make test` leaves out
 	scripts/setup.sh soak
+	$(MAKE) --no-print-directory lint
 	$(CARGO) build --locked --workspace --bins --tests --features sterna/jemalloc
 	$(MAKE) --no-print-directory guest
 	guest/debian.sh target/debian.qcow2
