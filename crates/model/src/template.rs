@@ -1,9 +1,10 @@
 //! A template: what new VMs are made from.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::vm::GuestConfig;
-use crate::{ImageId, NetworkId};
+use crate::{ImageId, Kind, NetworkId};
 
 /// Defaults for new VMs. A VM keeps what it was given when it was created.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,4 +21,12 @@ pub struct TemplateSpec {
     pub networks: Vec<NetworkId>,
     /// What the guest is told.
     pub guest: GuestConfig,
+}
+
+impl TemplateSpec {
+    /// All that has to be there as long as it is.
+    pub fn needs(&self) -> impl Iterator<Item = (Kind, Uuid)> {
+        let networks = self.networks.iter().map(|network| (Kind::Network, network.0));
+        [(Kind::Image, self.image.0)].into_iter().chain(networks)
+    }
 }

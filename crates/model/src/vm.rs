@@ -10,11 +10,14 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 pub use crate::placement::PlacementRule;
 use crate::report::{Outgoing, OutgoingState, RunState, RunStatus};
 use crate::user_data::UserData;
-use crate::{DatastoreId, HostId, ImageId, Incarnation, MigrationId, NetworkId, Reason, TemplateId, VmId};
+use crate::{
+    DatastoreId, HostId, ImageId, Incarnation, Kind, MigrationId, NetworkId, Reason, TemplateId, VmId,
+};
 
 /// What the user wants the VM to be doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -91,6 +94,15 @@ impl VmSpec {
     pub fn images(&self) -> impl Iterator<Item = ImageId> {
         let medium = self.cdrom.as_ref().and_then(|cdrom| cdrom.medium);
         self.image.into_iter().chain(medium)
+    }
+
+    /// All that has to be there as long as it is.
+    pub fn needs(&self) -> impl Iterator<Item = (Kind, Uuid)> {
+        let images = self.images().map(|image| (Kind::Image, image.0));
+        let networks = self.nics.iter().map(|nic| (Kind::Network, nic.network.0));
+        images
+            .chain([(Kind::Datastore, self.datastore.0)])
+            .chain(networks)
     }
 }
 

@@ -110,12 +110,9 @@ fn without_object(id: VmId) -> Vec<Fault> {
 
 /// What a VM is made of is there.
 fn references(view: &View, id: VmId, vm: &Object<VmSpec>) -> Vec<Fault> {
-    let spec = &vm.spec;
-    let nics = spec.nics.iter().map(|nic| (Kind::Network, nic.network.0));
-    let images = spec.images().map(|image| (Kind::Image, image.0));
-    let missing = images
-        .chain([(Kind::Datastore, spec.datastore.0)])
-        .chain(nics)
+    let missing = vm
+        .spec
+        .needs()
         .filter(|(kind, id)| view.meta(*kind, *id).is_none());
     missing
         .map(|(kind, needed)| {

@@ -584,6 +584,39 @@ impl View {
         }
     }
 
+    /// All that an object names and cannot be without, by kind and id.
+    pub fn needs(&self, kind: Kind, id: Uuid) -> BTreeSet<(Kind, Uuid)> {
+        let vm = || {
+            Some(
+                self.vms
+                    .get(&VmId(id))?
+                    .object
+                    .as_ref()?
+                    .value
+                    .spec
+                    .needs()
+                    .collect(),
+            )
+        };
+        let template = || Some(self.templates.get(&id)?.value.spec.needs().collect());
+        let needs = match kind {
+            Kind::Vm => vm(),
+            Kind::Template => template(),
+            _ => None,
+        };
+        needs.unwrap_or_default()
+    }
+
+    /// The revision of an object that others may need, its parts left out.
+    pub fn object_revision(&self, kind: Kind, id: Uuid) -> Option<u64> {
+        match kind {
+            Kind::Image => Some(self.images.get(&id)?.object.as_ref()?.revision),
+            Kind::Network => Some(self.networks.get(&id)?.revision),
+            Kind::Datastore => Some(self.datastores.get(&id)?.revision),
+            _ => None,
+        }
+    }
+
     /// The ids of a kind, in the order of their making.
     pub fn ids(&self, kind: Kind) -> Vec<Uuid> {
         match kind {

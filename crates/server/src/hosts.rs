@@ -31,9 +31,6 @@ use crate::shared::{Cloud, LastHeard};
 /// How often a report is tried again when others overtake it.
 const ATTEMPTS: u32 = 20;
 
-/// How long a host that connects waits for the view to be as new as the store.
-const CATCH_UP: Duration = Duration::from_secs(5);
-
 /// What a host that joins says of itself.
 #[derive(Debug, Clone, Copy)]
 pub struct Wish<'a> {
@@ -186,13 +183,7 @@ impl Documents {
     /// *fresh* to the agent, which starts VMs by it, and a host whose VMs were given to others may come back to a server
     /// that has not heard of that.
     pub async fn begin(cloud: &Cloud, host: HostId) -> Result<Self, Problem> {
-        let revision = cloud.store.revision().await;
-        let revision = revision.map_err(|error| store_problem(&error))?;
-        if !cloud.cache.reach(revision, CATCH_UP).await {
-            let detail =
-                "this server has not heard yet of all that its store has: try again, or ask another server";
-            return Err(Problem::new(503, "server-behind", detail));
-        }
+        cloud.reach_all().await?;
         Ok(Self { host, last: None })
     }
 

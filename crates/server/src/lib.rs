@@ -35,6 +35,7 @@ pub mod metrics;
 pub mod pki;
 pub mod places;
 pub mod progress;
+pub mod removal;
 pub mod requests;
 pub mod restored;
 pub mod routes;

@@ -27,8 +27,8 @@ use crate::kinds::{Served, explanation, host_action, image_import, missing, vm_a
 use crate::service::{self, Answer, Context, RequestId, check_revision, create_object, replace_object};
 use crate::shared::Shared;
 use crate::{
-    agents, apply, backup, calls, check, console, docs, history, images, lists, metrics, progress, requests,
-    restored, tokens, unread,
+    agents, apply, backup, calls, check, console, docs, history, images, lists, metrics, progress, removal,
+    requests, restored, tokens, unread,
 };
 
 /// What handlers share.
@@ -373,6 +373,12 @@ async fn delete<R: Served>(
 ) -> Result<Response, Refused> {
     let query = query(found)?;
     let request = request_id(&query, "DELETE", uri.path(), b"")?;
+    if removal::may_be_needed(R::KIND) && !query.dry_run {
+        let expected = query.expected_revision;
+        return Ok(respond(
+            removal::remove::<R>(&app, &user, request, &name, expected).await?,
+        ));
+    }
     let decide = |context: &Context<'_>, plan: &mut planner::Plan| {
         decide_delete::<R>(context, plan, &name, query.expected_revision)
     };
@@ -380,7 +386,7 @@ async fn delete<R: Served>(
 }
 
 /// An object that is there, unless it was changed after the revision that the client has seen.
-fn stored<'v, R: Served>(
+pub(crate) fn stored<'v, R: Served>(
     context: &Context<'v>,
     name: &str,
     expected_revision: Option<u64>,

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::answer::{commit_problem, store_problem};
 use crate::auth::{PROJECT, User};
 use crate::kinds::{Served, render};
+use crate::removal::rely_on_needed;
 use crate::shared::Cloud;
 
 /// How often a request is tried again when others overtake it.
@@ -200,7 +201,9 @@ fn plan_once<R: Served>(
     };
     let mut plan = Plan::new("");
     let id = decide(&context, &mut plan)?;
-    let answer = match object::<R>(cloud, &after::<R>(&view, &plan), id, status)? {
+    let next = after::<R>(&view, &plan);
+    rely_on_needed(&view, &next, &mut plan)?;
+    let answer = match object::<R>(cloud, &next, id, status)? {
         Some(answer) => answer,
         None => object::<R>(cloud, &view, id, status)?
             .ok_or_else(|| Problem::new(404, "gone", format!("the {} is gone meanwhile", R::KIND)))?,
@@ -289,7 +292,7 @@ fn with_texts<R: Served>(cloud: &Cloud, mut body: Value) -> Value {
 }
 
 /// The kept answer to a request id, if it was seen before.
-async fn repeated<R: Served>(
+pub(crate) async fn repeated<R: Served>(
     cloud: &Cloud,
     user: &User,
     request: Option<&RequestId>,

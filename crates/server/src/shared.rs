@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use api::Problem;
 use controller::Env;
 use controller::cache::Cache;
 use controller::figures::Figures;
@@ -23,6 +24,7 @@ use store::Store;
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
+use crate::answer::store_problem;
 use crate::calls::Calls;
 use crate::contact::SILENT_AFTER;
 use crate::hosts::Bells;
@@ -33,6 +35,9 @@ use crate::metrics::Metrics;
 use crate::pki::Pki;
 use crate::places::Places;
 use crate::speakers::Speakers;
+
+/// How long is waited for the view to have what the store has.
+const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// What is known of the cloud. Everything that matters is in the store; the rest is what was heard lately.
 pub struct Cloud {
@@ -55,6 +60,18 @@ impl Cloud {
             env,
             heard: Heard::default(),
         }
+    }
+
+    /// Waits until the view has all that the store has now, or says that this server is behind.
+    pub async fn reach_all(&self) -> Result<(), Problem> {
+        let revision = self.store.revision().await;
+        let revision = revision.map_err(|error| store_problem(&error))?;
+        if self.cache.reach(revision, CATCH_UP).await {
+            return Ok(());
+        }
+        let detail =
+            "this server has not heard yet of all that its store has: try again, or ask another server";
+        Err(Problem::new(503, "server-behind", detail))
     }
 
     /// What a commit needs.

@@ -105,10 +105,7 @@ fn remove_at_once<R: Served + ?Sized>(
     plan: &mut Plan,
 ) -> Result<Uuid, Problem> {
     let meta = &at.value.meta;
-    let users = users(context.view, R::KIND, meta.id);
-    if !users.is_empty() {
-        return Err(in_use(R::KIND, &meta.name, &users));
-    }
+    check_unused::<R>(context.view, at)?;
     plan.action = format!("delete {} {}", R::KIND, meta.name);
     plan.remove(model::key::object(R::KIND, meta.id), at.revision);
     plan.writes.insert(
@@ -120,6 +117,19 @@ fn remove_at_once<R: Served + ?Sized>(
         plan.writes.extend(parts.map(|part| (part(meta.id.into()), None)));
     }
     Ok(meta.id)
+}
+
+/// Refuses if there is somebody who needs the object.
+pub(crate) fn check_unused<R: Served + ?Sized>(
+    view: &View,
+    at: &At<Object<R::Stored>>,
+) -> Result<(), Problem> {
+    let meta = &at.value.meta;
+    let users = users(view, R::KIND, meta.id);
+    if users.is_empty() {
+        return Ok(());
+    }
+    Err(in_use(R::KIND, &meta.name, &users))
 }
 
 /// How many of those that need an object are named.
@@ -149,16 +159,15 @@ fn users(view: &View, kind: Kind, id: Uuid) -> Vec<(Kind, String)> {
             .map(|(kind, user)| (kind, name_of(view, kind, user)))
             .collect();
     }
+    let is_needed = |needed: (Kind, Uuid)| needed == (kind, id);
     let templates = view.templates.values().map(|at| &at.value);
     let templates = templates
-        .filter(|template| kind == Kind::Network && template.spec.networks.iter().any(|it| it.0 == id))
+        .filter(|template| template.spec.needs().any(is_needed))
         .map(|template| (Kind::Template, template.meta.name.clone()));
     let vms = view.vms.values().filter_map(|vm| vm.object.as_ref());
-    let vms = vms.map(|at| &at.value).filter(|vm| match kind {
-        Kind::Network => vm.spec.nics.iter().any(|nic| nic.network.0 == id),
-        Kind::Datastore => vm.spec.datastore.0 == id,
-        _ => false,
-    });
+    let vms = vms
+        .map(|at| &at.value)
+        .filter(|vm| vm.spec.needs().any(is_needed));
     templates
         .chain(vms.map(|vm| (Kind::Vm, vm.meta.name.clone())))
         .collect()

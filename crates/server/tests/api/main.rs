@@ -21,6 +21,7 @@ mod media;
 mod metrics;
 mod objects;
 mod programs;
+mod removal;
 mod speakers;
 mod store;
 mod tokens;
