@@ -19,7 +19,9 @@ use serde::{Deserialize, Serialize};
 use crate::drain::DrainStatus;
 use crate::object_store::ObjectStore;
 pub use crate::placement::PlacementSpec;
+pub use crate::profile::{Profile, ProfileSpec, ProfileStatus};
 use crate::resource::{Object, Resource};
+pub use crate::template::{Template, TemplateSpec, TemplateStatus};
 
 /// A virtual machine.
 pub struct Vm;
@@ -27,8 +29,6 @@ pub struct Vm;
 pub struct Host;
 /// An image.
 pub struct Image;
-/// A template.
-pub struct Template;
 /// A network.
 pub struct Network;
 /// A datastore.
@@ -46,6 +46,8 @@ pub struct Event;
 pub struct VmSpec {
     /// The template that it is made from.
     pub template: Option<String>,
+    /// The profile whose sizes it has, where no others are given here; the template's if `null`.
+    pub profile: Option<String>,
     /// Virtual processors.
     pub vcpus: Option<u32>,
     /// Main memory, in MiB.
@@ -483,53 +485,9 @@ fn content_word(image: &ImageStatus) -> String {
     }
 }
 
-/// Defaults for new VMs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TemplateSpec {
-    /// The image of the root disk.
-    pub image: String,
-    /// Virtual processors.
-    #[serde(default = "one")]
-    pub vcpus: u32,
-    /// Main memory, in MiB.
-    pub memory_mib: u64,
-    /// The size of the root disk, in bytes; the image's if `null`.
-    #[serde(default)]
-    pub disk_bytes: Option<u64>,
-    /// One interface for each; the network `default` if left out.
-    #[serde(default)]
-    pub networks: Option<Vec<String>>,
-    /// What the guest is told.
-    #[serde(default)]
-    pub guest: GuestSpec,
-}
-
-fn one() -> u32 {
-    1
-}
-
 /// Nothing to say.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NoStatus {}
-
-impl Resource for Template {
-    const KIND: Kind = Kind::Template;
-    const COLUMNS: &'static [&'static str] = &["IMAGE", "VCPUS", "MEMORY", "NETWORKS"];
-    type Spec = TemplateSpec;
-    type Status = NoStatus;
-
-    fn row(template: &Object<TemplateSpec, NoStatus>) -> Vec<String> {
-        let spec = &template.spec;
-        let networks = spec.networks.clone().unwrap_or_default().join(",");
-        vec![
-            spec.image.clone(),
-            spec.vcpus.to_string(),
-            format!("{} MiB", spec.memory_mib),
-            networks,
-        ]
-    }
-}
 
 /// A network over hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -15,6 +15,7 @@ use crate::meta::Object;
 use crate::migration::{MigrationIntent, MigrationSpec};
 use crate::network::{AddressHolder, NetworkSpec};
 use crate::operation::{OperationSpec, OperationStatus};
+use crate::profile::ProfileSpec;
 use crate::report::RunStatus;
 use crate::restored::Restored;
 use crate::template::TemplateSpec;
@@ -117,6 +118,7 @@ specs!(
     MigrationSpec,
     NetworkSpec,
     OperationSpec,
+    ProfileSpec,
     TemplateSpec,
     VmSpec,
 );

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::placement::PlacementRule;
 use crate::report::{Outgoing, OutgoingState, RunState, RunStatus};
 use crate::user_data::UserData;
-use crate::{DatastoreId, HostId, ImageId, Incarnation, MigrationId, NetworkId, Reason, TemplateId, VmId};
+use crate::{DatastoreId, HostId, ImageId, Incarnation, MigrationId, NetworkId, ProfileId, Reason, TemplateId, VmId};
 
 /// What the user wants the VM to be doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -48,6 +48,9 @@ impl Power {
 pub struct VmSpec {
     /// The template that it was made from.
     pub template: Option<TemplateId>,
+    /// The profile that its sizes are of, as far as no others were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<ProfileId>,
     /// Virtual processors.
     pub vcpus: u32,
     /// Main memory.

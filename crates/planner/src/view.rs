@@ -25,6 +25,7 @@ use model::{HostId, ImageId, Incarnation, Kind, MigrationId, Object, OperationId
 use uuid::Uuid;
 
 use crate::hardware::Capacity;
+use crate::profiles::Profiles;
 
 /// A stored part with the revision that last changed it: what a plan compares.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,6 +108,8 @@ pub struct View {
     pub images: BTreeMap<Uuid, WithStatus<ImageSpec, ImageStatus>>,
     /// Templates.
     pub templates: BTreeMap<Uuid, At<Object<TemplateSpec>>>,
+    /// Profiles.
+    pub profiles: Profiles,
     /// Networks.
     pub networks: BTreeMap<Uuid, At<Object<NetworkSpec>>>,
     /// Datastores.
@@ -213,6 +216,7 @@ impl View {
             (Kind::Image, part) => set_parts(self.images.entry(id).or_default(), part, change)?,
             (Kind::Operation, part) => set_parts(self.operations.entry(id).or_default(), part, change)?,
             (Kind::Template, Part::Object) => set_plain(&mut self.templates, id, change)?,
+            (Kind::Profile, Part::Object) => set_plain(&mut self.profiles.stored, id, change)?,
             (Kind::Network, Part::Object) => set_plain(&mut self.networks, id, change)?,
             (Kind::Network, Part::Address(address)) => {
                 set_index(&mut self.addresses, id, address, change.value.is_some());
@@ -464,7 +468,7 @@ impl View {
         ids.filter_map(|id| self.migrations.get(id).map(|migration| (*id, migration)))
     }
 
-    /// A copy of what names are read from (hosts, images, templates, networks, datastores) and of these VMs and
+    /// A copy of what names are read from (hosts, images, templates, profiles, networks, datastores) and of these VMs and
     /// migrations.
     pub fn excerpt(&self, objects: impl Iterator<Item = (Kind, Uuid)>) -> Self {
         let mut copy = Self {
@@ -472,6 +476,7 @@ impl View {
             hosts: self.hosts.clone(),
             images: self.images.clone(),
             templates: self.templates.clone(),
+            profiles: self.profiles.clone(),
             networks: self.networks.clone(),
             datastores: self.datastores.clone(),
             ..Self::default()
@@ -578,6 +583,7 @@ impl View {
             Kind::Image => self.images.get(&id)?.object.as_ref().map(|at| &at.value.meta),
             Kind::Operation => self.operations.get(&id)?.object.as_ref().map(|at| &at.value.meta),
             Kind::Template => self.templates.get(&id).map(|at| &at.value.meta),
+            Kind::Profile => self.profiles.get(id).map(|at| &at.value.meta),
             Kind::Network => self.networks.get(&id).map(|at| &at.value.meta),
             Kind::Datastore => self.datastores.get(&id).map(|at| &at.value.meta),
             Kind::Event => self.events.get(&id).map(|at| &at.value.meta),
@@ -593,6 +599,7 @@ impl View {
             Kind::Image => self.images.keys().copied().collect(),
             Kind::Operation => self.operations.keys().copied().collect(),
             Kind::Template => self.templates.keys().copied().collect(),
+            Kind::Profile => self.profiles.ids(),
             Kind::Network => self.networks.keys().copied().collect(),
             Kind::Datastore => self.datastores.keys().copied().collect(),
             Kind::Event => self.events.keys().copied().collect(),
@@ -610,6 +617,8 @@ impl View {
             .names
             .get(&(kind, project.map(str::to_owned), name.to_owned()))
             .copied();
+        let of_family = || (kind == Kind::Profile).then(|| Profiles::of_family(name)).flatten();
+        let by_name = by_name.or_else(of_family);
         by_name.or_else(|| name.parse().ok().filter(|id| self.meta(kind, *id).is_some()))
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api::drain::HostActionBody;
 use api::kinds::{
     ActionBody, Datastore, Event, Host, Image, ImageSpec, JoinToken, JoinTokenBody, Migration, Network,
-    Operation, Template, Vm,
+    Operation, Profile, Template, Vm,
 };
 use api::{Create, Problem};
 use axum::Router;
@@ -46,6 +46,7 @@ pub fn router(app: App) -> Router {
         .merge(kind::<Host>())
         .merge(kind::<Image>())
         .merge(kind::<Template>())
+        .merge(kind::<Profile>())
         .merge(kind::<Network>())
         .merge(kind::<Datastore>())
         .merge(kind::<Migration>())

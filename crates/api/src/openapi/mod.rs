@@ -14,7 +14,7 @@ use crate::drain::HostActionBody;
 use crate::history::History;
 use crate::kinds::{
     ActionBody, Datastore, Event, Host, Image, JoinToken, JoinTokenBody, Migration, Network, Operation,
-    Template, UploadStatus, Vm,
+    Profile, Template, UploadStatus, Vm,
 };
 use crate::placement::Explanation;
 use crate::resource::{Change, Changes, Create, List, Object, Resource};
@@ -51,6 +51,7 @@ pub fn document() -> Value {
     kind::<Host>(&mut generator, &mut paths, &mut names);
     kind::<Image>(&mut generator, &mut paths, &mut names);
     kind::<Template>(&mut generator, &mut paths, &mut names);
+    kind::<Profile>(&mut generator, &mut paths, &mut names);
     kind::<Network>(&mut generator, &mut paths, &mut names);
     kind::<Datastore>(&mut generator, &mut paths, &mut names);
     kind::<Migration>(&mut generator, &mut paths, &mut names);
@@ -230,6 +231,7 @@ fn example(kind: Kind) -> Value {
         Kind::Template => {
             json!({ "name": "small", "spec": { "image": "tiny", "memory_mib": 256, "vcpus": 1 } })
         }
+        Kind::Profile => json!({ "name": "wide", "spec": { "vcpus": 8, "memory_mib": 8192 } }),
         Kind::Network => json!({ "name": "front", "spec": { "cidr": "10.1.0.0/24" } }),
         Kind::Datastore => json!({ "name": "shared", "spec": { "path": "/srv/sterna", "coherent": true } }),
         Kind::Migration => json!({ "spec": { "vm": "web", "to": "h2" } }),

@@ -57,6 +57,7 @@ pub(super) fn create(
 fn check_overrides(spec: &VmSpec) -> Result<(), Problem> {
     let given = [
         ("template", spec.template.is_some()),
+        ("profile", spec.profile.is_some()),
         ("image", spec.image.is_some()),
         ("disk_bytes", spec.disk_bytes.is_some()),
         ("datastore", spec.datastore.is_some()),

@@ -2,6 +2,7 @@
 //! types meet.
 
 mod action;
+mod base;
 mod catalog;
 mod clone;
 mod drain;
@@ -10,8 +11,10 @@ mod image;
 mod media;
 mod migration;
 mod placement;
+mod profile;
 mod record;
 mod start;
+mod template;
 mod vm;
 
 pub use action::action as vm_action;
@@ -24,6 +27,7 @@ pub use placement::explanation;
 pub(crate) use vm::exceeds_reservation;
 
 use api::{Object as WireObject, Problem, Resource};
+use model::profile::FAMILY_NAMES;
 use model::{HostId, Kind, MigrationId, Object, Timestamp, VmId};
 use planner::view::At;
 use planner::{Plan, View};
@@ -151,7 +155,11 @@ fn users(view: &View, kind: Kind, id: Uuid) -> Vec<(Kind, String)> {
     }
     let templates = view.templates.values().map(|at| &at.value);
     let templates = templates
-        .filter(|template| kind == Kind::Network && template.spec.networks.iter().any(|it| it.0 == id))
+        .filter(|template| match kind {
+            Kind::Network => template.spec.networks.iter().any(|it| it.0 == id),
+            Kind::Profile => template.spec.profile.as_ref().is_some_and(|from| from.profile.0 == id),
+            _ => false,
+        })
         .map(|template| (Kind::Template, template.meta.name.clone()));
     let vms = view.vms.values().filter_map(|vm| vm.object.as_ref());
     let vms = vms.map(|at| &at.value).filter(|vm| match kind {
@@ -227,6 +235,7 @@ fn revision(view: &View, kind: Kind, id: Uuid) -> u64 {
             ]
         }),
         Kind::Template => vec![view.templates.get(&id).map(|at| at.revision)],
+        Kind::Profile => vec![view.profiles.get(id).map(|at| at.revision)],
         Kind::Network => vec![view.networks.get(&id).map(|at| at.revision)],
         Kind::Datastore => vec![view.datastores.get(&id).map(|at| at.revision)],
         Kind::Event => vec![view.events.get(&id).map(|at| at.revision)],
@@ -258,8 +267,9 @@ pub fn missing(view: &View, kind: Kind, project: Option<&str>, name: &str) -> Pr
         .range(first..)
         .map(|(key, _)| key)
         .take_while(same)
-        .map(|(.., name)| name);
-    let alike = names.map(|other| (strsim::jaro_winkler(name, other), other));
+        .map(|(.., name)| name.as_str());
+    let family: &[&str] = if kind == Kind::Profile { &FAMILY_NAMES } else { &[] };
+    let alike = names.chain(family.iter().copied()).map(|other| (strsim::jaro_winkler(name, other), other));
     let best = alike
         .filter(|(alike, _)| *alike >= ALIKE)
         .max_by(|a, b| a.0.total_cmp(&b.0));

@@ -20,6 +20,7 @@ mod machines;
 mod media;
 mod metrics;
 mod objects;
+mod profiles;
 mod programs;
 mod speakers;
 mod store;

@@ -129,7 +129,7 @@ pub(crate) struct CreateArgs {
     pub(crate) dry_run: bool,
 }
 
-/// What can be asked of kinds that are only written down: templates, networks, datastores.
+/// What can be asked of kinds that are only written down: templates, profiles, networks, datastores.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CatalogCommand<T: Args> {
     /// Create one
@@ -143,7 +143,7 @@ pub(crate) enum CatalogCommand<T: Args> {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  sterna template create small --image tiny --memory 256MiB --vcpus 1 --disk 10GiB\n  \
-    sterna template create web --image debian --memory 1GiB --user-data a.yaml --user-data b.sh"
+    sterna template create web --image debian --profile large --user-data a.yaml --user-data b.sh"
 )]
 pub(crate) struct TemplateArgs {
     /// What every new object has.
@@ -152,12 +152,16 @@ pub(crate) struct TemplateArgs {
     /// The image of the root disk
     #[arg(long)]
     pub(crate) image: String,
+    /// The profile whose sizes it has, where no others are given here
+    #[arg(long)]
+    pub(crate) profile: Option<String>,
     /// Main memory, as in 256MiB or 2GiB
     #[arg(long, value_name = "SIZE", value_parser = units::memory_mib, allow_hyphen_values = true)]
-    pub(crate) memory: u64,
-    /// Virtual processors
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) vcpus: u32,
+    #[arg(required_unless_present = "profile")]
+    pub(crate) memory: Option<u64>,
+    /// Virtual processors; 1 if left out, and without a profile
+    #[arg(long, value_name = "N")]
+    pub(crate) vcpus: Option<u32>,
     /// The size of the root disk, as in 10GiB; the image's if left out
     #[arg(long, value_name = "SIZE", value_parser = units::bytes, allow_hyphen_values = true)]
     pub(crate) disk: Option<u64>,
@@ -167,6 +171,32 @@ pub(crate) struct TemplateArgs {
     /// What guests are told.
     #[command(flatten)]
     pub(crate) guest: GuestArgs,
+}
+
+/// What a profile says.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sterna profile create wide --vcpus 8 --memory 8GiB --disk 40GiB\n  \
+    sterna profile create fast --vcpus 4 --memory 16GiB --host-label disk=ssd\n\n\
+    There is a default family: small to 4xlarge, cpu-large to cpu-4xlarge, memory-large to memory-4xlarge. A profile of\n\
+    your own with one of these names takes its place."
+)]
+pub(crate) struct ProfileArgs {
+    /// What every new object has.
+    #[command(flatten)]
+    pub(crate) create: CreateArgs,
+    /// Virtual processors
+    #[arg(long, value_name = "N")]
+    pub(crate) vcpus: u32,
+    /// Main memory, as in 256MiB or 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = units::memory_mib, allow_hyphen_values = true)]
+    pub(crate) memory: u64,
+    /// The size of the root disk, as in 10GiB; the template's or the image's if left out
+    #[arg(long, value_name = "SIZE", value_parser = units::bytes, allow_hyphen_values = true)]
+    pub(crate) disk: Option<u64>,
+    /// Such VMs run only on hosts with this label; may be given several times
+    #[arg(long = "host-label", value_name = "KEY=VALUE", value_parser = units::label)]
+    pub(crate) host_labels: Vec<(String, String)>,
 }
 
 /// What guests are told.

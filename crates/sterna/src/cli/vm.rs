@@ -87,6 +87,7 @@ impl From<VmGetArgs> for GetArgs {
     sterna vm create worker --template small --count 3 -l app=w --anti-affinity vm:app=w\n  \
     sterna vm create db --image tiny --memory 1GiB --vcpus 2 --network front,address=10.1.0.7\n  \
     sterna vm create web --template small --user-data settings.yaml --user-data install.sh\n  \
+    sterna vm create db --template web --profile memory-large --disk 100GiB\n  \
     sterna vm create new --iso installer --disk 20GiB --memory 2GiB"
 )]
 pub(crate) struct VmArgs {
@@ -96,6 +97,9 @@ pub(crate) struct VmArgs {
     /// The template that it is made from
     #[arg(long, required_unless_present_any = ["image", "iso"])]
     pub(crate) template: Option<String>,
+    /// The profile whose sizes it has, where no others are given: `sterna profile list` shows all
+    #[arg(long)]
+    pub(crate) profile: Option<String>,
     /// The image of its root disk
     #[arg(long)]
     pub(crate) image: Option<String>,
@@ -108,7 +112,7 @@ pub(crate) struct VmArgs {
     pub(crate) boot: Option<Vec<Bootable>>,
     /// Main memory, as in 256MiB or 2GiB
     #[arg(long, value_name = "SIZE", value_parser = units::memory_mib, allow_hyphen_values = true)]
-    #[arg(required_unless_present = "template")]
+    #[arg(required_unless_present_any = ["template", "profile"])]
     pub(crate) memory: Option<u64>,
     /// Virtual processors
     #[arg(long, value_name = "N")]

@@ -248,6 +248,10 @@ async fn dispatch(context: &Context, command: ClientCommand) -> anyhow::Result<E
             kinds::write::<api::kinds::Template>(context, command).await
         }
         ClientCommand::Template(CatalogCommand::Create(args)) => template::create(context, args).await,
+        ClientCommand::Profile(CatalogCommand::Write(command)) => {
+            kinds::write::<api::kinds::Profile>(context, command).await
+        }
+        ClientCommand::Profile(CatalogCommand::Create(args)) => template::create_profile(context, args).await,
         ClientCommand::Network(CatalogCommand::Write(command)) => {
             kinds::write::<Network>(context, command).await
         }

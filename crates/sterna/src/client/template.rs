@@ -1,18 +1,19 @@
-//! What only templates have, and what guests are told, which VMs have too.
+//! What only templates and profiles have, and what guests are told, which VMs have too.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use api::kinds::{GuestSpec, Template, TemplateSpec};
+use api::kinds::{GuestSpec, Profile, ProfileSpec, Template, TemplateSpec};
 use model::user_data::UserData;
 
 use super::{Context, kinds};
-use crate::cli::{GuestArgs, TemplateArgs};
+use crate::cli::{GuestArgs, ProfileArgs, TemplateArgs};
 
 pub(super) async fn create(context: &Context, args: TemplateArgs) -> anyhow::Result<ExitCode> {
     let spec = TemplateSpec {
         image: args.image,
+        profile: args.profile,
         vcpus: args.vcpus,
         memory_mib: args.memory,
         disk_bytes: args.disk,
@@ -20,6 +21,16 @@ pub(super) async fn create(context: &Context, args: TemplateArgs) -> anyhow::Res
         guest: guest(&args.guest, None)?.unwrap_or_default(),
     };
     kinds::create::<Template>(context, args.create, spec).await
+}
+
+pub(super) async fn create_profile(context: &Context, args: ProfileArgs) -> anyhow::Result<ExitCode> {
+    let spec = ProfileSpec {
+        vcpus: args.vcpus,
+        memory_mib: args.memory,
+        disk_bytes: args.disk,
+        host_labels: args.host_labels.into_iter().collect(),
+    };
+    kinds::create::<Profile>(context, args.create, spec).await
 }
 
 /// What the guest is told; `None` if nothing was given.

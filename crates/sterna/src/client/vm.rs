@@ -204,6 +204,7 @@ fn bodies(args: VmArgs) -> anyhow::Result<Vec<Create<VmSpec>>> {
     );
     let spec = VmSpec {
         template: args.template,
+        profile: args.profile,
         vcpus: args.vcpus,
         memory_mib: args.memory,
         image: args.image,

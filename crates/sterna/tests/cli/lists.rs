@@ -117,7 +117,7 @@ async fn forms_of_output() {
     assert_eq!(
         titles,
         [
-            "NAME", "IMAGE", "VCPUS", "MEMORY", "NETWORKS", "LABELS", "OWNER", "REVISION", "ID"
+            "NAME", "IMAGE", "PROFILE", "VCPUS", "MEMORY", "NETWORKS", "LABELS", "OWNER", "REVISION", "ID"
         ]
     );
     assert!(wide.contains("size=big"), "{wide}");

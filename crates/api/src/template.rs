@@ -1,0 +1,68 @@
+//! Templates: what VMs are made from, as they are on the wire.
+
+use model::Kind;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::kinds::GuestSpec;
+use crate::resource::{Object, Resource};
+
+/// A template.
+pub struct Template;
+
+/// Defaults for new VMs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TemplateSpec {
+    /// The image of the root disk.
+    pub image: String,
+    /// The profile whose sizes it has, where no others are given here.
+    #[serde(default)]
+    pub profile: Option<String>,
+    /// Virtual processors; the profile's if `null`, or 1 without a profile.
+    #[serde(default)]
+    pub vcpus: Option<u32>,
+    /// Main memory, in MiB; the profile's if `null`. Without a profile it is needed.
+    #[serde(default)]
+    pub memory_mib: Option<u64>,
+    /// The size of the root disk, in bytes; the profile's if `null`, and if that has none the image's.
+    #[serde(default)]
+    pub disk_bytes: Option<u64>,
+    /// One interface for each; the network `default` if left out.
+    #[serde(default)]
+    pub networks: Option<Vec<String>>,
+    /// What the guest is told.
+    #[serde(default)]
+    pub guest: GuestSpec,
+}
+
+/// What VMs get that are made from a template.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct TemplateStatus {
+    /// Virtual processors, its own or the profile's.
+    pub vcpus: u32,
+    /// Main memory, in MiB, its own or the profile's.
+    pub memory_mib: u64,
+    /// The size of the root disk, in bytes, its own or the profile's; the image's if `null`.
+    pub disk_bytes: Option<u64>,
+}
+
+impl Resource for Template {
+    const KIND: Kind = Kind::Template;
+    const COLUMNS: &'static [&'static str] = &["IMAGE", "PROFILE", "VCPUS", "MEMORY", "NETWORKS"];
+    type Spec = TemplateSpec;
+    type Status = TemplateStatus;
+
+    fn row(template: &Object<TemplateSpec, TemplateStatus>) -> Vec<String> {
+        let (spec, status) = (&template.spec, &template.status);
+        let networks = spec.networks.clone().unwrap_or_default().join(",");
+        vec![
+            spec.image.clone(),
+            spec.profile.clone().unwrap_or_default(),
+            status.vcpus.to_string(),
+            format!("{} MiB", status.memory_mib),
+            networks,
+        ]
+    }
+}
