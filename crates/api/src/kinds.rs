@@ -44,7 +44,8 @@ pub struct Event;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VmSpec {
-    /// The template that it is made from.
+    /// The template that it is made from: its newest version, or with `@` and a number that one, as in `web@3`. It is shown
+    /// without the version, which is in the status.
     pub template: Option<String>,
     /// The profile whose sizes it has, where no others are given here; the template's if `null`.
     pub profile: Option<String>,
@@ -156,6 +157,9 @@ pub struct VmStatus {
     /// The copy that its root disk is; `null` if it is none, or is not made yet.
     #[serde(default)]
     pub copied: Option<CopyStatus>,
+    /// The version of the template that it was made from.
+    #[serde(default)]
+    pub template_version: Option<u64>,
 }
 
 /// The copy that a VM's root disk is.

@@ -44,7 +44,10 @@ impl Resource for Profile {
     fn row(profile: &Object<ProfileSpec, ProfileStatus>) -> Vec<String> {
         let spec = &profile.spec;
         let mib = |bytes: u64| format!("{} MiB", bytes.div_ceil(1 << 20));
-        let labels = spec.host_labels.iter().map(|(key, value)| format!("{key}={value}"));
+        let labels = spec
+            .host_labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"));
         vec![
             spec.vcpus.to_string(),
             format!("{} MiB", spec.memory_mib),

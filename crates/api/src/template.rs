@@ -1,6 +1,6 @@
 //! Templates: what VMs are made from, as they are on the wire.
 
-use model::Kind;
+use model::{Kind, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -46,11 +46,41 @@ pub struct TemplateStatus {
     pub memory_mib: u64,
     /// The size of the root disk, in bytes, its own or the profile's; the image's if `null`.
     pub disk_bytes: Option<u64>,
+    /// The number of the newest version, which is what it gives. A change of what it gives makes a new one.
+    pub version: u64,
+}
+
+/// A version of a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TemplateVersion {
+    /// Counts them, from 1; a number is used once.
+    pub version: u64,
+    /// When it was made.
+    pub made_at: Timestamp,
+    /// Who made it.
+    pub made_by: String,
+    /// How many VMs are made from it.
+    pub vms: usize,
+    /// Virtual processors, its own or the profile's.
+    pub vcpus: u32,
+    /// Main memory, in MiB, its own or the profile's.
+    pub memory_mib: u64,
+    /// The size of the root disk, in bytes, its own or the profile's; the image's if `null`.
+    pub disk_bytes: Option<u64>,
+    /// What it says.
+    pub spec: TemplateSpec,
+}
+
+/// The versions of a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TemplateVersions {
+    /// The newest first.
+    pub items: Vec<TemplateVersion>,
 }
 
 impl Resource for Template {
     const KIND: Kind = Kind::Template;
-    const COLUMNS: &'static [&'static str] = &["IMAGE", "PROFILE", "VCPUS", "MEMORY", "NETWORKS"];
+    const COLUMNS: &'static [&'static str] = &["IMAGE", "VERSION", "PROFILE", "VCPUS", "MEMORY", "NETWORKS"];
     type Spec = TemplateSpec;
     type Status = TemplateStatus;
 
@@ -59,6 +89,7 @@ impl Resource for Template {
         let networks = spec.networks.clone().unwrap_or_default().join(",");
         vec![
             spec.image.clone(),
+            status.version.to_string(),
             spec.profile.clone().unwrap_or_default(),
             status.vcpus.to_string(),
             format!("{} MiB", status.memory_mib),

@@ -97,7 +97,9 @@ mod tests {
         assert_eq!(family.len(), FAMILY.len());
         for object in family.values() {
             check_name(&object.meta.name).unwrap();
-            let ProfileSpec { vcpus, memory_mib, .. } = object.spec;
+            let ProfileSpec {
+                vcpus, memory_mib, ..
+            } = object.spec;
             assert!(vcpus <= VCPUS_MAX && memory_mib <= MEMORY_MAX_MIB);
             let per_vcpu = memory_mib / 1024 / u64::from(vcpus);
             let right = match object.meta.labels[FAMILY_LABEL].as_str() {

@@ -82,6 +82,7 @@ pub fn host_status(number: usize, memory_mib: u64) -> HostStatus {
 pub fn vm_spec(image: ImageId, datastore: DatastoreId) -> VmSpec {
     VmSpec {
         template: None,
+        template_version: None,
         profile: None,
         vcpus: 1,
         memory_mib: 256,

@@ -1,7 +1,8 @@
-//! A template: what new VMs are made from.
+//! A template: what new VMs are made from. A change of what it gives is a new version; the ones before are kept.
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::vm::GuestConfig;
@@ -25,6 +26,54 @@ pub struct TemplateSpec {
     /// Where its sizes are from that are not its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<FromProfile>,
+    /// Which version this is. A number is used once.
+    #[serde(default = "first_version", skip_serializing_if = "is_first")]
+    pub version: u64,
+    /// How this version came to be; with the template if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<Made>,
+}
+
+/// The number of a template's first version.
+pub const FIRST_VERSION: u64 = 1;
+
+const fn first_version() -> u64 {
+    FIRST_VERSION
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+const fn is_first(version: &u64) -> bool {
+    *version == FIRST_VERSION
+}
+
+impl TemplateSpec {
+    /// Whether VMs that are made from both are given the same.
+    pub fn gives_the_same(&self, other: &Self) -> bool {
+        let plain = |spec: &Self| Self {
+            version: FIRST_VERSION,
+            made: None,
+            ..spec.clone()
+        };
+        plain(self) == plain(other)
+    }
+}
+
+/// How a version came to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// When.
+    pub at: Timestamp,
+    /// By whom.
+    pub by: String,
+}
+
+/// A version after which others came: what it gives is what it gave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateVersion {
+    /// How it came to be.
+    pub made: Made,
+    /// What it gives.
+    pub spec: TemplateSpec,
 }
 
 /// What a template has of a profile: it keeps what it was given when it was written.

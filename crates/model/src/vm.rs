@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 pub use crate::placement::PlacementRule;
 use crate::report::{Outgoing, OutgoingState, RunState, RunStatus};
 use crate::user_data::UserData;
-use crate::{DatastoreId, HostId, ImageId, Incarnation, MigrationId, NetworkId, ProfileId, Reason, TemplateId, VmId};
+use crate::{
+    DatastoreId, HostId, ImageId, Incarnation, MigrationId, NetworkId, ProfileId, Reason, TemplateId, VmId,
+};
 
 /// What the user wants the VM to be doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -48,6 +50,9 @@ impl Power {
 pub struct VmSpec {
     /// The template that it was made from.
     pub template: Option<TemplateId>,
+    /// Which version of the template; an older release did not note it if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_version: Option<u64>,
     /// The profile that its sizes are of, as far as no others were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<ProfileId>,

@@ -103,6 +103,7 @@ fn one_of<T: Clone + std::fmt::Debug + 'static>(all: &[T]) -> impl Strategy<Valu
 fn spec(power: Power, power_request: u64) -> VmSpec {
     VmSpec {
         template: None,
+        template_version: None,
         profile: None,
         vcpus: 1,
         memory_mib: 64,

@@ -39,7 +39,10 @@ impl Profiles {
     pub fn ids(&self) -> Vec<Uuid> {
         let stands = |name: &str| self.stored.values().any(|own| own.value.meta.name == name);
         let family = FAMILY.iter().filter(|(_, at)| !stands(&at.value.meta.name));
-        family.map(|(id, _)| *id).chain(self.stored.keys().copied()).collect()
+        family
+            .map(|(id, _)| *id)
+            .chain(self.stored.keys().copied())
+            .collect()
     }
 
     /// The one of the family with this name.

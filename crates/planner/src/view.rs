@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use crate::hardware::Capacity;
 use crate::profiles::Profiles;
+use crate::versions::Versions;
 
 /// A stored part with the revision that last changed it: what a plan compares.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,6 +109,8 @@ pub struct View {
     pub images: BTreeMap<Uuid, WithStatus<ImageSpec, ImageStatus>>,
     /// Templates.
     pub templates: BTreeMap<Uuid, At<Object<TemplateSpec>>>,
+    /// The earlier versions of templates.
+    pub template_versions: Versions,
     /// Profiles.
     pub profiles: Profiles,
     /// Networks.
@@ -138,7 +141,7 @@ pub struct View {
     clones_of: BTreeMap<VmId, BTreeSet<VmId>>,
     /// The operations on each VM, in the order of their making.
     operations_on: BTreeMap<VmId, BTreeSet<Uuid>>,
-    /// The VMs and templates that name each image.
+    /// The VMs, and the templates with any version, that name each image.
     users_of_image: BTreeMap<Uuid, BTreeSet<(Kind, Uuid)>>,
 }
 
@@ -216,6 +219,10 @@ impl View {
             (Kind::Image, part) => set_parts(self.images.entry(id).or_default(), part, change)?,
             (Kind::Operation, part) => set_parts(self.operations.entry(id).or_default(), part, change)?,
             (Kind::Template, Part::Object) => set_plain(&mut self.templates, id, change)?,
+            (Kind::Template, Part::Version(number)) => {
+                self.template_versions.set(id, number, None);
+                self.template_versions.set(id, number, read(change)?);
+            }
             (Kind::Profile, Part::Object) => set_plain(&mut self.profiles.stored, id, change)?,
             (Kind::Network, Part::Object) => set_plain(&mut self.networks, id, change)?,
             (Kind::Network, Part::Address(address)) => {
@@ -379,9 +386,10 @@ impl View {
     }
 
     fn index_template(&mut self, id: Uuid, add: bool) {
-        if let Some(at) = self.templates.get(&id) {
-            let image = at.value.spec.image.0;
-            set_index(&mut self.users_of_image, image, (Kind::Template, id), add);
+        let newest = self.templates.get(&id).map(|at| at.value.spec.image);
+        let earlier = self.template_versions.of(id).map(|(_, at)| at.value.spec.image);
+        for image in newest.into_iter().chain(earlier) {
+            set_index(&mut self.users_of_image, image.0, (Kind::Template, id), add);
         }
     }
 
@@ -476,6 +484,7 @@ impl View {
             hosts: self.hosts.clone(),
             images: self.images.clone(),
             templates: self.templates.clone(),
+            template_versions: self.template_versions.clone(),
             profiles: self.profiles.clone(),
             networks: self.networks.clone(),
             datastores: self.datastores.clone(),
@@ -617,7 +626,11 @@ impl View {
             .names
             .get(&(kind, project.map(str::to_owned), name.to_owned()))
             .copied();
-        let of_family = || (kind == Kind::Profile).then(|| Profiles::of_family(name)).flatten();
+        let of_family = || {
+            (kind == Kind::Profile)
+                .then(|| Profiles::of_family(name))
+                .flatten()
+        };
         let by_name = by_name.or_else(of_family);
         by_name.or_else(|| name.parse().ok().filter(|id| self.meta(kind, *id).is_some()))
     }

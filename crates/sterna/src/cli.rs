@@ -30,8 +30,8 @@ pub(crate) use files::{ApplyArgs, DESCRIBED, ExportArgs};
 pub(crate) use guest::GuestApplyArgs;
 pub(crate) use kinds::{
     CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, DrainArgs, GetArgs, GuestArgs, HistoryArgs,
-    HostCommand, ImageCommand, ImportArgs, LabelArgs, ListArgs, MigrationCommand, NetworkArgs, ReadCommand,
-    ProfileArgs, Selection, TemplateArgs, TokenArgs, WriteCommand,
+    HostCommand, ImageCommand, ImportArgs, LabelArgs, ListArgs, MigrationCommand, NetworkArgs, ProfileArgs,
+    ReadCommand, Selection, TemplateArgs, TemplateCommand, TokenArgs, WriteCommand,
 };
 pub(crate) use manual::{ManualArgs, write as write_manual};
 pub(crate) use output::{Output, Printing};
@@ -171,7 +171,7 @@ pub(crate) enum ClientCommand {
     Image(ImageCommand),
     /// Templates: what VMs are made from
     #[command(subcommand)]
-    Template(CatalogCommand<TemplateArgs>),
+    Template(TemplateCommand),
     /// Profiles: sizes that many VMs share
     #[command(subcommand)]
     Profile(CatalogCommand<ProfileArgs>),
@@ -290,6 +290,12 @@ fn example(kind: model::Kind, command: &str) -> String {
         "get" if kind == model::Kind::Vm => {
             format!("Examples:\n  sterna {kind} get {name} -o yaml\n  sterna {kind} get {name} --timing")
         }
+        "get" if kind == model::Kind::Template => {
+            format!("Examples:\n  sterna {kind} get {name} -o yaml\n  sterna {kind} get {name}@2 -o yaml")
+        }
+        "delete" if kind == model::Kind::Template => format!(
+            "Examples:\n  sterna {kind} delete {name}\n  sterna {kind} delete {name}@2\n\n{name}@2 is the second version alone."
+        ),
         "get" => format!("Example: sterna {kind} get {name} -o yaml"),
         _ => format!("Example: sterna {kind} {command} {name}"),
     }

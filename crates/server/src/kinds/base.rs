@@ -9,7 +9,7 @@ use model::template::TemplateSpec;
 use model::vm::GuestConfig;
 use model::{ImageId, Kind, NetworkId, ProfileId, TemplateId};
 
-use super::find;
+use super::{find, template};
 use crate::service::Context;
 
 /// What a new VM is made from.
@@ -24,9 +24,7 @@ impl<'v> Base<'v> {
     pub(super) fn of(context: &Context<'v>, spec: &VmSpec) -> Result<Self, Problem> {
         let mut base = Self::default();
         if let Some(name) = &spec.template {
-            let id = find(context, Kind::Template, name)?;
-            let found = context.view.templates.get(&id);
-            base.template = found.map(|at| (TemplateId(id), &at.value.spec));
+            base.template = Some(template::named(context, name)?);
         }
         if let Some(name) = &spec.profile {
             base.profile = Some(profile(context, name)?);
@@ -44,6 +42,11 @@ impl<'v> Base<'v> {
 
     pub(super) fn template_id(&self) -> Option<TemplateId> {
         self.template.map(|(id, _)| id)
+    }
+
+    /// The version of the template.
+    pub(super) fn version(&self) -> Option<u64> {
+        self.template().map(|template| template.version)
     }
 
     /// The profile that was asked for, or the one that the template's sizes are of.
@@ -99,7 +102,10 @@ impl<'v> Base<'v> {
 }
 
 /// The profile of a name.
-pub(super) fn profile<'v>(context: &Context<'v>, name: &str) -> Result<(ProfileId, &'v ProfileSpec), Problem> {
+pub(super) fn profile<'v>(
+    context: &Context<'v>,
+    name: &str,
+) -> Result<(ProfileId, &'v ProfileSpec), Problem> {
     let id = find(context, Kind::Profile, name)?;
     let found = context.view.profiles.get(id);
     let found = found.ok_or_else(|| Problem::not_found(Kind::Profile, name))?;

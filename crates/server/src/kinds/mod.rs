@@ -24,6 +24,7 @@ pub use host::{Host as HostActions, host_action};
 pub use image::image_import;
 pub(crate) use image::takes_content;
 pub use placement::explanation;
+pub(crate) use template::{delete_version, versions};
 pub(crate) use vm::exceeds_reservation;
 
 use api::{Object as WireObject, Problem, Resource};
@@ -80,6 +81,16 @@ pub trait Served: Resource {
     /// What else than the object's last change a change depends on: a key, and its revision.
     fn relies_on(_: &View, _: &Object<Self::Stored>, _: &Self::Stored) -> Option<(String, u64)> {
         None
+    }
+
+    /// Keeps of an object what a change of it would lose.
+    fn keep(
+        _context: &Context<'_>,
+        _old: &At<Object<Self::Stored>>,
+        _new: &Self::Stored,
+        _plan: &mut Plan,
+    ) -> Result<(), Problem> {
+        Ok(())
     }
 
     /// What else of the view an object's status is made of: it is there when a write is answered before it is made.
@@ -155,11 +166,7 @@ fn users(view: &View, kind: Kind, id: Uuid) -> Vec<(Kind, String)> {
     }
     let templates = view.templates.values().map(|at| &at.value);
     let templates = templates
-        .filter(|template| match kind {
-            Kind::Network => template.spec.networks.iter().any(|it| it.0 == id),
-            Kind::Profile => template.spec.profile.as_ref().is_some_and(|from| from.profile.0 == id),
-            _ => false,
-        })
+        .filter(|template| template::needs(view, template, kind, id))
         .map(|template| (Kind::Template, template.meta.name.clone()));
     let vms = view.vms.values().filter_map(|vm| vm.object.as_ref());
     let vms = vms.map(|at| &at.value).filter(|vm| match kind {
@@ -234,7 +241,12 @@ fn revision(view: &View, kind: Kind, id: Uuid) -> u64 {
                 operation.status.as_ref().map(|at| at.revision),
             ]
         }),
-        Kind::Template => vec![view.templates.get(&id).map(|at| at.revision)],
+        Kind::Template => {
+            let earlier = view.template_versions.of(id).map(|(_, at)| Some(at.revision));
+            earlier
+                .chain([view.templates.get(&id).map(|at| at.revision)])
+                .collect()
+        }
         Kind::Profile => vec![view.profiles.get(id).map(|at| at.revision)],
         Kind::Network => vec![view.networks.get(&id).map(|at| at.revision)],
         Kind::Datastore => vec![view.datastores.get(&id).map(|at| at.revision)],
@@ -269,7 +281,9 @@ pub fn missing(view: &View, kind: Kind, project: Option<&str>, name: &str) -> Pr
         .take_while(same)
         .map(|(.., name)| name.as_str());
     let family: &[&str] = if kind == Kind::Profile { &FAMILY_NAMES } else { &[] };
-    let alike = names.chain(family.iter().copied()).map(|other| (strsim::jaro_winkler(name, other), other));
+    let alike = names
+        .chain(family.iter().copied())
+        .map(|other| (strsim::jaro_winkler(name, other), other));
     let best = alike
         .filter(|(alike, _)| *alike >= ALIKE)
         .max_by(|a, b| a.0.total_cmp(&b.0));

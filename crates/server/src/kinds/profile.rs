@@ -36,12 +36,7 @@ impl Served for Profile {
         })
     }
 
-    fn create(
-        _: &Context<'_>,
-        _: &str,
-        spec: ProfileSpec,
-        _: &mut Plan,
-    ) -> Result<Self::Stored, Problem> {
+    fn create(_: &Context<'_>, _: &str, spec: ProfileSpec, _: &mut Plan) -> Result<Self::Stored, Problem> {
         check_sizes(spec.vcpus, spec.memory_mib, spec.disk_bytes)?;
         check_labels(&spec.host_labels)?;
         Ok(profile::ProfileSpec {

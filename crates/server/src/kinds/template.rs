@@ -1,19 +1,20 @@
-//! Templates: what VMs are made from.
+//! Templates: what VMs are made from, and their versions.
 
 use std::collections::BTreeMap;
 
 use api::Problem;
 use api::kinds::{Template, TemplateSpec, TemplateStatus};
-use model::limits::{NICS_MAX, check_range};
+use api::template::TemplateVersion;
+use model::limits::{NICS_MAX, VERSIONS_MAX, check_range};
 use model::profile::ProfileSpec;
-use model::template::{self, FromProfile};
-use model::{ImageId, Kind, NetworkId, Object, ProfileId};
+use model::template::{self, FIRST_VERSION, FromProfile, Made};
+use model::{ImageId, Kind, NetworkId, Object, ProfileId, TemplateId, key};
 use planner::view::At;
 use planner::{Plan, View};
 use uuid::Uuid;
 
 use super::catalog::{check_sizes, guest, guest_spec, hide_texts};
-use super::{Served, base, find, media, name_of};
+use super::{Served, base, find, media, name_of, remove_at_once};
 use crate::service::Context;
 use crate::shared::Heard;
 
@@ -50,6 +51,7 @@ impl Served for Template {
             vcpus: stored.vcpus,
             memory_mib: stored.memory_mib,
             disk_bytes: stored.disk_bytes,
+            version: stored.version,
         })
     }
 
@@ -83,6 +85,8 @@ impl Served for Template {
             networks: networks?,
             guest: guest(spec.guest)?,
             profile: sizes.from,
+            version: FIRST_VERSION,
+            made: None,
         })
     }
 
@@ -95,8 +99,189 @@ impl Served for Template {
         if spec == Self::spec(context.view, &old.spec) {
             return Ok(old.spec.clone());
         }
-        Self::create(context, "", spec, &mut Plan::default())
+        let mut new = Self::create(context, "", spec, &mut Plan::default())?;
+        let is_same = new.gives_the_same(&old.spec);
+        new.version = old.spec.version.saturating_add(u64::from(!is_same));
+        new.made = if is_same {
+            old.spec.made.clone()
+        } else {
+            Some(Made {
+                at: context.now,
+                by: context.user.name.clone(),
+            })
+        };
+        Ok(new)
     }
+
+    fn keep(
+        context: &Context<'_>,
+        old: &At<Object<Self::Stored>>,
+        new: &Self::Stored,
+        plan: &mut Plan,
+    ) -> Result<(), Problem> {
+        let (meta, spec) = (&old.value.meta, &old.value.spec);
+        let number = spec.version;
+        if new.version == number {
+            return Ok(());
+        }
+        // The one that is kept now, and the new one.
+        let all = context
+            .view
+            .template_versions
+            .of(meta.id)
+            .count()
+            .saturating_add(2);
+        if all > VERSIONS_MAX {
+            let name = &meta.name;
+            let detail = format!(
+                "template {name} has {VERSIONS_MAX} versions, and there can be no more: delete one that is not needed, as with \
+                 `sterna template delete {name}@N`; `sterna template versions {name}` shows which VMs are made from"
+            );
+            return Err(Problem::conflict("too-many-versions", detail));
+        }
+        let kept = template::TemplateVersion {
+            made: made(&old.value),
+            spec: spec.clone(),
+        };
+        plan.create(key::template_version(TemplateId(meta.id), number), &kept);
+        Ok(())
+    }
+
+    fn delete(
+        context: &Context<'_>,
+        at: &At<Object<Self::Stored>>,
+        plan: &mut Plan,
+    ) -> Result<Uuid, Problem> {
+        let id = at.value.meta.id;
+        for (number, version) in context.view.template_versions.of(id) {
+            plan.remove(key::template_version(TemplateId(id), number), version.revision);
+        }
+        remove_at_once::<Self>(context, at, plan)
+    }
+}
+
+/// How the newest version came to be.
+fn made(template: &Object<template::TemplateSpec>) -> Made {
+    let with_template = || Made {
+        at: template.meta.created_at,
+        by: template.meta.owner.clone(),
+    };
+    template.spec.made.clone().unwrap_or_else(with_template)
+}
+
+/// What a template's versions give, the newest's first.
+fn specs<'v>(
+    view: &'v View,
+    template: &'v Object<template::TemplateSpec>,
+) -> impl Iterator<Item = &'v template::TemplateSpec> {
+    let earlier = view.template_versions.of(template.meta.id);
+    std::iter::once(&template.spec).chain(earlier.map(|(_, at)| &at.value.spec))
+}
+
+/// Whether a template needs an object: any version a network, and the newest its profile, which its next change asks.
+pub(super) fn needs(view: &View, template: &Object<template::TemplateSpec>, kind: Kind, id: Uuid) -> bool {
+    let profile = template.spec.profile.as_ref();
+    match kind {
+        Kind::Network => specs(view, template).any(|spec| spec.networks.iter().any(|it| it.0 == id)),
+        Kind::Profile => profile.is_some_and(|from| from.profile.0 == id),
+        _ => false,
+    }
+}
+
+/// The versions of a template as they are shown, the newest first.
+pub(crate) fn versions(view: &View, id: Uuid) -> Vec<TemplateVersion> {
+    let Some(template) = view.templates.get(&id).map(|at| &at.value) else {
+        return Vec::new();
+    };
+    let vms = view.vms.values().filter_map(|vm| vm.object.as_ref());
+    let mut used: BTreeMap<u64, usize> = BTreeMap::new();
+    for vm in vms.filter(|vm| vm.value.spec.template == Some(TemplateId(id))) {
+        let number = vm.value.spec.template_version;
+        let count = used.entry(number.unwrap_or(FIRST_VERSION)).or_default();
+        *count = count.saturating_add(1);
+    }
+    let shown = |spec: &template::TemplateSpec, made: Made| TemplateVersion {
+        version: spec.version,
+        made_at: made.at,
+        made_by: made.by,
+        vms: used.get(&spec.version).copied().unwrap_or_default(),
+        vcpus: spec.vcpus,
+        memory_mib: spec.memory_mib,
+        disk_bytes: spec.disk_bytes,
+        spec: Template::spec(view, spec),
+    };
+    let mut all = vec![shown(&template.spec, made(template))];
+    let earlier: Vec<_> = view.template_versions.of(id).collect();
+    let earlier = earlier.into_iter().rev().map(|(_, at)| &at.value);
+    all.extend(earlier.map(|version| shown(&version.spec, version.made.clone())));
+    all
+}
+
+/// Deletes a version that is not the newest. VMs that were made from it keep what they were given.
+pub(crate) fn delete_version(
+    view: &View,
+    at: &At<Object<template::TemplateSpec>>,
+    number: u64,
+    plan: &mut Plan,
+) -> Result<Uuid, Problem> {
+    let (id, name) = (at.value.meta.id, &at.value.meta.name);
+    if number == at.value.spec.version {
+        let detail = format!(
+            "version {number} of template {name} is the newest, which is what it gives: change the template, or delete all of it \
+             with `sterna template delete {name}`"
+        );
+        return Err(Problem::conflict("newest-version", detail));
+    }
+    let found = view.template_versions.get(id, number);
+    let found = found.ok_or_else(|| no_version(view, &at.value, number, 404))?;
+    plan.action = format!("delete template {name}@{number}");
+    plan.remove(key::template_version(TemplateId(id), number), found.revision);
+    Ok(id)
+}
+
+/// What a reference such as `web` or `web@3` stands for: a version, the newest if it names none.
+pub(super) fn named<'v>(
+    context: &Context<'v>,
+    reference: &str,
+) -> Result<(TemplateId, &'v template::TemplateSpec), Problem> {
+    let (name, number) = match reference.split_once('@') {
+        None => (reference, None),
+        Some((name, number)) => (name, Some(number)),
+    };
+    let id = find(context, Kind::Template, name)?;
+    let newest = context.view.templates.get(&id);
+    let newest = &newest
+        .ok_or_else(|| Problem::not_found(Kind::Template, name))?
+        .value;
+    let Some(number) = number else {
+        return Ok((TemplateId(id), &newest.spec));
+    };
+    let number: u64 = number.parse().map_err(|_| {
+        let detail = format!("{reference:?} names no version of a template: give a number, as in {name}@1");
+        Problem::invalid("invalid-version", detail)
+    })?;
+    let found = specs(context.view, newest).find(|spec| spec.version == number);
+    let found = found.ok_or_else(|| no_version(context.view, newest, number, 422))?;
+    Ok((TemplateId(id), found))
+}
+
+/// Whether a reference stands for a template by its name, and for this version if it names one.
+pub(super) fn is_same(given: Option<&str>, shown: Option<&str>, version: Option<u64>) -> bool {
+    let named = given.map(|given| given.split_once('@').unwrap_or((given, "")));
+    let same_version = |number: &str| number.is_empty() || version.is_some_and(|it| number == it.to_string());
+    named.map(|(name, _)| name) == shown && named.is_none_or(|(_, number)| same_version(number))
+}
+
+fn no_version(view: &View, template: &Object<template::TemplateSpec>, number: u64, status: u16) -> Problem {
+    let mut all: Vec<u64> = specs(view, template).map(|spec| spec.version).collect();
+    all.sort_unstable();
+    let all: Vec<String> = all.iter().map(u64::to_string).collect();
+    let name = &template.meta.name;
+    let detail = format!(
+        "template {name} has no version {number}: there are {}, and `sterna template versions {name}` says more",
+        all.join(", ")
+    );
+    Problem::new(status, "not-found", detail)
 }
 
 /// The sizes of what is made from a template.

@@ -15,9 +15,9 @@ use planner::{Plan, View};
 use uuid::Uuid;
 
 use super::action::next_commands;
-use super::catalog::{check_guest_size, check_sizes, guest, guest_spec, hide_texts};
 use super::base::Base;
-use super::{Served, clone, find, host_name, immutable, media, name_of, placement, start};
+use super::catalog::{check_guest_size, check_sizes, guest, guest_spec, hide_texts};
+use super::{Served, clone, find, host_name, immutable, media, name_of, placement, start, template};
 use crate::service::Context;
 use crate::shared::Heard;
 
@@ -102,6 +102,7 @@ impl Served for Vm {
                 .and_then(|run| run.cdrom.as_ref())
                 .map(|state| media::cdrom_status(view, facts.spec, state)),
             copied: clone::status(view, VmId(id)),
+            template_version: facts.spec.template_version,
         })
     }
 
@@ -144,6 +145,7 @@ impl Served for Vm {
         )?;
         Ok(model::vm::VmSpec {
             template: base.template_id(),
+            template_version: base.version(),
             profile: base.profile_id(),
             vcpus,
             memory_mib,
@@ -172,7 +174,14 @@ impl Served for Vm {
         // Of a source that is gone nobody knows the name.
         let source = old.spec.clone_of.filter(|id| context.view.vms.contains_key(id));
         for (differs, what) in [
-            (spec.template != shown.template, "the template"),
+            (
+                !template::is_same(
+                    spec.template.as_deref(),
+                    shown.template.as_deref(),
+                    old.spec.template_version,
+                ),
+                "the template",
+            ),
             (
                 spec.profile.is_some() && spec.profile != shown.profile,
                 "the profile",

@@ -25,5 +25,6 @@ mod programs;
 mod speakers;
 mod store;
 mod tokens;
+mod versions;
 mod watch;
 mod world;

@@ -129,11 +129,29 @@ pub(crate) struct CreateArgs {
     pub(crate) dry_run: bool,
 }
 
-/// What can be asked of kinds that are only written down: templates, profiles, networks, datastores.
+/// What can be asked of kinds that are only written down: profiles, networks, datastores.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CatalogCommand<T: Args> {
     /// Create one
     Create(T),
+    /// What can be asked of the kinds that users change.
+    #[command(flatten)]
+    Write(WriteCommand),
+}
+
+/// What can be asked of templates.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TemplateCommand {
+    /// Create one
+    Create(TemplateArgs),
+    /// Show its versions: each change of what it gives makes one
+    #[command(
+        after_help = "Examples:\n  sterna template versions web\n  sterna vm create old --template web@2"
+    )]
+    Versions {
+        /// Name or id
+        name: String,
+    },
     /// What can be asked of the kinds that users change.
     #[command(flatten)]
     Write(WriteCommand),

@@ -83,6 +83,7 @@ impl From<VmGetArgs> for GetArgs {
 #[command(
     after_help = "Examples:\n  sterna vm create web --template small --wait=ready\n  \
     sterna vm create worker --template small --count 3 -l tier=batch\n  \
+    sterna vm create old --template small@2\n  \
     sterna vm create spare --template small --off --wait\n  \
     sterna vm create worker --template small --count 3 -l app=w --anti-affinity vm:app=w\n  \
     sterna vm create db --image tiny --memory 1GiB --vcpus 2 --network front,address=10.1.0.7\n  \
@@ -94,7 +95,7 @@ pub(crate) struct VmArgs {
     /// Its name, or several; with --count, what the names begin with
     #[arg(value_name = "NAME", required = true)]
     pub(crate) names: Vec<String>,
-    /// The template that it is made from
+    /// The template that it is made from: its newest version, or another as in web@2
     #[arg(long, required_unless_present_any = ["image", "iso"])]
     pub(crate) template: Option<String>,
     /// The profile whose sizes it has, where no others are given: `sterna profile list` shows all

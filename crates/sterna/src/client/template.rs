@@ -7,10 +7,26 @@ use anyhow::Context as _;
 use api::kinds::{GuestSpec, Profile, ProfileSpec, Template, TemplateSpec};
 use model::user_data::UserData;
 
-use super::{Context, kinds};
-use crate::cli::{GuestArgs, ProfileArgs, TemplateArgs};
+use super::{Context, kinds, versions};
+use crate::cli::{GuestArgs, ProfileArgs, ReadCommand, TemplateArgs, TemplateCommand, WriteCommand};
 
-pub(super) async fn create(context: &Context, args: TemplateArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(context: &Context, command: TemplateCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        TemplateCommand::Create(args) => create(context, args).await,
+        TemplateCommand::Versions { name } => versions::list(context, &name).await,
+        TemplateCommand::Write(WriteCommand::Read(ReadCommand::Get(args))) if args.name.contains('@') => {
+            versions::get(context, &args.name).await
+        }
+        TemplateCommand::Write(WriteCommand::Delete(args))
+            if args.which.names.iter().any(|name| name.contains('@')) =>
+        {
+            versions::delete(context, args).await
+        }
+        TemplateCommand::Write(command) => kinds::write::<Template>(context, command).await,
+    }
+}
+
+async fn create(context: &Context, args: TemplateArgs) -> anyhow::Result<ExitCode> {
     let spec = TemplateSpec {
         image: args.image,
         profile: args.profile,

@@ -55,7 +55,9 @@ fn is_given<R: Resource>(object: &api::client::ObjectOf<R>) -> bool {
 /// The documents of a kind. What is being deleted, and what is there in every cloud, is left out.
 async fn written<R: Resource>(context: &Context, choice: &Choice) -> anyhow::Result<Vec<Written>> {
     let (objects, _) = context.client.list_of::<R>(choice).await?;
-    let present = objects.into_iter().filter(|object| object.deleted_at.is_none() && !is_given::<R>(object));
+    let present = objects
+        .into_iter()
+        .filter(|object| object.deleted_at.is_none() && !is_given::<R>(object));
     let one = |object: api::client::ObjectOf<R>| {
         let mut spec = serde_json::to_value(&object.spec)?;
         if R::KIND == model::Kind::Image {
