@@ -11,7 +11,7 @@ use model::migration::{Figures, Method, MigrationPhase, Progress};
 use model::operation::{Action, Applied, OperationPhase};
 use model::report::StepTime;
 use model::user_data::UserData;
-use model::vm::{BootDevice, Consistency, Power, RefusedGroup, SeedFormat};
+use model::vm::{BootDevice, Consistency, Firmware, Power, RefusedGroup, SeedFormat};
 use model::{Incarnation, Kind, Reason, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -75,6 +75,9 @@ pub struct VmSpec {
     /// The VM that it is a copy of: its root disk is copied before the first start, also while the other runs. Sizes,
     /// networks and what the guest is told are the other's too, where nothing else is given; name, MACs and addresses are not.
     pub clone_of: Option<String>,
+    /// What starts its guest, `bios` or `uefi`; the template's if `null`, or `bios`. UEFI keeps variables of the VM's own. It stays
+    /// as it is.
+    pub firmware: Option<Firmware>,
 }
 
 /// A drive for installation media.
@@ -301,6 +304,9 @@ pub struct HostStatus {
     /// As whom QEMU runs, and why not with fewer rights; `null` if its agent does not say.
     #[serde(default)]
     pub qemu_user: Option<QemuUser>,
+    /// Whether it has UEFI for guests, as with the package `ovmf`.
+    #[serde(default)]
+    pub uefi: bool,
     /// The processor that guests see.
     pub cpu_model: Option<String>,
     /// Its processors.

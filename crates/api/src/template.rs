@@ -1,5 +1,6 @@
 //! Templates: what VMs are made from, as they are on the wire.
 
+use model::vm::Firmware;
 use model::{Kind, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,9 @@ pub struct TemplateSpec {
     /// What the guest is told.
     #[serde(default)]
     pub guest: GuestSpec,
+    /// What starts the guest, `bios` or `uefi`; `bios` if `null`.
+    #[serde(default)]
+    pub firmware: Option<Firmware>,
 }
 
 /// What VMs get that are made from a template.

@@ -75,6 +75,7 @@ pub fn host_status(number: usize, memory_mib: u64) -> HostStatus {
         cpu_model: "qemu64".to_owned(),
         boot_id: "boot".to_owned(),
         qemu_user: None,
+        uefi: true,
     }
 }
 
@@ -99,6 +100,7 @@ pub fn vm_spec(image: ImageId, datastore: DatastoreId) -> VmSpec {
         cdrom: None,
         boot: Vec::new(),
         clone_of: None,
+        firmware: crate::vm::Firmware::default(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::vm::GuestConfig;
+use crate::vm::{Firmware, GuestConfig};
 use crate::{ImageId, NetworkId, ProfileId};
 
 /// Defaults for new VMs. A VM keeps what it was given when it was created.
@@ -23,6 +23,9 @@ pub struct TemplateSpec {
     pub networks: Vec<NetworkId>,
     /// What the guest is told.
     pub guest: GuestConfig,
+    /// What starts the guest.
+    #[serde(default, skip_serializing_if = "Firmware::is_usual")]
+    pub firmware: Firmware,
     /// Where its sizes are from that are not its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<FromProfile>,

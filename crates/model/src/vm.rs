@@ -92,6 +92,9 @@ pub struct VmSpec {
     /// The VM whose root disk its own is a copy of, made before its first start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clone_of: Option<VmId>,
+    /// What starts its guest.
+    #[serde(default, skip_serializing_if = "Firmware::is_usual")]
+    pub firmware: Firmware,
 }
 
 impl VmSpec {
@@ -99,6 +102,24 @@ impl VmSpec {
     pub fn images(&self) -> impl Iterator<Item = ImageId> {
         let medium = self.cdrom.as_ref().and_then(|cdrom| cdrom.medium);
         self.image.into_iter().chain(medium)
+    }
+}
+
+/// What starts a guest. A VM keeps it for its life.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Firmware {
+    /// The PC's first.
+    #[default]
+    Bios,
+    /// UEFI, with variables of the VM's own.
+    Uefi,
+}
+
+impl Firmware {
+    /// Whether it is the one that needs no word.
+    pub const fn is_usual(&self) -> bool {
+        matches!(self, Self::Bios)
     }
 }
 

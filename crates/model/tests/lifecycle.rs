@@ -119,6 +119,7 @@ fn spec(power: Power, power_request: u64) -> VmSpec {
         reboot: None,
         cdrom: None,
         clone_of: None,
+        firmware: model::vm::Firmware::default(),
         boot: Vec::new(),
     }
 }

@@ -6,7 +6,7 @@ use api::Problem;
 use api::kinds::{NicSpec, VmSpec};
 use model::profile::ProfileSpec;
 use model::template::TemplateSpec;
-use model::vm::GuestConfig;
+use model::vm::{Firmware, GuestConfig};
 use model::{ImageId, Kind, NetworkId, ProfileId, TemplateId};
 
 use super::{find, template};
@@ -88,6 +88,12 @@ impl<'v> Base<'v> {
     pub(super) fn guest(&self) -> GuestConfig {
         self.template()
             .map(|template| template.guest.clone())
+            .unwrap_or_default()
+    }
+
+    pub(super) fn firmware(&self) -> Firmware {
+        self.template()
+            .map(|template| template.firmware)
             .unwrap_or_default()
     }
 

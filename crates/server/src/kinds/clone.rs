@@ -63,6 +63,7 @@ fn check_overrides(spec: &VmSpec) -> Result<(), Problem> {
         ("datastore", spec.datastore.is_some()),
         ("cdrom", spec.cdrom.is_some()),
         ("boot", spec.boot.is_some()),
+        ("firmware", spec.firmware.is_some()),
     ];
     let Some((field, _)) = given.into_iter().find(|(_, is_given)| *is_given) else {
         return Ok(());

@@ -38,6 +38,7 @@ impl Served for Template {
             disk_bytes: stored.disk_bytes.filter(|_| is_own(|from| from.disk)),
             networks: Some(networks),
             guest: guest_spec(&stored.guest),
+            firmware: Some(stored.firmware),
         }
     }
 
@@ -84,6 +85,7 @@ impl Served for Template {
             disk_bytes: sizes.disk_bytes,
             networks: networks?,
             guest: guest(spec.guest)?,
+            firmware: spec.firmware.unwrap_or_default(),
             profile: sizes.from,
             version: FIRST_VERSION,
             made: None,

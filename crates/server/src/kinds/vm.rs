@@ -49,6 +49,7 @@ impl Served for Vm {
             cdrom: media::cdrom_spec(view, stored),
             boot: Some(planner::document::boot(stored)),
             clone_of: stored.clone_of.map(|id| name_of(view, Kind::Vm, id.0)),
+            firmware: Some(stored.firmware),
         }
     }
 
@@ -162,6 +163,7 @@ impl Served for Vm {
             boot: media::boot(spec.boot.unwrap_or_default(), cdrom.as_ref())?,
             cdrom,
             clone_of: None,
+            firmware: spec.firmware.unwrap_or_else(|| base.firmware()),
         })
     }
 
@@ -188,6 +190,10 @@ impl Served for Vm {
             ),
             (spec.image.is_some() && spec.image != shown.image, "the image"),
             (spec.disk_bytes != shown.disk_bytes, "the disk's size"),
+            (
+                spec.firmware.is_some() && spec.firmware != shown.firmware,
+                "the firmware",
+            ),
             (
                 spec.clone_of != shown.clone_of && (source.is_some() || old.spec.clone_of.is_none()),
                 "what it is a copy of",

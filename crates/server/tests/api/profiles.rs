@@ -1,4 +1,4 @@
-//! Profiles: the default family and one's own, and what VMs and templates are given by them.
+//! Profiles: the default family and one's own, and what VMs and templates are given by them; and what starts their guests.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -163,4 +163,29 @@ async fn a_template_takes_from_a_profile_what_it_does_not_say() {
         .post("/v1/templates", &lacking)
         .await
         .refused(422, "memory-missing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_keeps_the_firmware_that_its_template_or_its_maker_gave() {
+    let world = World::new().await;
+    let spec = json!({ "image": "disk", "memory_mib": 64, "firmware": "uefi" });
+    make(&world, "templates", "modern", spec).await;
+    let web = make(&world, "vms", "web", json!({ "template": "modern" })).await;
+    assert_eq!(web["spec"]["firmware"], "uefi");
+    let old = make(
+        &world,
+        "vms",
+        "old",
+        json!({ "template": "modern", "firmware": "bios" }),
+    )
+    .await;
+    assert_eq!(old["spec"]["firmware"], "bios");
+    let plain = make(&world, "vms", "plain", json!({ "template": "small" })).await;
+    assert_eq!(plain["spec"]["firmware"], "bios");
+    let copy = make(&world, "vms", "copy", json!({ "clone_of": "web" })).await;
+    assert_eq!(copy["spec"]["firmware"], "uefi");
+    let patch = json!({ "spec": { "firmware": "bios" } });
+    world.patch("/v1/vms/web", &patch).await.refused(422, "immutable");
+    let patch = json!({ "spec": { "vcpus": 2 } });
+    world.patch("/v1/vms/web", &patch).await.ok(200);
 }

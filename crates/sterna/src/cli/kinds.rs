@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use api::kinds::JoinTokenBody;
 use clap::{Args, Subcommand, ValueEnum};
-use model::vm::SeedFormat;
+use model::vm::{Firmware, SeedFormat};
 
 use crate::units;
 
@@ -186,9 +186,30 @@ pub(crate) struct TemplateArgs {
     /// A network to plug an interface into; may be given several times; `default` if left out
     #[arg(long = "network", value_name = "NETWORK")]
     pub(crate) networks: Vec<String>,
+    /// What starts guests: bios, or uefi with variables of each VM's own; bios if left out
+    #[arg(long, value_enum, value_name = "FIRMWARE", hide_possible_values = true)]
+    pub(crate) firmware: Option<FirmwareArg>,
     /// What guests are told.
     #[command(flatten)]
     pub(crate) guest: GuestArgs,
+}
+
+/// What starts a guest, as it is written.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum FirmwareArg {
+    /// The PC's first.
+    Bios,
+    /// Its successor.
+    Uefi,
+}
+
+impl From<FirmwareArg> for Firmware {
+    fn from(firmware: FirmwareArg) -> Self {
+        match firmware {
+            FirmwareArg::Bios => Self::Bios,
+            FirmwareArg::Uefi => Self::Uefi,
+        }
+    }
 }
 
 /// What a profile says.

@@ -7,7 +7,7 @@ use model::lifecycle::Phase;
 use model::vm::BootDevice;
 
 use super::guest::GuestApplyArgs;
-use super::kinds::{GetArgs, GuestArgs, Selection, WaitArgs, WriteCommand};
+use super::kinds::{FirmwareArg, GetArgs, GuestArgs, Selection, WaitArgs, WriteCommand};
 use crate::units;
 
 /// What can be asked of VMs.
@@ -89,7 +89,7 @@ impl From<VmGetArgs> for GetArgs {
     sterna vm create db --image tiny --memory 1GiB --vcpus 2 --network front,address=10.1.0.7\n  \
     sterna vm create web --template small --user-data settings.yaml --user-data install.sh\n  \
     sterna vm create db --template web --profile memory-large --disk 100GiB\n  \
-    sterna vm create new --iso installer --disk 20GiB --memory 2GiB"
+    sterna vm create new --iso installer --disk 20GiB --memory 2GiB --firmware uefi"
 )]
 pub(crate) struct VmArgs {
     /// Its name, or several; with --count, what the names begin with
@@ -111,6 +111,9 @@ pub(crate) struct VmArgs {
     /// What it boots from, the first choice first; the disk, and while that is blank the medium, if left out
     #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
     pub(crate) boot: Option<Vec<Bootable>>,
+    /// What starts its guest: bios, or uefi with variables of its own; the template's, or bios, if left out
+    #[arg(long, value_enum, value_name = "FIRMWARE", hide_possible_values = true)]
+    pub(crate) firmware: Option<FirmwareArg>,
     /// Main memory, as in 256MiB or 2GiB
     #[arg(long, value_name = "SIZE", value_parser = units::memory_mib, allow_hyphen_values = true)]
     #[arg(required_unless_present_any = ["template", "profile"])]
