@@ -18,6 +18,7 @@ min_qemu=10
 packages='
 qemu-system-x86|cmd:qemu-system-x86_64|runs the virtual machines (QEMU 10 or later)
 qemu-utils|cmd:qemu-img|makes and reads disk images, serves them (qemu-img, qemu-storage-daemon)
+ovmf|file:/usr/share/OVMF/OVMF_CODE_4M.fd|UEFI for virtual machines that ask for it
 gcc|cmd:cc|compiles the C parts of ring and SQLite, links the binaries
 libc6-dev|file:/usr/include/stdio.h|C headers for them; the static libc for the tool inside the test guest
 make|cmd:make|runs the Makefile

@@ -20,6 +20,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::config::{Config, HostDir};
+use crate::firmware;
 use crate::storage;
 use crate::users::Way;
 
@@ -82,6 +83,7 @@ impl Abilities {
             cpu_model: TCG_CPU_MODEL.to_owned(),
             boot_id: boot_id(),
             qemu_user: Some(self.qemu_user),
+            uefi: firmware::is_there(),
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod calls;
 pub mod chance;
 pub mod clock;
 pub mod config;
+pub mod firmware;
 pub mod host;
 pub mod journal;
 pub mod link;

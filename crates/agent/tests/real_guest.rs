@@ -45,6 +45,7 @@ fn machine(bench: &Bench, vm: VmId) -> Machine {
         guest: GuestConfig::default(),
         cdrom: None,
         boot: BootDevice::USUAL.into(),
+        firmware: model::vm::Firmware::Bios,
     }
 }
 

@@ -367,6 +367,41 @@ impl Client {
         self.json(self.request(Method::GET, &path)).await
     }
 
+    /// The versions of a template, the newest first.
+    pub async fn template_versions(
+        &self,
+        name: &str,
+    ) -> Result<crate::template::TemplateVersions, ClientError> {
+        let path = format!("{}/versions", path::<crate::kinds::Template>(Some(name)));
+        self.json(self.request(Method::GET, &path)).await
+    }
+
+    /// One version of a template.
+    pub async fn template_version(
+        &self,
+        name: &str,
+        version: u64,
+    ) -> Result<crate::template::TemplateVersion, ClientError> {
+        let path = format!(
+            "{}/versions/{version}",
+            path::<crate::kinds::Template>(Some(name))
+        );
+        self.json(self.request(Method::GET, &path)).await
+    }
+
+    /// Deletes a version of a template that is not the newest; answers the template.
+    pub async fn delete_template_version(
+        &self,
+        name: &str,
+        version: u64,
+    ) -> Result<ObjectOf<crate::kinds::Template>, ClientError> {
+        let path = format!(
+            "{}/versions/{version}",
+            path::<crate::kinds::Template>(Some(name))
+        );
+        self.json(self.write(Method::DELETE, &path)).await
+    }
+
     /// Posts to any path.
     pub async fn post<B: Serialize, T: DeserializeOwned>(
         &self,

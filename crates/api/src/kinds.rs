@@ -11,7 +11,7 @@ use model::migration::{Figures, Method, MigrationPhase, Progress};
 use model::operation::{Action, Applied, OperationPhase};
 use model::report::StepTime;
 use model::user_data::UserData;
-use model::vm::{BootDevice, Consistency, Power, RefusedGroup, SeedFormat};
+use model::vm::{BootDevice, Consistency, Firmware, Power, RefusedGroup, SeedFormat};
 use model::{Incarnation, Kind, Reason, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,9 @@ use serde::{Deserialize, Serialize};
 use crate::drain::DrainStatus;
 use crate::object_store::ObjectStore;
 pub use crate::placement::PlacementSpec;
+pub use crate::profile::{Profile, ProfileSpec, ProfileStatus};
 use crate::resource::{Object, Resource};
+pub use crate::template::{Template, TemplateSpec, TemplateStatus};
 
 /// A virtual machine.
 pub struct Vm;
@@ -27,8 +29,6 @@ pub struct Vm;
 pub struct Host;
 /// An image.
 pub struct Image;
-/// A template.
-pub struct Template;
 /// A network.
 pub struct Network;
 /// A datastore.
@@ -44,8 +44,11 @@ pub struct Event;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VmSpec {
-    /// The template that it is made from.
+    /// The template that it is made from: its newest version, or with `@` and a number that one, as in `web@3`. It is shown
+    /// without the version, which is in the status.
     pub template: Option<String>,
+    /// The profile whose sizes it has, where no others are given here; the template's if `null`.
+    pub profile: Option<String>,
     /// Virtual processors.
     pub vcpus: Option<u32>,
     /// Main memory, in MiB.
@@ -72,6 +75,9 @@ pub struct VmSpec {
     /// The VM that it is a copy of: its root disk is copied before the first start, also while the other runs. Sizes,
     /// networks and what the guest is told are the other's too, where nothing else is given; name, MACs and addresses are not.
     pub clone_of: Option<String>,
+    /// What starts its guest, `bios` or `uefi`; the template's if `null`, or `bios`. UEFI keeps variables of the VM's own. It stays
+    /// as it is.
+    pub firmware: Option<Firmware>,
 }
 
 /// A drive for installation media.
@@ -154,6 +160,9 @@ pub struct VmStatus {
     /// The copy that its root disk is; `null` if it is none, or is not made yet.
     #[serde(default)]
     pub copied: Option<CopyStatus>,
+    /// The version of the template that it was made from.
+    #[serde(default)]
+    pub template_version: Option<u64>,
 }
 
 /// The copy that a VM's root disk is.
@@ -295,6 +304,9 @@ pub struct HostStatus {
     /// As whom QEMU runs, and why not with fewer rights; `null` if its agent does not say.
     #[serde(default)]
     pub qemu_user: Option<QemuUser>,
+    /// Whether it has UEFI for guests, as with the package `ovmf`.
+    #[serde(default)]
+    pub uefi: bool,
     /// The processor that guests see.
     pub cpu_model: Option<String>,
     /// Its processors.
@@ -483,53 +495,9 @@ fn content_word(image: &ImageStatus) -> String {
     }
 }
 
-/// Defaults for new VMs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TemplateSpec {
-    /// The image of the root disk.
-    pub image: String,
-    /// Virtual processors.
-    #[serde(default = "one")]
-    pub vcpus: u32,
-    /// Main memory, in MiB.
-    pub memory_mib: u64,
-    /// The size of the root disk, in bytes; the image's if `null`.
-    #[serde(default)]
-    pub disk_bytes: Option<u64>,
-    /// One interface for each; the network `default` if left out.
-    #[serde(default)]
-    pub networks: Option<Vec<String>>,
-    /// What the guest is told.
-    #[serde(default)]
-    pub guest: GuestSpec,
-}
-
-fn one() -> u32 {
-    1
-}
-
 /// Nothing to say.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NoStatus {}
-
-impl Resource for Template {
-    const KIND: Kind = Kind::Template;
-    const COLUMNS: &'static [&'static str] = &["IMAGE", "VCPUS", "MEMORY", "NETWORKS"];
-    type Spec = TemplateSpec;
-    type Status = NoStatus;
-
-    fn row(template: &Object<TemplateSpec, NoStatus>) -> Vec<String> {
-        let spec = &template.spec;
-        let networks = spec.networks.clone().unwrap_or_default().join(",");
-        vec![
-            spec.image.clone(),
-            spec.vcpus.to_string(),
-            format!("{} MiB", spec.memory_mib),
-            networks,
-        ]
-    }
-}
 
 /// A network over hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

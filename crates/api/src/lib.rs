@@ -21,9 +21,11 @@ pub mod object_store;
 pub mod openapi;
 pub mod placement;
 pub mod problem;
+pub mod profile;
 pub mod query;
 pub mod resource;
 pub mod store;
+pub mod template;
 pub mod tls;
 pub mod token;
 

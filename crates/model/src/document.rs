@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::image::ImageFormat;
-use crate::vm::{BootDevice, GuestConfig, Reboot, SavedIn};
+use crate::vm::{BootDevice, Firmware, GuestConfig, Reboot, SavedIn};
 use crate::{HostId, Incarnation, VmId};
 
 /// All that a host shall do.
@@ -223,6 +223,9 @@ pub struct Machine {
     /// What it boots from, the first choice first.
     #[serde(default = "usual_boot", skip_serializing_if = "is_usual_boot")]
     pub boot: Vec<BootDevice>,
+    /// What starts the guest.
+    #[serde(default, skip_serializing_if = "Firmware::is_usual")]
+    pub firmware: Firmware,
 }
 
 fn usual_boot() -> Vec<BootDevice> {

@@ -137,6 +137,14 @@ pub struct HostStatus {
     /// As whom QEMU runs; an agent of before does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qemu_user: Option<QemuUser>,
+    /// Whether it has UEFI for guests; an agent of before knows none.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub uefi: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// As whom QEMU runs, and why not with fewer rights.

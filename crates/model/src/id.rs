@@ -44,6 +44,7 @@ id! {
     MigrationId: "a migration",
     NetworkId: "a network",
     OperationId: "an operation",
+    ProfileId: "a profile",
     TemplateId: "a template",
     TokenId: "a token",
     VmId: "a virtual machine",

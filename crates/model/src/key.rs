@@ -5,6 +5,7 @@
 //! /vm/{id}/intent                     the controller's part
 //! /vm/{id}/run/{incarnation}          the part of the agent that holds that incarnation
 //! /placement/first                    the VM that had a place last before the others of its group
+//! /template/{id}/version/{n}           what an earlier version of the template gives
 //! /host/{id}/status                   the agent's part
 //! /host/{id}/reservations             the controller's part
 //! /host/{id}/contact                  the server's part: whether the host is heard
@@ -27,7 +28,7 @@ use std::net::IpAddr;
 
 use uuid::Uuid;
 
-use crate::{HostId, ImageId, Incarnation, Kind, MigrationId, NetworkId, OperationId, VmId};
+use crate::{HostId, ImageId, Incarnation, Kind, MigrationId, NetworkId, OperationId, TemplateId, VmId};
 
 /// The user's part of an object.
 pub fn object(kind: Kind, id: Uuid) -> String {
@@ -47,6 +48,11 @@ pub fn vm_intent(id: VmId) -> String {
 /// An agent's part of a VM. The number is padded, so that keys sort as numbers do.
 pub fn vm_run(id: VmId, incarnation: Incarnation) -> String {
     format!("/vm/{id}/run/{:012}", incarnation.0)
+}
+
+/// A version of a template after which others came. The number is padded, so that keys sort as numbers do.
+pub fn template_version(id: TemplateId, number: u64) -> String {
+    format!("/template/{id}/version/{number:012}")
 }
 
 /// What a host reports of itself.
@@ -164,6 +170,8 @@ pub enum Part {
     Object,
     /// The controller's.
     Intent,
+    /// An earlier version.
+    Version(u64),
     /// An agent's, of one incarnation.
     Run(Incarnation),
     /// Reported.
@@ -188,6 +196,7 @@ pub fn parse(key: &str) -> Option<(Kind, Uuid, Part)> {
         (Some("reservations"), None, _) => Part::Reservations,
         (Some("contact"), None, _) => Part::Contact,
         (Some("run"), Some(number), None) => Part::Run(Incarnation(number.parse().ok()?)),
+        (Some("version"), Some(number), None) => Part::Version(number.parse().ok()?),
         (Some("address"), Some(address), None) => Part::Address(address.parse().ok()?),
         _ => return None,
     };
@@ -208,6 +217,11 @@ mod tests {
                 vm_run(VmId(id), Incarnation(12)),
                 Kind::Vm,
                 Part::Run(Incarnation(12)),
+            ),
+            (
+                template_version(TemplateId(id), 3),
+                Kind::Template,
+                Part::Version(3),
             ),
             (host_status(HostId(id)), Kind::Host, Part::Status),
             (host_reservations(HostId(id)), Kind::Host, Part::Reservations),

@@ -24,6 +24,7 @@ pub mod migration;
 pub mod network;
 pub mod operation;
 pub mod placement;
+pub mod profile;
 pub mod reason;
 pub mod record;
 pub mod report;
@@ -36,8 +37,8 @@ pub mod user_data;
 pub mod vm;
 
 pub use id::{
-    DatastoreId, EventId, HostId, ImageId, Incarnation, MigrationId, NetworkId, OperationId, TemplateId,
-    TokenId, VmId,
+    DatastoreId, EventId, HostId, ImageId, Incarnation, MigrationId, NetworkId, OperationId, ProfileId,
+    TemplateId, TokenId, VmId,
 };
 pub use jiff::Timestamp;
 pub use meta::{Kind, Meta, Object};

@@ -23,6 +23,8 @@ pub const USER_DATA_MAX_BYTES: usize = 1 << 20;
 /// The most that all which a guest is told takes in its object, as JSON. An object, with what is written beside it, has to
 /// fit into one transaction of the store, which takes 1.5 MiB.
 pub const GUEST_MAX_BYTES: usize = 1280 << 10;
+/// The most versions of a template.
+pub const VERSIONS_MAX: usize = 32;
 /// The most ssh keys of a VM.
 pub const SSH_KEYS_MAX: usize = 64;
 

@@ -21,6 +21,8 @@ pub enum Kind {
     Image,
     /// What new VMs are made from.
     Template,
+    /// Sizes that many VMs share.
+    Profile,
     /// A virtual network over hosts.
     Network,
     /// Where images and volumes are kept.
@@ -35,11 +37,12 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order in which help lists them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Vm,
         Self::Host,
         Self::Image,
         Self::Template,
+        Self::Profile,
         Self::Network,
         Self::Datastore,
         Self::Migration,
@@ -54,6 +57,7 @@ impl Kind {
             Self::Vm => "vm",
             Self::Image => "image",
             Self::Template => "template",
+            Self::Profile => "profile",
             Self::Network => "network",
             Self::Datastore => "datastore",
             Self::Migration => "migration",
@@ -69,6 +73,7 @@ impl Kind {
             Self::Vm => "vms",
             Self::Image => "images",
             Self::Template => "templates",
+            Self::Profile => "profiles",
             Self::Network => "networks",
             Self::Datastore => "datastores",
             Self::Migration => "migrations",

@@ -15,9 +15,10 @@ use crate::meta::Object;
 use crate::migration::{MigrationIntent, MigrationSpec};
 use crate::network::{AddressHolder, NetworkSpec};
 use crate::operation::{OperationSpec, OperationStatus};
+use crate::profile::ProfileSpec;
 use crate::report::RunStatus;
 use crate::restored::Restored;
-use crate::template::TemplateSpec;
+use crate::template::{TemplateSpec, TemplateVersion};
 use crate::token::{RequestRecord, TokenRecord};
 use crate::vm::{VmIntent, VmSpec};
 
@@ -117,6 +118,7 @@ specs!(
     MigrationSpec,
     NetworkSpec,
     OperationSpec,
+    ProfileSpec,
     TemplateSpec,
     VmSpec,
 );
@@ -136,6 +138,7 @@ parts!(
     Restored,
     RunStatus,
     String,
+    TemplateVersion,
     TokenRecord,
     Uuid,
     VmId,

@@ -75,6 +75,7 @@ pub fn host_status(number: usize, memory_mib: u64) -> HostStatus {
         cpu_model: "qemu64".to_owned(),
         boot_id: "boot".to_owned(),
         qemu_user: None,
+        uefi: true,
     }
 }
 
@@ -82,6 +83,8 @@ pub fn host_status(number: usize, memory_mib: u64) -> HostStatus {
 pub fn vm_spec(image: ImageId, datastore: DatastoreId) -> VmSpec {
     VmSpec {
         template: None,
+        template_version: None,
+        profile: None,
         vcpus: 1,
         memory_mib: 256,
         image: Some(image),
@@ -97,6 +100,7 @@ pub fn vm_spec(image: ImageId, datastore: DatastoreId) -> VmSpec {
         cdrom: None,
         boot: Vec::new(),
         clone_of: None,
+        firmware: crate::vm::Firmware::default(),
     }
 }
 

@@ -1,10 +1,13 @@
-//! A template: what new VMs are made from.
+//! A template: what new VMs are made from. A change of what it gives is a new version; the ones before are kept.
 
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::vm::GuestConfig;
-use crate::{ImageId, Kind, NetworkId};
+use crate::vm::{Firmware, GuestConfig};
+use crate::{ImageId, Kind, NetworkId, ProfileId};
 
 /// Defaults for new VMs. A VM keeps what it was given when it was created.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,12 +24,80 @@ pub struct TemplateSpec {
     pub networks: Vec<NetworkId>,
     /// What the guest is told.
     pub guest: GuestConfig,
+    /// What starts the guest.
+    #[serde(default, skip_serializing_if = "Firmware::is_usual")]
+    pub firmware: Firmware,
+    /// Where its sizes are from that are not its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<FromProfile>,
+    /// Which version this is. A number is used once.
+    #[serde(default = "first_version", skip_serializing_if = "is_first")]
+    pub version: u64,
+    /// How this version came to be; with the template if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<Made>,
+}
+
+/// The number of a template's first version.
+pub const FIRST_VERSION: u64 = 1;
+
+const fn first_version() -> u64 {
+    FIRST_VERSION
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+const fn is_first(version: &u64) -> bool {
+    *version == FIRST_VERSION
 }
 
 impl TemplateSpec {
+    /// Whether VMs that are made from both are given the same.
+    pub fn gives_the_same(&self, other: &Self) -> bool {
+        let plain = |spec: &Self| Self {
+            version: FIRST_VERSION,
+            made: None,
+            ..spec.clone()
+        };
+        plain(self) == plain(other)
+    }
+
     /// All that has to be there as long as it is.
     pub fn needs(&self) -> impl Iterator<Item = (Kind, Uuid)> {
         let networks = self.networks.iter().map(|network| (Kind::Network, network.0));
         [(Kind::Image, self.image.0)].into_iter().chain(networks)
     }
+}
+
+/// How a version came to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// When.
+    pub at: Timestamp,
+    /// By whom.
+    pub by: String,
+}
+
+/// A version after which others came: what it gives is what it gave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateVersion {
+    /// How it came to be.
+    pub made: Made,
+    /// What it gives.
+    pub spec: TemplateSpec,
+}
+
+/// What a template has of a profile: it keeps what it was given when it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FromProfile {
+    /// Which one.
+    pub profile: ProfileId,
+    /// Whether the virtual processors are the profile's.
+    pub vcpus: bool,
+    /// Whether the main memory is the profile's.
+    pub memory: bool,
+    /// Whether the size of the root disk is the profile's.
+    pub disk: bool,
+    /// The labels of the hosts on which such VMs run.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub host_labels: BTreeMap<String, String>,
 }

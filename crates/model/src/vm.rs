@@ -16,7 +16,8 @@ pub use crate::placement::PlacementRule;
 use crate::report::{Outgoing, OutgoingState, RunState, RunStatus};
 use crate::user_data::UserData;
 use crate::{
-    DatastoreId, HostId, ImageId, Incarnation, Kind, MigrationId, NetworkId, Reason, TemplateId, VmId,
+    DatastoreId, HostId, ImageId, Incarnation, Kind, MigrationId, NetworkId, ProfileId, Reason, TemplateId,
+    VmId,
 };
 
 /// What the user wants the VM to be doing.
@@ -51,6 +52,12 @@ impl Power {
 pub struct VmSpec {
     /// The template that it was made from.
     pub template: Option<TemplateId>,
+    /// Which version of the template; an older release did not note it if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_version: Option<u64>,
+    /// The profile that its sizes are of, as far as no others were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<ProfileId>,
     /// Virtual processors.
     pub vcpus: u32,
     /// Main memory.
@@ -87,6 +94,9 @@ pub struct VmSpec {
     /// The VM whose root disk its own is a copy of, made before its first start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clone_of: Option<VmId>,
+    /// What starts its guest.
+    #[serde(default, skip_serializing_if = "Firmware::is_usual")]
+    pub firmware: Firmware,
 }
 
 impl VmSpec {
@@ -103,6 +113,24 @@ impl VmSpec {
         images
             .chain([(Kind::Datastore, self.datastore.0)])
             .chain(networks)
+    }
+}
+
+/// What starts a guest. A VM keeps it for its life.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Firmware {
+    /// The PC's first.
+    #[default]
+    Bios,
+    /// UEFI, with variables of the VM's own.
+    Uefi,
+}
+
+impl Firmware {
+    /// Whether it is the one that needs no word.
+    pub const fn is_usual(&self) -> bool {
+        matches!(self, Self::Bios)
     }
 }
 

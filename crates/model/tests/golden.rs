@@ -15,9 +15,10 @@ use model::image::{ImageSpec, ImageStatus};
 use model::migration::{MigrationIntent, MigrationSpec};
 use model::network::{AddressHolder, NetworkSpec};
 use model::operation::{OperationSpec, OperationStatus};
+use model::profile::ProfileSpec;
 use model::record::{self, Stored};
 use model::report::RunStatus;
-use model::template::TemplateSpec;
+use model::template::{TemplateSpec, TemplateVersion};
 use model::token::{RequestRecord, TokenRecord};
 use model::vm::{VmIntent, VmSpec};
 use serde_json::Value;
@@ -35,7 +36,7 @@ fn again<T: Stored + PartialEq + Debug>(bytes: &[u8]) -> Value {
 }
 
 /// The files by their names, each with its type. `vm-intent-kill` is a `vm-intent`.
-const KINDS: [(&str, Again); 23] = [
+const KINDS: [(&str, Again); 25] = [
     ("vm", again::<Object<VmSpec>>),
     ("vm-intent", again::<VmIntent>),
     ("vm-run", again::<RunStatus>),
@@ -48,6 +49,8 @@ const KINDS: [(&str, Again); 23] = [
     ("image", again::<Object<ImageSpec>>),
     ("image-status", again::<ImageStatus>),
     ("template", again::<Object<TemplateSpec>>),
+    ("template-version", again::<TemplateVersion>),
+    ("profile", again::<Object<ProfileSpec>>),
     ("network", again::<Object<NetworkSpec>>),
     ("network-address", again::<AddressHolder>),
     ("datastore", again::<Object<DatastoreSpec>>),

@@ -103,6 +103,8 @@ fn one_of<T: Clone + std::fmt::Debug + 'static>(all: &[T]) -> impl Strategy<Valu
 fn spec(power: Power, power_request: u64) -> VmSpec {
     VmSpec {
         template: None,
+        template_version: None,
+        profile: None,
         vcpus: 1,
         memory_mib: 64,
         image: Some(ImageId(Uuid::nil())),
@@ -117,6 +119,7 @@ fn spec(power: Power, power_request: u64) -> VmSpec {
         reboot: None,
         cdrom: None,
         clone_of: None,
+        firmware: model::vm::Firmware::default(),
         boot: Vec::new(),
     }
 }

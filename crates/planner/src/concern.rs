@@ -74,7 +74,7 @@ impl Concerns {
                 Kind::Host => self.note_host(view, HostId(id), &mut hosts),
                 Kind::Network => is_all |= set(&mut self.vnis, id, vni(view, id)),
                 Kind::Image | Kind::Datastore => is_all = true,
-                Kind::Template | Kind::Operation | Kind::Event => {}
+                Kind::Template | Kind::Profile | Kind::Operation | Kind::Event => {}
             }
         }
         if is_all {

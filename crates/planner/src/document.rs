@@ -300,6 +300,7 @@ fn machine(view: &View, id: VmId, incarnation: Incarnation) -> Option<Machine> {
             None => None,
         },
         boot: boot(spec),
+        firmware: spec.firmware,
     })
 }
 

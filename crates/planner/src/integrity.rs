@@ -12,6 +12,7 @@ use model::vm::VmSpec;
 use model::{Kind, Object, VmId, key};
 use uuid::Uuid;
 
+use crate::profiles::is_of_family;
 use crate::view::{Change, View};
 
 /// A key with what is wrong with it.
@@ -84,7 +85,7 @@ fn names(stored: &BTreeMap<&str, &[u8]>, view: &View) -> Vec<Fault> {
     let mut found = Vec::new();
     let mut right = BTreeSet::new();
     for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Event) {
-        for id in view.ids(kind) {
+        for id in view.ids(kind).into_iter().filter(|id| !is_of_family(*id)) {
             let Some(meta) = view.meta(kind, id) else { continue };
             let index = key::name_index(kind, meta.project.as_deref(), &meta.name);
             if named(&index) != Some(id) {

@@ -4,7 +4,8 @@
 //! migration ([`migration`]), of a host ([`host`]), the
 //! copies of VMs' disks ([`copies`]), how far long actions are ([`operation`]), the desired document of a
 //! host ([`document`]) and whose may have changed ([`concern`]), which reports count ([`reports`]), when a restored store goes on ([`restored`]), whether what is
-//! stored agrees with itself ([`integrity`]), and what every write carries beside itself ([`admission`]).
+//! stored agrees with itself ([`integrity`]), which profiles there are ([`profiles`]) and which versions of templates
+//! ([`versions`]), and what every write carries beside itself ([`admission`]).
 //!
 //! **Does not know:** the store's engine, the network, the clock. `now` is an argument; a plan names what it relies on,
 //! and whoever commits it compares that.
@@ -25,8 +26,10 @@ pub mod migration;
 pub mod operation;
 pub mod placement;
 pub mod plan;
+pub mod profiles;
 pub mod reports;
 pub mod restored;
+pub mod versions;
 pub mod view;
 pub mod vm;
 

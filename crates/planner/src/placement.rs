@@ -2,7 +2,7 @@
 
 use model::host::{HostStatus, Reservations};
 use model::placement::PlacementRule;
-use model::vm::{Open, RefusedGroup, SavedState, VmSpec};
+use model::vm::{Firmware, Open, RefusedGroup, SavedState, VmSpec};
 use model::{HostId, Object, Reason, Timestamp, VmId, key};
 use scheduler::{Closed, Failing, Guest, HostView, IS_SOURCE, NOT_ASKED, Placed, Request};
 
@@ -54,6 +54,7 @@ pub(crate) fn host_views(view: &View, sees: Sees, now: Timestamp) -> impl Iterat
             vcpus: capacity.vcpus,
             reserved_vcpus: host.reserved.vcpus,
             cpu_model: status.map_or("", |status| status.cpu_model.as_str()),
+            uefi: status.is_some_and(|status| status.uefi),
             failing: failing(view, *id, now),
             guests: reservations.map_or_else(Vec::new, |all| guests(view, sees, *id, all)),
         })
@@ -160,6 +161,7 @@ pub(crate) fn move_request<'a>(
         only: None,
         except: Some(source),
         cpu_model: status.map(|status| status.value.cpu_model.as_str()),
+        uefi: object.spec.firmware == Firmware::Uefi,
     }
 }
 
@@ -194,6 +196,7 @@ pub(crate) fn start_request<'a>(object: &'a Object<VmSpec>, saved: Option<&'a Sa
             .or(spec.placement.host),
         except: None,
         cpu_model: saved.and_then(|saved| saved.cpu_model.as_deref()),
+        uefi: spec.firmware == Firmware::Uefi,
     }
 }
 

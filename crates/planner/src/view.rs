@@ -25,6 +25,8 @@ use model::{HostId, ImageId, Incarnation, Kind, MigrationId, Object, OperationId
 use uuid::Uuid;
 
 use crate::hardware::Capacity;
+use crate::profiles::Profiles;
+use crate::versions::Versions;
 
 /// A stored part with the revision that last changed it: what a plan compares.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,6 +109,10 @@ pub struct View {
     pub images: BTreeMap<Uuid, WithStatus<ImageSpec, ImageStatus>>,
     /// Templates.
     pub templates: BTreeMap<Uuid, At<Object<TemplateSpec>>>,
+    /// The earlier versions of templates.
+    pub template_versions: Versions,
+    /// Profiles.
+    pub profiles: Profiles,
     /// Networks.
     pub networks: BTreeMap<Uuid, At<Object<NetworkSpec>>>,
     /// Datastores.
@@ -135,7 +141,7 @@ pub struct View {
     clones_of: BTreeMap<VmId, BTreeSet<VmId>>,
     /// The operations on each VM, in the order of their making.
     operations_on: BTreeMap<VmId, BTreeSet<Uuid>>,
-    /// The VMs and templates that name each image.
+    /// The VMs, and the templates with any version, that name each image.
     users_of_image: BTreeMap<Uuid, BTreeSet<(Kind, Uuid)>>,
 }
 
@@ -213,6 +219,11 @@ impl View {
             (Kind::Image, part) => set_parts(self.images.entry(id).or_default(), part, change)?,
             (Kind::Operation, part) => set_parts(self.operations.entry(id).or_default(), part, change)?,
             (Kind::Template, Part::Object) => set_plain(&mut self.templates, id, change)?,
+            (Kind::Template, Part::Version(number)) => {
+                self.template_versions.set(id, number, None);
+                self.template_versions.set(id, number, read(change)?);
+            }
+            (Kind::Profile, Part::Object) => set_plain(&mut self.profiles.stored, id, change)?,
             (Kind::Network, Part::Object) => set_plain(&mut self.networks, id, change)?,
             (Kind::Network, Part::Address(address)) => {
                 set_index(&mut self.addresses, id, address, change.value.is_some());
@@ -375,9 +386,10 @@ impl View {
     }
 
     fn index_template(&mut self, id: Uuid, add: bool) {
-        if let Some(at) = self.templates.get(&id) {
-            let image = at.value.spec.image.0;
-            set_index(&mut self.users_of_image, image, (Kind::Template, id), add);
+        let newest = self.templates.get(&id).map(|at| at.value.spec.image);
+        let earlier = self.template_versions.of(id).map(|(_, at)| at.value.spec.image);
+        for image in newest.into_iter().chain(earlier) {
+            set_index(&mut self.users_of_image, image.0, (Kind::Template, id), add);
         }
     }
 
@@ -464,7 +476,7 @@ impl View {
         ids.filter_map(|id| self.migrations.get(id).map(|migration| (*id, migration)))
     }
 
-    /// A copy of what names are read from (hosts, images, templates, networks, datastores) and of these VMs and
+    /// A copy of what names are read from (hosts, images, templates, profiles, networks, datastores) and of these VMs and
     /// migrations.
     pub fn excerpt(&self, objects: impl Iterator<Item = (Kind, Uuid)>) -> Self {
         let mut copy = Self {
@@ -472,6 +484,8 @@ impl View {
             hosts: self.hosts.clone(),
             images: self.images.clone(),
             templates: self.templates.clone(),
+            template_versions: self.template_versions.clone(),
+            profiles: self.profiles.clone(),
             networks: self.networks.clone(),
             datastores: self.datastores.clone(),
             ..Self::default()
@@ -578,6 +592,7 @@ impl View {
             Kind::Image => self.images.get(&id)?.object.as_ref().map(|at| &at.value.meta),
             Kind::Operation => self.operations.get(&id)?.object.as_ref().map(|at| &at.value.meta),
             Kind::Template => self.templates.get(&id).map(|at| &at.value.meta),
+            Kind::Profile => self.profiles.get(id).map(|at| &at.value.meta),
             Kind::Network => self.networks.get(&id).map(|at| &at.value.meta),
             Kind::Datastore => self.datastores.get(&id).map(|at| &at.value.meta),
             Kind::Event => self.events.get(&id).map(|at| &at.value.meta),
@@ -598,13 +613,21 @@ impl View {
                     .collect(),
             )
         };
-        let template = || Some(self.templates.get(&id)?.value.spec.needs().collect());
-        let needs = match kind {
-            Kind::Vm => vm(),
-            Kind::Template => template(),
-            _ => None,
-        };
-        needs.unwrap_or_default()
+        match kind {
+            Kind::Vm => vm().unwrap_or_default(),
+            Kind::Template => self.template_needs(id),
+            _ => BTreeSet::new(),
+        }
+    }
+
+    /// Of any version, and of the newest one its profile, which its next change asks.
+    fn template_needs(&self, id: Uuid) -> BTreeSet<(Kind, Uuid)> {
+        let newest = self.templates.get(&id).map(|at| &at.value.spec);
+        let earlier = self.template_versions.of(id).map(|(_, at)| &at.value.spec);
+        let profile = newest.and_then(|spec| spec.profile.as_ref());
+        let profile = profile.map(|from| (Kind::Profile, from.profile.0));
+        let specs = newest.into_iter().chain(earlier);
+        specs.flat_map(TemplateSpec::needs).chain(profile).collect()
     }
 
     /// The revision of an object that others may need, its parts left out.
@@ -613,6 +636,7 @@ impl View {
             Kind::Image => Some(self.images.get(&id)?.object.as_ref()?.revision),
             Kind::Network => Some(self.networks.get(&id)?.revision),
             Kind::Datastore => Some(self.datastores.get(&id)?.revision),
+            Kind::Profile => Some(self.profiles.get(id)?.revision),
             _ => None,
         }
     }
@@ -626,6 +650,7 @@ impl View {
             Kind::Image => self.images.keys().copied().collect(),
             Kind::Operation => self.operations.keys().copied().collect(),
             Kind::Template => self.templates.keys().copied().collect(),
+            Kind::Profile => self.profiles.ids(),
             Kind::Network => self.networks.keys().copied().collect(),
             Kind::Datastore => self.datastores.keys().copied().collect(),
             Kind::Event => self.events.keys().copied().collect(),
@@ -643,6 +668,12 @@ impl View {
             .names
             .get(&(kind, project.map(str::to_owned), name.to_owned()))
             .copied();
+        let of_family = || {
+            (kind == Kind::Profile)
+                .then(|| Profiles::of_family(name))
+                .flatten()
+        };
+        let by_name = by_name.or_else(of_family);
         by_name.or_else(|| name.parse().ok().filter(|id| self.meta(kind, *id).is_some()))
     }
 

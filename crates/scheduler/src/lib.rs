@@ -41,6 +41,8 @@ pub struct HostView<'a> {
     pub reserved_vcpus: u32,
     /// The processor model that its guests see.
     pub cpu_model: &'a str,
+    /// Whether it has UEFI for guests.
+    pub uefi: bool,
     /// That starts on it failed lately, if they did.
     pub failing: Option<Failing>,
     /// The VMs that hold room on it.
@@ -101,6 +103,8 @@ pub struct Request<'a> {
     pub except: Option<HostId>,
     /// Only hosts whose guests see this processor: a running guest cannot change it.
     pub cpu_model: Option<&'a str>,
+    /// Only hosts with UEFI for guests.
+    pub uefi: bool,
 }
 
 /// Virtual processors per physical one that a host takes, unless its operator says otherwise.
@@ -380,6 +384,8 @@ fn all_obstacles(request: &Request<'_>, group: &Group, host: &HostView<'_>) -> V
     let mut found: Vec<Refusal> = state_refusal(request, host).into_iter().collect();
     found.extend(rules::broken(request, group, host));
     found.extend(cpu_refusal(request, host));
+    let lacks_uefi = request.uefi && !host.uefi && host.closed != Some(Closed::NotReported);
+    found.extend(lacks_uefi.then_some(Refusal::NoUefi));
     if host.closed != Some(Closed::NotReported) {
         found.extend(capacity_refusal(request, host));
     }

@@ -77,6 +77,8 @@ pub enum Refusal {
         /// What it would see.
         have: String,
     },
+    /// It has no UEFI for guests.
+    NoUefi,
     /// Too little memory is free.
     Memory {
         /// How much is missing, in MiB.
@@ -115,6 +117,7 @@ impl Refusal {
             Self::Apart { .. } => "anti-affinity-vm",
             Self::KeptAway { .. } => "kept-away",
             Self::CpuModel { .. } => "cpu-model-differs",
+            Self::NoUefi => "no-uefi",
             Self::Memory { .. } => "memory-short",
             Self::Vcpus { .. } => "vcpus-short",
         }
@@ -154,6 +157,7 @@ impl Refusal {
             Self::CpuModel { want, have } => {
                 format!("its guests see the processor {have}, the running guest has {want}")
             }
+            Self::NoUefi => "it has no UEFI for guests: install its package `ovmf`".to_owned(),
             Self::Memory {
                 short_mib,
                 free_mib,
@@ -201,6 +205,7 @@ impl Refusal {
             }
             Self::KeptAway { by } => format!("move {by} off {host}, or drop its anti-affinity"),
             Self::CpuModel { want, .. } => format!("give the guests of {host} the processor {want}"),
+            Self::NoUefi => format!("install `ovmf` on {host} and restart its agent"),
             Self::Memory { short_mib, .. } => format!("free {} on {host}", mib(*short_mib)),
             Self::Vcpus { short, .. } => format!("free {short} virtual processors on {host}"),
         })
@@ -218,7 +223,7 @@ impl Refusal {
             Self::Label { .. } | Self::NotLabelled { .. } => (5, 0),
             Self::Apart { .. } | Self::KeptAway { .. } | Self::NotWith { .. } => (6, 0),
             Self::NotNamed | Self::Excluded | Self::Labelled { .. } | Self::NotAsked => (7, 0),
-            Self::Dedicated { .. } => (8, 0),
+            Self::Dedicated { .. } | Self::NoUefi => (8, 0),
             Self::CpuModel { .. } | Self::Closed(_) => (9, 0),
             Self::IsSource => (10, 0),
         }

@@ -64,6 +64,7 @@ impl Vm {
             only: None,
             except: None,
             cpu_model: None,
+            uefi: false,
         }
     }
 }
@@ -85,6 +86,7 @@ fn host<'a>(
         vcpus: 32,
         reserved_vcpus: 0,
         cpu_model: "qemu64",
+        uefi: false,
         failing: None,
         guests: guests.iter().map(|vm| vm.guest()).collect(),
     }
@@ -313,4 +315,26 @@ fn several_are_placed_together_where_the_best_host_for_the_first_is_wrong() {
     let (at, record) = fleet.place_all(&requests, Timestamp::UNIX_EPOCH).unwrap_err();
     assert_eq!((at, record.chosen), (0, None));
     assert_eq!(format!("{fleet:?}"), before, "all or none");
+}
+
+#[test]
+fn what_starts_by_uefi_goes_where_that_is() {
+    let none = Labels::new();
+    let vm = Vm::new(1, "");
+    let hosts = [
+        host(1, "h1", &none, 0, &[]),
+        HostView {
+            uefi: true,
+            ..host(2, "h2", &none, 0, &[])
+        },
+    ];
+    let request = Request {
+        uefi: true,
+        ..vm.request(256)
+    };
+    assert_eq!(chosen(&request, &hosts).as_deref(), Some("h2"));
+    assert_eq!(codes(&request, &hosts[..1]), ["no-uefi"]);
+    let remedy = smallest_change(&request, &hosts[..1]).unwrap();
+    assert!(remedy.contains("install `ovmf` on h1"), "{remedy}");
+    assert_eq!(chosen(&vm.request(256), &hosts).as_deref(), Some("h1"));
 }

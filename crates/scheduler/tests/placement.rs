@@ -54,6 +54,7 @@ impl Vm {
             only: None,
             except: None,
             cpu_model: None,
+            uefi: false,
         }
     }
 }
@@ -70,6 +71,7 @@ impl Host {
             vcpus: self.vcpus,
             reserved_vcpus: self.reserved_vcpus,
             cpu_model: self.model,
+            uefi: false,
             failing: None,
             guests: self.guests.iter().map(Vm::guest).collect(),
         }
@@ -260,6 +262,7 @@ proptest! {
         let guest = Guest { id: VmId(Uuid::nil()), name: "vm", labels: &none, rule: &rule, is_leaving: false };
         let request = Request {
             guest, memory_mib, vcpus, only: only.map(id), except: except.map(id), cpu_model: model,
+            uefi: false,
         };
         let views: Vec<_> = hosts.iter().map(Host::view).collect();
         let placed = place(&request, views.iter(), Timestamp::UNIX_EPOCH);

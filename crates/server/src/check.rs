@@ -2,7 +2,7 @@
 //! written already. Nothing is committed.
 
 use api::document::{CheckAnswer, CheckBody, Checked, Document, Outcome, Wanted};
-use api::kinds::{Datastore, Host, Image, Network, Template, Vm};
+use api::kinds::{Datastore, Host, Image, Network, Profile, Template, Vm};
 use api::{Create, Problem};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -81,6 +81,7 @@ fn dispatch(asked: &Asked<'_>, view: &mut View) -> Checked {
             Err(problem) => refused(problem),
         },
         Kind::Template => checked::<Template>(asked, view),
+        Kind::Profile => checked::<Profile>(asked, view),
         Kind::Network => checked::<Network>(asked, view),
         Kind::Datastore => checked::<Datastore>(asked, view),
         kind @ (Kind::Migration | Kind::Operation | Kind::Event) => {

@@ -186,7 +186,7 @@ impl Operation<'_> {
         let named = match text(&self.value["tags"][0]) {
             "hosts" => "h1",
             "images" => "tiny",
-            "templates" => "small",
+            "templates" | "profiles" => "small",
             "networks" => "front",
             "datastores" => "shared",
             "migrations" => "web-m2",

@@ -220,9 +220,14 @@ fn show_name(view: &View, value: &mut Value) {
 fn entry(record: AuditRecord, kind: Kind, id: Uuid, shows: impl Fn(Part) -> bool) -> Option<HistoryEntry> {
     let parts = record.changes.into_iter().filter_map(|change| {
         let (of_kind, of, part) = key::parse(&change.key)?;
-        ((of_kind, of) == (kind, id) && shows(part)).then_some((part, change))
+        // A version is kept with a change of the template, which says all of it; its end is told.
+        let is_end = matches!(part, Part::Version(_)) && change.after.is_none();
+        ((of_kind, of) == (kind, id) && (shows(part) || is_end)).then_some((part, change))
     });
-    let changes: Vec<FieldChange> = parts.flat_map(|(part, change)| fields(part, change)).collect();
+    let mut changes: Vec<FieldChange> = parts.flat_map(|(part, change)| fields(part, change)).collect();
+    if changes.iter().any(|change| change.field == "object") {
+        changes.retain(|change| !change.field.starts_with("version."));
+    }
     (!changes.is_empty()).then_some(HistoryEntry {
         at: record.at,
         actor: record.actor.name,
@@ -236,6 +241,7 @@ fn entry(record: AuditRecord, kind: Kind, id: Uuid, shows: impl Fn(Part) -> bool
 fn fields(part: Part, change: Change) -> Vec<FieldChange> {
     let prefix = match part {
         Part::Object => String::new(),
+        Part::Version(number) => format!("version.{number}"),
         Part::Intent => "intent".to_owned(),
         Part::Run(incarnation) => format!("run.{}", incarnation.0),
         Part::Status => "status".to_owned(),
@@ -258,7 +264,7 @@ fn fields(part: Part, change: Change) -> Vec<FieldChange> {
     let mut found = Vec::new();
     differences(&prefix, before, after, 0, &mut found);
     // When it was written is said once, beside who wrote it.
-    found.retain(|change| change.field != "meta.updated_at");
+    found.retain(|change| change.field != "meta.updated_at" && !change.field.starts_with("spec.made"));
     found
 }
 

@@ -47,6 +47,7 @@ pub mod speakers;
 pub mod tls;
 pub mod tokens;
 pub mod unread;
+pub mod versions;
 pub mod watch;
 
 pub use images::import::outlet;

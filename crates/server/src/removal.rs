@@ -1,4 +1,4 @@
-//! The removal of what others may need: an image, a network, a datastore.
+//! The removal of what others may need: an image, a network, a datastore, a profile.
 //!
 //! **Owns:** that nothing is named by somebody in the instant in which it is deleted, whichever of several servers is asked.
 //!
@@ -17,14 +17,17 @@ use planner::{Plan, View};
 use uuid::Uuid;
 
 use crate::auth::User;
-use crate::kinds::{Served, check_unused};
+use crate::kinds::Served;
 use crate::routes::stored;
 use crate::service::{self, Answer, Context, RequestId, replace_object};
 use crate::shared::Cloud;
 
 /// Whether objects of this kind are named by others that cannot be without them.
 pub const fn may_be_needed(kind: Kind) -> bool {
-    matches!(kind, Kind::Image | Kind::Network | Kind::Datastore)
+    matches!(
+        kind,
+        Kind::Image | Kind::Network | Kind::Datastore | Kind::Profile
+    )
 }
 
 /// Deletes an object that others may need, if none does.
@@ -40,7 +43,8 @@ pub async fn remove<R: Served>(
     }
     let mark = |context: &Context<'_>, plan: &mut Plan| {
         let at = stored::<R>(context, name, expected_revision)?;
-        check_unused::<R>(context.view, at)?;
+        // What is refused is refused before anything is marked.
+        R::delete(context, at, &mut Plan::default())?;
         if at.value.meta.deleted_at.is_some() {
             return Ok(at.value.meta.id);
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api::drain::HostActionBody;
 use api::kinds::{
     ActionBody, Datastore, Event, Host, Image, ImageSpec, JoinToken, JoinTokenBody, Migration, Network,
-    Operation, Template, Vm,
+    Operation, Profile, Template, Vm,
 };
 use api::{Create, Problem};
 use axum::Router;
@@ -28,7 +28,7 @@ use crate::service::{self, Answer, Context, RequestId, check_revision, create_ob
 use crate::shared::Shared;
 use crate::{
     agents, apply, backup, calls, check, console, docs, history, images, lists, metrics, progress, removal,
-    requests, restored, tokens, unread,
+    requests, restored, tokens, unread, versions,
 };
 
 /// What handlers share.
@@ -46,11 +46,13 @@ pub fn router(app: App) -> Router {
         .merge(kind::<Host>())
         .merge(kind::<Image>())
         .merge(kind::<Template>())
+        .merge(kind::<Profile>())
         .merge(kind::<Network>())
         .merge(kind::<Datastore>())
         .merge(kind::<Migration>())
         .merge(kind::<Operation>())
-        .merge(kind::<Event>());
+        .merge(kind::<Event>())
+        .merge(versions::routes());
     kinds
         .route("/v1/vms/{name}/actions/{action}", post(act_on_vm))
         .route("/v1/vms/{name}/console", get(console::attach))
@@ -143,7 +145,7 @@ async fn no_method(method: Method, uri: Uri) -> Refused {
 #[serde(deny_unknown_fields, default)]
 pub struct WriteQuery {
     request_id: Option<String>,
-    expected_revision: Option<u64>,
+    pub(crate) expected_revision: Option<u64>,
     pub(crate) dry_run: bool,
 }
 
@@ -357,6 +359,7 @@ pub fn decide_change<R: Served>(
     if let Some((key, revision)) = R::relies_on(context.view, &at.value, &stored) {
         plan.rely(key, revision);
     }
+    R::keep(context, at, &stored, plan)?;
     let change = |object: &mut model::Object<R::Stored>| {
         object.spec = stored;
         object.meta.labels = wanted.labels;
@@ -408,7 +411,7 @@ pub fn decide_delete<R: Served>(
 }
 
 /// Commits, or with `dry_run` only says what would be.
-async fn write<R: Served>(
+pub(crate) async fn write<R: Served>(
     app: &App,
     user: &User,
     query: &WriteQuery,

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use api::Create;
 use api::client::{Client, ClientError};
-use api::kinds::{GuestSpec, Image, ImageSpec, Template, TemplateSpec};
+use api::kinds::{Image, ImageSpec, Template, TemplateSpec};
 use controller::commit::{CommitError, commit};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use model::audit::Actor;
@@ -77,11 +77,9 @@ pub async fn make_template(client: &Client) -> Result<(), ClientError> {
     client.upload(IMAGE, None, length, content).await?;
     let template = TemplateSpec {
         image: IMAGE.to_owned(),
-        vcpus: 1,
-        memory_mib: TEMPLATE_MIB,
-        disk_bytes: None,
+        memory_mib: Some(TEMPLATE_MIB),
         networks: Some(Vec::new()),
-        guest: GuestSpec::default(),
+        ..TemplateSpec::default()
     };
     client
         .create::<Template>(&named(TEMPLATE, template), None, false)

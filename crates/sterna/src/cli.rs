@@ -30,8 +30,8 @@ pub(crate) use files::{ApplyArgs, DESCRIBED, ExportArgs};
 pub(crate) use guest::GuestApplyArgs;
 pub(crate) use kinds::{
     CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, DrainArgs, GetArgs, GuestArgs, HistoryArgs,
-    HostCommand, ImageCommand, ImportArgs, LabelArgs, ListArgs, MigrationCommand, NetworkArgs, ReadCommand,
-    Selection, TemplateArgs, TokenArgs, WriteCommand,
+    HostCommand, ImageCommand, ImportArgs, LabelArgs, ListArgs, MigrationCommand, NetworkArgs, ProfileArgs,
+    ReadCommand, Selection, TemplateArgs, TemplateCommand, TokenArgs, WriteCommand,
 };
 pub(crate) use manual::{ManualArgs, write as write_manual};
 pub(crate) use output::{Output, Printing};
@@ -171,7 +171,10 @@ pub(crate) enum ClientCommand {
     Image(ImageCommand),
     /// Templates: what VMs are made from
     #[command(subcommand)]
-    Template(CatalogCommand<TemplateArgs>),
+    Template(TemplateCommand),
+    /// Profiles: sizes that many VMs share
+    #[command(subcommand)]
+    Profile(CatalogCommand<ProfileArgs>),
     /// Networks over hosts
     #[command(subcommand)]
     Network(CatalogCommand<NetworkArgs>),
@@ -270,6 +273,7 @@ fn example(kind: model::Kind, command: &str) -> String {
         model::Kind::Host => "h1",
         model::Kind::Image => "tiny",
         model::Kind::Template => "small",
+        model::Kind::Profile => "large",
         model::Kind::Network => "front",
         model::Kind::Datastore => "shared",
         model::Kind::Migration => "web-m2",
@@ -286,6 +290,12 @@ fn example(kind: model::Kind, command: &str) -> String {
         "get" if kind == model::Kind::Vm => {
             format!("Examples:\n  sterna {kind} get {name} -o yaml\n  sterna {kind} get {name} --timing")
         }
+        "get" if kind == model::Kind::Template => {
+            format!("Examples:\n  sterna {kind} get {name} -o yaml\n  sterna {kind} get {name}@2 -o yaml")
+        }
+        "delete" if kind == model::Kind::Template => format!(
+            "Examples:\n  sterna {kind} delete {name}\n  sterna {kind} delete {name}@2\n\n{name}@2 is the second version alone."
+        ),
         "get" => format!("Example: sterna {kind} get {name} -o yaml"),
         _ => format!("Example: sterna {kind} {command} {name}"),
     }
@@ -297,7 +307,8 @@ const fn condition(kind: model::Kind) -> &'static str {
         model::Kind::Vm => "status.phase=running,status.host=h1",
         model::Kind::Host => "status.state=up,status.vms<10",
         model::Kind::Image => "status.state=ready",
-        model::Kind::Template => "spec.memory_mib>=1024",
+        model::Kind::Template => "status.memory_mib>=1024",
+        model::Kind::Profile => "spec.vcpus>=4",
         model::Kind::Network => "spec.vni>1000",
         model::Kind::Datastore => "spec.coherent=true",
         model::Kind::Migration => "status.phase=aborted,spec.vm=web",

@@ -113,11 +113,8 @@ impl World {
     pub async fn create_template(&self, memory_mib: u64) -> anyhow::Result<()> {
         let spec = TemplateSpec {
             image: TINY.to_owned(),
-            vcpus: 1,
-            memory_mib,
-            disk_bytes: None,
-            networks: None,
-            guest: GuestSpec::default(),
+            memory_mib: Some(memory_mib),
+            ..TemplateSpec::default()
         };
         self.client()
             .create::<Template>(&body(TINY, spec), None, false)

@@ -32,6 +32,7 @@ use super::exec::{Vm, qmp_failure, storage_failure};
 use super::live::Live;
 use super::terminal;
 use crate::config::volume_dir;
+use crate::firmware;
 use crate::storage::{self, StorageError};
 
 /// How long an effect waits for work that goes on without it: meanwhile nothing else is done for the VM.
@@ -82,6 +83,7 @@ impl Vm {
     ) -> Result<Outcome, Failure> {
         live.note_copy();
         storage::make_private(&files.directory).map_err(storage_failure)?;
+        firmware::copy_variables(self.id.vm, to, disk).map_err(storage_failure)?;
         storage::remove(&files.part).map_err(storage_failure)?;
         let made = self.host.storage.empty_copy(&files.part, disk).await;
         made.map_err(storage_failure)?;
@@ -104,6 +106,8 @@ impl Vm {
         let disk = self.desired()?.machine.disk;
         let source = storage::disk_path(self.id.vm, &disk);
         let files = Files::of(to, &disk);
+        storage::make_private(&files.directory).map_err(storage_failure)?;
+        firmware::copy_variables(self.id.vm, to, &disk).map_err(storage_failure)?;
         let is_kept = self.work(to, move |is_over| files.fill(&source, is_over)).await?;
         Ok(if is_kept {
             Outcome::Copied { is_frozen: false }
@@ -125,6 +129,10 @@ impl Vm {
         }
         let files = Files::of(to, &self.desired()?.machine.disk);
         storage::remove(&files.part).map_err(storage_failure)?;
+        if !files.whole.exists() {
+            let variables = firmware::path(to, &self.desired()?.machine.disk);
+            storage::remove(&variables).map_err(storage_failure)?;
+        }
         // Goes only if nothing is in it.
         let _ = fs::remove_dir(&files.directory);
         Ok(())

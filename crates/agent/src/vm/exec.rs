@@ -19,9 +19,10 @@ use model::Reason;
 use model::document::{ImageFile, Machine, Order, VmDocument};
 use model::host::AcceleratorName;
 use model::report::StartStep;
+use model::vm::Firmware;
 use qemu::command_line::{
     Accelerator, Access, Base, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE, Nic, QMP_SOCKET, Start,
-    command_line,
+    Uefi, command_line,
 };
 use qemu::guest_agent::ShutdownMode;
 use qemu::qmp::QmpError;
@@ -38,7 +39,7 @@ use crate::config::VmDir;
 use crate::journal::Entry;
 use crate::network::{GUEST_MTU, NetworkError};
 use crate::storage::{self, Description, StorageError};
-use crate::{config, seed};
+use crate::{config, firmware, seed};
 
 /// How long QEMU may take from its start to its monitor's greeting.
 const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -406,7 +407,13 @@ impl Vm {
             if as_target {
                 return Ok(());
             }
-            let disk = self.host.storage.disk(self.id.vm, &machine.disk);
+            let disk = async {
+                let disk = self.host.storage.disk(self.id.vm, &machine.disk).await?;
+                if machine.firmware == Firmware::Uefi {
+                    firmware::variables(self.id.vm, &machine.disk)?;
+                }
+                Ok(disk)
+            };
             watch
                 .time(StartStep::Disk, disk)
                 .await
@@ -480,9 +487,18 @@ impl Vm {
             disks: vec![self.disk(machine)?],
             cdrom: cdrom::drive(machine)?,
             boot: machine.boot.clone(),
+            uefi: self.uefi(machine),
             seed: Some(self.run_dir().join(SEED_FILE)),
             nics: self.nics(machine)?,
             start: if incoming { Start::Incoming } else { Start::Boot },
+        })
+    }
+
+    fn uefi(&self, machine: &Machine) -> Option<Uefi> {
+        (machine.firmware == Firmware::Uefi).then(|| Uefi {
+            code: PathBuf::from(firmware::CODE),
+            variables: firmware::path(self.id.vm, &machine.disk),
+            cache: cache(&machine.disk),
         })
     }
 
@@ -503,11 +519,7 @@ impl Vm {
                 .map(base)
                 .transpose()
                 .map_err(storage_failure)?,
-            cache: if disk.coherent {
-                Cache::HostPageCache
-            } else {
-                Cache::Direct
-            },
+            cache: cache(disk),
             access: Access::ReadWrite,
         })
     }
@@ -721,5 +733,14 @@ fn network_failure(error: NetworkError) -> Failure {
     Failure {
         is_retryable: error.is_retryable(),
         ..retryable("network-failed", &error)
+    }
+}
+
+/// How QEMU uses the host's page cache for what is in a disk's datastore.
+const fn cache(disk: &model::document::Disk) -> Cache {
+    if disk.coherent {
+        Cache::HostPageCache
+    } else {
+        Cache::Direct
     }
 }

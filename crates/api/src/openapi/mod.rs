@@ -14,11 +14,12 @@ use crate::drain::HostActionBody;
 use crate::history::History;
 use crate::kinds::{
     ActionBody, Datastore, Event, Host, Image, JoinToken, JoinTokenBody, Migration, Network, Operation,
-    Template, UploadStatus, Vm,
+    Profile, Template, UploadStatus, Vm,
 };
 use crate::placement::Explanation;
 use crate::resource::{Change, Changes, Create, List, Object, Resource};
 use crate::store::{ResumeBody, StoreStatus};
+use crate::template::{TemplateVersion, TemplateVersions};
 use crate::token::{NewToken, Token, TokenBody, Tokens};
 use model::Kind;
 use model::image::ImportProgress;
@@ -51,6 +52,7 @@ pub fn document() -> Value {
     kind::<Host>(&mut generator, &mut paths, &mut names);
     kind::<Image>(&mut generator, &mut paths, &mut names);
     kind::<Template>(&mut generator, &mut paths, &mut names);
+    kind::<Profile>(&mut generator, &mut paths, &mut names);
     kind::<Network>(&mut generator, &mut paths, &mut names);
     kind::<Datastore>(&mut generator, &mut paths, &mut names);
     kind::<Migration>(&mut generator, &mut paths, &mut names);
@@ -230,6 +232,7 @@ fn example(kind: Kind) -> Value {
         Kind::Template => {
             json!({ "name": "small", "spec": { "image": "tiny", "memory_mib": 256, "vcpus": 1 } })
         }
+        Kind::Profile => json!({ "name": "wide", "spec": { "vcpus": 8, "memory_mib": 8192 } }),
         Kind::Network => json!({ "name": "front", "spec": { "cidr": "10.1.0.0/24" } }),
         Kind::Datastore => json!({ "name": "shared", "spec": { "path": "/srv/sterna", "coherent": true } }),
         Kind::Migration => json!({ "spec": { "vm": "web", "to": "h2" } }),
@@ -263,6 +266,7 @@ fn extras(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
     uploads(generator, &image, paths);
     applies(generator, paths);
     console_and_explanation(generator, paths);
+    versions(generator, paths);
     progresses(generator, paths);
     let body = generator.subschema_for::<JoinTokenBody>().to_value();
     let token = generator.subschema_for::<JoinToken>().to_value();
@@ -419,6 +423,36 @@ fn applies(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
     paths.insert(
         "/v1/vms/{name}/apply".to_owned(),
         json!({ "parameters": [name_parameter()], "post": post }),
+    );
+}
+
+fn versions(generator: &mut SchemaGenerator, paths: &mut Map<String, Value>) {
+    let template = generator
+        .subschema_for::<Object<<Template as Resource>::Spec, <Template as Resource>::Status>>()
+        .to_value();
+    let all = generator.subschema_for::<TemplateVersions>().to_value();
+    let one = generator.subschema_for::<TemplateVersion>().to_value();
+    let shown = json!({ "200": answer(&all, "The versions.") });
+    let list = operation("list a template's versions", "templates", Vec::new(), shown);
+    paths.insert(
+        "/v1/templates/{name}/versions".to_owned(),
+        json!({ "parameters": [name_parameter()], "get": list.refuses(Problems::Named) }),
+    );
+    let shown = json!({ "200": answer(&one, "The version.") });
+    let get = operation("get a template's version", "templates", Vec::new(), shown);
+    let left = json!({ "200": answer(&template, "The template.") });
+    let delete = operation(
+        "delete a template's version",
+        "templates",
+        change_parameters(),
+        left,
+    );
+    let number = json!({ "name": "version", "in": "path", "required": true, "description": "Its number.",
+        "schema": { "type": "integer", "minimum": 1 } });
+    paths.insert(
+        "/v1/templates/{name}/versions/{version}".to_owned(),
+        json!({ "parameters": [name_parameter(), number], "get": get.refuses(Problems::Named),
+            "delete": delete.refuses(Problems::Change) }),
     );
 }
 

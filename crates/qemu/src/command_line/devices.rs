@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     AGENT_SOCKET, Access, BootDevice, CDROM, CONSOLE_SOCKET, Cache, Cdrom, CommandLine, Disk, HOT_PLUG_PORTS,
-    ImageFormat, NOT_BOOTED, Nic, QMP_SECOND_SOCKET, QMP_SOCKET, boot_index,
+    ImageFormat, NOT_BOOTED, Nic, QMP_SECOND_SOCKET, QMP_SOCKET, Uefi, boot_index,
 };
 
 const HOT_PLUG_ADDRESS: u8 = 0x02;
@@ -139,6 +139,42 @@ fn image(line: &mut CommandLine, name: &str, disk: &Disk) -> Value {
             "cache": cache(disk.cache),
         },
     })
+}
+
+/// The chips' nodes; the machine names them.
+pub(super) fn uefi(line: &mut CommandLine, uefi: &Uefi) {
+    let chip = |line: &mut CommandLine, name: &str, path: &Path, access: Access, how: Cache| {
+        json!({
+            "driver": "raw",
+            "node-name": name,
+            "read-only": access == Access::ReadOnly,
+            "cache": cache(how),
+            "file": {
+                "driver": "file",
+                "node-name": format!("{name}-file"),
+                "filename": line.open(path, access, how),
+                "read-only": access == Access::ReadOnly,
+                "locking": "on",
+                "cache": cache(how),
+            },
+        })
+    };
+    let code = chip(
+        line,
+        "uefi-code",
+        &uefi.code,
+        Access::ReadOnly,
+        Cache::HostPageCache,
+    );
+    line.json("-blockdev", &code);
+    let variables = chip(
+        line,
+        "uefi-variables",
+        &uefi.variables,
+        Access::ReadWrite,
+        uefi.cache,
+    );
+    line.json("-blockdev", &variables);
 }
 
 /// What is in the drive is QEMU's own, with no node of ours: it goes when it is taken out.

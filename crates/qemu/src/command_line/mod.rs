@@ -84,6 +84,8 @@ pub struct LaunchSpec {
     pub cdrom: Option<Cdrom>,
     /// What is booted from, the first choice first.
     pub boot: Vec<BootDevice>,
+    /// UEFI; the machine's own BIOS if `None`.
+    pub uefi: Option<Uefi>,
     /// A small read-only disk with the guest's first configuration.
     pub seed: Option<PathBuf>,
     /// The network interfaces.
@@ -129,6 +131,17 @@ pub struct Disk {
     pub cache: Cache,
     /// Whether the guest may write.
     pub access: Access,
+}
+
+/// UEFI's two chips. Both files are plain bytes; what is in them moves with the guest's memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uefi {
+    /// The program, which is only read; absolute.
+    pub code: PathBuf,
+    /// The VM's own variables, absolute.
+    pub variables: PathBuf,
+    /// Whether the host's page cache is used for these.
+    pub cache: Cache,
 }
 
 /// What lies under an overlay. It is only read.
@@ -257,6 +270,9 @@ pub fn command_line(spec: &LaunchSpec) -> Result<CommandLine, LaunchSpecError> {
     validate::check(spec)?;
     let mut line = CommandLine::default();
     identity(&mut line, spec);
+    if let Some(uefi) = &spec.uefi {
+        devices::uefi(&mut line, uefi);
+    }
     machine(&mut line, spec);
     behaviour(&mut line, spec);
     devices::monitors(&mut line);
@@ -324,8 +340,13 @@ fn identity(line: &mut CommandLine, spec: &LaunchSpec) {
 
 fn machine(line: &mut CommandLine, spec: &LaunchSpec) {
     let devices_off = "sata=off,smbus=off,vmport=off,hpet=off";
+    let chips = if spec.uefi.is_some() {
+        ",pflash0=uefi-code,pflash1=uefi-variables"
+    } else {
+        ""
+    };
     let machine = format!(
-        "{},{devices_off},graphics=off,memory-backend=pc.ram",
+        "{},{devices_off},graphics=off,memory-backend=pc.ram{chips}",
         spec.machine_type
     );
     line.option("-machine", machine);

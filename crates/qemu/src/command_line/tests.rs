@@ -15,6 +15,7 @@ fn spec() -> LaunchSpec {
         disks: vec![disk(0)],
         cdrom: None,
         boot: BootDevice::USUAL.into(),
+        uefi: None,
         seed: Some(PathBuf::from("/data/vms/web/seed.img")),
         nics: vec![Nic {
             slot: 0,
@@ -23,6 +24,18 @@ fn spec() -> LaunchSpec {
         }],
         start: Start::Boot,
     }
+}
+
+#[test]
+fn uefi_is_two_chips_of_which_the_second_is_the_vms_own() {
+    let uefi = Some(Uefi {
+        code: PathBuf::from("/usr/share/OVMF/OVMF_CODE_4M.fd"),
+        variables: PathBuf::from("/data/vms/web/nvram.fd"),
+        cache: Cache::Direct,
+    });
+    let text = rendered(&LaunchSpec { uefi, ..spec() });
+    let told = |line: &&str| line.contains("uefi") || line.contains(".fd");
+    insta::assert_snapshot!(text.lines().filter(told).collect::<Vec<_>>().join("\n"));
 }
 
 fn disk(slot: u8) -> Disk {

@@ -84,6 +84,7 @@ pub(crate) fn spec(vm: Uuid, disk: &Path, start: Start) -> LaunchSpec {
         }],
         cdrom: None,
         boot: BootDevice::USUAL.into(),
+        uefi: None,
         seed: None,
         nics: Vec::new(),
         start,

@@ -1,23 +1,21 @@
-//! Templates, networks, datastores: what VMs are made from.
+//! Networks and datastores, and what is checked of sizes and of what guests are told.
 
 use std::net::Ipv4Addr;
 
 use api::Problem;
-use api::kinds::{
-    Datastore, DatastoreSpec, GuestSpec, Network, NetworkSpec, NoStatus, Template, TemplateSpec,
-};
+use api::kinds::{Datastore, DatastoreSpec, GuestSpec, Network, NetworkSpec, NoStatus};
 use model::limits::{
-    DISK_MAX_BYTES, GUEST_MAX_BYTES, MEMORY_MAX_MIB, MEMORY_MIN_MIB, NICS_MAX, SSH_KEYS_MAX,
-    USER_DATA_MAX_BYTES, VCPUS_MAX, check_range,
+    DISK_MAX_BYTES, GUEST_MAX_BYTES, MEMORY_MAX_MIB, MEMORY_MIN_MIB, SSH_KEYS_MAX, USER_DATA_MAX_BYTES,
+    VCPUS_MAX, check_range,
 };
 use model::user_data::UserData;
 use model::vm::GuestConfig;
-use model::{ImageId, Kind, NetworkId, Object};
+use model::{Kind, Object};
 use planner::view::At;
 use planner::{Plan, View};
 use uuid::Uuid;
 
-use super::{Served, find, immutable, media, name_of};
+use super::{Served, immutable};
 use crate::service::Context;
 use crate::shared::Heard;
 
@@ -111,78 +109,6 @@ pub(super) fn check_sizes(vcpus: u32, memory_mib: u64, disk_bytes: Option<u64>) 
         check_range("disk_bytes", bytes, 512, DISK_MAX_BYTES)?;
     }
     Ok(())
-}
-
-impl Served for Template {
-    type Stored = model::template::TemplateSpec;
-
-    fn stored(view: &View, id: Uuid) -> Option<&At<Object<Self::Stored>>> {
-        view.templates.get(&id)
-    }
-
-    fn spec(view: &View, stored: &Self::Stored) -> TemplateSpec {
-        let networks = stored
-            .networks
-            .iter()
-            .map(|id| name_of(view, Kind::Network, id.0))
-            .collect();
-        TemplateSpec {
-            image: name_of(view, Kind::Image, stored.image.0),
-            vcpus: stored.vcpus,
-            memory_mib: stored.memory_mib,
-            disk_bytes: stored.disk_bytes,
-            networks: Some(networks),
-            guest: guest_spec(&stored.guest),
-        }
-    }
-
-    fn hide_secrets(spec: &mut TemplateSpec) {
-        hide_texts(&mut spec.guest);
-    }
-
-    fn status(_: &Heard, _: &View, _: Uuid) -> Option<NoStatus> {
-        Some(NoStatus {})
-    }
-
-    fn create(
-        context: &Context<'_>,
-        _: &str,
-        spec: TemplateSpec,
-        _: &mut Plan,
-    ) -> Result<Self::Stored, Problem> {
-        check_sizes(spec.vcpus, spec.memory_mib, spec.disk_bytes)?;
-        let networks = spec.networks.unwrap_or_else(|| vec!["default".to_owned()]);
-        check_range(
-            "the number of networks",
-            networks.len() as u64,
-            0,
-            NICS_MAX as u64,
-        )?;
-        let networks: Result<Vec<_>, Problem> = networks
-            .iter()
-            .map(|name| find(context, Kind::Network, name).map(NetworkId))
-            .collect();
-        let image = ImageId(find(context, Kind::Image, &spec.image)?);
-        if let Some(content) = context.view.image_content(image) {
-            media::check_is_disk(content, &spec.image)?;
-        }
-        Ok(model::template::TemplateSpec {
-            image,
-            vcpus: spec.vcpus,
-            memory_mib: spec.memory_mib,
-            disk_bytes: spec.disk_bytes,
-            networks: networks?,
-            guest: guest(spec.guest)?,
-        })
-    }
-
-    fn change(
-        context: &Context<'_>,
-        _: &Object<Self::Stored>,
-        spec: TemplateSpec,
-    ) -> Result<Self::Stored, Problem> {
-        Self::create(context, "", spec, &mut Plan::default())
-    }
 }
 
 impl Served for Network {

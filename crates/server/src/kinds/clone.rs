@@ -57,11 +57,13 @@ pub(super) fn create(
 fn check_overrides(spec: &VmSpec) -> Result<(), Problem> {
     let given = [
         ("template", spec.template.is_some()),
+        ("profile", spec.profile.is_some()),
         ("image", spec.image.is_some()),
         ("disk_bytes", spec.disk_bytes.is_some()),
         ("datastore", spec.datastore.is_some()),
         ("cdrom", spec.cdrom.is_some()),
         ("boot", spec.boot.is_some()),
+        ("firmware", spec.firmware.is_some()),
     ];
     let Some((field, _)) = given.into_iter().find(|(_, is_given)| *is_given) else {
         return Ok(());

@@ -68,6 +68,7 @@ impl Served for Host {
             qemu_version: status.map(|status| status.qemu_version.clone()),
             accelerator: status.map(|status| status.accelerator.clone()),
             qemu_user: status.and_then(|status| status.qemu_user.clone()),
+            uefi: status.is_some_and(|status| status.uefi),
             cpu_model: status.map(|status| status.cpu_model.clone()),
             cpus: status.map(|status| status.cpus),
             memory_mib: status.map(|_| planner::hardware::capacity(host).memory_mib),

@@ -2,6 +2,7 @@
 //! types meet.
 
 mod action;
+mod base;
 mod catalog;
 mod clone;
 mod drain;
@@ -10,8 +11,10 @@ mod image;
 mod media;
 mod migration;
 mod placement;
+mod profile;
 mod record;
 mod start;
+mod template;
 mod vm;
 
 pub use action::action as vm_action;
@@ -21,9 +24,11 @@ pub use host::{Host as HostActions, host_action};
 pub use image::image_import;
 pub(crate) use image::takes_content;
 pub use placement::explanation;
+pub(crate) use template::{delete_version, versions};
 pub(crate) use vm::exceeds_reservation;
 
 use api::{Object as WireObject, Problem, Resource};
+use model::profile::FAMILY_NAMES;
 use model::{HostId, Kind, MigrationId, Object, Timestamp, VmId};
 use planner::view::At;
 use planner::{Plan, View};
@@ -78,6 +83,16 @@ pub trait Served: Resource {
         None
     }
 
+    /// Keeps of an object what a change of it would lose.
+    fn keep(
+        _context: &Context<'_>,
+        _old: &At<Object<Self::Stored>>,
+        _new: &Self::Stored,
+        _plan: &mut Plan,
+    ) -> Result<(), Problem> {
+        Ok(())
+    }
+
     /// What else of the view an object's status is made of: it is there when a write is answered before it is made.
     fn shown_with(_view: &View) -> Vec<(Kind, Uuid)> {
         Vec::new()
@@ -120,10 +135,7 @@ fn remove_at_once<R: Served + ?Sized>(
 }
 
 /// Refuses if there is somebody who needs the object.
-pub(crate) fn check_unused<R: Served + ?Sized>(
-    view: &View,
-    at: &At<Object<R::Stored>>,
-) -> Result<(), Problem> {
+fn check_unused<R: Served + ?Sized>(view: &View, at: &At<Object<R::Stored>>) -> Result<(), Problem> {
     let meta = &at.value.meta;
     let users = users(view, R::KIND, meta.id);
     if users.is_empty() {
@@ -162,7 +174,7 @@ fn users(view: &View, kind: Kind, id: Uuid) -> Vec<(Kind, String)> {
     let is_needed = |needed: (Kind, Uuid)| needed == (kind, id);
     let templates = view.templates.values().map(|at| &at.value);
     let templates = templates
-        .filter(|template| template.spec.needs().any(is_needed))
+        .filter(|template| view.needs(Kind::Template, template.meta.id).contains(&(kind, id)))
         .map(|template| (Kind::Template, template.meta.name.clone()));
     let vms = view.vms.values().filter_map(|vm| vm.object.as_ref());
     let vms = vms
@@ -235,7 +247,13 @@ fn revision(view: &View, kind: Kind, id: Uuid) -> u64 {
                 operation.status.as_ref().map(|at| at.revision),
             ]
         }),
-        Kind::Template => vec![view.templates.get(&id).map(|at| at.revision)],
+        Kind::Template => {
+            let earlier = view.template_versions.of(id).map(|(_, at)| Some(at.revision));
+            earlier
+                .chain([view.templates.get(&id).map(|at| at.revision)])
+                .collect()
+        }
+        Kind::Profile => vec![view.profiles.get(id).map(|at| at.revision)],
         Kind::Network => vec![view.networks.get(&id).map(|at| at.revision)],
         Kind::Datastore => vec![view.datastores.get(&id).map(|at| at.revision)],
         Kind::Event => vec![view.events.get(&id).map(|at| at.revision)],
@@ -267,8 +285,11 @@ pub fn missing(view: &View, kind: Kind, project: Option<&str>, name: &str) -> Pr
         .range(first..)
         .map(|(key, _)| key)
         .take_while(same)
-        .map(|(.., name)| name);
-    let alike = names.map(|other| (strsim::jaro_winkler(name, other), other));
+        .map(|(.., name)| name.as_str());
+    let family: &[&str] = if kind == Kind::Profile { &FAMILY_NAMES } else { &[] };
+    let alike = names
+        .chain(family.iter().copied())
+        .map(|other| (strsim::jaro_winkler(name, other), other));
     let best = alike
         .filter(|(alike, _)| *alike >= ALIKE)
         .max_by(|a, b| a.0.total_cmp(&b.0));

@@ -3,21 +3,21 @@
 use std::net::IpAddr;
 
 use api::Problem;
-use api::kinds::{GuestSpec, NicSpec, Placement, Vm, VmMemory, VmSpec, VmStatus};
+use api::kinds::{GuestSpec, NicSpec, Placement, PlacementSpec, Vm, VmMemory, VmSpec, VmStatus};
 use model::lifecycle::{self, Phase};
 use model::limits::{NICS_MAX, check_range};
 use model::network::{AddressHolder, NetworkSpec};
-use model::template::TemplateSpec;
 use model::vm::{Goal, GuestConfig, Nic, Power, VmIntent};
-use model::{DatastoreId, ImageId, Kind, NetworkId, Object, Reason, TemplateId, Timestamp, VmId, key};
+use model::{DatastoreId, ImageId, Kind, NetworkId, Object, Reason, Timestamp, VmId, key};
 use planner::placement::with_qemu_mib;
 use planner::view::At;
 use planner::{Plan, View};
 use uuid::Uuid;
 
 use super::action::next_commands;
+use super::base::Base;
 use super::catalog::{check_guest_size, check_sizes, guest, guest_spec, hide_texts};
-use super::{Served, clone, find, host_name, immutable, media, name_of, placement, start};
+use super::{Served, clone, find, host_name, immutable, media, name_of, placement, start, template};
 use crate::service::Context;
 use crate::shared::Heard;
 
@@ -36,6 +36,7 @@ impl Served for Vm {
         };
         VmSpec {
             template: stored.template.map(|id| name_of(view, Kind::Template, id.0)),
+            profile: stored.profile.map(|id| name_of(view, Kind::Profile, id.0)),
             vcpus: Some(stored.vcpus),
             memory_mib: Some(stored.memory_mib),
             image: stored.image.map(|image| name_of(view, Kind::Image, image.0)),
@@ -48,6 +49,7 @@ impl Served for Vm {
             cdrom: media::cdrom_spec(view, stored),
             boot: Some(planner::document::boot(stored)),
             clone_of: stored.clone_of.map(|id| name_of(view, Kind::Vm, id.0)),
+            firmware: Some(stored.firmware),
         }
     }
 
@@ -101,6 +103,7 @@ impl Served for Vm {
                 .and_then(|run| run.cdrom.as_ref())
                 .map(|state| media::cdrom_status(view, facts.spec, state)),
             copied: clone::status(view, VmId(id)),
+            template_version: facts.spec.template_version,
         })
     }
 
@@ -113,55 +116,46 @@ impl Served for Vm {
         if let Some(source) = spec.clone_of.clone() {
             return clone::create(context, &source, spec, plan);
         }
-        let template = spec
-            .template
-            .as_deref()
-            .map(|name| find(context, Kind::Template, name))
-            .transpose()?;
-        let base = template
-            .and_then(|id| context.view.templates.get(&id))
-            .map(|at| &at.value.spec);
-        let image = match (&spec.image, base) {
-            (Some(name), _) => Some(ImageId(find(context, Kind::Image, name)?)),
-            (None, Some(base)) => Some(base.image),
-            (None, None) => None,
+        let base = Base::of(context, &spec)?;
+        let image = match &spec.image {
+            Some(name) => Some(ImageId(find(context, Kind::Image, name)?)),
+            None => base.image(),
         };
         let cdrom = spec
             .cdrom
             .map(|cdrom| media::cdrom(context, &cdrom))
             .transpose()?;
-        let vcpus = spec.vcpus.or(base.map(|base| base.vcpus)).unwrap_or(1);
-        let memory_mib = spec
-            .memory_mib
-            .or(base.map(|base| base.memory_mib))
-            .ok_or_else(|| {
-                Problem::invalid("memory-missing", "a VM without a `template` needs `memory_mib`")
-            })?;
-        let disk_bytes = spec.disk_bytes.or(base.and_then(|base| base.disk_bytes));
+        let vcpus = spec.vcpus.or_else(|| base.vcpus()).unwrap_or(1);
+        let memory_mib = spec.memory_mib.or_else(|| base.memory_mib());
+        let memory_mib = memory_mib.ok_or_else(memory_missing)?;
+        let disk_bytes = spec.disk_bytes.or_else(|| base.disk_bytes());
         check_sizes(vcpus, memory_mib, disk_bytes)?;
         match image {
             Some(image) => check_image(context.view, image, disk_bytes)?,
             None => media::check_blank(cdrom.as_ref(), disk_bytes)?,
         }
         check_largest_host(context, memory_mib, vcpus)?;
+        let wanted = PlacementSpec {
+            host_labels: base.host_labels(spec.placement.host_labels),
+            ..spec.placement
+        };
         let datastore = find(
             context,
             Kind::Datastore,
             spec.datastore.as_deref().unwrap_or("default"),
         )?;
         Ok(model::vm::VmSpec {
-            template: template.map(TemplateId),
+            template: base.template_id(),
+            template_version: base.version(),
+            profile: base.profile_id(),
             vcpus,
             memory_mib,
             image,
             disk_bytes,
             datastore: DatastoreId(datastore),
-            nics: nics(context, spec.nics.unwrap_or_else(|| template_nics(base)), plan)?,
-            guest: merged_guest(
-                spec.guest,
-                base.map(|base| base.guest.clone()).unwrap_or_default(),
-            )?,
-            placement: placement::rule(context, spec.placement)?,
+            nics: nics(context, spec.nics.unwrap_or_else(|| base.nics()), plan)?,
+            guest: merged_guest(spec.guest, base.guest())?,
+            placement: placement::rule(context, wanted)?,
             power: spec.power.unwrap_or(Power::Running),
             force: false,
             power_request: 1,
@@ -169,6 +163,7 @@ impl Served for Vm {
             boot: media::boot(spec.boot.unwrap_or_default(), cdrom.as_ref())?,
             cdrom,
             clone_of: None,
+            firmware: spec.firmware.unwrap_or_else(|| base.firmware()),
         })
     }
 
@@ -181,9 +176,24 @@ impl Served for Vm {
         // Of a source that is gone nobody knows the name.
         let source = old.spec.clone_of.filter(|id| context.view.vms.contains_key(id));
         for (differs, what) in [
-            (spec.template != shown.template, "the template"),
+            (
+                !template::is_same(
+                    spec.template.as_deref(),
+                    shown.template.as_deref(),
+                    old.spec.template_version,
+                ),
+                "the template",
+            ),
+            (
+                spec.profile.is_some() && spec.profile != shown.profile,
+                "the profile",
+            ),
             (spec.image.is_some() && spec.image != shown.image, "the image"),
             (spec.disk_bytes != shown.disk_bytes, "the disk's size"),
+            (
+                spec.firmware.is_some() && spec.firmware != shown.firmware,
+                "the firmware",
+            ),
             (
                 spec.clone_of != shown.clone_of && (source.is_some() || old.spec.clone_of.is_none()),
                 "what it is a copy of",
@@ -387,15 +397,9 @@ pub(super) fn check_largest_host(context: &Context<'_>, memory_mib: u64, vcpus: 
     }
 }
 
-/// An interface in each of the template's networks.
-fn template_nics(base: Option<&TemplateSpec>) -> Vec<NicSpec> {
-    let networks = base.map(|base| base.networks.clone()).unwrap_or_default();
-    let nic = |id: NetworkId| NicSpec {
-        network: id.to_string(),
-        mac: None,
-        address: None,
-    };
-    networks.into_iter().map(nic).collect()
+fn memory_missing() -> Problem {
+    let detail = "a VM without a `template` or a `profile` needs `memory_mib`";
+    Problem::invalid("memory-missing", detail)
 }
 
 /// The interfaces with what is calculated: the MAC from the VM's id, the address from the network's pool.

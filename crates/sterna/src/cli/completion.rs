@@ -99,6 +99,7 @@ fn named_by(argument: &str, group: Kind, makes: bool) -> Option<Kind> {
     match argument {
         "name" | "names" if !makes => Some(group),
         "template" => Some(Kind::Template),
+        "profile" => Some(Kind::Profile),
         "image" => Some(Kind::Image),
         "host" | "to" => Some(Kind::Host),
         "networks" | "nics" => Some(Kind::Network),

@@ -29,7 +29,7 @@ pub(crate) struct ApplyArgs {
     Images are written with their digests and without their content: import that first where they are applied."
 )]
 pub(crate) struct ExportArgs {
-    /// Kinds: datastore, network, image, template, vm, host; all but host if left out
+    /// Kinds: datastore, network, image, profile, template, vm, host; all but host if left out
     #[arg(value_name = "KIND", value_parser = kind)]
     pub(crate) kinds: Vec<model::Kind>,
     /// Which ones of them.
@@ -38,11 +38,12 @@ pub(crate) struct ExportArgs {
 }
 
 /// The kinds that files describe, in the order in which they need each other.
-pub(crate) const DESCRIBED: [model::Kind; 6] = [
+pub(crate) const DESCRIBED: [model::Kind; 7] = [
     model::Kind::Datastore,
     model::Kind::Host,
     model::Kind::Network,
     model::Kind::Image,
+    model::Kind::Profile,
     model::Kind::Template,
     model::Kind::Vm,
 ];

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use api::kinds::JoinTokenBody;
 use clap::{Args, Subcommand, ValueEnum};
-use model::vm::SeedFormat;
+use model::vm::{Firmware, SeedFormat};
 
 use crate::units;
 
@@ -129,7 +129,7 @@ pub(crate) struct CreateArgs {
     pub(crate) dry_run: bool,
 }
 
-/// What can be asked of kinds that are only written down: templates, networks, datastores.
+/// What can be asked of kinds that are only written down: profiles, networks, datastores.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CatalogCommand<T: Args> {
     /// Create one
@@ -139,11 +139,29 @@ pub(crate) enum CatalogCommand<T: Args> {
     Write(WriteCommand),
 }
 
+/// What can be asked of templates.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TemplateCommand {
+    /// Create one
+    Create(TemplateArgs),
+    /// Show its versions: each change of what it gives makes one
+    #[command(
+        after_help = "Examples:\n  sterna template versions web\n  sterna vm create old --template web@2"
+    )]
+    Versions {
+        /// Name or id
+        name: String,
+    },
+    /// What can be asked of the kinds that users change.
+    #[command(flatten)]
+    Write(WriteCommand),
+}
+
 /// What a template says.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  sterna template create small --image tiny --memory 256MiB --vcpus 1 --disk 10GiB\n  \
-    sterna template create web --image debian --memory 1GiB --user-data a.yaml --user-data b.sh"
+    sterna template create web --image debian --profile large --user-data a.yaml --user-data b.sh"
 )]
 pub(crate) struct TemplateArgs {
     /// What every new object has.
@@ -152,21 +170,72 @@ pub(crate) struct TemplateArgs {
     /// The image of the root disk
     #[arg(long)]
     pub(crate) image: String,
+    /// The profile whose sizes it has, where no others are given here
+    #[arg(long)]
+    pub(crate) profile: Option<String>,
     /// Main memory, as in 256MiB or 2GiB
     #[arg(long, value_name = "SIZE", value_parser = units::memory_mib, allow_hyphen_values = true)]
-    pub(crate) memory: u64,
-    /// Virtual processors
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) vcpus: u32,
+    #[arg(required_unless_present = "profile")]
+    pub(crate) memory: Option<u64>,
+    /// Virtual processors; 1 if left out, and without a profile
+    #[arg(long, value_name = "N")]
+    pub(crate) vcpus: Option<u32>,
     /// The size of the root disk, as in 10GiB; the image's if left out
     #[arg(long, value_name = "SIZE", value_parser = units::bytes, allow_hyphen_values = true)]
     pub(crate) disk: Option<u64>,
     /// A network to plug an interface into; may be given several times; `default` if left out
     #[arg(long = "network", value_name = "NETWORK")]
     pub(crate) networks: Vec<String>,
+    /// What starts guests: bios, or uefi with variables of each VM's own; bios if left out
+    #[arg(long, value_enum, value_name = "FIRMWARE", hide_possible_values = true)]
+    pub(crate) firmware: Option<FirmwareArg>,
     /// What guests are told.
     #[command(flatten)]
     pub(crate) guest: GuestArgs,
+}
+
+/// What starts a guest, as it is written.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum FirmwareArg {
+    /// The PC's first.
+    Bios,
+    /// Its successor.
+    Uefi,
+}
+
+impl From<FirmwareArg> for Firmware {
+    fn from(firmware: FirmwareArg) -> Self {
+        match firmware {
+            FirmwareArg::Bios => Self::Bios,
+            FirmwareArg::Uefi => Self::Uefi,
+        }
+    }
+}
+
+/// What a profile says.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sterna profile create wide --vcpus 8 --memory 8GiB --disk 40GiB\n  \
+    sterna profile create fast --vcpus 4 --memory 16GiB --host-label disk=ssd\n\n\
+    There is a default family: small to 4xlarge, cpu-large to cpu-4xlarge, memory-large to memory-4xlarge. A profile of\n\
+    your own with one of these names takes its place."
+)]
+pub(crate) struct ProfileArgs {
+    /// What every new object has.
+    #[command(flatten)]
+    pub(crate) create: CreateArgs,
+    /// Virtual processors
+    #[arg(long, value_name = "N")]
+    pub(crate) vcpus: u32,
+    /// Main memory, as in 256MiB or 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = units::memory_mib, allow_hyphen_values = true)]
+    pub(crate) memory: u64,
+    /// The size of the root disk, as in 10GiB; the template's or the image's if left out
+    #[arg(long, value_name = "SIZE", value_parser = units::bytes, allow_hyphen_values = true)]
+    pub(crate) disk: Option<u64>,
+    /// Such VMs run only on hosts with this label; may be given several times
+    #[arg(long = "host-label", value_name = "KEY=VALUE", value_parser = units::label)]
+    pub(crate) host_labels: Vec<(String, String)>,
 }
 
 /// What guests are told.

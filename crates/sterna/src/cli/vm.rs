@@ -7,7 +7,7 @@ use model::lifecycle::Phase;
 use model::vm::BootDevice;
 
 use super::guest::GuestApplyArgs;
-use super::kinds::{GetArgs, GuestArgs, Selection, WaitArgs, WriteCommand};
+use super::kinds::{FirmwareArg, GetArgs, GuestArgs, Selection, WaitArgs, WriteCommand};
 use crate::units;
 
 /// What can be asked of VMs.
@@ -83,19 +83,24 @@ impl From<VmGetArgs> for GetArgs {
 #[command(
     after_help = "Examples:\n  sterna vm create web --template small --wait=ready\n  \
     sterna vm create worker --template small --count 3 -l tier=batch\n  \
+    sterna vm create old --template small@2\n  \
     sterna vm create spare --template small --off --wait\n  \
     sterna vm create worker --template small --count 3 -l app=w --anti-affinity vm:app=w\n  \
     sterna vm create db --image tiny --memory 1GiB --vcpus 2 --network front,address=10.1.0.7\n  \
     sterna vm create web --template small --user-data settings.yaml --user-data install.sh\n  \
-    sterna vm create new --iso installer --disk 20GiB --memory 2GiB"
+    sterna vm create db --template web --profile memory-large --disk 100GiB\n  \
+    sterna vm create new --iso installer --disk 20GiB --memory 2GiB --firmware uefi"
 )]
 pub(crate) struct VmArgs {
     /// Its name, or several; with --count, what the names begin with
     #[arg(value_name = "NAME", required = true)]
     pub(crate) names: Vec<String>,
-    /// The template that it is made from
+    /// The template that it is made from: its newest version, or another as in web@2
     #[arg(long, required_unless_present_any = ["image", "iso"])]
     pub(crate) template: Option<String>,
+    /// The profile whose sizes it has, where no others are given: `sterna profile list` shows all
+    #[arg(long)]
+    pub(crate) profile: Option<String>,
     /// The image of its root disk
     #[arg(long)]
     pub(crate) image: Option<String>,
@@ -106,9 +111,12 @@ pub(crate) struct VmArgs {
     /// What it boots from, the first choice first; the disk, and while that is blank the medium, if left out
     #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
     pub(crate) boot: Option<Vec<Bootable>>,
+    /// What starts its guest: bios, or uefi with variables of its own; the template's, or bios, if left out
+    #[arg(long, value_enum, value_name = "FIRMWARE", hide_possible_values = true)]
+    pub(crate) firmware: Option<FirmwareArg>,
     /// Main memory, as in 256MiB or 2GiB
     #[arg(long, value_name = "SIZE", value_parser = units::memory_mib, allow_hyphen_values = true)]
-    #[arg(required_unless_present = "template")]
+    #[arg(required_unless_present_any = ["template", "profile"])]
     pub(crate) memory: Option<u64>,
     /// Virtual processors
     #[arg(long, value_name = "N")]

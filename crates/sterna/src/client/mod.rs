@@ -32,6 +32,7 @@ mod support;
 mod template;
 mod timing;
 mod token;
+mod versions;
 mod vm;
 mod wait;
 
@@ -244,10 +245,11 @@ async fn dispatch(context: &Context, command: ClientCommand) -> anyhow::Result<E
             kinds::write::<api::kinds::Image>(context, command).await
         }
         ClientCommand::Image(ImageCommand::Import(args)) => image::import(context, args).await,
-        ClientCommand::Template(CatalogCommand::Write(command)) => {
-            kinds::write::<api::kinds::Template>(context, command).await
+        ClientCommand::Template(command) => template::run(context, command).await,
+        ClientCommand::Profile(CatalogCommand::Write(command)) => {
+            kinds::write::<api::kinds::Profile>(context, command).await
         }
-        ClientCommand::Template(CatalogCommand::Create(args)) => template::create(context, args).await,
+        ClientCommand::Profile(CatalogCommand::Create(args)) => template::create_profile(context, args).await,
         ClientCommand::Network(CatalogCommand::Write(command)) => {
             kinds::write::<Network>(context, command).await
         }

@@ -1,25 +1,53 @@
-//! What only templates have, and what guests are told, which VMs have too.
+//! What only templates and profiles have, and what guests are told, which VMs have too.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use api::kinds::{GuestSpec, Template, TemplateSpec};
+use api::kinds::{GuestSpec, Profile, ProfileSpec, Template, TemplateSpec};
 use model::user_data::UserData;
 
-use super::{Context, kinds};
-use crate::cli::{GuestArgs, TemplateArgs};
+use super::{Context, kinds, versions};
+use crate::cli::{GuestArgs, ProfileArgs, ReadCommand, TemplateArgs, TemplateCommand, WriteCommand};
 
-pub(super) async fn create(context: &Context, args: TemplateArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(context: &Context, command: TemplateCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        TemplateCommand::Create(args) => create(context, args).await,
+        TemplateCommand::Versions { name } => versions::list(context, &name).await,
+        TemplateCommand::Write(WriteCommand::Read(ReadCommand::Get(args))) if args.name.contains('@') => {
+            versions::get(context, &args.name).await
+        }
+        TemplateCommand::Write(WriteCommand::Delete(args))
+            if args.which.names.iter().any(|name| name.contains('@')) =>
+        {
+            versions::delete(context, args).await
+        }
+        TemplateCommand::Write(command) => kinds::write::<Template>(context, command).await,
+    }
+}
+
+async fn create(context: &Context, args: TemplateArgs) -> anyhow::Result<ExitCode> {
     let spec = TemplateSpec {
         image: args.image,
+        profile: args.profile,
         vcpus: args.vcpus,
         memory_mib: args.memory,
         disk_bytes: args.disk,
         networks: (!args.networks.is_empty()).then_some(args.networks),
         guest: guest(&args.guest, None)?.unwrap_or_default(),
+        firmware: args.firmware.map(Into::into),
     };
     kinds::create::<Template>(context, args.create, spec).await
+}
+
+pub(super) async fn create_profile(context: &Context, args: ProfileArgs) -> anyhow::Result<ExitCode> {
+    let spec = ProfileSpec {
+        vcpus: args.vcpus,
+        memory_mib: args.memory,
+        disk_bytes: args.disk,
+        host_labels: args.host_labels.into_iter().collect(),
+    };
+    kinds::create::<Profile>(context, args.create, spec).await
 }
 
 /// What the guest is told; `None` if nothing was given.

@@ -204,6 +204,7 @@ fn bodies(args: VmArgs) -> anyhow::Result<Vec<Create<VmSpec>>> {
     );
     let spec = VmSpec {
         template: args.template,
+        profile: args.profile,
         vcpus: args.vcpus,
         memory_mib: args.memory,
         image: args.image,
@@ -219,6 +220,7 @@ fn bodies(args: VmArgs) -> anyhow::Result<Vec<Create<VmSpec>>> {
         }),
         boot: args.boot.as_deref().map(devices),
         clone_of: None,
+        firmware: args.firmware.map(Into::into),
     };
     let labels: BTreeMap<String, String> = args.labels.into_iter().collect();
     // A held VM is released by itself, so that it is placed by itself.

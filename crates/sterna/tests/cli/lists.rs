@@ -117,7 +117,8 @@ async fn forms_of_output() {
     assert_eq!(
         titles,
         [
-            "NAME", "IMAGE", "VCPUS", "MEMORY", "NETWORKS", "LABELS", "OWNER", "REVISION", "ID"
+            "NAME", "IMAGE", "VERSION", "PROFILE", "VCPUS", "MEMORY", "NETWORKS", "LABELS", "OWNER",
+            "REVISION", "ID"
         ]
     );
     assert!(wide.contains("size=big"), "{wide}");
@@ -193,6 +194,7 @@ async fn history_says_who_changed_what() {
         [
             "user:admin create template web object: created",
             "user:admin change template web spec.memory_mib: 64 → 128",
+            "- → 2",
             "user:admin delete template web object: removed",
         ]
     );

@@ -10,5 +10,6 @@ mod images;
 mod lists;
 mod simulated;
 mod store;
+mod templates;
 mod tokens;
 mod world;

@@ -46,10 +46,18 @@ pub(in crate::client) async fn export(context: &Context, args: ExportArgs) -> an
     Ok(ExitCode::SUCCESS)
 }
 
-/// The documents of a kind. What is being deleted is left out.
+/// Whether an object is there in every cloud: the default profiles are.
+fn is_given<R: Resource>(object: &api::client::ObjectOf<R>) -> bool {
+    let status = serde_json::to_value(&object.status).unwrap_or_default();
+    R::KIND == model::Kind::Profile && status["is_default"] == true
+}
+
+/// The documents of a kind. What is being deleted, and what is there in every cloud, is left out.
 async fn written<R: Resource>(context: &Context, choice: &Choice) -> anyhow::Result<Vec<Written>> {
     let (objects, _) = context.client.list_of::<R>(choice).await?;
-    let present = objects.into_iter().filter(|object| object.deleted_at.is_none());
+    let present = objects
+        .into_iter()
+        .filter(|object| object.deleted_at.is_none() && !is_given::<R>(object));
     let one = |object: api::client::ObjectOf<R>| {
         let mut spec = serde_json::to_value(&object.spec)?;
         if R::KIND == model::Kind::Image {

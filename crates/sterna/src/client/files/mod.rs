@@ -19,6 +19,7 @@ macro_rules! of_kind {
             model::Kind::Host => $call::<api::kinds::Host>($($argument),*) $($after)*,
             model::Kind::Image => $call::<api::kinds::Image>($($argument),*) $($after)*,
             model::Kind::Template => $call::<api::kinds::Template>($($argument),*) $($after)*,
+            model::Kind::Profile => $call::<api::kinds::Profile>($($argument),*) $($after)*,
             model::Kind::Network => $call::<api::kinds::Network>($($argument),*) $($after)*,
             model::Kind::Datastore => $call::<api::kinds::Datastore>($($argument),*) $($after)*,
             model::Kind::Migration => $call::<api::kinds::Migration>($($argument),*) $($after)*,

@@ -1,0 +1,103 @@
+//! Templates: what VMs are made from, as they are on the wire.
+
+use model::vm::Firmware;
+use model::{Kind, Timestamp};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::kinds::GuestSpec;
+use crate::resource::{Object, Resource};
+
+/// A template.
+pub struct Template;
+
+/// Defaults for new VMs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TemplateSpec {
+    /// The image of the root disk.
+    pub image: String,
+    /// The profile whose sizes it has, where no others are given here.
+    #[serde(default)]
+    pub profile: Option<String>,
+    /// Virtual processors; the profile's if `null`, or 1 without a profile.
+    #[serde(default)]
+    pub vcpus: Option<u32>,
+    /// Main memory, in MiB; the profile's if `null`. Without a profile it is needed.
+    #[serde(default)]
+    pub memory_mib: Option<u64>,
+    /// The size of the root disk, in bytes; the profile's if `null`, and if that has none the image's.
+    #[serde(default)]
+    pub disk_bytes: Option<u64>,
+    /// One interface for each; the network `default` if left out.
+    #[serde(default)]
+    pub networks: Option<Vec<String>>,
+    /// What the guest is told.
+    #[serde(default)]
+    pub guest: GuestSpec,
+    /// What starts the guest, `bios` or `uefi`; `bios` if `null`.
+    #[serde(default)]
+    pub firmware: Option<Firmware>,
+}
+
+/// What VMs get that are made from a template.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct TemplateStatus {
+    /// Virtual processors, its own or the profile's.
+    pub vcpus: u32,
+    /// Main memory, in MiB, its own or the profile's.
+    pub memory_mib: u64,
+    /// The size of the root disk, in bytes, its own or the profile's; the image's if `null`.
+    pub disk_bytes: Option<u64>,
+    /// The number of the newest version, which is what it gives. A change of what it gives makes a new one.
+    pub version: u64,
+}
+
+/// A version of a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TemplateVersion {
+    /// Counts them, from 1; a number is used once.
+    pub version: u64,
+    /// When it was made.
+    pub made_at: Timestamp,
+    /// Who made it.
+    pub made_by: String,
+    /// How many VMs are made from it.
+    pub vms: usize,
+    /// Virtual processors, its own or the profile's.
+    pub vcpus: u32,
+    /// Main memory, in MiB, its own or the profile's.
+    pub memory_mib: u64,
+    /// The size of the root disk, in bytes, its own or the profile's; the image's if `null`.
+    pub disk_bytes: Option<u64>,
+    /// What it says.
+    pub spec: TemplateSpec,
+}
+
+/// The versions of a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TemplateVersions {
+    /// The newest first.
+    pub items: Vec<TemplateVersion>,
+}
+
+impl Resource for Template {
+    const KIND: Kind = Kind::Template;
+    const COLUMNS: &'static [&'static str] = &["IMAGE", "VERSION", "PROFILE", "VCPUS", "MEMORY", "NETWORKS"];
+    type Spec = TemplateSpec;
+    type Status = TemplateStatus;
+
+    fn row(template: &Object<TemplateSpec, TemplateStatus>) -> Vec<String> {
+        let (spec, status) = (&template.spec, &template.status);
+        let networks = spec.networks.clone().unwrap_or_default().join(",");
+        vec![
+            spec.image.clone(),
+            status.version.to_string(),
+            spec.profile.clone().unwrap_or_default(),
+            status.vcpus.to_string(),
+            format!("{} MiB", status.memory_mib),
+            networks,
+        ]
+    }
+}
