@@ -106,6 +106,7 @@ pub(crate) fn spec(disk: &Path, image: &Path, memory_mib: u32, start: Start) -> 
         }],
         cdrom: None,
         boot: BootDevice::USUAL.into(),
+        uefi: None,
         seed: None,
         nics: Vec::new(),
         start,

@@ -16,7 +16,7 @@ use model::lifecycle::{self, Availability, Facts, Phase};
 use model::migration::{MigrationIntent, MigrationPhase, MigrationSpec};
 use model::network::NetworkSpec;
 use model::operation::{OperationSpec, OperationStatus};
-use model::record::{self, Spec, Stored, Unreadable};
+use model::record::Unreadable;
 use model::report::RunStatus;
 use model::restored::Restored;
 use model::template::TemplateSpec;
@@ -27,6 +27,10 @@ use uuid::Uuid;
 use crate::hardware::Capacity;
 use crate::profiles::Profiles;
 use crate::versions::Versions;
+
+mod parts;
+
+use parts::{read, set_index, set_parts, set_plain};
 
 /// A stored part with the revision that last changed it: what a plan compares.
 #[derive(Debug, Clone, PartialEq)]
@@ -779,64 +783,4 @@ impl Migration {
             .as_ref()
             .map_or(MigrationPhase::Planned, |intent| intent.value.phase)
     }
-}
-
-fn set_index<K: Ord + Copy, V: Ord + Copy>(
-    index: &mut BTreeMap<K, BTreeSet<V>>,
-    key: K,
-    value: V,
-    add: bool,
-) {
-    let entry = index.entry(key).or_default();
-    if add {
-        entry.insert(value);
-        return;
-    }
-    entry.remove(&value);
-    if entry.is_empty() {
-        index.remove(&key);
-    }
-}
-
-fn read<T: Stored>(change: Change<'_>) -> Result<Option<At<T>>, Unreadable> {
-    let Some(bytes) = change.value else {
-        return Ok(None);
-    };
-    record::decode(bytes).map(|value| {
-        Some(At {
-            value,
-            revision: change.revision,
-        })
-    })
-}
-
-fn set_parts<S: Spec, T: Stored>(
-    slot: &mut WithStatus<S, T>,
-    part: Part,
-    change: Change<'_>,
-) -> Result<(), Unreadable> {
-    match part {
-        Part::Object => {
-            slot.object = None;
-            slot.object = read(change)?;
-        }
-        Part::Status => {
-            slot.status = None;
-            slot.status = read(change)?;
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-fn set_plain<S: Spec>(
-    all: &mut BTreeMap<Uuid, At<Object<S>>>,
-    id: Uuid,
-    change: Change<'_>,
-) -> Result<(), Unreadable> {
-    all.remove(&id);
-    if let Some(object) = read(change)? {
-        all.insert(id, object);
-    }
-    Ok(())
 }

@@ -61,6 +61,7 @@ mod tests {
             },
             cdrom: None,
             boot: BootDevice::USUAL.into(),
+            firmware: model::vm::Firmware::Bios,
         }
     }
 

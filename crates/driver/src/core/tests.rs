@@ -85,6 +85,7 @@ fn document(incarnation: Incarnation, order: Order) -> Box<VmDocument> {
         guest: GuestConfig::default(),
         cdrom: None,
         boot: BootDevice::USUAL.into(),
+        firmware: Default::default(),
     };
     Box::new(VmDocument {
         incarnation,

@@ -193,6 +193,7 @@ fn machine() -> Machine {
         guest: GuestConfig::default(),
         cdrom: None,
         boot: BootDevice::USUAL.into(),
+        firmware: Default::default(),
     }
 }
 
