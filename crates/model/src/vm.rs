@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::copy::CopyTo;
 pub use crate::placement::PlacementRule;
 use crate::report::{Outgoing, OutgoingState, RunState, RunStatus};
 use crate::user_data::UserData;
@@ -272,9 +273,9 @@ pub struct Open {
     /// The guest shall be rebooted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reboot: Option<Reboot>,
-    /// The VMs to which its host copies its disk now.
+    /// What its host copies its disk for now.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub copies: BTreeSet<VmId>,
+    pub copies: BTreeSet<CopyTo>,
 }
 
 impl Open {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use model::copy::CopyTo;
 use model::datastore::DatastoreSpec;
 use model::event::EventSpec;
 use model::host::{HostContact, HostIntent, HostSpec, HostStatus, Reservations};
@@ -133,6 +134,9 @@ pub struct View {
     active_migrations: BTreeMap<VmId, BTreeSet<MigrationId>>,
     /// The VMs that wait for a copy of each VM's disk, or may again, deleted ones among them.
     clones_of: BTreeMap<VmId, BTreeSet<VmId>>,
+    images_of: BTreeMap<VmId, BTreeSet<Uuid>>,
+    /// The VMs whose hosts are told to copy their disks for an image.
+    copied_for: BTreeMap<Uuid, BTreeSet<VmId>>,
     /// The operations on each VM, in the order of their making.
     operations_on: BTreeMap<VmId, BTreeSet<Uuid>>,
     /// The VMs and templates that name each image.
@@ -294,6 +298,7 @@ impl View {
             Kind::Migration => self.index_migration(MigrationId(id), false),
             Kind::Operation => self.index_operation(id, false),
             Kind::Template => self.index_template(id, false),
+            Kind::Image => self.index_image(id, false),
             _ => {}
         }
         if let Some(entry) = self.name_entry(kind, id) {
@@ -317,7 +322,10 @@ impl View {
                 drop_if(&mut self.migrations, MigrationId(id), is_empty);
                 self.index_migration(MigrationId(id), true);
             }
-            Kind::Image => drop_if(&mut self.images, id, WithStatus::is_empty),
+            Kind::Image => {
+                drop_if(&mut self.images, id, WithStatus::is_empty);
+                self.index_image(id, true);
+            }
             Kind::Operation => {
                 drop_if(&mut self.operations, id, WithStatus::is_empty);
                 self.index_operation(id, true);
@@ -352,7 +360,12 @@ impl View {
         let Some(intent) = self.vms.get(&id).and_then(|vm| vm.intent.as_ref()) else {
             return;
         };
-        if let Some(host) = intent.value.host {
+        let (host, open) = (intent.value.host, intent.value.open.as_ref());
+        let images = open.into_iter().flat_map(|open| &open.copies);
+        for image in images.filter(|to| to.vm().is_none()) {
+            set_index(&mut self.copied_for, image.id(), id, add);
+        }
+        if let Some(host) = host {
             set_index(&mut self.by_host, host, id, add);
         }
     }
@@ -363,14 +376,35 @@ impl View {
         self.clones_of.get(&source).into_iter().flatten().copied()
     }
 
+    /// What a VM's disk shall be copied for and is not yet: VMs in the order of their making, then images.
+    pub fn copies_of(&self, source: VmId) -> impl Iterator<Item = CopyTo> + '_ {
+        let images = self.images_of.get(&source).into_iter().flatten();
+        let images = images.map(|image| CopyTo::Image(ImageId(*image)));
+        self.clones_of(source).map(CopyTo::Vm).chain(images)
+    }
+
+    fn index_image(&mut self, id: Uuid, add: bool) {
+        if let Some(source) = self.images.get(&id).and_then(awaited_vm) {
+            set_index(&mut self.images_of, source, id, add);
+        }
+    }
+
+    /// The VMs that an image's copy has to do with: the one that it is of, and whose host makes it.
+    fn sources_of(&self, image: Uuid) -> BTreeSet<VmId> {
+        let source = self.images.get(&image).and_then(awaited_vm);
+        let ordered = self.copied_for.get(&image).into_iter().flatten().copied();
+        ordered.chain(source).collect()
+    }
+
     /// The VMs that a VM's copies have to do with: those that it is copied to, and the one that it is a copy of.
     fn sides_of_copies(&self, id: VmId) -> BTreeSet<VmId> {
         let open = |id: VmId| self.vms.get(&id)?.intent.as_ref()?.value.open.as_ref();
         let source = || self.vms.get(&id)?.object.as_ref()?.value.spec.clone_of;
-        let is_at_it = |source: VmId| open(source).is_some_and(|open| open.copies.contains(&id));
+        let is_at_it = |source: VmId| open(source).is_some_and(|open| open.copies.contains(&id.into()));
         let waits = self.vms.get(&id).is_some_and(|vm| awaited_source(vm).is_some());
         let source = source().filter(|source| waits || is_at_it(*source));
-        let ordered = open(id).into_iter().flat_map(|open| open.copies.iter().copied());
+        let ordered = open(id).into_iter().flat_map(|open| &open.copies);
+        let ordered = ordered.filter_map(|to| to.vm());
         self.clones_of(id).chain(ordered).chain(source).collect()
     }
 
@@ -493,6 +527,10 @@ impl View {
                     let users = self.users_of_image(id).filter(|(kind, _)| *kind == Kind::Vm);
                     let vms = users.filter_map(|(_, vm)| Some((VmId(vm), self.vms.get(&VmId(vm))?.clone())));
                     copy.vms.extend(vms);
+                    // Whether that is there says what becomes of the image.
+                    let source = self.images.get(&id).and_then(awaited_vm);
+                    copy.vms
+                        .extend(source.and_then(|vm| Some((vm, self.vms.get(&vm)?.clone()))));
                     copy.users_of_image
                         .extend(self.users_of_image.get(&id).map(|all| (id, all.clone())));
                 }
@@ -541,10 +579,16 @@ impl View {
                     .map(|(id, _)| (Kind::Migration, id.0));
                 let drained = self.draining_hosts_of(VmId(id)).into_iter();
                 let copies = self.sides_of_copies(VmId(id)).into_iter();
+                let images = self.images_of.get(&VmId(id)).into_iter().flatten();
                 migrations
                     .chain(drained.map(|host| (Kind::Host, host.0)))
                     .chain(copies.map(|vm| (Kind::Vm, vm.0)))
+                    .chain(images.map(|image| (Kind::Image, *image)))
                     .collect()
+            }
+            Kind::Image => {
+                let vms = self.sources_of(id).into_iter();
+                vms.map(|vm| (Kind::Vm, vm.0)).collect()
             }
             Kind::Operation => {
                 let object = self
@@ -644,6 +688,13 @@ impl View {
 fn awaited_source(vm: &Vm) -> Option<VmId> {
     let is_made = vm.intent.as_ref().is_some_and(|at| at.value.copied.is_some());
     vm.object.as_ref()?.value.spec.clone_of.filter(|_| !is_made)
+}
+
+/// The VM whose disk this image shall be a copy of, while it has no content and is not given up.
+fn awaited_vm(image: &WithStatus<ImageSpec, ImageStatus>) -> Option<VmId> {
+    let is_over = |status: &ImageStatus| status.content.is_some() || status.failure.is_some();
+    let is_over = image.status.as_ref().is_some_and(|at| is_over(&at.value));
+    image.object.as_ref()?.value.spec.from_vm.filter(|_| !is_over)
 }
 
 /// Removes an entry of which nothing is left.

@@ -5,7 +5,7 @@
 
 use api::Problem;
 use api::kinds::{CopyStatus, NicSpec, VmSpec};
-use model::vm::{self, GuestConfig, Nic, Power};
+use model::vm::{self, Copied, GuestConfig, Nic, Power};
 use model::{Kind, Object, VmId, key};
 use planner::view::At;
 use planner::{Plan, View};
@@ -101,10 +101,21 @@ pub(super) fn check_deletable(view: &View, at: &At<Object<vm::VmSpec>>) -> Resul
         return Ok(());
     }
     let name = &at.value.meta.name;
+    let named = |(kind, name): &(Kind, &str)| match kind {
+        Kind::Vm => (*name).to_owned(),
+        kind => format!("{kind} {name}"),
+    };
+    let all: Vec<String> = waiting.iter().map(named).collect();
+    let commands = [Kind::Vm, Kind::Image].map(|kind| {
+        let names = waiting.iter().filter(|(of, _)| *of == kind);
+        let names: Vec<&str> = names.map(|(_, name)| *name).collect();
+        (!names.is_empty()).then(|| format!("`sterna {kind} delete {}`", names.join(" ")))
+    });
+    let commands: Vec<String> = commands.into_iter().flatten().collect();
     let detail = format!(
-        "VM {name} is being copied to {}: delete it when they have their disks, or delete them before it: `sterna vm delete {}`",
-        waiting.join(", "),
-        waiting.join(" ")
+        "VM {name} is being copied to {}: delete it when they have their disks, or delete them before it: {}",
+        all.join(", "),
+        commands.join(", ")
     );
     Err(Problem::conflict("vm-being-copied", detail))
 }
@@ -112,9 +123,21 @@ pub(super) fn check_deletable(view: &View, at: &At<Object<vm::VmSpec>>) -> Resul
 /// Of which instant a VM's disk is a copy.
 pub(super) fn status(view: &View, id: VmId) -> Option<CopyStatus> {
     let intent = view.vms.get(&id)?.intent.as_ref()?;
-    let copied = intent.value.copied?;
-    Some(CopyStatus {
+    intent.value.copied.map(copied)
+}
+
+/// The instant that a copy is of.
+pub(super) const fn copied(copied: Copied) -> CopyStatus {
+    CopyStatus {
         made_at: copied.at,
         consistency: copied.consistency,
-    })
+    }
+}
+
+/// The VM whose disk shall be copied for an image: it has one, or will, and is not deleted meanwhile.
+pub(super) fn for_image(context: &Context<'_>, name: &str, plan: &mut Plan) -> Result<VmId, Problem> {
+    let id = VmId(find(context, Kind::Vm, name)?);
+    let at = source_of(context.view, id, name)?;
+    plan.rely(key::object(Kind::Vm, id.0), at.revision);
+    Ok(id)
 }

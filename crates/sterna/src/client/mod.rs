@@ -244,6 +244,7 @@ async fn dispatch(context: &Context, command: ClientCommand) -> anyhow::Result<E
             kinds::write::<api::kinds::Image>(context, command).await
         }
         ClientCommand::Image(ImageCommand::Import(args)) => image::import(context, args).await,
+        ClientCommand::Image(ImageCommand::Create(args)) => image::capture(context, args).await,
         ClientCommand::Template(CatalogCommand::Write(command)) => {
             kinds::write::<api::kinds::Template>(context, command).await
         }
