@@ -208,6 +208,11 @@ impl Storage {
         Ok(self.tool.flatten(path, base, to).await?)
     }
 
+    /// Makes a disk larger that no QEMU has open.
+    pub async fn grow(&self, path: &Path, bytes: u64) -> Result<(), StorageError> {
+        Ok(self.tool.grow(path, bytes).await?)
+    }
+
     /// What a copy of a disk goes to: an empty disk of its size, over its image unless all of it is copied.
     pub async fn empty_copy(&self, path: &Path, disk: &Disk, is_whole: bool) -> Result<(), StorageError> {
         let Some(image) = disk.image.as_ref().filter(|_| !is_whole) else {

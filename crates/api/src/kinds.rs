@@ -72,6 +72,9 @@ pub struct VmSpec {
     /// The VM that it is a copy of: its root disk is copied before the first start, also while the other runs. Sizes,
     /// networks and what the guest is told are the other's too, where nothing else is given; name, MACs and addresses are not.
     pub clone_of: Option<String>,
+    /// The copy has all that the guest sees, and does not depend on the source's image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clone_full: Option<bool>,
 }
 
 /// A drive for installation media.

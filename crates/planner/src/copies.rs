@@ -18,10 +18,11 @@ use model::host::Reserved;
 use model::image::ImageStatus;
 use model::report::{CopyState, RunState, RunStatus};
 use model::vm::{Consistency, Copied, Ended, Goal, Open, Outcome, Start, VmIntent};
-use model::{HostId, ImageId, Kind, Reason, Timestamp, VmId, key};
+use model::{HostId, ImageId, Incarnation, Kind, Reason, Timestamp, VmId, key};
 
 use uuid::Uuid;
 
+use crate::document::disk_bytes;
 use crate::plan::{Decision, Plan};
 use crate::view::View;
 use crate::vm::{Step, reserve};
@@ -31,11 +32,22 @@ pub const COPIES_PER_SOURCE: usize = 2;
 /// How many copies are made on one host at once.
 pub const COPIES_PER_HOST: usize = 4;
 
-/// Of what kind a copy is.
-pub(crate) const fn shape(to: CopyTo) -> CopyShape {
+/// Of what kind a copy of this VM's disk is: whole for an image, and for a VM that shall not depend on its source's image.
+pub(crate) fn shape(view: &View, source: VmId, to: CopyTo) -> CopyShape {
+    let CopyTo::Vm(to) = to else {
+        return CopyShape {
+            whole: true,
+            bytes: None,
+        };
+    };
+    let spec = |id: VmId| Some(&view.vms.get(&id)?.object.as_ref()?.value.spec);
+    let (Some(of), Some(own)) = (spec(source), spec(to)) else {
+        return CopyShape::default();
+    };
+    let bytes = disk_bytes(view, own);
     CopyShape {
-        whole: matches!(to, CopyTo::Image(_)),
-        bytes: None,
+        whole: of.image.is_some() && own.image.is_none(),
+        bytes: bytes.filter(|bytes| Some(*bytes) > disk_bytes(view, of)),
     }
 }
 
@@ -391,20 +403,26 @@ pub fn awaited_by_image(view: &View, image: ImageId, now: Timestamp) -> Option<R
     Some(Ok(Reason::new(code, message)))
 }
 
-/// The copy for an image that this host makes now, of which its content may come: of which instant it is.
-pub fn made_for_image(
-    view: &View,
-    image: ImageId,
-    host: HostId,
-    is_frozen: bool,
-    now: Timestamp,
-) -> Option<Copied> {
+/// Who has made a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copier {
+    /// The host.
+    pub host: HostId,
+    /// The incarnation of the VM whose disk it is.
+    pub incarnation: Incarnation,
+    /// Whether the guest's file systems were frozen.
+    pub is_frozen: bool,
+}
+
+/// Of which instant the copy is that whoever has made it was told to make for an image.
+pub fn made_for_image(view: &View, image: ImageId, by: Copier, now: Timestamp) -> Option<Copied> {
     let source = view.images.get(&image.0)?.object.as_ref()?.value.spec.from_vm?;
     let step = Step::of(view, source, now)?;
     let intent = step.intent();
-    let open = intent.open.as_ref().filter(|_| intent.host == Some(host))?;
-    open.copies.contains(&image.into()).then(|| Copied {
+    let open = intent.open.as_ref().filter(|_| intent.host == Some(by.host))?;
+    let is_told = open.incarnation == by.incarnation && open.copies.contains(&image.into());
+    is_told.then(|| Copied {
         at: now,
-        consistency: step.consistency(open, is_frozen),
+        consistency: step.consistency(open, by.is_frozen),
     })
 }

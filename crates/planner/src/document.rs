@@ -150,7 +150,7 @@ fn copies(view: &View, id: VmId, order: &Order) -> BTreeMap<CopyTo, CopyShape> {
     let open = intent.and_then(|at| at.value.open.as_ref());
     let open = open.filter(|_| matches!(order, Order::Run { .. } | Order::Stop(Stop::Prepare)));
     let copies = open.into_iter().flat_map(|open| &open.copies);
-    copies.map(|to| (*to, copies::shape(*to))).collect()
+    copies.map(|to| (*to, copies::shape(view, id, *to))).collect()
 }
 
 fn open_order(open: &Open) -> Order {
@@ -373,7 +373,7 @@ const fn has_seed(state: RunState) -> bool {
 }
 
 /// The size of a VM's root disk: what its user wants, and no less than the image's. `None`: neither is known.
-pub(crate) fn disk_bytes(view: &View, spec: &VmSpec) -> Option<u64> {
+pub fn disk_bytes(view: &View, spec: &VmSpec) -> Option<u64> {
     let content = spec.image.and_then(|image| view.image_content(image));
     spec.disk_bytes.max(content.map(|content| content.virtual_bytes))
 }

@@ -167,6 +167,16 @@ impl QemuImg {
         self.run(action, path, remedy, command).await.map(drop)
     }
 
+    /// Makes the qcow2 image at `path`, which nobody may have open, one of `bytes`. What it is over stays as it is.
+    pub async fn grow(&self, path: &Path, bytes: u64) -> Result<(), ImageError> {
+        let action = "growing the disk";
+        let image = node(ImageFormat::Qcow2, text(action, path)?, &Value::Null);
+        let mut command = Command::new(&self.program);
+        command.args(["resize", "-q", &format!("json:{image}"), &bytes.to_string()]);
+        let remedy = "check that the file is there and that the datastore has room";
+        self.run(action, path, remedy, command).await.map(drop)
+    }
+
     /// All that a guest sees of the qcow2 image at `path`, over `base` or nothing, as one qcow2 image at `to`, which nobody may
     /// have open. What stands in `path`'s own header of other files is not believed.
     pub async fn flatten(

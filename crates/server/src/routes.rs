@@ -86,7 +86,7 @@ pub fn router(app: App) -> Router {
         .route("/agent/v1/calls/{id}", get(calls::answer))
         .route("/agent/v1/images/{sha256}", get(images::download))
         .route(
-            "/agent/v1/copies/{image}",
+            "/agent/v1/copies/{image}/{incarnation}",
             get(images::upload::sent_by_host)
                 .put(images::upload::upload_by_host)
                 .layer(DefaultBodyLimit::disable()),

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use api::Problem;
 use api::kinds::UploadStatus;
-use model::ImageId;
 use model::digest::hex;
+use model::{ImageId, Incarnation};
 use reqwest::{Body, Response, header};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncSeekExt;
@@ -43,9 +43,17 @@ enum Sent {
 
 impl Storage {
     /// Has the server take a file as an image's content. It goes on where it stopped, until the server has it or refuses.
-    pub async fn send_image(&self, image: ImageId, path: &Path, is_frozen: bool) -> Result<(), StorageError> {
+    /// The server takes it from the incarnation only that is told to make it.
+    pub async fn send_image(
+        &self,
+        image: ImageId,
+        incarnation: Incarnation,
+        path: &Path,
+        is_frozen: bool,
+    ) -> Result<(), StorageError> {
+        let url = format!("{}/agent/v1/copies/{image}/{incarnation}", self.server);
         loop {
-            match self.send_once(image, path, is_frozen).await? {
+            match self.send_once(&url, path, is_frozen).await? {
                 Sent::Taken => return Ok(()),
                 Sent::Refused(why) => return Err(StorageError::Send { image, why }),
                 Sent::Again(why) => {
@@ -56,9 +64,8 @@ impl Storage {
         }
     }
 
-    async fn send_once(&self, image: ImageId, path: &Path, is_frozen: bool) -> Result<Sent, StorageError> {
-        let url = format!("{}/agent/v1/copies/{image}", self.server);
-        let asked = timeout(SILENCE_DEADLINE, self.client.get(&url).send()).await;
+    async fn send_once(&self, url: &str, path: &Path, is_frozen: bool) -> Result<Sent, StorageError> {
+        let asked = timeout(SILENCE_DEADLINE, self.client.get(url).send()).await;
         let Ok(Ok(answer)) = asked else {
             return Ok(Sent::Again("it cannot be reached".to_owned()));
         };
@@ -77,7 +84,7 @@ impl Storage {
         let sought = content.seek(SeekFrom::Start(held)).await;
         sought.map_err(file("read", path))?;
         let content = ReaderStream::with_capacity(content, CHUNK_BYTES);
-        let put = self.client.put(&url).query(&query);
+        let put = self.client.put(url).query(&query);
         let put = put.header(header::CONTENT_LENGTH, bytes.saturating_sub(held));
         match put.body(Body::wrap_stream(content)).send().await {
             Ok(answer) => Ok(judge(answer).await.map_or_else(|sent| sent, |_| Sent::Taken)),

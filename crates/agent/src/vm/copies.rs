@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use driver::types::{Failure, Outcome};
+use model::Incarnation;
 use model::copy::{CopyShape, CopyTo};
 use model::document::Disk;
 use qemu::command_line::Cache;
@@ -55,6 +56,8 @@ pub(super) struct Work {
 struct Order {
     to: CopyTo,
     shape: CopyShape,
+    /// Who makes it.
+    incarnation: Incarnation,
     /// The disk that is copied.
     disk: Disk,
     source: PathBuf,
@@ -67,6 +70,7 @@ impl Vm {
         let disk = document.machine.disk;
         Ok(Order {
             to,
+            incarnation: self.id.incarnation,
             shape: document.copies.get(&to).copied().unwrap_or_default(),
             source: storage::disk_path(self.id.vm, &disk),
             files: self.files(to, &disk),
@@ -102,7 +106,7 @@ impl Vm {
                 let storage = self.host.storage.clone();
                 let is_frozen = copy.is_frozen;
                 self.work(to, is_frozen, async move |over| {
-                    order.keep(&over).await?;
+                    order.keep(&storage, &over).await?;
                     order.pass_on(&storage, is_frozen, &over).await
                 })
                 .await
@@ -168,8 +172,14 @@ impl Vm {
         Ok(())
     }
 
-    /// Deletes what this incarnation made for images: nobody goes on with it.
-    pub(super) fn remove_copies_for_images(&self) -> Result<(), Failure> {
+    /// Ends and deletes what this incarnation made for images: nobody goes on with it.
+    pub(super) async fn remove_copies_for_images(&self) -> Result<(), Failure> {
+        let mut all = self.copying.lock().await;
+        for (_, work) in all.iter_mut().filter(|(to, _)| to.vm().is_none()) {
+            work.over.cancel();
+            let _ = (&mut work.task).await;
+        }
+        all.retain(|to, _| to.vm().is_some());
         let Ok(document) = self.desired() else {
             return Ok(());
         };
@@ -235,10 +245,14 @@ impl Order {
                 blocking(self.to, move || files.fill(&source, &over)).await?;
             }
         }
-        self.keep(over).await
+        self.keep(storage, over).await
     }
 
-    async fn keep(&self, over: &CancellationToken) -> Result<(), StorageError> {
+    /// What is copied gets its size, and its name.
+    async fn keep(&self, storage: &Storage, over: &CancellationToken) -> Result<(), StorageError> {
+        if let Some(bytes) = self.shape.bytes.filter(|_| !self.files.whole.exists()) {
+            storage.grow(&self.files.part, bytes).await?;
+        }
         let (files, over) = (self.files.clone(), over.clone());
         blocking(self.to, move || files.keep(&over)).await
     }
@@ -253,7 +267,7 @@ impl Order {
         let CopyTo::Image(image) = self.to else {
             return Ok(());
         };
-        let sent = storage.send_image(image, &self.files.whole, is_frozen);
+        let sent = storage.send_image(image, self.incarnation, &self.files.whole, is_frozen);
         until_over(self.to, over, sent).await
     }
 }

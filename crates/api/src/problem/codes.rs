@@ -104,7 +104,7 @@ pub const CODES: &[Code] = &[
     code(422, "digest-differs", "The content does not have the digest that was expected.", "Send the right file, or correct `expected_sha256`."),
     code(422, "digest-not-listed", "The list of digests has no line for the file.", "Give the right list, or `expected_sha256`."),
     code(422, "disk-size-missing", "Without an image the disk is blank, and its size is not given.", "Give `disk_bytes`."),
-    code(422, "disk-too-small", "The disk is smaller than its image.", "Give it at least the image's virtual size."),
+    code(422, "disk-too-small", "The disk is smaller than its image, or than the disk that it is a copy of.", "Give it at least that size."),
     code(422, "draining-by-action", "`draining` is set by an action only.", "Use the actions `drain` and `undrain`."),
     code(422, "empty-rule", "A placement rule names nothing.", "Name VMs, hosts or labels, or leave the rule out."),
     code(422, "expires-in-the-past", "The token would have expired already.", "Give a time in the future."),

@@ -13,7 +13,6 @@ use model::lifecycle::Phase;
 use model::vm::Consistency;
 use testkit::console::Console;
 use testkit::vms::{self, TINY, VmObject};
-use testkit::wait::Verdict;
 use testkit::world::World;
 use tokio::time::{sleep, timeout};
 

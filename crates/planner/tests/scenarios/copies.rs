@@ -1,12 +1,14 @@
 //! VMs that are copies of others: who makes the copy and when, what waits for it, and what becomes of it.
 
-use model::copy::CopyTo;
+use model::copy::{CopyShape, CopyTo};
 use model::image::ImageSpec;
 use model::lifecycle::Phase;
 use model::migration::MigrationPhase;
 use model::report::{CopyState, RunState};
 use model::vm::{Consistency, Goal, Outcome, Power};
 use model::{ImageId, Incarnation, Kind, Reason, VmId, key, samples};
+
+use planner::copies::Copier;
 
 use super::world::World;
 
@@ -291,6 +293,20 @@ fn a_copy_of_a_copy_waits_for_both() {
     assert!(matches!(world.intent(first).open.unwrap().goal, Goal::Run { .. }));
 }
 
+#[test]
+fn a_full_clone_and_a_larger_one_are_ordered_as_such() {
+    let mut world = World::new(1);
+    let source = world.running("web", "h1");
+    let copy = clone(&mut world, "test", source);
+    let shape = |world: &World| world.order("h1", source).unwrap().copies[&copy.into()];
+    assert_eq!(shape(&world), CopyShape::default());
+    let bytes = Some(1 << 40);
+    world.change_vm(copy, |object| object.spec.disk_bytes = bytes);
+    assert_eq!(shape(&world), CopyShape { whole: false, bytes });
+    world.change_vm(copy, |object| object.spec.image = None);
+    assert_eq!(shape(&world), CopyShape { whole: true, bytes });
+}
+
 fn image_of(world: &mut World, name: &str, source: VmId) -> ImageId {
     let spec = ImageSpec {
         from_vm: Some(source),
@@ -325,9 +341,18 @@ fn a_vms_disk_is_copied_for_an_image_until_a_server_has_it() {
         [(Kind::Image, "base")]
     );
     let [h1, h2] = ["h1", "h2"].map(|name| world.host_id(name));
-    let made = |host| planner::copies::made_for_image(&world.view, image, host, true, world.now);
-    assert_eq!(made(h1).unwrap().consistency, Consistency::Frozen);
-    assert_eq!(made(h2), None);
+    let made = |host, incarnation| {
+        let by = Copier {
+            host,
+            incarnation,
+            is_frozen: true,
+        };
+        planner::copies::made_for_image(&world.view, image, by, world.now)
+    };
+    let open = world.open(source);
+    assert_eq!(made(h1, open).unwrap().consistency, Consistency::Frozen);
+    assert_eq!(made(h2, open), None);
+    assert_eq!(made(h1, open.next()), None);
     world.write(key::image_status(image), &samples::image_status());
     world.settle();
     assert!(images(&world, "h1", source).is_empty());

@@ -23,7 +23,8 @@ use futures_util::{StreamExt, stream};
 use model::audit::Actor;
 use model::image::{ImageContent, ImageStatus, ImportProgress};
 use model::vm::Copied;
-use model::{HostId, ImageId, Kind};
+use model::{ImageId, Incarnation, Kind};
+use planner::copies::Copier;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::OwnedMutexGuard;
@@ -170,10 +171,14 @@ pub async fn upload(
 pub async fn sent_by_host(
     State(app): State<App>,
     agent: Agent,
-    Path(image): Path<Uuid>,
+    Path((image, incarnation)): Path<(Uuid, Incarnation)>,
 ) -> Result<Response, Refused> {
-    let now = app.env.now();
-    takes_copy(&app.cache.view(), image, agent.host, false, now)?;
+    let by = Copier {
+        host: agent.host,
+        incarnation,
+        is_frozen: false,
+    };
+    takes_copy(&app.cache.view(), image, by, app.env.now())?;
     let bytes = held_bytes(&file(&app, image));
     Ok(axum::Json(UploadStatus { bytes }).into_response())
 }
@@ -191,7 +196,7 @@ pub struct CopyQuery {
 pub async fn upload_by_host(
     State(app): State<App>,
     agent: Agent,
-    Path(image): Path<Uuid>,
+    Path((image, incarnation)): Path<(Uuid, Incarnation)>,
     found: QueryOf<CopyQuery>,
     headers: HeaderMap,
     body: Body,
@@ -199,11 +204,14 @@ pub async fn upload_by_host(
     let query = query(found)?;
     let upload = Upload {
         app: app.clone(),
-        by: By::Host {
-            host: agent.host,
-            is_frozen: query.frozen,
-            actor: agent.actor(),
-        },
+        by: By::Host(
+            Copier {
+                host: agent.host,
+                incarnation,
+                is_frozen: query.frozen,
+            },
+            agent.actor(),
+        ),
         image,
         query: UploadQuery {
             from: query.from,
@@ -224,11 +232,7 @@ enum By {
     /// Somebody who has a file.
     User(Actor),
     /// A host that has copied a VM's disk for the image.
-    Host {
-        host: HostId,
-        is_frozen: bool,
-        actor: Actor,
-    },
+    Host(Copier, Actor),
 }
 
 /// One request with content.
@@ -252,11 +256,9 @@ impl Upload {
     /// Whether the image takes content from whoever sends it; of which instant of a disk it is, if it is a copy of one.
     fn takes(&self) -> Result<Option<Copied>, Problem> {
         let view = self.app.cache.view();
-        match self.by {
+        match &self.by {
             By::User(_) => takes_content(&view, self.image).map(|()| None),
-            By::Host { host, is_frozen, .. } => {
-                takes_copy(&view, self.image, host, is_frozen, self.app.env.now()).map(Some)
-            }
+            By::Host(by, _) => takes_copy(&view, self.image, *by, self.app.env.now()).map(Some),
         }
     }
 
@@ -267,7 +269,7 @@ impl Upload {
             let held = self.held(&path)?;
             let incoming = Incoming { path: &path, held };
             let body = sent_body(body, self.bytes, turn.overtaken.clone());
-            let telling = matches!(self.by, By::Host { .. }).then(|| Telling::of(&self.app, self.image));
+            let telling = matches!(self.by, By::Host(..)).then(|| Telling::of(&self.app, self.image));
             let body = told(body, telling, self.query.from, self.bytes);
             take(incoming, body, self.expected()?.as_deref()).await
         };
@@ -335,7 +337,7 @@ impl Upload {
         };
         let is_open = |stored: &ImageStatus| stored.content.is_none();
         let plan = import::status_plan(&self.app, ImageId(self.image), &status, is_open);
-        let (By::User(actor) | By::Host { actor, .. }) = &self.by;
+        let (By::User(actor) | By::Host(_, actor)) = &self.by;
         let committed = controller::commit::commit(self.app.writer(actor), plan.ok_or_else(|| self.gone())?);
         let revision = committed.await.map_err(commit_problem)?;
         self.app.cache.reach(revision, Duration::from_secs(5)).await;

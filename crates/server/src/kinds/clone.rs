@@ -8,7 +8,7 @@ use api::kinds::{CopyStatus, NicSpec, VmSpec};
 use model::vm::{self, Copied, GuestConfig, Nic, Power};
 use model::{Kind, Object, VmId, key};
 use planner::view::At;
-use planner::{Plan, View};
+use planner::{Plan, View, document};
 
 use super::vm::{check_largest_host, merged_guest, nics};
 use super::{catalog, find, placement};
@@ -29,8 +29,10 @@ pub(super) fn create(
     let base = &at.value.spec;
     let vcpus = spec.vcpus.unwrap_or(base.vcpus);
     let memory_mib = spec.memory_mib.unwrap_or(base.memory_mib);
-    catalog::check_sizes(vcpus, memory_mib, None)?;
+    catalog::check_sizes(vcpus, memory_mib, spec.disk_bytes)?;
     check_largest_host(context, memory_mib, vcpus)?;
+    let disk_bytes = disk_bytes(context.view, base, source, spec.disk_bytes)?;
+    let image = base.image.filter(|_| spec.clone_full != Some(true));
     let networks = || base.nics.iter().map(same_network).collect();
     let guest = GuestConfig {
         hostname: None,
@@ -49,6 +51,11 @@ pub(super) fn create(
         power_request: 1,
         reboot: None,
         clone_of: Some(id),
+        disk_bytes: match image {
+            Some(_) => disk_bytes.or(base.disk_bytes),
+            None => disk_bytes.or_else(|| document::disk_bytes(context.view, base)),
+        },
+        image,
         ..base.clone()
     })
 }
@@ -58,7 +65,6 @@ fn check_overrides(spec: &VmSpec) -> Result<(), Problem> {
     let given = [
         ("template", spec.template.is_some()),
         ("image", spec.image.is_some()),
-        ("disk_bytes", spec.disk_bytes.is_some()),
         ("datastore", spec.datastore.is_some()),
         ("cdrom", spec.cdrom.is_some()),
         ("boot", spec.boot.is_some()),
@@ -68,6 +74,24 @@ fn check_overrides(spec: &VmSpec) -> Result<(), Problem> {
     };
     let detail = format!("a copy of a VM has its source's `{field}`: leave it out, or leave `clone_of` out");
     Err(Problem::invalid("clone-has-its-sources", detail))
+}
+
+/// The size that is asked for: the source's, or more.
+fn disk_bytes(
+    view: &View,
+    source: &vm::VmSpec,
+    name: &str,
+    asked: Option<u64>,
+) -> Result<Option<u64>, Problem> {
+    let least = document::disk_bytes(view, source);
+    if let (Some(asked), Some(least)) = (asked, least)
+        && asked < least
+    {
+        let detail =
+            format!("the disk would be smaller than that of VM {name}: give at least disk_bytes {least}");
+        return Err(Problem::invalid("disk-too-small", detail));
+    }
+    Ok(asked)
 }
 
 fn source_of<'v>(view: &'v View, id: VmId, name: &str) -> Result<&'v At<Object<vm::VmSpec>>, Problem> {

@@ -7,7 +7,8 @@ use api::kinds::{Image, ImageSource, ImageSpec, ImageState, ImageStatus, ImageUs
 use model::image as stored;
 use model::limits::is_sha256;
 use model::vm::Copied;
-use model::{HostId, ImageId, Kind, Object, Reason, Timestamp, VmId, key, record};
+use model::{ImageId, Kind, Object, Reason, Timestamp, VmId, key, record};
+use planner::copies::Copier;
 use planner::view::At;
 use planner::{Plan, View};
 use url::Url;
@@ -279,13 +280,7 @@ pub(crate) fn takes_content(view: &View, id: Uuid) -> Result<(), Problem> {
 }
 
 /// Whether an image may be given its content by this host, which copies a VM's disk for it: of which instant that is.
-pub(crate) fn takes_copy(
-    view: &View,
-    id: Uuid,
-    host: HostId,
-    is_frozen: bool,
-    now: Timestamp,
-) -> Result<Copied, Problem> {
+pub(crate) fn takes_copy(view: &View, id: Uuid, by: Copier, now: Timestamp) -> Result<Copied, Problem> {
     if Image::stored(view, id).is_none() {
         return Err(Problem::not_found(Kind::Image, &id.to_string()));
     }
@@ -294,7 +289,7 @@ pub(crate) fn takes_copy(
     if status.content.is_some() {
         return Err(has_content(&name));
     }
-    let made = planner::copies::made_for_image(view, ImageId(id), host, is_frozen, now);
+    let made = planner::copies::made_for_image(view, ImageId(id), by, now);
     made.filter(|_| status.failure.is_none()).ok_or_else(|| {
         let detail =
             format!("the host is not told to copy a disk for image {name}: wait for the next document");
