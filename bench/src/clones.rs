@@ -34,8 +34,9 @@ pub(crate) async fn measure(root: &Path, runs: usize) -> anyhow::Result<()> {
     );
     println!("|---|---|---|---|---|");
     for gib in GIB {
-        let image = root.join(format!("{gib}.raw"));
-        fill(&image, gib << 30)?;
+        let (raw, image) = (root.join("raw"), root.join(format!("{gib}.qcow2")));
+        fill(&raw, gib << 30)?;
+        qemu_img(&["convert", "-f", "raw", "-O", "qcow2"], &[&raw, &image]).await?;
         let name = format!("i{gib}");
         asked(
             &format!("image import {name} --file {}", image.display()),
@@ -53,11 +54,11 @@ pub(crate) async fn measure(root: &Path, runs: usize) -> anyhow::Result<()> {
             asked("vm delete c", &environment).await?;
             let made = root.join("made.qcow2");
             let create = qemu_img(
-                &["create", "-q", "-f", "qcow2", "-F", "raw", "-b"],
+                &["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"],
                 &[&image, &made],
             )
             .await?;
-            let convert = qemu_img(&["convert", "-f", "raw", "-O", "qcow2"], &[&image, &made]).await?;
+            let convert = qemu_img(&["convert", "-f", "qcow2", "-O", "qcow2"], &[&image, &made]).await?;
             // The first run warms caches.
             if run > 0 {
                 linked.push(took);

@@ -428,7 +428,6 @@ pub struct ImageStatus {
     /// How far the import is; `null` if there is none, or if another server does it.
     pub progress: Option<ImportProgress>,
     /// Of which instant of a VM's disk the content is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copied: Option<CopyStatus>,
     /// Why the last import failed, or what a copy of a VM's disk waits for.
     pub reason: Option<Reason>,
