@@ -78,7 +78,7 @@ fn copies_are_made_beside_the_guest_and_forgotten_when_they_are_known() {
         wants(&mut world, &[B], run(paused));
         assert_eq!(told(&world, A), None);
         let process = world.hosts[SOURCE].process.as_ref().unwrap();
-        assert_eq!(process.copies.keys().collect::<Vec<_>>(), [&B]);
+        assert_eq!(process.copies.keys().collect::<Vec<_>>(), [&CopyTo::Vm(B)]);
         // An agent that starts meanwhile finds what QEMU knows.
         ends(&mut world, B, CopyJobState::Done);
         world.restart_agent(SOURCE);
@@ -181,7 +181,7 @@ fn what_is_not_wanted_any_more_is_dropped() {
     let mut world = running();
     wants(&mut world, &[A, B], run(false));
     wants(&mut world, &[], run(false));
-    let copies: BTreeSet<VmId> = world.hosts[SOURCE]
+    let copies: BTreeSet<CopyTo> = world.hosts[SOURCE]
         .process
         .as_ref()
         .unwrap()
