@@ -57,7 +57,7 @@ pub(crate) async fn measure(runs: usize) -> anyhow::Result<()> {
 }
 
 /// Runs a command to its end; how many milliseconds it took.
-async fn asked(line: &str, environment: &BTreeMap<String, String>) -> anyhow::Result<f64> {
+pub(crate) async fn asked(line: &str, environment: &BTreeMap<String, String>) -> anyhow::Result<f64> {
     let mut command = Command::new(program()?);
     command
         .args(line.split_whitespace())

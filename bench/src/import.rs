@@ -118,6 +118,7 @@ async fn imported(server: &Server, url: &str, run: usize) -> anyhow::Result<f64>
             url: url.to_owned(),
             ..ImageSource::default()
         }),
+        from_vm: None,
     };
     let name = format!("run-{run}");
     let image = Create {

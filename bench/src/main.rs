@@ -13,6 +13,7 @@ mod api;
 mod bare;
 mod changes;
 mod cli;
+mod clones;
 mod drain;
 mod import;
 mod memory;
@@ -62,7 +63,7 @@ const ALL: [&str; 13] = [
 ];
 
 /// What is measured only when it is asked for: it takes long, or is part of another one.
-const ALONE: [&str; 2] = ["memory", "move"];
+const ALONE: [&str; 4] = ["memory", "move", "clone", "prepared"];
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -99,6 +100,8 @@ async fn measure(what: &str, runs: usize) -> anyhow::Result<()> {
         "watchers" => return api::watchers(root).await,
         "size" => return size::measure(root).await,
         "scheduling" => return scheduling::measure(root, runs).await,
+        "clone" => return clones::measure(root, runs).await,
+        "prepared" => return clones::prepared(root, runs).await,
         "import" => return import::measure(root, runs).await,
         "start" => return start::measure(root, runs).await,
         // Not on a task: a simulation never waits, and a task would be made to.

@@ -7,6 +7,8 @@
 //! **Start here:** [`Storage::image`] and [`Storage::disk`]. Datastores may be shared between hosts: every file gets
 //! a name of its own first and is renamed when it is whole, so that two hosts that do the same do no harm.
 
+mod send;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
@@ -16,10 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use model::VmId;
 use model::digest::hex;
 use model::document::{Disk, ImageFile, Machine};
 use model::image::ImageFormat;
+use model::{ImageId, VmId};
 use qemu::image::{ImageError, QemuImg};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -56,6 +58,14 @@ pub enum StorageError {
         /// Why not.
         why: String,
     },
+    /// The server took no content.
+    #[error("cannot give the content of image {image} to the server: {why}")]
+    Send {
+        /// Which image.
+        image: ImageId,
+        /// Why not.
+        why: String,
+    },
     /// What came is not what was asked for.
     #[error(
         "the image {sha256} arrived with the digest {found}: the server's copy is damaged, import the image again"
@@ -83,13 +93,15 @@ impl StorageError {
             Self::Fetch { .. } => "image-unavailable",
             Self::Digest { .. } => "image-digest-mismatch",
             Self::Name(_) => "image-name-invalid",
+            Self::Send { .. } => "image-not-taken",
+            Self::Image(error) if error.is_full() => "disk-full",
             Self::Image(_) => "disk-not-made",
         }
     }
 
     /// Whether trying again may help.
     pub fn is_retryable(&self) -> bool {
-        !matches!(self, Self::Digest { .. } | Self::Name(_))
+        !matches!(self, Self::Digest { .. } | Self::Name(_) | Self::Send { .. })
     }
 }
 
@@ -184,9 +196,26 @@ impl Storage {
         output.sync_all().await.map_err(file("sync", temporary))
     }
 
-    /// An empty overlay over a disk's image, or an empty disk, of the disk's size: what a copy of it goes to.
-    pub async fn empty_copy(&self, path: &Path, disk: &Disk) -> Result<(), StorageError> {
-        let Some(image) = &disk.image else {
+    /// All that a guest sees of a disk that no QEMU has open, as a file of its own.
+    pub async fn flatten(&self, path: &Path, disk: &Disk, to: &Path) -> Result<(), StorageError> {
+        let base = match &disk.image {
+            Some(image) => Some((self.image(Path::new(&disk.datastore), image).await?, image.format)),
+            None => None,
+        };
+        let base = base
+            .as_ref()
+            .map(|(base, format)| (base.as_path(), qemu_format(*format)));
+        Ok(self.tool.flatten(path, base, to).await?)
+    }
+
+    /// Makes a disk larger that no QEMU has open.
+    pub async fn grow(&self, path: &Path, bytes: u64) -> Result<(), StorageError> {
+        Ok(self.tool.grow(path, bytes).await?)
+    }
+
+    /// What a copy of a disk goes to: an empty disk of its size, over its image unless all of it is copied.
+    pub async fn empty_copy(&self, path: &Path, disk: &Disk, is_whole: bool) -> Result<(), StorageError> {
+        let Some(image) = disk.image.as_ref().filter(|_| !is_whole) else {
             return Ok(self.tool.create_empty(path, disk.bytes).await?);
         };
         let base = image_path(Path::new(&disk.datastore), image)?;

@@ -78,6 +78,9 @@ pub struct VmSpec {
     /// What starts its guest, `bios` or `uefi`; the template's if `null`, or `bios`. UEFI keeps variables of the VM's own. It stays
     /// as it is.
     pub firmware: Option<Firmware>,
+    /// The copy has all that the guest sees, and does not depend on the source's image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clone_full: Option<bool>,
 }
 
 /// A drive for installation media.
@@ -383,6 +386,9 @@ pub struct ImageSpec {
     pub expected_sha256: Option<String>,
     /// Where the server takes the content from; `null` if it is sent.
     pub source: Option<ImageSource>,
+    /// The VM whose disk it is a copy of, all of it, as it is at one instant; in place of the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from_vm: Option<String>,
 }
 
 /// Where a server takes an image's content from.
@@ -405,7 +411,7 @@ pub struct ImageSource {
 pub enum ImageState {
     /// Its content has not come yet.
     Pending,
-    /// The server takes its content from its source.
+    /// The server takes its content from its source, or a host makes it of a VM's disk.
     Importing,
     /// It can be used.
     Ready,
@@ -433,7 +439,9 @@ pub struct ImageStatus {
     pub virtual_bytes: Option<u64>,
     /// How far the import is; `null` if there is none, or if another server does it.
     pub progress: Option<ImportProgress>,
-    /// Why the last import failed.
+    /// Of which instant of a VM's disk the content is.
+    pub copied: Option<CopyStatus>,
+    /// Why the last import failed, or what a copy of a VM's disk waits for.
     pub reason: Option<Reason>,
     /// What leads on, if it has no content.
     pub next_commands: Vec<String>,

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 
 use crate::types::{CopyJob, CopyJobState, Guest, GuestEnd, MigrationWord, Qemu, QemuState, RunStatusWord};
-use model::VmId;
+use model::copy::CopyTo;
 use model::document;
 use model::migration::Progress;
 use model::report::CdromState;
@@ -215,8 +215,8 @@ pub struct Process {
     pub up_ms: Option<u64>,
     /// Its drive for media.
     pub cdrom: Option<CdromState>,
-    /// The copies of its disk, by the VMs that they are for.
-    pub copies: BTreeMap<VmId, CopyJobState>,
+    /// The copies of its disk, by what they are for.
+    pub copies: BTreeMap<CopyTo, CopyJobState>,
 }
 
 impl Process {
@@ -288,7 +288,7 @@ impl Process {
     }
 }
 
-fn job((to, state): (&VmId, &CopyJobState)) -> CopyJob {
+fn job((to, state): (&CopyTo, &CopyJobState)) -> CopyJob {
     CopyJob {
         to: *to,
         state: state.clone(),

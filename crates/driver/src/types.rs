@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use model::copy::CopyTo;
 use model::document::VmDocument;
 use model::migration::Progress;
 use model::report::{CdromState, Rebooted, RunStatus, StepTime};
@@ -191,8 +192,8 @@ pub struct QemuState {
 /// A copy of a disk, as QEMU makes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CopyJob {
-    /// The VM that it is for.
-    pub to: VmId,
+    /// What it is for.
+    pub to: CopyTo,
     /// How far it is.
     pub state: CopyJobState,
 }
@@ -418,22 +419,22 @@ pub enum Effect {
     ChangeMedium,
     /// Have the guest boot from what is wanted, from its next reset on.
     SetBoot,
-    /// Have QEMU copy the root disk for another VM, or make the copy durable when it has. Done with [`Outcome::Copied`] when
-    /// that is so; what QEMU does meanwhile is observed.
+    /// Have QEMU copy the root disk, or, when it has, make the copy durable, or have a server take it. Done with
+    /// [`Outcome::Copied`] when that is so; what QEMU does meanwhile is observed.
     Copy {
-        /// The other VM.
-        to: VmId,
+        /// What for.
+        to: CopyTo,
     },
-    /// Copy the root disk for another VM where there is no QEMU. Done with [`Outcome::Copied`] when the copy is whole and
-    /// durable, and otherwise soon: it is asked for again.
+    /// Copy the root disk where there is no QEMU. Done with [`Outcome::Copied`] when the copy is whole and durable, or a server
+    /// has it, and otherwise soon: it is asked for again.
     CopyAtRest {
-        /// The other VM.
-        to: VmId,
+        /// What for.
+        to: CopyTo,
     },
-    /// End a copy that is not wanted any more, and delete what there is of it, unless it is whole.
+    /// End a copy that is not wanted any more, and delete what there is of it, unless it is another VM's whole disk.
     DropCopy {
-        /// The VM that it was for.
-        to: VmId,
+        /// What it was for.
+        to: CopyTo,
     },
     /// End the process and wait until it is gone.
     Kill,

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::copy::{CopyShape, CopyTo};
 use crate::image::ImageFormat;
 use crate::vm::{BootDevice, Firmware, GuestConfig, Reboot, SavedIn};
 use crate::{HostId, Incarnation, VmId};
@@ -42,9 +43,9 @@ pub struct VmDocument {
     /// The guest shall be rebooted while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reboot: Option<Reboot>,
-    /// The VMs whose root disks its own shall be copied to, in the same datastore.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub copies: BTreeSet<VmId>,
+    /// What its root disk shall be copied for: VMs' disks in the same datastore, and images.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub copies: BTreeMap<CopyTo, CopyShape>,
     /// What it is done for: for logs, nothing is decided by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
@@ -71,9 +72,18 @@ impl HostDocument {
     }
 }
 
+/// All of a VM's part of a document that is to be obeyed.
+type Asked<'a> = (
+    Incarnation,
+    &'a Order,
+    &'a Machine,
+    Option<Reboot>,
+    &'a BTreeMap<CopyTo, CopyShape>,
+);
+
 impl VmDocument {
     /// All of it that is to be obeyed.
-    const fn asked(&self) -> (Incarnation, &Order, &Machine, Option<Reboot>, &BTreeSet<VmId>) {
+    const fn asked(&self) -> Asked<'_> {
         (
             self.incarnation,
             &self.order,

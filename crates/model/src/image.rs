@@ -4,7 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::Reason;
+use crate::vm::Copied;
+use crate::{Reason, VmId};
 
 /// What the user says of an image; its content is sent apart, or a server takes it from its source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +15,9 @@ pub struct ImageSpec {
     /// Where a server takes the content from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<ImageSource>,
+    /// The VM whose disk it is a copy of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_vm: Option<VmId>,
 }
 
 /// Where content comes from. There is never a credential in it.
@@ -51,7 +55,7 @@ pub enum ImageFormat {
     Raw,
 }
 
-/// What became of the content. Written by the server that took it.
+/// What became of the content. Written by the server that took it; by the controller, if a VM's disk could not be copied.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageStatus {
     /// The content, when it is whole and checked.
@@ -61,6 +65,9 @@ pub struct ImageStatus {
     /// The run of a server that takes it from its source now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub importer: Option<Uuid>,
+    /// Of which instant of a VM's disk the content is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied: Option<Copied>,
 }
 
 impl ImageStatus {

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::copy::CopyTo;
 use crate::host::HostStatus;
 use crate::migration::Progress;
 use crate::vm::{BootDevice, SavedIn};
@@ -80,9 +81,9 @@ pub struct RunStatus {
     /// Its drive for media, as its QEMU had it last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cdrom: Option<CdromState>,
-    /// The copies of its disk, by the VM that each is for, from when they are begun until they are not asked for any more.
+    /// The copies of its disk, by what each is for, from when they are begun until they are not asked for any more.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub copies: BTreeMap<VmId, CopyState>,
+    pub copies: BTreeMap<CopyTo, CopyState>,
 }
 
 /// How far a copy of a disk is.

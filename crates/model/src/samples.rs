@@ -47,6 +47,7 @@ pub fn image_status() -> ImageStatus {
         }),
         failure: None,
         importer: None,
+        copied: None,
     }
 }
 

@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::copy::CopyTo;
 pub use crate::placement::PlacementRule;
 use crate::report::{Outgoing, OutgoingState, RunState, RunStatus};
 use crate::user_data::UserData;
@@ -312,9 +313,9 @@ pub struct Open {
     /// The guest shall be rebooted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reboot: Option<Reboot>,
-    /// The VMs to which its host copies its disk now.
+    /// What its host copies its disk for now.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub copies: BTreeSet<VmId>,
+    pub copies: BTreeSet<CopyTo>,
 }
 
 impl Open {

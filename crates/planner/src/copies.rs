@@ -1,5 +1,5 @@
-//! Copies of VMs' root disks: a VM that is a copy of another waits until its disk is made, and that is done by the other's
-//! incarnation.
+//! Copies of VMs' root disks: a VM, or an image, that is a copy of a VM's disk waits until that is made, which is done by that
+//! VM's incarnation.
 //!
 //! **Owns:** which copies are due, which of them a source makes now, and what becomes of those that wait.
 //!
@@ -13,11 +13,16 @@
 
 use std::collections::BTreeSet;
 
+use model::copy::{CopyShape, CopyTo};
 use model::host::Reserved;
+use model::image::ImageStatus;
 use model::report::{CopyState, RunState, RunStatus};
 use model::vm::{Consistency, Copied, Ended, Goal, Open, Outcome, Start, VmIntent};
-use model::{HostId, Reason, VmId, key};
+use model::{HostId, ImageId, Incarnation, Kind, Reason, Timestamp, VmId, key};
 
+use uuid::Uuid;
+
+use crate::document::disk_bytes;
 use crate::plan::{Decision, Plan};
 use crate::view::View;
 use crate::vm::{Step, reserve};
@@ -26,6 +31,25 @@ use crate::vm::{Step, reserve};
 pub const COPIES_PER_SOURCE: usize = 2;
 /// How many copies are made on one host at once.
 pub const COPIES_PER_HOST: usize = 4;
+
+/// Of what kind a copy of this VM's disk is: whole for an image, and for a VM that shall not depend on its source's image.
+pub(crate) fn shape(view: &View, source: VmId, to: CopyTo) -> CopyShape {
+    let CopyTo::Vm(to) = to else {
+        return CopyShape {
+            whole: true,
+            bytes: None,
+        };
+    };
+    let spec = |id: VmId| Some(&view.vms.get(&id)?.object.as_ref()?.value.spec);
+    let (Some(of), Some(own)) = (spec(source), spec(to)) else {
+        return CopyShape::default();
+    };
+    let bytes = disk_bytes(view, own);
+    CopyShape {
+        whole: of.image.is_some() && own.image.is_none(),
+        bytes: bytes.filter(|bytes| Some(*bytes) > disk_bytes(view, of)),
+    }
+}
 
 /// Where a VM stands whose disk is not the copy yet that it shall be.
 pub(crate) enum Awaited {
@@ -36,11 +60,14 @@ pub(crate) enum Awaited {
 }
 
 impl Step<'_> {
-    /// The VMs that wait for a copy of this one's disk now.
-    fn due(&self) -> impl Iterator<Item = VmId> + '_ {
-        self.view.clones_of(self.id).filter(|id| {
-            let step = Step::of(self.view, *id, self.now);
-            step.is_some_and(|step| step.starts())
+    /// What waits for a copy of this one's disk now.
+    fn due(&self) -> impl Iterator<Item = CopyTo> + '_ {
+        self.view.copies_of(self.id).filter(|to| match to {
+            CopyTo::Vm(id) => {
+                let step = Step::of(self.view, *id, self.now);
+                step.is_some_and(|step| step.starts())
+            }
+            CopyTo::Image(_) => true,
         })
     }
 
@@ -50,11 +77,11 @@ impl Step<'_> {
     }
 
     /// The copies that its host shall make with this goal. None is begun while something else waits for those before it.
-    pub(crate) fn copies(&self, open: &Open, goal: Goal) -> BTreeSet<VmId> {
+    pub(crate) fn copies(&self, open: &Open, goal: Goal) -> BTreeSet<CopyTo> {
         if !matches!(goal, Goal::Run { .. } | Goal::Copy) {
             return BTreeSet::new();
         }
-        let mut copies: BTreeSet<VmId> = self.due().filter(|to| open.copies.contains(to)).collect();
+        let mut copies: BTreeSet<CopyTo> = self.due().filter(|to| open.copies.contains(to)).collect();
         let run = self.vm.runs.get(&open.incarnation);
         let is_here =
             run.is_some_and(|run| run.ran && matches!(run.state, RunState::Running | RunState::Paused));
@@ -62,7 +89,7 @@ impl Step<'_> {
             self.is_asked(&self.intent()) || self.view.active_migrations(self.id).next().is_some();
         if is_here && !is_wanted && goal != Goal::Copy && !open.has_to_go_on(run) {
             let room = self.room(self.intent().host, open).saturating_sub(copies.len());
-            let more: Vec<VmId> = self.due().filter(|to| !copies.contains(to)).take(room).collect();
+            let more: Vec<CopyTo> = self.due().filter(|to| !copies.contains(to)).take(room).collect();
             copies.extend(more);
         }
         copies
@@ -96,7 +123,17 @@ impl Step<'_> {
             let state = run.copies.get(&to);
             // It ended without a word: to ask again by itself might be in vain for ever.
             let has_ended = run.state.is_closed() && open.goal == Goal::Copy && open.copies.contains(&to);
-            let clone = Step::of(self.view, to, self.now)?;
+            let CopyTo::Vm(id) = to else {
+                let reason = match state {
+                    Some(CopyState::Failed { reason }) => Some(reason.clone()),
+                    _ => has_ended.then(|| ended_reason(run)),
+                };
+                if let Some(reason) = reason {
+                    fail_image(self.view, &mut plan, to.id(), reason);
+                }
+                continue;
+            };
+            let clone = Step::of(self.view, id, self.now)?;
             match state {
                 Some(CopyState::Made { is_frozen }) => {
                     let copied = Copied {
@@ -168,7 +205,7 @@ impl Step<'_> {
                 .active_migrations(self.id)
                 .all(|(_, migration)| migration.intent.is_none())
         };
-        let due: BTreeSet<VmId> = self.due().take(COPIES_PER_SOURCE).collect();
+        let due: BTreeSet<CopyTo> = self.due().take(COPIES_PER_SOURCE).collect();
         if due.is_empty() || !intent.has_volumes || !is_clear() {
             return Decision::nothing();
         }
@@ -177,8 +214,8 @@ impl Step<'_> {
         };
         let incarnation = intent.last_incarnation.next();
         let mut plan = self.begin("copy the disk of");
-        for to in &due {
-            self.own_files(&mut plan, *to);
+        for to in due.iter().filter_map(|to| to.vm()) {
+            self.own_files(&mut plan, to);
         }
         // It takes nothing of what is there for guests.
         let reserved = Reserved {
@@ -239,12 +276,16 @@ impl Step<'_> {
             return Some(Awaited::NeverComes(Reason::new("clone-source-gone", message)));
         };
         let name = &step.object.value.meta.name;
-        let (code, message) = step.stands(self.id, name);
+        let (code, message) = step.stands(self.id.into(), name);
         Some(Awaited::Comes(Reason::new(code, message)))
     }
 
     /// What a copy of this VM waits for.
-    fn stands(&self, to: VmId, name: &str) -> (&'static str, String) {
+    fn stands(&self, to: CopyTo, name: &str) -> (&'static str, String) {
+        let what = match to {
+            CopyTo::Vm(_) => "its disk",
+            CopyTo::Image(_) => "its content",
+        };
         let intent = self.intent();
         let Some(open) = &intent.open else {
             return if !intent.has_volumes && !self.starts() {
@@ -255,31 +296,31 @@ impl Step<'_> {
             } else if self.starts() {
                 (
                     "clone-source-starts",
-                    format!("its disk is copied from VM {name} when that runs: `sterna vm explain {name}`"),
+                    format!("{what} is copied from VM {name} when that runs: `sterna vm explain {name}`"),
                 )
             } else {
                 (
                     "clone-waits",
-                    format!("its disk is copied from VM {name} when a host has a turn for it"),
+                    format!("{what} is copied from VM {name} when a host has a turn for it"),
                 )
             };
         };
         let host = intent.host.and_then(|host| self.view.hosts.get(&host));
         if host.is_some_and(|host| host.is_silent()) {
             let message = format!(
-                "its disk is copied from VM {name}, whose host is not heard: `sterna vm explain {name}`"
+                "{what} is copied from VM {name}, whose host is not heard: `sterna vm explain {name}`"
             );
             return ("clone-source-unknown", message);
         }
         if open.copies.contains(&to) {
-            return ("disk-copying", format!("its disk is being copied from VM {name}"));
+            return ("disk-copying", format!("{what} is being copied from VM {name}"));
         }
         if open.copies.is_empty() {
             let message =
-                format!("its disk is copied from VM {name} when that is not being started, stopped or moved");
+                format!("{what} is copied from VM {name} when that is not being started, stopped or moved");
             return ("clone-source-busy", message);
         }
-        let message = format!("its disk is copied from VM {name} after the copies of it that are being made");
+        let message = format!("{what} is copied from VM {name} after the copies of it that are being made");
         ("clone-waits", message)
     }
 
@@ -291,8 +332,9 @@ impl Step<'_> {
         let open = source.intent.as_ref().and_then(|at| at.value.open.as_ref());
         open.is_some_and(|open| {
             let run = source.runs.get(&open.incarnation);
-            let is_at_it = run.is_some_and(|run| !run.state.is_closed() && run.copies.contains_key(&self.id));
-            open.copies.contains(&self.id) || is_at_it
+            let own = CopyTo::Vm(self.id);
+            let is_at_it = run.is_some_and(|run| !run.state.is_closed() && run.copies.contains_key(&own));
+            open.copies.contains(&own) || is_at_it
         })
     }
 }
@@ -316,13 +358,71 @@ fn ended_reason(run: &RunStatus) -> Reason {
     run.reason.clone().unwrap_or_else(unknown)
 }
 
-/// The VMs that wait for a copy of this one's disk, by name: it is not deleted under them.
-pub fn waiting_for(view: &View, source: VmId) -> Vec<&str> {
-    let waits = |id: VmId| {
-        let object = &view.vms.get(&id)?.object.as_ref()?.value;
-        let is_kept = object.meta.deleted_at.is_none();
-        let step = Step::of(view, id, object.meta.updated_at)?;
-        (is_kept && step.starts()).then_some(object.meta.name.as_str())
+/// There will be no content, until somebody asks again.
+fn fail_image(view: &View, plan: &mut Plan, image: Uuid, reason: Reason) {
+    let Some(found) = view.images.get(&image) else {
+        return;
     };
-    view.clones_of(source).filter_map(waits).collect()
+    let Some(object) = &found.object else { return };
+    let revision = found.status.as_ref().map_or(0, |at| at.revision);
+    plan.rely(key::object(Kind::Image, image), object.revision);
+    plan.replace(
+        key::image_status(ImageId(image)),
+        revision,
+        &ImageStatus::failed(reason),
+    );
+}
+
+/// What waits for a copy of this VM's disk, by kind and name: it is not deleted under them.
+pub fn waiting_for(view: &View, source: VmId) -> Vec<(Kind, &str)> {
+    let waits = |to: CopyTo| {
+        let kind = match to {
+            CopyTo::Vm(_) => Kind::Vm,
+            CopyTo::Image(_) => Kind::Image,
+        };
+        let meta = view.meta(kind, to.id())?;
+        let waits = to.vm().is_none_or(|id| {
+            let step = Step::of(view, id, meta.updated_at);
+            meta.deleted_at.is_none() && step.is_some_and(|step| step.starts())
+        });
+        waits.then_some((kind, meta.name.as_str()))
+    };
+    view.copies_of(source).filter_map(waits).collect()
+}
+
+/// What an image waits for that is a copy of a VM's disk; `Err`: that there is nothing any more to be copied.
+pub fn awaited_by_image(view: &View, image: ImageId, now: Timestamp) -> Option<Result<Reason, Reason>> {
+    let source = view.images.get(&image.0)?.object.as_ref()?.value.spec.from_vm?;
+    let step = Step::of(view, source, now);
+    let step = step.filter(|step| step.object.value.meta.deleted_at.is_none());
+    let Some(step) = step else {
+        let message = "the VM that it is a copy of was deleted before its disk was copied: delete this image";
+        return Some(Err(Reason::new("clone-source-gone", message)));
+    };
+    let (code, message) = step.stands(image.into(), &step.object.value.meta.name);
+    Some(Ok(Reason::new(code, message)))
+}
+
+/// Who has made a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copier {
+    /// The host.
+    pub host: HostId,
+    /// The incarnation of the VM whose disk it is.
+    pub incarnation: Incarnation,
+    /// Whether the guest's file systems were frozen.
+    pub is_frozen: bool,
+}
+
+/// Of which instant the copy is that whoever has made it was told to make for an image.
+pub fn made_for_image(view: &View, image: ImageId, by: Copier, now: Timestamp) -> Option<Copied> {
+    let source = view.images.get(&image.0)?.object.as_ref()?.value.spec.from_vm?;
+    let step = Step::of(view, source, now)?;
+    let intent = step.intent();
+    let open = intent.open.as_ref().filter(|_| intent.host == Some(by.host))?;
+    let is_told = open.incarnation == by.incarnation && open.copies.contains(&image.into());
+    is_told.then(|| Copied {
+        at: now,
+        consistency: step.consistency(open, by.is_frozen),
+    })
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use model::copy::{CopyShape, CopyTo};
 use model::document::{
     Cdrom, Disk, HostDocument, ImageFile, Machine, MigrateTo, NetworkDocument, Order, Port, StartFrom, Stop,
     Target, TargetState, VmDocument,
@@ -13,6 +14,7 @@ use model::user_data::UserData;
 use model::vm::{self, BootDevice, Goal, GuestConfig, Open, Reboot, Start, VmIntent, VmSpec};
 use model::{HostId, ImageId, Incarnation, Kind, MigrationId, VmId, key};
 
+use crate::copies;
 use crate::migration::unwanted;
 use crate::operation;
 use crate::view::{Migration, View, Vm};
@@ -143,11 +145,12 @@ fn reboot(view: &View, id: VmId, order: &Order) -> Option<Reboot> {
 }
 
 /// The copies that are made meanwhile of the disk of a VM that stays where it is.
-fn copies(view: &View, id: VmId, order: &Order) -> BTreeSet<VmId> {
+fn copies(view: &View, id: VmId, order: &Order) -> BTreeMap<CopyTo, CopyShape> {
     let intent = view.vms.get(&id).and_then(|vm| vm.intent.as_ref());
     let open = intent.and_then(|at| at.value.open.as_ref());
     let open = open.filter(|_| matches!(order, Order::Run { .. } | Order::Stop(Stop::Prepare)));
-    open.map(|open| open.copies.clone()).unwrap_or_default()
+    let copies = open.into_iter().flat_map(|open| &open.copies);
+    copies.map(|to| (*to, copies::shape(view, id, *to))).collect()
 }
 
 fn open_order(open: &Open) -> Order {
@@ -371,7 +374,7 @@ const fn has_seed(state: RunState) -> bool {
 }
 
 /// The size of a VM's root disk: what its user wants, and no less than the image's. `None`: neither is known.
-pub(crate) fn disk_bytes(view: &View, spec: &VmSpec) -> Option<u64> {
+pub fn disk_bytes(view: &View, spec: &VmSpec) -> Option<u64> {
     let content = spec.image.and_then(|image| view.image_content(image));
     spec.disk_bytes.max(content.map(|content| content.virtual_bytes))
 }

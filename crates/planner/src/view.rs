@@ -3,6 +3,8 @@
 //! An object that cannot be read is kept apart under its key with the cause; nothing is decided about it, and the rest
 //! goes on.
 
+mod copies;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,6 +25,8 @@ use model::template::TemplateSpec;
 use model::vm::{VmIntent, VmSpec};
 use model::{HostId, ImageId, Incarnation, Kind, MigrationId, Object, OperationId, VmId};
 use uuid::Uuid;
+
+use self::copies::{awaited_source, awaited_vm};
 
 use crate::hardware::Capacity;
 use crate::profiles::Profiles;
@@ -143,6 +147,9 @@ pub struct View {
     active_migrations: BTreeMap<VmId, BTreeSet<MigrationId>>,
     /// The VMs that wait for a copy of each VM's disk, or may again, deleted ones among them.
     clones_of: BTreeMap<VmId, BTreeSet<VmId>>,
+    images_of: BTreeMap<VmId, BTreeSet<Uuid>>,
+    /// The VMs whose hosts are told to copy their disks for an image.
+    copied_for: BTreeMap<Uuid, BTreeSet<VmId>>,
     /// The operations on each VM, in the order of their making.
     operations_on: BTreeMap<VmId, BTreeSet<Uuid>>,
     /// The VMs, and the templates with any version, that name each image.
@@ -309,6 +316,7 @@ impl View {
             Kind::Migration => self.index_migration(MigrationId(id), false),
             Kind::Operation => self.index_operation(id, false),
             Kind::Template => self.index_template(id, false),
+            Kind::Image => self.index_image(id, false),
             _ => {}
         }
         if let Some(entry) = self.name_entry(kind, id) {
@@ -332,7 +340,10 @@ impl View {
                 drop_if(&mut self.migrations, MigrationId(id), is_empty);
                 self.index_migration(MigrationId(id), true);
             }
-            Kind::Image => drop_if(&mut self.images, id, WithStatus::is_empty),
+            Kind::Image => {
+                drop_if(&mut self.images, id, WithStatus::is_empty);
+                self.index_image(id, true);
+            }
             Kind::Operation => {
                 drop_if(&mut self.operations, id, WithStatus::is_empty);
                 self.index_operation(id, true);
@@ -367,26 +378,14 @@ impl View {
         let Some(intent) = self.vms.get(&id).and_then(|vm| vm.intent.as_ref()) else {
             return;
         };
-        if let Some(host) = intent.value.host {
+        let (host, open) = (intent.value.host, intent.value.open.as_ref());
+        let images = open.into_iter().flat_map(|open| &open.copies);
+        for image in images.filter(|to| to.vm().is_none()) {
+            set_index(&mut self.copied_for, image.id(), id, add);
+        }
+        if let Some(host) = host {
             set_index(&mut self.by_host, host, id, add);
         }
-    }
-
-    /// The VMs whose disks shall be copies of this one's and are not yet, in the order of their making: also those that
-    /// are not to be made now.
-    pub fn clones_of(&self, source: VmId) -> impl Iterator<Item = VmId> + '_ {
-        self.clones_of.get(&source).into_iter().flatten().copied()
-    }
-
-    /// The VMs that a VM's copies have to do with: those that it is copied to, and the one that it is a copy of.
-    fn sides_of_copies(&self, id: VmId) -> BTreeSet<VmId> {
-        let open = |id: VmId| self.vms.get(&id)?.intent.as_ref()?.value.open.as_ref();
-        let source = || self.vms.get(&id)?.object.as_ref()?.value.spec.clone_of;
-        let is_at_it = |source: VmId| open(source).is_some_and(|open| open.copies.contains(&id));
-        let waits = self.vms.get(&id).is_some_and(|vm| awaited_source(vm).is_some());
-        let source = source().filter(|source| waits || is_at_it(*source));
-        let ordered = open(id).into_iter().flat_map(|open| open.copies.iter().copied());
-        self.clones_of(id).chain(ordered).chain(source).collect()
     }
 
     fn index_template(&mut self, id: Uuid, add: bool) {
@@ -511,6 +510,10 @@ impl View {
                     let users = self.users_of_image(id).filter(|(kind, _)| *kind == Kind::Vm);
                     let vms = users.filter_map(|(_, vm)| Some((VmId(vm), self.vms.get(&VmId(vm))?.clone())));
                     copy.vms.extend(vms);
+                    // Whether that is there says what becomes of the image.
+                    let source = self.images.get(&id).and_then(awaited_vm);
+                    copy.vms
+                        .extend(source.and_then(|vm| Some((vm, self.vms.get(&vm)?.clone()))));
                     copy.users_of_image
                         .extend(self.users_of_image.get(&id).map(|all| (id, all.clone())));
                 }
@@ -559,10 +562,16 @@ impl View {
                     .map(|(id, _)| (Kind::Migration, id.0));
                 let drained = self.draining_hosts_of(VmId(id)).into_iter();
                 let copies = self.sides_of_copies(VmId(id)).into_iter();
+                let images = self.images_of.get(&VmId(id)).into_iter().flatten();
                 migrations
                     .chain(drained.map(|host| (Kind::Host, host.0)))
                     .chain(copies.map(|vm| (Kind::Vm, vm.0)))
+                    .chain(images.map(|image| (Kind::Image, *image)))
                     .collect()
+            }
+            Kind::Image => {
+                let vms = self.sources_of(id).into_iter();
+                vms.map(|vm| (Kind::Vm, vm.0)).collect()
             }
             Kind::Operation => {
                 let object = self
@@ -706,12 +715,6 @@ impl View {
             migration: migration.map(Migration::phase),
         })
     }
-}
-
-/// The VM whose disk this one's shall be a copy of, while it is not.
-fn awaited_source(vm: &Vm) -> Option<VmId> {
-    let is_made = vm.intent.as_ref().is_some_and(|at| at.value.copied.is_some());
-    vm.object.as_ref()?.value.spec.clone_of.filter(|_| !is_made)
 }
 
 /// Removes an entry of which nothing is left.

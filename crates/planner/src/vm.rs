@@ -188,8 +188,8 @@ impl<'a> Step<'a> {
             return Decision::nothing();
         }
         let mut plan = self.begin("change what is wanted of");
-        for to in copies.difference(&open.copies) {
-            self.own_files(&mut plan, *to);
+        for to in copies.difference(&open.copies).filter_map(|to| to.vm()) {
+            self.own_files(&mut plan, to);
         }
         self.set_intent(&mut plan, &intent);
         plan.into()

@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::command_line::ImageFormat;
 use crate::command_output::{self, first_lines};
 
 const INFO_BYTES_MAX: usize = 1024 * 1024;
+/// The bound on what goes through a whole disk.
+const FLATTEN_DEADLINE: Duration = Duration::from_secs(24 * 3600);
 
 /// The `qemu-img` program and how long it may take.
 #[derive(Clone, Debug)]
@@ -127,6 +130,13 @@ impl ImageInfo {
     }
 }
 
+impl ImageError {
+    /// Whether there was no room for it.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Refused { stderr, .. } if stderr.contains("No space left on device"))
+    }
+}
+
 impl QemuImg {
     /// Makes a qcow2 overlay at `path` over `base`. It has the base's size, or `size_bytes`. An existing file is overwritten.
     pub async fn create_overlay(
@@ -155,6 +165,42 @@ impl QemuImg {
             .arg(size_bytes.to_string());
         let remedy = "check that its directory is there and that the datastore has room";
         self.run(action, path, remedy, command).await.map(drop)
+    }
+
+    /// Makes the qcow2 image at `path`, which nobody may have open, one of `bytes`. What it is over stays as it is.
+    pub async fn grow(&self, path: &Path, bytes: u64) -> Result<(), ImageError> {
+        let action = "growing the disk";
+        let image = node(ImageFormat::Qcow2, text(action, path)?, &Value::Null);
+        let mut command = Command::new(&self.program);
+        command.args(["resize", "-q", &format!("json:{image}"), &bytes.to_string()]);
+        let remedy = "check that the file is there and that the datastore has room";
+        self.run(action, path, remedy, command).await.map(drop)
+    }
+
+    /// All that a guest sees of the qcow2 image at `path`, over `base` or nothing, as one qcow2 image at `to`, which nobody may
+    /// have open. What stands in `path`'s own header of other files is not believed.
+    pub async fn flatten(
+        &self,
+        path: &Path,
+        base: Option<(&Path, ImageFormat)>,
+        to: &Path,
+    ) -> Result<(), ImageError> {
+        let action = "copying the content of the disk to";
+        let base = base
+            .map(|(base, format)| Ok(node(format, text(action, base)?, &Value::Null)))
+            .transpose()?;
+        let source = node(ImageFormat::Qcow2, text(action, path)?, &base.unwrap_or_default());
+        let mut command = Command::new(&self.program);
+        command
+            .args(["convert", "-q", "-O", "qcow2"])
+            .args([&format!("json:{source}"), text(action, to)?]);
+        let remedy =
+            "check that the disk and its image are there and readable, and that the datastore has room";
+        let slow = Self {
+            deadline: FLATTEN_DEADLINE,
+            ..self.clone()
+        };
+        slow.run(action, to, remedy, command).await.map(drop)
     }
 
     /// What the image is. Works beside a QEMU that uses it. Without a format QEMU guesses, which is right for an import
@@ -199,6 +245,15 @@ impl QemuImg {
             stderr: first_lines(&output.stderr),
             remedy,
         })
+    }
+}
+
+/// An image as QEMU opens it, each part of which is named: nothing is looked up in its header.
+fn node(format: ImageFormat, path: &str, backing: &Value) -> Value {
+    let file = json!({"driver": "file", "filename": path});
+    match format {
+        ImageFormat::Raw => json!({"driver": "raw", "file": file}),
+        ImageFormat::Qcow2 => json!({"driver": "qcow2", "file": file, "backing": backing}),
     }
 }
 

@@ -87,6 +87,12 @@ pub fn router(app: App) -> Router {
         .route("/agent/v1/calls", get(calls::listen))
         .route("/agent/v1/calls/{id}", get(calls::answer))
         .route("/agent/v1/images/{sha256}", get(images::download))
+        .route(
+            "/agent/v1/copies/{image}/{incarnation}",
+            get(images::upload::sent_by_host)
+                .put(images::upload::upload_by_host)
+                .layer(DefaultBodyLimit::disable()),
+        )
         .route("/v1/store", get(restored::status))
         .route("/v1/store/backup", get(backup::backup))
         .route("/v1/store/resume", post(restored::resume))

@@ -10,6 +10,7 @@ use driver::journal::Entry;
 use driver::types::{
     CopyJobState, Effect, EffectId, Failure, Input, Mark, MigrationWord, Outcome, Qemu, RunStatusWord,
 };
+use model::copy::CopyTo;
 use model::document::{Order, StartFrom};
 use model::vm::SavedIn;
 use model::{Incarnation, VmId};
@@ -172,7 +173,7 @@ impl World {
     }
 
     /// A copy is begun beside the guest; when it has ended it is kept.
-    fn copy(&mut self, n: usize, key: Key, to: VmId) -> Answer {
+    fn copy(&mut self, n: usize, key: Key, to: CopyTo) -> Answer {
         let Some(process) = self.hosts[n].qemus.get_mut(&key) else {
             return Err(failure("qemu-gone", true));
         };
@@ -189,12 +190,14 @@ impl World {
     }
 
     /// A copy is whole: a disk of that VM.
-    fn copied(&mut self, n: usize, to: VmId, is_frozen: bool) -> Answer {
+    fn copied(&mut self, n: usize, to: CopyTo, is_frozen: bool) -> Answer {
         if self.hosts[n].is_full {
             return Err(failure("disk-full", true));
         }
-        self.overlays.insert(to);
-        self.copies.insert(to);
+        if let CopyTo::Vm(to) = to {
+            self.overlays.insert(to);
+            self.copies.insert(to);
+        }
         Ok(Outcome::Copied { is_frozen })
     }
 

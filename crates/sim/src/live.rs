@@ -69,7 +69,7 @@ pub async fn make_template(client: &Client) -> Result<(), ClientError> {
     sector[510..].copy_from_slice(&[0x55, 0xaa]);
     let image = ImageSpec {
         expected_sha256: Some(server::auth::sha256_hex(&sector)),
-        source: None,
+        ..ImageSpec::default()
     };
     client.create::<Image>(&named(IMAGE, image), None, false).await?;
     let length = sector.len() as u64;

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use controller::cache::Cache;
 use driver::types::{Effect, EffectId, Input};
 use futures_util::FutureExt;
+use model::copy::CopyTo;
 use model::document::HostDocument;
 use model::report::Report;
 use model::{HostId, VmId};
@@ -139,7 +140,7 @@ pub(crate) enum QemuEvent {
     /// It answers again.
     Answers,
     /// A copy of its disk has ended well.
-    Copied(VmId),
+    Copied(CopyTo),
 }
 
 /// A server.

@@ -1,4 +1,4 @@
-//! Effects of copies of a root disk for other VMs.
+//! Effects of copies of a root disk, for other VMs and for images.
 //!
 //! **Owns:** that a copy gets its name when it is whole and durable, and not before; that a guest's file systems are frozen for
 //! no longer than it takes to begin one.
@@ -14,86 +14,126 @@ use std::fs;
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use driver::types::{Failure, Outcome};
-use model::VmId;
+use model::Incarnation;
+use model::copy::{CopyShape, CopyTo};
 use model::document::Disk;
 use qemu::command_line::Cache;
-use qemu::qmp::copies::DiskCopyState;
+use qemu::qmp::copies::{Base, DiskCopyState};
 use rustix::fs::OFlags;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::exec::{Vm, qmp_failure, storage_failure};
 use super::live::Live;
 use super::terminal;
 use crate::config::volume_dir;
 use crate::firmware;
-use crate::storage::{self, StorageError};
+use crate::storage::{self, Storage, StorageError};
 
 /// How long an effect waits for work that goes on without it: meanwhile nothing else is done for the VM.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How much is copied between two looks at whether it is still wanted.
 const CHUNK_BYTES: u64 = 16 << 20;
+/// What a copy's name ends with until it is whole, and how one begins that becomes an image.
+const PART: &str = ".part";
+const IMAGE: &str = "image-";
 
-/// What goes on for copies, by the VM that each is for.
-pub(super) type Copying = Mutex<BTreeMap<VmId, Work>>;
+/// What goes on for copies, by what each is for.
+pub(super) type Copying = Mutex<BTreeMap<CopyTo, Work>>;
 
 /// Something that takes long.
 pub(super) struct Work {
     task: JoinHandle<Result<(), StorageError>>,
-    is_over: Arc<AtomicBool>,
+    over: CancellationToken,
+}
+
+/// A copy that is to be made.
+#[derive(Clone)]
+struct Order {
+    to: CopyTo,
+    shape: CopyShape,
+    /// Who makes it.
+    incarnation: Incarnation,
+    /// The disk that is copied.
+    disk: Disk,
+    source: PathBuf,
+    files: Files,
 }
 
 impl Vm {
+    fn order(&self, to: CopyTo) -> Result<Order, Failure> {
+        let document = self.desired()?;
+        let disk = document.machine.disk;
+        Ok(Order {
+            to,
+            incarnation: self.id.incarnation,
+            shape: document.copies.get(&to).copied().unwrap_or_default(),
+            source: storage::disk_path(self.id.vm, &disk),
+            files: self.files(to, &disk),
+            disk,
+        })
+    }
+
+    /// Where a copy comes to be. What becomes an image is only passed on from here, and is this incarnation's.
+    fn files(&self, to: CopyTo, disk: &Disk) -> Files {
+        let whole = match to {
+            CopyTo::Vm(vm) => storage::disk_path(vm, disk),
+            CopyTo::Image(image) => {
+                let name = format!("{IMAGE}{image}-{}.qcow2", self.id.incarnation);
+                volume_dir(Path::new(&disk.datastore), self.id.vm).join(name)
+            }
+        };
+        Files::of(whole)
+    }
+
     /// Has the QEMU that is there copy the disk as it is now. Asked again when it has, it makes the copy durable.
-    pub(super) async fn copy(&self, to: VmId) -> Result<Outcome, Failure> {
-        let disk = self.desired()?.machine.disk;
-        let files = Files::of(to, &disk);
+    pub(super) async fn copy(&self, to: CopyTo) -> Result<Outcome, Failure> {
+        let order = self.order(to)?;
         let live = self.live().await?;
         let copies = live.qmp.query_copies().await.map_err(qmp_failure)?;
-        match copies.into_iter().find(|copy| copy.to == to.0) {
+        match copies.into_iter().find(|copy| copy.to == to) {
             // Whoever made it has not come to tell.
-            None if files.whole.exists() => Ok(Outcome::Copied { is_frozen: false }),
-            None => self.begin_copy(&live, to, &disk, &files).await,
+            None if to.vm().is_some() && order.files.whole.exists() => {
+                Ok(Outcome::Copied { is_frozen: false })
+            }
+            None => self.begin_copy(&live, &order).await,
             Some(copy) if copy.state == DiskCopyState::Done => {
-                live.qmp.take_copy_target(to.0).await.map_err(qmp_failure)?;
+                live.qmp.take_copy_target(to).await.map_err(qmp_failure)?;
+                let storage = self.host.storage.clone();
                 let is_frozen = copy.is_frozen;
-                let is_kept = self.work(to, move |is_over| files.keep(is_over)).await?;
-                Ok(if is_kept {
-                    Outcome::Copied { is_frozen }
-                } else {
-                    Outcome::Ok
+                self.work(to, is_frozen, async move |over| {
+                    order.keep(&storage, &over).await?;
+                    order.pass_on(&storage, is_frozen, &over).await
                 })
+                .await
             }
             Some(_) => Ok(Outcome::Ok),
         }
     }
 
-    async fn begin_copy(
-        &self,
-        live: &Live,
-        to: VmId,
-        disk: &Disk,
-        files: &Files,
-    ) -> Result<Outcome, Failure> {
+    async fn begin_copy(&self, live: &Live, order: &Order) -> Result<Outcome, Failure> {
+        let Order { to, disk, files, .. } = order;
         live.note_copy();
-        storage::make_private(&files.directory).map_err(storage_failure)?;
-        firmware::copy_variables(self.id.vm, to, disk).map_err(storage_failure)?;
+        self.copy_variables(order)?;
         storage::remove(&files.part).map_err(storage_failure)?;
-        let made = self.host.storage.empty_copy(&files.part, disk).await;
+        let is_whole = order.shape.whole;
+        let made = self.host.storage.empty_copy(&files.part, disk, is_whole).await;
         made.map_err(storage_failure)?;
         let (file, cache) = files.open_part(disk).map_err(storage_failure)?;
         let qmp = &live.qmp;
-        qmp.give_copy_target(to.0, file, disk.image.is_some(), cache)
-            .await
-            .map_err(qmp_failure)?;
+        let base = match &disk.image {
+            Some(_) if !is_whole => Base::Image,
+            _ => Base::Nothing,
+        };
+        let given = qmp.give_copy_target(*to, file, base, cache).await;
+        given.map_err(qmp_failure)?;
         let frozen = live.freeze().await;
-        let begun = qmp.start_copy(to.0, frozen.is_some()).await;
+        let begun = qmp.start_copy(*to, base, frozen.is_some()).await;
         if let Some(frozen) = frozen {
             frozen.thaw().await;
         }
@@ -101,68 +141,172 @@ impl Vm {
         Ok(Outcome::Ok)
     }
 
+    /// Makes the copy's directory, with what the source's firmware keeps in it if it is for a VM.
+    fn copy_variables(&self, order: &Order) -> Result<(), Failure> {
+        storage::make_private(&order.files.directory).map_err(storage_failure)?;
+        let Some(to) = order.to.vm() else { return Ok(()) };
+        firmware::copy_variables(self.id.vm, to, &order.disk).map_err(storage_failure)
+    }
+
     /// Copies the disk's file, which no QEMU has open.
-    pub(super) async fn copy_at_rest(&self, to: VmId) -> Result<Outcome, Failure> {
-        let disk = self.desired()?.machine.disk;
-        let source = storage::disk_path(self.id.vm, &disk);
-        let files = Files::of(to, &disk);
-        storage::make_private(&files.directory).map_err(storage_failure)?;
-        firmware::copy_variables(self.id.vm, to, &disk).map_err(storage_failure)?;
-        let is_kept = self.work(to, move |is_over| files.fill(&source, is_over)).await?;
-        Ok(if is_kept {
-            Outcome::Copied { is_frozen: false }
-        } else {
-            Outcome::Ok
+    pub(super) async fn copy_at_rest(&self, to: CopyTo) -> Result<Outcome, Failure> {
+        let order = self.order(to)?;
+        self.copy_variables(&order)?;
+        let storage = self.host.storage.clone();
+        self.work(to, false, async move |over| {
+            order.fill(&storage, &over).await?;
+            order.pass_on(&storage, false, &over).await
         })
+        .await
     }
 
     /// Ends what goes on for a copy, and deletes what is not whole of it.
-    pub(super) async fn drop_copy(&self, to: VmId) -> Result<(), Failure> {
+    pub(super) async fn drop_copy(&self, to: CopyTo) -> Result<(), Failure> {
         let mut all = self.copying.lock().await;
         if let Some(work) = all.get_mut(&to) {
-            work.is_over.store(true, Ordering::Relaxed);
+            work.over.cancel();
             let _ = (&mut work.task).await;
             all.remove(&to);
         }
         if let Ok(live) = self.live().await {
-            live.qmp.drop_copy(to.0).await.map_err(qmp_failure)?;
+            live.qmp.drop_copy(to).await.map_err(qmp_failure)?;
         }
-        let files = Files::of(to, &self.desired()?.machine.disk);
+        let files = self.files(to, &self.desired()?.machine.disk);
         storage::remove(&files.part).map_err(storage_failure)?;
-        if !files.whole.exists() {
-            let variables = firmware::path(to, &self.desired()?.machine.disk);
-            storage::remove(&variables).map_err(storage_failure)?;
+        let disk = self.desired()?.machine.disk;
+        match to.vm() {
+            Some(to) if !files.whole.exists() => {
+                storage::remove(&firmware::path(to, &disk)).map_err(storage_failure)?;
+            }
+            Some(_) => {}
+            None => storage::remove(&files.whole).map_err(storage_failure)?,
         }
         // Goes only if nothing is in it.
         let _ = fs::remove_dir(&files.directory);
         Ok(())
     }
 
+    /// Ends and deletes what this incarnation made for images: nobody goes on with it.
+    pub(super) async fn remove_copies_for_images(&self) -> Result<(), Failure> {
+        let mut all = self.copying.lock().await;
+        for (_, work) in all.iter_mut().filter(|(to, _)| to.vm().is_none()) {
+            work.over.cancel();
+            let _ = (&mut work.task).await;
+        }
+        all.retain(|to, _| to.vm().is_some());
+        let Ok(document) = self.desired() else {
+            return Ok(());
+        };
+        let directory = volume_dir(Path::new(&document.machine.disk.datastore), self.id.vm);
+        let end = format!("-{}.qcow2", self.id.incarnation);
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        for entry in entries {
+            let name = entry.file_name();
+            let name = name.to_str().unwrap_or_default();
+            let is_own = name.strip_suffix(PART).unwrap_or(name).ends_with(&end);
+            if is_own && name.starts_with(IMAGE) {
+                storage::remove(&entry.path()).map_err(storage_failure)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the work for a copy, begun now or before, has ended well; it may go on.
-    async fn work(
+    async fn work<F>(
         &self,
-        to: VmId,
-        work: impl FnOnce(&AtomicBool) -> Result<(), StorageError> + Send + 'static,
-    ) -> Result<bool, Failure> {
+        to: CopyTo,
+        is_frozen: bool,
+        work: impl FnOnce(CancellationToken) -> F,
+    ) -> Result<Outcome, Failure>
+    where
+        F: Future<Output = Result<(), StorageError>> + Send + 'static,
+    {
         let mut all = self.copying.lock().await;
         let begun = all.entry(to).or_insert_with(|| {
-            let is_over = Arc::new(AtomicBool::new(false));
-            let seen = Arc::clone(&is_over);
+            let over = CancellationToken::new();
             Work {
-                task: tokio::task::spawn_blocking(move || work(&seen)),
-                is_over,
+                task: tokio::spawn(work(over.clone())),
+                over,
             }
         });
         let Ok(ended) = timeout(PATIENCE, &mut begun.task).await else {
-            return Ok(false);
+            return Ok(Outcome::Ok);
         };
         all.remove(&to);
         let ended = ended.map_err(|error| terminal("copy-failed", &error))?;
-        ended.map(|()| true).map_err(storage_failure)
+        ended
+            .map(|()| Outcome::Copied { is_frozen })
+            .map_err(storage_failure)
     }
 }
 
+fn interrupted(to: CopyTo) -> StorageError {
+    storage::file("go on with the copy for", Path::new(&to.to_string()))(io::ErrorKind::Interrupted.into())
+}
+
+impl Order {
+    /// A copy of a file that nobody writes, whole and durable.
+    async fn fill(&self, storage: &Storage, over: &CancellationToken) -> Result<(), StorageError> {
+        if !self.files.whole.exists() {
+            storage::make_private(&self.files.directory)?;
+            // A part that somebody may still write is another file from now on.
+            storage::remove(&self.files.part)?;
+            if self.shape.whole {
+                let flattened = storage.flatten(&self.source, &self.disk, &self.files.part);
+                until_over(self.to, over, flattened).await?;
+            } else {
+                let (files, source, over) = (self.files.clone(), self.source.clone(), over.clone());
+                blocking(self.to, move || files.fill(&source, &over)).await?;
+            }
+        }
+        self.keep(storage, over).await
+    }
+
+    /// What is copied gets its size, and its name.
+    async fn keep(&self, storage: &Storage, over: &CancellationToken) -> Result<(), StorageError> {
+        if let Some(bytes) = self.shape.bytes.filter(|_| !self.files.whole.exists()) {
+            storage.grow(&self.files.part, bytes).await?;
+        }
+        let (files, over) = (self.files.clone(), over.clone());
+        blocking(self.to, move || files.keep(&over)).await
+    }
+
+    /// What becomes an image goes to the server.
+    async fn pass_on(
+        &self,
+        storage: &Storage,
+        is_frozen: bool,
+        over: &CancellationToken,
+    ) -> Result<(), StorageError> {
+        let CopyTo::Image(image) = self.to else {
+            return Ok(());
+        };
+        let sent = storage.send_image(image, self.incarnation, &self.files.whole, is_frozen);
+        until_over(self.to, over, sent).await
+    }
+}
+
+/// What is dropped when it is not wanted any more.
+async fn until_over(
+    to: CopyTo,
+    over: &CancellationToken,
+    work: impl Future<Output = Result<(), StorageError>>,
+) -> Result<(), StorageError> {
+    let ended = over.run_until_cancelled(work).await;
+    ended.unwrap_or_else(|| Err(interrupted(to)))
+}
+
+/// What is not cancelled, but ends soon when it is seen to be.
+async fn blocking(
+    to: CopyTo,
+    work: impl FnOnce() -> Result<(), StorageError> + Send + 'static,
+) -> Result<(), StorageError> {
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.unwrap_or_else(|_| Err(interrupted(to)))
+}
+
 /// Where a copy comes to be.
+#[derive(Clone)]
 struct Files {
     directory: PathBuf,
     part: PathBuf,
@@ -170,11 +314,12 @@ struct Files {
 }
 
 impl Files {
-    fn of(to: VmId, disk: &Disk) -> Self {
-        let whole = storage::disk_path(to, disk);
+    fn of(whole: PathBuf) -> Self {
+        let mut part = whole.clone().into_os_string();
+        part.push(PART);
         Self {
-            directory: volume_dir(Path::new(&disk.datastore), to),
-            part: whole.with_extension("qcow2.part"),
+            directory: whole.parent().map(Path::to_owned).unwrap_or_default(),
+            part: part.into(),
             whole,
         }
     }
@@ -194,28 +339,21 @@ impl Files {
             .map_err(storage::file("open", &self.part))
     }
 
-    /// A copy of a file that nobody writes, whole and durable.
-    fn fill(&self, source: &Path, is_over: &AtomicBool) -> Result<(), StorageError> {
-        if self.whole.exists() {
-            return self.keep(is_over);
-        }
-        storage::make_private(&self.directory)?;
-        // A part that somebody may still write is another file from now on.
-        storage::remove(&self.part)?;
+    /// A file's own content.
+    fn fill(&self, source: &Path, over: &CancellationToken) -> Result<(), StorageError> {
         let from = fs::File::open(source).map_err(storage::file("open", source))?;
         let mut private = fs::OpenOptions::new();
         let part = private.write(true).create_new(true).mode(0o600).open(&self.part);
-        let copied = part.and_then(|part| copy_sparse(from, part, is_over));
-        copied.map_err(storage::file("copy the disk to", &self.part))?;
-        self.keep(is_over)
+        let copied = part.and_then(|part| copy_sparse(from, part, over));
+        copied.map_err(storage::file("copy the disk to", &self.part))
     }
 
     /// The part becomes the whole.
-    fn keep(&self, is_over: &AtomicBool) -> Result<(), StorageError> {
+    fn keep(&self, over: &CancellationToken) -> Result<(), StorageError> {
         if !self.whole.exists() {
             let part = fs::File::open(&self.part).map_err(storage::file("open", &self.part))?;
             part.sync_all().map_err(storage::file("sync", &self.part))?;
-            if is_over.load(Ordering::Relaxed) {
+            if over.is_cancelled() {
                 return Err(storage::file("keep", &self.part)(
                     io::ErrorKind::Interrupted.into(),
                 ));
@@ -230,7 +368,7 @@ impl Files {
 }
 
 /// Shares the blocks where the file system can; else copies what is not a hole.
-fn copy_sparse(mut from: fs::File, mut to: fs::File, is_over: &AtomicBool) -> io::Result<()> {
+fn copy_sparse(mut from: fs::File, mut to: fs::File, over: &CancellationToken) -> io::Result<()> {
     if rustix::fs::ioctl_ficlone(&to, &from).is_ok() {
         return Ok(());
     }
@@ -241,7 +379,7 @@ fn copy_sparse(mut from: fs::File, mut to: fs::File, is_over: &AtomicBool) -> io
         let end = seek(&from, rustix::fs::SeekFrom::Hole(begin))?.unwrap_or(bytes);
         at = begin;
         while at < end {
-            if is_over.load(Ordering::Relaxed) {
+            if over.is_cancelled() {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             from.seek(io::SeekFrom::Start(at))?;
@@ -272,11 +410,14 @@ mod tests {
     use super::*;
 
     fn files(directory: &Path) -> Files {
-        Files {
-            directory: directory.join("clone"),
-            part: directory.join("clone/root.qcow2.part"),
-            whole: directory.join("clone/root.qcow2"),
-        }
+        let files = Files::of(directory.join("clone/root.qcow2"));
+        fs::create_dir(&files.directory).unwrap();
+        files
+    }
+
+    fn made(files: &Files, source: &Path, over: &CancellationToken) -> Result<(), StorageError> {
+        files.fill(source, over)?;
+        files.keep(over)
     }
 
     #[test]
@@ -291,12 +432,13 @@ mod tests {
         std::os::unix::fs::FileExt::write_all_at(&from, &content[..4096], 0).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&from, &content[40 << 20..41 << 20], 40 << 20).unwrap();
         let files = files(directory.path());
-        files.fill(&source, &AtomicBool::new(false)).unwrap();
+        let over = CancellationToken::new();
+        made(&files, &source, &over).unwrap();
         assert!(fs::read(&files.whole).unwrap() == content, "it is another");
         assert!(fs::metadata(&files.whole).unwrap().blocks() * 512 < 8 << 20);
         assert!(!files.part.exists());
         // A repeat takes nothing away.
-        files.fill(&source, &AtomicBool::new(false)).unwrap();
+        files.keep(&over).unwrap();
         assert!(files.whole.exists());
     }
 
@@ -306,10 +448,12 @@ mod tests {
         let source = directory.path().join("source");
         fs::write(&source, vec![1; 1 << 20]).unwrap();
         let files = files(directory.path());
-        assert!(files.fill(&source, &AtomicBool::new(true)).is_err());
+        let over = CancellationToken::new();
+        over.cancel();
+        assert!(made(&files, &source, &over).is_err());
+        storage::remove(&files.part).unwrap();
+        fs::write(&files.part, "whole").unwrap();
+        assert!(files.keep(&over).is_err());
         assert!(!files.whole.exists());
-        fs::write(&files.part, "of one before").unwrap();
-        files.fill(&source, &AtomicBool::new(false)).unwrap();
-        assert_eq!(fs::read(&files.whole).unwrap(), vec![1; 1 << 20]);
     }
 }

@@ -601,6 +601,7 @@ impl Vm {
             .release(self.id)
             .await
             .map_err(network_failure)?;
+        self.remove_copies_for_images().await?;
         let directory = self.run_dir();
         let sockets = fs::read_dir(&directory)
             .into_iter()

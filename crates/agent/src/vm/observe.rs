@@ -7,7 +7,6 @@
 //! **Start here:** [`state`].
 
 use driver::types::{CopyJob, CopyJobState, Guest, GuestEnd, MigrationWord, QemuState, RunStatusWord};
-use model::VmId;
 use model::migration::Progress;
 use model::report::CdromState;
 use qemu::qmp::commands::RunState;
@@ -65,7 +64,7 @@ pub fn state(run: &RunState, migration: MigrationInfo, aside: Aside) -> QemuStat
 
 fn copy_job(copy: DiskCopy) -> CopyJob {
     CopyJob {
-        to: VmId(copy.to),
+        to: copy.to,
         state: match copy.state {
             DiskCopyState::Copies => CopyJobState::Copies,
             DiskCopyState::Done => CopyJobState::Done,

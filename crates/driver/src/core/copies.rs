@@ -1,11 +1,11 @@
-//! Copies of its disk for other VMs: beside a guest that is here, by its QEMU, and at rest, by the agent.
+//! Copies of its disk for other VMs and for images: beside a guest that is here, by its QEMU, and at rest, by the agent.
 //!
 //! Nothing of it is in the journal: a copy is whole when it has its name, and until then it is begun again. QEMU keeps an ended
 //! copy until nobody asks for it any more, so that an agent that was started meanwhile still learns how it was made.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::VmId;
+use model::copy::CopyTo;
 use model::report::CopyState;
 
 use super::{Core, Desired, Plan, STEADY_MS};
@@ -13,20 +13,20 @@ use crate::types::{CopyJobState, Effect, QemuState};
 
 impl Core {
     /// The copies that are ordered.
-    fn wanted_copies(&self) -> impl Iterator<Item = VmId> + '_ {
+    fn wanted_copies(&self) -> impl Iterator<Item = CopyTo> + '_ {
         let document = match &self.desired {
             Desired::Ordered(document) => Some(document),
             _ => None,
         };
         document
             .into_iter()
-            .flat_map(|document| &document.copies)
+            .flat_map(|document| document.copies.keys())
             .copied()
     }
 
     /// What became of copies that are not ordered any more is of no more use.
     pub(super) fn forget_copies(&mut self) {
-        let wanted: BTreeSet<VmId> = self.wanted_copies().collect();
+        let wanted: BTreeSet<CopyTo> = self.wanted_copies().collect();
         self.memory.copies.made.retain(|to, _| wanted.contains(to));
         self.memory.copies.failed.retain(|to, _| wanted.contains(to));
     }
@@ -42,11 +42,12 @@ impl Core {
         if let Some(plan) = self.ends_copy() {
             return Some(plan);
         }
-        let is_due = |to: &VmId| match jobs.iter().find(|job| job.to == *to) {
-            Some(job) => job.state == CopyJobState::Done,
-            None => self.lease.fresh && !self.is_outdated,
-        };
-        let to = self.open_copies().find(is_due)?;
+        let job = |to: &CopyTo| jobs.iter().find(|job| job.to == *to);
+        let may_begin = self.lease.fresh && !self.is_outdated;
+        // What is kept or sent of one takes its time, in which others may be made.
+        let new = self.open_copies().find(|to| may_begin && job(to).is_none());
+        let is_done = |to: &CopyTo| job(to).is_some_and(|job| job.state == CopyJobState::Done);
+        let to = new.or_else(|| self.open_copies().find(is_done))?;
         Some(Plan::act(Effect::Copy { to }))
     }
 
@@ -65,9 +66,9 @@ impl Core {
     }
 
     /// Those of which it is not known yet what becomes of them.
-    fn open_copies(&self) -> impl Iterator<Item = VmId> + '_ {
+    fn open_copies(&self) -> impl Iterator<Item = CopyTo> + '_ {
         let copies = &self.memory.copies;
-        let is_open = |to: &VmId| !copies.made.contains_key(to) && !copies.failed.contains_key(to);
+        let is_open = |to: &CopyTo| !copies.made.contains_key(to) && !copies.failed.contains_key(to);
         self.wanted_copies().filter(is_open)
     }
 
@@ -75,13 +76,13 @@ impl Core {
     pub(super) fn ends_copy(&self) -> Option<Plan> {
         let copies = &self.memory.copies;
         let is_over =
-            |to: &&VmId| copies.failed.contains_key(to) || self.wanted_copies().all(|other| other != **to);
+            |to: &&CopyTo| copies.failed.contains_key(to) || self.wanted_copies().all(|other| other != **to);
         let to = *copies.begun.iter().find(is_over)?;
         Some(Plan::act(Effect::DropCopy { to }))
     }
 
     /// What is reported of them.
-    pub(super) fn copies_told(&self) -> BTreeMap<VmId, CopyState> {
+    pub(super) fn copies_told(&self) -> BTreeMap<CopyTo, CopyState> {
         let copies = &self.memory.copies;
         let begun = copies.begun.iter().filter(|_| !self.marks.closed);
         let begun = begun.map(|to| (*to, CopyState::UnderWay));

@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use model::copy::CopyTo;
 use model::document::{Order, Stop};
 use model::report::{CdromState, StartStep};
-use model::{Incarnation, Reason, VmId};
+use model::{Incarnation, Reason};
 
 use super::reboot::UnderWay;
 use super::run::not_loaded;
@@ -55,12 +56,12 @@ pub(super) struct Memory {
 /// What is known of copies of its disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Copies {
-    /// There may be something of them, by the VMs that they are for.
-    pub(super) begun: BTreeSet<VmId>,
+    /// There may be something of them, by what they are for.
+    pub(super) begun: BTreeSet<CopyTo>,
     /// Those that are whole, with whether their guest's file systems were frozen.
-    pub(super) made: BTreeMap<VmId, bool>,
+    pub(super) made: BTreeMap<CopyTo, bool>,
     /// Those that are given up.
-    pub(super) failed: BTreeMap<VmId, Reason>,
+    pub(super) failed: BTreeMap<CopyTo, Reason>,
 }
 
 impl Copies {
@@ -68,7 +69,9 @@ impl Copies {
         for job in jobs {
             self.begun.insert(job.to);
             if let CopyJobState::Failed(why) = &job.state {
-                self.failed.entry(job.to).or_insert_with(|| copy_failed(why));
+                self.failed
+                    .entry(job.to)
+                    .or_insert_with(|| copy_failed(job.to, why));
             }
         }
     }
@@ -350,10 +353,13 @@ impl Memory {
     }
 }
 
-fn copy_failed(why: &str) -> Reason {
-    let message = format!(
-        "its disk could not be copied: {why}; look at the datastore's free space, then try again with `sterna vm retry`"
-    );
+fn copy_failed(to: CopyTo, why: &str) -> Reason {
+    let again = match to {
+        CopyTo::Vm(_) => "try again with `sterna vm retry`",
+        CopyTo::Image(_) => "give the same `sterna image create` again",
+    };
+    let message =
+        format!("the disk could not be copied: {why}; look at the datastore's free space, then {again}");
     Reason::new("copy-failed", message)
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use driver::types::{CopyJobState, Effect};
+use model::copy::{CopyShape, CopyTo};
 use model::document::{MigrateTo, Order, Stop};
 use model::report::{CopyState, RunState};
 use model::vm::SavedIn;
@@ -25,7 +26,8 @@ fn running() -> World {
 }
 
 fn wants(world: &mut World, copies: &[VmId], order: Option<Order>) {
-    world.hosts[SOURCE].copies = copies.iter().copied().collect();
+    let shaped = |to: &VmId| (CopyTo::Vm(*to), CopyShape::default());
+    world.hosts[SOURCE].copies = copies.iter().map(shaped).collect();
     world.order(SOURCE, order);
     world.settle(3_000_000);
 }
@@ -36,13 +38,16 @@ fn log(world: &World) -> Vec<Effect> {
 }
 
 fn told(world: &World, to: VmId) -> Option<CopyState> {
-    world.hosts[SOURCE].last().copies.get(&to).cloned()
+    world.hosts[SOURCE].last().copies.get(&to.into()).cloned()
 }
 
 /// QEMU's part of a copy has ended.
 fn ends(world: &mut World, to: VmId, state: CopyJobState) {
     let process = world.hosts[SOURCE].process.as_mut().unwrap();
-    assert!(process.copies.insert(to, state).is_some(), "it was not begun");
+    assert!(
+        process.copies.insert(to.into(), state).is_some(),
+        "it was not begun"
+    );
     world.settle(3_000_000);
 }
 
@@ -73,7 +78,7 @@ fn copies_are_made_beside_the_guest_and_forgotten_when_they_are_known() {
         wants(&mut world, &[B], run(paused));
         assert_eq!(told(&world, A), None);
         let process = world.hosts[SOURCE].process.as_ref().unwrap();
-        assert_eq!(process.copies.keys().collect::<Vec<_>>(), [&B]);
+        assert_eq!(process.copies.keys().collect::<Vec<_>>(), [&CopyTo::Vm(B)]);
         // An agent that starts meanwhile finds what QEMU knows.
         ends(&mut world, B, CopyJobState::Done);
         world.restart_agent(SOURCE);
@@ -94,7 +99,7 @@ fn a_copy_that_fails_is_told_and_leaves_nothing() {
     assert!(world.hosts[SOURCE].process.as_ref().unwrap().copies.is_empty());
     let begun = log(&world)
         .iter()
-        .filter(|effect| **effect == Effect::Copy { to: A })
+        .filter(|effect| **effect == Effect::Copy { to: A.into() })
         .count();
     assert_eq!(begun, 1, "it is tried again unasked");
 }
@@ -126,7 +131,7 @@ fn a_guest_is_saved_and_moved_when_nothing_of_a_copy_is_left() {
         let log = log(&world);
         let dropped = log
             .iter()
-            .position(|effect| *effect == Effect::DropCopy { to: A });
+            .position(|effect| *effect == Effect::DropCopy { to: A.into() });
         let begun = log.iter().position(is_begin);
         assert!(dropped.is_some() && dropped < begun, "{log:?}");
     }
@@ -142,7 +147,10 @@ fn a_disk_at_rest_is_copied_and_the_incarnation_ends() {
         .collect();
     assert_eq!(
         copies,
-        [Effect::CopyAtRest { to: A }, Effect::CopyAtRest { to: B }]
+        [
+            Effect::CopyAtRest { to: A.into() },
+            Effect::CopyAtRest { to: B.into() }
+        ]
     );
     let last = world.hosts[SOURCE].last();
     assert_eq!(last.state, RunState::Closed);
@@ -173,7 +181,7 @@ fn what_is_not_wanted_any_more_is_dropped() {
     let mut world = running();
     wants(&mut world, &[A, B], run(false));
     wants(&mut world, &[], run(false));
-    let copies: BTreeSet<VmId> = world.hosts[SOURCE]
+    let copies: BTreeSet<CopyTo> = world.hosts[SOURCE]
         .process
         .as_ref()
         .unwrap()

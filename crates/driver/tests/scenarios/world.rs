@@ -10,6 +10,7 @@ use driver::types::{
     Effect, EffectId, Failure, Identity, Input, Lease, Marks, MigrationWord, Now, Outcome, Qemu,
     RunStatusWord,
 };
+use model::copy::{CopyShape, CopyTo};
 use model::document::{Disk, ImageFile, Machine, Order, VmDocument};
 use model::image::ImageFormat;
 use model::report::{OutgoingState, RunState, RunStatus};
@@ -87,7 +88,7 @@ pub(crate) struct Host {
     /// The reboot that its orders go with.
     pub(crate) reboot: Option<Reboot>,
     /// The copies of its disk that its orders go with.
-    pub(crate) copies: BTreeSet<VmId>,
+    pub(crate) copies: BTreeMap<CopyTo, CopyShape>,
     /// Effects that fail, by name, with whether trying again may help.
     pub(crate) broken: BTreeMap<&'static str, bool>,
     pub(crate) spawns: u32,
@@ -124,7 +125,7 @@ impl Host {
             listens: true,
             holds_medium: false,
             reboot: None,
-            copies: BTreeSet::new(),
+            copies: BTreeMap::new(),
             broken: BTreeMap::new(),
             spawns: 0,
             promised: BTreeSet::new(),

@@ -6,10 +6,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use api::Create;
-use api::kinds::{Datastore, DatastoreSpec, VmSpec};
+use api::client::ObjectOf;
+use api::kinds::{Datastore, DatastoreSpec, Image, ImageSpec, ImageState, VmSpec};
 use model::lifecycle::Phase;
 use model::vm::Power;
 use tempfile::TempDir;
@@ -32,6 +34,8 @@ const LITTLE_BYTES: u64 = 32 << 20;
 const COPY_BYTES: u64 = 1 << 20;
 /// How often the guest may write while its room is measured.
 const ATTEMPTS: usize = 20;
+/// How soon is looked again at an image.
+const PAUSE: Duration = Duration::from_millis(100);
 
 #[tokio::test]
 async fn a_datastore_is_full() -> anyhow::Result<()> {
@@ -129,7 +133,8 @@ async fn stop(world: &World, files: &Small, pair: &mut Pair<'_>, heard: Heard) -
     is_the_same(world, pair, &resumed).await
 }
 
-/// A copy of its disk has no room. Nothing of it stays, the guest goes on, and the copy is made when it is asked for again.
+/// A copy of its disk has no room, for a VM and for an image. Nothing of it stays, the guest goes on, and the copy is made when
+/// it is asked for again.
 async fn copy(world: &World, files: &Small, pair: &mut Pair<'_>, heard: Heard) -> anyhow::Result<()> {
     let before = Before::of(pair, heard).await?;
     files.leave(COPY_BYTES)?;
@@ -145,11 +150,45 @@ async fn copy(world: &World, files: &Small, pair: &mut Pair<'_>, heard: Heard) -
     let directory = files.path().join("volumes").join(late.id.to_string());
     wait::until_it_holds("nothing of the copy is left", PATIENCE, || !directory.exists()).await?;
     goes_on(world, pair, &before).await?;
+    let spec = ImageSpec {
+        from_vm: Some(WEB.to_owned()),
+        ..ImageSpec::default()
+    };
+    let body = Create {
+        name: Some(LATE.to_owned()),
+        labels: BTreeMap::new(),
+        spec,
+    };
+    world.client().create::<Image>(&body, None, false).await?;
+    let failed = until_image(world, ImageState::Failed).await?;
+    let why = failed.status.reason.context("there is no reason")?;
+    ensure!(why.message.contains("space"), "{why:?}");
+    goes_on(world, pair, &before).await?;
     files.empty()?;
     world.act(LATE, "retry").await?;
+    let again = world.client();
+    again
+        .action::<Image, _>(LATE, "import", &ImageSpec::default())
+        .await?;
     world.until_phase(LATE, Phase::Off).await?;
+    until_image(world, ImageState::Ready).await?;
     world.delete_vm(LATE).await?;
+    world.client().delete::<Image>(LATE).await?;
     is_the_same(world, pair, &before).await
+}
+
+async fn until_image(world: &World, state: ImageState) -> anyhow::Result<ObjectOf<Image>> {
+    let reached = async {
+        loop {
+            let image = world.client().get::<Image>(LATE).await?;
+            if image.status.state == state {
+                return Ok(image);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    let reached = tokio::time::timeout(PATIENCE, reached).await;
+    reached.with_context(|| format!("the image is never {state:?}"))?
 }
 
 /// The guest runs, nothing is wrong with it any more, and it is the same.

@@ -28,6 +28,8 @@ const COUNTED: Heard = Heard {
     back: 0,
     boots: 0,
 };
+/// More than the image's.
+const LARGER_BYTES: u64 = 256 << 20;
 /// When agent and server are killed, after a copy was asked for.
 const KILLED_AFTER: [Duration; 3] = [
     Duration::from_millis(0),
@@ -53,6 +55,7 @@ async fn a_running_vm_is_copied_and_both_go_their_ways() -> anyhow::Result<()> {
         .context("it says nothing of its copy")?;
     ensure!(copied.consistency == Consistency::Frozen, "{copied:?}");
     is_its_own(&world, &web, &test).await?;
+    full_clone(&world, "whole", "web").await?;
     let now = world.get_vm("web").await?;
     ensure!(
         now.status.incarnation == web.status.incarnation && now.status.phase == Phase::Running,
@@ -86,6 +89,7 @@ async fn a_vm_that_is_off_is_copied_as_it_is() -> anyhow::Result<()> {
     clone(&world, "cold", "web", Power::Prepared).await?;
     // Meanwhile it cannot be deleted; afterwards it can be started.
     let cold = world.until_phase("cold", Phase::Off).await?;
+    full_clone(&world, "whole", "web").await?;
     let copied = cold
         .status
         .copied
@@ -153,6 +157,37 @@ async fn clone(world: &World, name: &str, source: &str, power: Power) -> anyhow:
         ..VmSpec::default()
     };
     world.create_vm(name, spec).await
+}
+
+/// It needs no image, and is larger.
+async fn full_clone(world: &World, name: &str, source: &str) -> anyhow::Result<()> {
+    let mut spec = VmSpec {
+        clone_of: Some(source.to_owned()),
+        clone_full: Some(true),
+        disk_bytes: Some(1 << 20),
+        power: Some(Power::Prepared),
+        ..VmSpec::default()
+    };
+    let refused = world.create_vm(name, spec.clone()).await;
+    ensure!(
+        refused.is_err_and(|error| format!("{error:#}").contains("smaller")),
+        "a smaller disk"
+    );
+    spec.disk_bytes = Some(LARGER_BYTES);
+    world.create_vm(name, spec).await?;
+    let whole = world.until_phase(name, Phase::Off).await?;
+    ensure!(whole.spec.image.is_none(), "{:?}", whole.spec);
+    qemu_img(&["check", "-q"], &[&disk(world, &whole)])?;
+    let info = qemu_img(
+        &["info", "--output=json", "--backing-chain"],
+        &[&disk(world, &whole)],
+    )?;
+    let chain: Vec<serde_json::Value> = serde_json::from_str(&info)?;
+    ensure!(
+        chain.len() == 1 && chain[0]["virtual-size"] == LARGER_BYTES,
+        "{info}"
+    );
+    world.delete_vm(name).await
 }
 
 /// It has the source's disk, and its own name and address.

@@ -1,10 +1,14 @@
 //! VMs that are copies of others: who makes the copy and when, what waits for it, and what becomes of it.
 
+use model::copy::{CopyShape, CopyTo};
+use model::image::ImageSpec;
 use model::lifecycle::Phase;
 use model::migration::MigrationPhase;
 use model::report::{CopyState, RunState};
 use model::vm::{Consistency, Goal, Outcome, Power};
-use model::{Incarnation, Reason, VmId};
+use model::{ImageId, Incarnation, Kind, Reason, VmId, key, samples};
+
+use planner::copies::Copier;
 
 use super::world::World;
 
@@ -24,7 +28,7 @@ fn clone_asked(world: &mut World, name: &str, source: VmId, power: Power) -> VmI
 /// Its source's host says how far the copy is.
 fn says(world: &mut World, source: VmId, to: VmId, state: CopyState) {
     world.run(source, |run| {
-        run.copies.insert(to, state);
+        run.copies.insert(to.into(), state);
     });
 }
 
@@ -42,7 +46,7 @@ fn why(world: &World, id: VmId) -> String {
 fn copies(world: &World, host: &str, source: VmId) -> Vec<VmId> {
     world
         .order(host, source)
-        .map(|document| document.copies.into_iter().collect())
+        .map(|document| document.copies.into_keys().filter_map(CopyTo::vm).collect())
         .unwrap_or_default()
 }
 
@@ -113,7 +117,7 @@ fn a_vm_that_is_off_gets_an_incarnation_that_only_copies() {
     );
     world.run(source, |run| {
         run.state = RunState::Closed;
-        run.copies.insert(copy, made(false));
+        run.copies.insert(copy.into(), made(false));
     });
     assert_eq!(world.intent(copy).copied.unwrap().consistency, Consistency::Off);
     assert_eq!(world.phase(copy), Phase::Prolog);
@@ -136,7 +140,7 @@ fn what_was_saved_stays_saved_when_its_disk_is_copied() {
     );
     world.run(source, |run| {
         run.state = RunState::Closed;
-        run.copies.insert(copy, made(false));
+        run.copies.insert(copy.into(), made(false));
     });
     assert_eq!(
         world.intent(copy).copied.unwrap().consistency,
@@ -159,7 +163,7 @@ fn a_host_that_dies_with_a_copy_takes_nothing_with_it() {
     assert_eq!(world.told("h2", source), "stop 3 prepare");
     world.run(source, |run| {
         run.state = RunState::Closed;
-        run.copies.insert(copy, made(false));
+        run.copies.insert(copy.into(), made(false));
     });
     assert_eq!(
         (world.phase(source), world.phase(copy)),
@@ -282,9 +286,108 @@ fn a_copy_of_a_copy_waits_for_both() {
     assert_eq!(why(&world, second), "clone-source-starts");
     world.run(source, |run| {
         run.state = RunState::Closed;
-        run.copies.insert(first, made(false));
+        run.copies.insert(first.into(), made(false));
     });
     world.run(first, |run| run.state = RunState::Running);
     assert_eq!(copies(&world, "h1", first), [second]);
     assert!(matches!(world.intent(first).open.unwrap().goal, Goal::Run { .. }));
+}
+
+#[test]
+fn a_full_clone_and_a_larger_one_are_ordered_as_such() {
+    let mut world = World::new(1);
+    let source = world.running("web", "h1");
+    let copy = clone(&mut world, "test", source);
+    let shape = |world: &World| world.order("h1", source).unwrap().copies[&copy.into()];
+    assert_eq!(shape(&world), CopyShape::default());
+    let bytes = Some(1 << 40);
+    world.change_vm(copy, |object| object.spec.disk_bytes = bytes);
+    assert_eq!(shape(&world), CopyShape { whole: false, bytes });
+    world.change_vm(copy, |object| object.spec.image = None);
+    assert_eq!(shape(&world), CopyShape { whole: true, bytes });
+}
+
+fn image_of(world: &mut World, name: &str, source: VmId) -> ImageId {
+    let spec = ImageSpec {
+        from_vm: Some(source),
+        ..ImageSpec::default()
+    };
+    let id = ImageId(world.create(Kind::Image, name, spec));
+    world.settle();
+    id
+}
+
+fn images(world: &World, host: &str, source: VmId) -> Vec<CopyTo> {
+    let copies = world.order(host, source).map(|document| document.copies);
+    let copies = copies.unwrap_or_default();
+    assert!(copies.values().all(|shape| shape.whole));
+    copies.into_keys().collect()
+}
+
+fn awaited(world: &World, image: ImageId) -> String {
+    let awaited = planner::copies::awaited_by_image(&world.view, image, world.now).unwrap();
+    awaited.unwrap_or_else(|reason| reason).code
+}
+
+#[test]
+fn a_vms_disk_is_copied_for_an_image_until_a_server_has_it() {
+    let mut world = World::new(2);
+    let source = world.running("web", "h1");
+    let image = image_of(&mut world, "base", source);
+    assert_eq!(images(&world, "h1", source), [image.into()]);
+    assert_eq!(awaited(&world, image), "disk-copying");
+    assert_eq!(
+        planner::copies::waiting_for(&world.view, source),
+        [(Kind::Image, "base")]
+    );
+    let [h1, h2] = ["h1", "h2"].map(|name| world.host_id(name));
+    let made = |host, incarnation| {
+        let by = Copier {
+            host,
+            incarnation,
+            is_frozen: true,
+        };
+        planner::copies::made_for_image(&world.view, image, by, world.now)
+    };
+    let open = world.open(source);
+    assert_eq!(made(h1, open).unwrap().consistency, Consistency::Frozen);
+    assert_eq!(made(h2, open), None);
+    assert_eq!(made(h1, open.next()), None);
+    world.write(key::image_status(image), &samples::image_status());
+    world.settle();
+    assert!(images(&world, "h1", source).is_empty());
+    assert!(planner::copies::waiting_for(&world.view, source).is_empty());
+}
+
+#[test]
+fn an_image_whose_copy_failed_says_why_and_is_begun_anew_when_that_is_taken_back() {
+    let mut world = World::new(1);
+    let source = off(&mut world, "web", "h1");
+    let image = image_of(&mut world, "base", source);
+    assert_eq!(world.told("h1", source), "stop 2 prepare");
+    let reason = Reason::new("disk-full", "no room");
+    world.run(source, |run| {
+        run.state = RunState::Closed;
+        run.copies.insert(
+            image.into(),
+            CopyState::Failed {
+                reason: reason.clone(),
+            },
+        );
+    });
+    let status = world.view.images[&image.0].status.clone().unwrap();
+    assert_eq!(status.value.failure, Some(reason));
+    assert_eq!(world.phase(source), Phase::Off);
+    world.remove(key::image_status(image));
+    assert_eq!(world.told("h1", source), "stop 3 prepare");
+}
+
+#[test]
+fn an_image_that_is_deleted_is_not_copied_for() {
+    let mut world = World::new(1);
+    let source = world.running("web", "h1");
+    let image = image_of(&mut world, "base", source);
+    assert!(!images(&world, "h1", source).is_empty());
+    world.remove(key::object(Kind::Image, image.0));
+    assert!(images(&world, "h1", source).is_empty());
 }

@@ -108,6 +108,15 @@ impl World {
         self.commit(plan).unwrap();
     }
 
+    /// Removes one key as a user does.
+    pub(crate) fn remove(&mut self, key: String) {
+        let mut plan = Plan::new(format!("remove {key}"));
+        let revision = self.store[&key].1;
+        plan.remove(key, revision);
+        self.commit(plan).unwrap();
+        self.settle();
+    }
+
     /// What is stored under a key is damaged.
     pub(crate) fn damage(&mut self, key: &str) {
         let (_, revision) = self.store[key];

@@ -3,16 +3,16 @@
 //! *Owns:* the names of jobs and nodes, by which a copy is known again, also after its agent's restart. *Does not know:* where
 //! copies go and whether they are wanted. *Start here:* [`Qmp::give_copy_target`], then [`Qmp::start_copy`].
 //!
-//! QEMU copies only what is above the image (`sync=top`), and before the guest overwrites something it copies that first. An
+//! QEMU copies what is above the image (`sync=top`), or all that the guest sees (`sync=full`), and before the guest overwrites something it copies that first. An
 //! ended job stays until it is dropped.
 
 use std::fs::File;
 use std::time::Duration;
 
+use model::copy::CopyTo;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
-use uuid::Uuid;
 
 use super::cdrom::FileSet;
 use super::{Qmp, QmpError};
@@ -23,6 +23,9 @@ const SOURCE: &str = "disk0";
 const SOURCE_BASE: &str = "disk0-base";
 /// What jobs and nodes of copies begin with.
 const PREFIX: &str = "copy-";
+/// What marks a job whose copy is one of frozen file systems, and one that is not.
+const FROZEN: &str = "frozen";
+const RUNNING: &str = "running";
 /// What QEMU keeps with a copy's open file begins with it.
 const OPAQUE: &str = "copy:";
 /// How long a cancelled job may take to end.
@@ -32,12 +35,21 @@ const END_PAUSE: Duration = Duration::from_millis(20);
 /// A copy as QEMU has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskCopy {
-    /// Whose disk it will be.
-    pub to: Uuid,
+    /// What it is for.
+    pub to: CopyTo,
     /// Whether the guest's file systems were frozen when it was begun.
     pub is_frozen: bool,
     /// How far it is.
     pub state: DiskCopyState,
+}
+
+/// What a copy is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// The image that its source is over too.
+    Image,
+    /// It has all by itself.
+    Nothing,
 }
 
 /// How far a copy is.
@@ -70,20 +82,20 @@ impl Job {
         };
         Some(DiskCopy {
             to: to.parse().ok()?,
-            is_frozen: mode == "frozen",
+            is_frozen: mode == FROZEN,
             state,
         })
     }
 }
 
-fn job(to: Uuid, is_frozen: bool) -> String {
-    let mode = if is_frozen { "frozen" } else { "running" };
+fn job(to: CopyTo, is_frozen: bool) -> String {
+    let mode = if is_frozen { FROZEN } else { RUNNING };
     format!("{PREFIX}{to}-{mode}")
 }
 
 /// Nodes' names are short: the random end of the id is enough.
-fn node(to: Uuid) -> String {
-    let id = to.simple().to_string();
+fn node(to: CopyTo) -> String {
+    let id = to.id().simple().to_string();
     format!("{PREFIX}{}", &id[8..])
 }
 
@@ -94,12 +106,12 @@ impl Qmp {
         Ok(jobs.into_iter().filter_map(Job::copy).collect())
     }
 
-    /// Gives QEMU the empty overlay that a copy goes to, open for reading and writing. `has_base`: both are over an image.
+    /// Gives QEMU the empty file that a copy goes to, open for reading and writing. `base`: what it is over.
     pub async fn give_copy_target(
         &self,
-        to: Uuid,
+        to: CopyTo,
         file: File,
-        has_base: bool,
+        base: Base,
         mode: Cache,
     ) -> Result<(), QmpError> {
         self.take_copy_target(to).await?;
@@ -118,25 +130,31 @@ impl Qmp {
                 "discard": "unmap",
                 "cache": cache(mode),
             },
-            "backing": if has_base { json!(SOURCE_BASE) } else { Value::Null },
+            "backing": match base {
+                Base::Image => json!(SOURCE_BASE),
+                Base::Nothing => Value::Null,
+            },
         });
         self.act("blockdev-add", target).await
     }
 
-    /// Begins to copy what the disk is now into its target.
-    pub async fn start_copy(&self, to: Uuid, is_frozen: bool) -> Result<(), QmpError> {
+    /// Begins to copy what the disk is now into its target: what is above what the target is over.
+    pub async fn start_copy(&self, to: CopyTo, base: Base, is_frozen: bool) -> Result<(), QmpError> {
         let arguments = json!({
             "job-id": job(to, is_frozen),
             "device": SOURCE,
             "target": node(to),
-            "sync": "top",
+            "sync": match base {
+                Base::Image => "top",
+                Base::Nothing => "full",
+            },
             "auto-dismiss": false,
         });
         self.act("blockdev-backup", arguments).await
     }
 
     /// Has QEMU write out and close the target of a copy, if it has one that no job is writing.
-    pub async fn take_copy_target(&self, to: Uuid) -> Result<(), QmpError> {
+    pub async fn take_copy_target(&self, to: CopyTo) -> Result<(), QmpError> {
         let name = node(to);
         match self.act("blockdev-del", json!({"node-name": name})).await {
             Err(QmpError::Command { desc, .. }) if desc.contains("find node") => {}
@@ -151,7 +169,7 @@ impl Qmp {
     }
 
     /// Ends a copy, whatever it is at, and forgets it: afterwards nothing of it is open.
-    pub async fn drop_copy(&self, to: Uuid) -> Result<(), QmpError> {
+    pub async fn drop_copy(&self, to: CopyTo) -> Result<(), QmpError> {
         let begun = Instant::now();
         let mut is_cancelled = false;
         while let Some(copy) = self.query_copies().await?.into_iter().find(|copy| copy.to == to) {
@@ -176,11 +194,14 @@ impl Qmp {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     #[test]
     fn a_job_tells_whose_disk_it_copies_and_how() {
-        let to = Uuid::from_u128(0x0190_b2a4_0000_7000_8000_0000_0000_0001);
+        let id = Uuid::from_u128(0x0190_b2a4_0000_7000_8000_0000_0000_0001);
+        let [to, image] = [CopyTo::Vm(id.into()), CopyTo::Image(id.into())];
         for (is_frozen, status, error, state) in [
             (true, "running", None, DiskCopyState::Copies),
             (false, "aborting", None, DiskCopyState::Copies),
@@ -200,6 +221,12 @@ mod tests {
             let copy = DiskCopy { to, is_frozen, state };
             assert_eq!(found.copy(), Some(copy));
         }
+        let of_image = Job {
+            id: job(image, true),
+            status: "running".to_owned(),
+            error: None,
+        };
+        assert_eq!(of_image.copy().map(|copy| copy.to), Some(image));
         let other = Job {
             id: "stream0".to_owned(),
             status: "running".to_owned(),

@@ -1,4 +1,4 @@
-//! Content that a client sends, over one connection or several.
+//! Content that a client sends, or a host that has copied a disk, over one connection or several.
 //!
 //! **Owns:** the file that it comes into, who of several clients is listened to, and where an upload goes on.
 //!
@@ -20,19 +20,24 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use model::image::{ImageContent, ImageStatus};
-use model::{ImageId, Kind};
+use model::audit::Actor;
+use model::image::{ImageContent, ImageStatus, ImportProgress};
+use model::vm::Copied;
+use model::{ImageId, Incarnation, Kind};
+use planner::copies::Copier;
 use serde::Deserialize;
+use serde_json::json;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::import::Telling;
 use super::take::{Held, Incoming, Source, take};
 use super::{failed, import, keep};
 use crate::answer::{Path, Refused, commit_problem};
-use crate::auth::{PROJECT, User};
-use crate::kinds::{Served, render, takes_content};
+use crate::auth::{Agent, PROJECT, User};
+use crate::kinds::{Served, render, takes_content, takes_copy};
 use crate::routes::{App, QueryOf, find, query};
 
 /// How long a client that sends content may be silent.
@@ -43,6 +48,7 @@ const SENT: &str = ".sent";
 /// The codes of what leaves an upload where it is.
 const BROKEN: &str = "upload-broken";
 const OVERTAKEN: &str = "upload-overtaken";
+const DIFFERS: &str = "upload-differs";
 
 /// What may stand behind the `?` of content.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -147,31 +153,92 @@ pub async fn upload(
     let query = query(found)?;
     let image = app.cache.view().find(Kind::Image, Some(PROJECT), &name);
     let image = image.ok_or_else(|| Problem::not_found(Kind::Image, &name))?;
-    takes_content(&app.cache.view(), image)?;
     let upload = Upload {
         app: app.clone(),
-        user,
+        by: By::User(user.actor()),
         image,
         query,
         bytes: length(&headers),
     };
-    // It ends in order when its client is gone: nothing writes the file any more when the next one begins.
-    let done = tokio::spawn(upload.run(body)).await;
-    done.unwrap_or_else(|error| Err(broken(&error.to_string())))?;
+    upload.begin(body).await?;
     let view = app.cache.view();
     let object =
         render::<Image>(&app.heard, &view, image).ok_or_else(|| Problem::not_found(Kind::Image, &name))?;
     Ok(axum::Json(object).into_response())
 }
 
+/// Says to a host how much of an image's content has been sent by now.
+pub async fn sent_by_host(
+    State(app): State<App>,
+    agent: Agent,
+    Path((image, incarnation)): Path<(Uuid, Incarnation)>,
+) -> Result<Response, Refused> {
+    let by = Copier {
+        host: agent.host,
+        incarnation,
+        is_frozen: false,
+    };
+    takes_copy(&app.cache.view(), image, by, app.env.now())?;
+    let bytes = held_bytes(&file(&app, image));
+    Ok(axum::Json(UploadStatus { bytes }).into_response())
+}
+
+/// What may stand behind the `?` of a copy's content.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CopyQuery {
+    from: u64,
+    held_sha256: Option<String>,
+    frozen: bool,
+}
+
+/// Takes the copy of a VM's disk as an image's content from the host that made it, or the rest of it.
+pub async fn upload_by_host(
+    State(app): State<App>,
+    agent: Agent,
+    Path((image, incarnation)): Path<(Uuid, Incarnation)>,
+    found: QueryOf<CopyQuery>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refused> {
+    let query = query(found)?;
+    let upload = Upload {
+        app: app.clone(),
+        by: By::Host(
+            Copier {
+                host: agent.host,
+                incarnation,
+                is_frozen: query.frozen,
+            },
+            agent.actor(),
+        ),
+        image,
+        query: UploadQuery {
+            from: query.from,
+            held_sha256: query.held_sha256,
+        },
+        bytes: length(&headers),
+    };
+    upload.begin(body).await?;
+    Ok(axum::Json(json!({})).into_response())
+}
+
 fn length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Who sends content.
+enum By {
+    /// Somebody who has a file.
+    User(Actor),
+    /// A host that has copied a VM's disk for the image.
+    Host(Copier, Actor),
 }
 
 /// One request with content.
 struct Upload {
     app: App,
-    user: User,
+    by: By,
     image: Uuid,
     query: UploadQuery,
     /// How much is going to come.
@@ -179,6 +246,22 @@ struct Upload {
 }
 
 impl Upload {
+    async fn begin(self, body: Body) -> Result<(), Problem> {
+        self.takes()?;
+        // It ends in order when its client is gone: nothing writes the file any more when the next one begins.
+        let done = tokio::spawn(self.run(body)).await;
+        done.unwrap_or_else(|error| Err(broken(&error.to_string())))
+    }
+
+    /// Whether the image takes content from whoever sends it; of which instant of a disk it is, if it is a copy of one.
+    fn takes(&self) -> Result<Option<Copied>, Problem> {
+        let view = self.app.cache.view();
+        match &self.by {
+            By::User(_) => takes_content(&view, self.image).map(|()| None),
+            By::Host(by, _) => takes_copy(&view, self.image, *by, self.app.env.now()).map(Some),
+        }
+    }
+
     async fn run(self, body: Body) -> Result<(), Problem> {
         let turn = self.app.uploads.take_over(self.image).await;
         let path = file(&self.app, self.image);
@@ -186,6 +269,8 @@ impl Upload {
             let held = self.held(&path)?;
             let incoming = Incoming { path: &path, held };
             let body = sent_body(body, self.bytes, turn.overtaken.clone());
+            let telling = matches!(self.by, By::Host(..)).then(|| Telling::of(&self.app, self.image));
+            let body = told(body, telling, self.query.from, self.bytes);
             take(incoming, body, self.expected()?.as_deref()).await
         };
         if let Err(problem) = &taken
@@ -207,8 +292,8 @@ impl Upload {
 
     /// The digest that the image's maker gave. It may have come, or be gone, while this one waited.
     fn expected(&self) -> Result<Option<String>, Problem> {
+        self.takes()?;
         let view = self.app.cache.view();
-        takes_content(&view, self.image)?;
         let stored = Image::stored(&view, self.image).ok_or_else(|| self.gone())?;
         Ok(stored.value.spec.expected_sha256.clone())
     }
@@ -228,7 +313,7 @@ impl Upload {
         if bytes > there {
             let detail =
                 format!("{there} bytes of it are here: send what follows them, not what follows {bytes}");
-            return Err(Problem::conflict("upload-differs", detail));
+            return Err(Problem::conflict(DIFFERS, detail));
         }
         Ok(Some(Held {
             bytes,
@@ -238,15 +323,22 @@ impl Upload {
 
     /// Stores what became of it, unless the image takes nothing any more.
     async fn store(&self, kept: Result<ImageContent, Problem>) -> Result<(), Problem> {
+        let copied = self.takes()?;
         let status = match &kept {
-            Ok(content) => ImageStatus::ready(content.clone()),
+            Ok(content) => ImageStatus {
+                copied,
+                ..ImageStatus::ready(content.clone())
+            },
+            // The host sends it again.
+            Err(problem) if copied.is_some() && [BROKEN, DIFFERS].contains(&problem.code.as_str()) => {
+                return kept.map(drop);
+            }
             Err(problem) => failed(problem),
         };
-        takes_content(&self.app.cache.view(), self.image)?;
         let is_open = |stored: &ImageStatus| stored.content.is_none();
         let plan = import::status_plan(&self.app, ImageId(self.image), &status, is_open);
-        let actor = self.user.actor();
-        let committed = controller::commit::commit(self.app.writer(&actor), plan.ok_or_else(|| self.gone())?);
+        let (By::User(actor) | By::Host(_, actor)) = &self.by;
+        let committed = controller::commit::commit(self.app.writer(actor), plan.ok_or_else(|| self.gone())?);
         let revision = committed.await.map_err(commit_problem)?;
         self.app.cache.reach(revision, Duration::from_secs(5)).await;
         kept.map(drop)
@@ -283,6 +375,23 @@ fn sent_body(body: Body, bytes: Option<u64>, overtaken: CancellationToken) -> So
         }
     });
     sent.boxed()
+}
+
+/// The same, of which it is told how much has come.
+fn told(body: Source<'static>, telling: Option<Telling>, from: u64, rest: Option<u64>) -> Source<'static> {
+    let Some(telling) = telling else { return body };
+    let tell = telling.tell();
+    let mut bytes_done = from;
+    let body = body.inspect(move |chunk| {
+        let _until_the_end = &telling;
+        bytes_done += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        tell(ImportProgress {
+            bytes_done,
+            bytes_total: rest.map(|rest| from.saturating_add(rest)),
+            trouble: None,
+        });
+    });
+    body.boxed()
 }
 
 fn broken(why: &str) -> Problem {

@@ -5,10 +5,10 @@
 
 use api::Problem;
 use api::kinds::{CopyStatus, NicSpec, VmSpec};
-use model::vm::{self, GuestConfig, Nic, Power};
+use model::vm::{self, Copied, GuestConfig, Nic, Power};
 use model::{Kind, Object, VmId, key};
 use planner::view::At;
-use planner::{Plan, View};
+use planner::{Plan, View, document};
 
 use super::vm::{check_largest_host, merged_guest, nics};
 use super::{catalog, find, placement};
@@ -29,8 +29,10 @@ pub(super) fn create(
     let base = &at.value.spec;
     let vcpus = spec.vcpus.unwrap_or(base.vcpus);
     let memory_mib = spec.memory_mib.unwrap_or(base.memory_mib);
-    catalog::check_sizes(vcpus, memory_mib, None)?;
+    catalog::check_sizes(vcpus, memory_mib, spec.disk_bytes)?;
     check_largest_host(context, memory_mib, vcpus)?;
+    let disk_bytes = disk_bytes(context.view, base, source, spec.disk_bytes)?;
+    let image = base.image.filter(|_| spec.clone_full != Some(true));
     let networks = || base.nics.iter().map(same_network).collect();
     let guest = GuestConfig {
         hostname: None,
@@ -49,6 +51,11 @@ pub(super) fn create(
         power_request: 1,
         reboot: None,
         clone_of: Some(id),
+        disk_bytes: match image {
+            Some(_) => disk_bytes.or(base.disk_bytes),
+            None => disk_bytes.or_else(|| document::disk_bytes(context.view, base)),
+        },
+        image,
         ..base.clone()
     })
 }
@@ -59,7 +66,6 @@ fn check_overrides(spec: &VmSpec) -> Result<(), Problem> {
         ("template", spec.template.is_some()),
         ("profile", spec.profile.is_some()),
         ("image", spec.image.is_some()),
-        ("disk_bytes", spec.disk_bytes.is_some()),
         ("datastore", spec.datastore.is_some()),
         ("cdrom", spec.cdrom.is_some()),
         ("boot", spec.boot.is_some()),
@@ -70,6 +76,24 @@ fn check_overrides(spec: &VmSpec) -> Result<(), Problem> {
     };
     let detail = format!("a copy of a VM has its source's `{field}`: leave it out, or leave `clone_of` out");
     Err(Problem::invalid("clone-has-its-sources", detail))
+}
+
+/// The size that is asked for: the source's, or more.
+fn disk_bytes(
+    view: &View,
+    source: &vm::VmSpec,
+    name: &str,
+    asked: Option<u64>,
+) -> Result<Option<u64>, Problem> {
+    let least = document::disk_bytes(view, source);
+    if let (Some(asked), Some(least)) = (asked, least)
+        && asked < least
+    {
+        let detail =
+            format!("the disk would be smaller than that of VM {name}: give at least disk_bytes {least}");
+        return Err(Problem::invalid("disk-too-small", detail));
+    }
+    Ok(asked)
 }
 
 fn source_of<'v>(view: &'v View, id: VmId, name: &str) -> Result<&'v At<Object<vm::VmSpec>>, Problem> {
@@ -103,10 +127,21 @@ pub(super) fn check_deletable(view: &View, at: &At<Object<vm::VmSpec>>) -> Resul
         return Ok(());
     }
     let name = &at.value.meta.name;
+    let named = |(kind, name): &(Kind, &str)| match kind {
+        Kind::Vm => (*name).to_owned(),
+        kind => format!("{kind} {name}"),
+    };
+    let all: Vec<String> = waiting.iter().map(named).collect();
+    let commands = [Kind::Vm, Kind::Image].map(|kind| {
+        let names = waiting.iter().filter(|(of, _)| *of == kind);
+        let names: Vec<&str> = names.map(|(_, name)| *name).collect();
+        (!names.is_empty()).then(|| format!("`sterna {kind} delete {}`", names.join(" ")))
+    });
+    let commands: Vec<String> = commands.into_iter().flatten().collect();
     let detail = format!(
-        "VM {name} is being copied to {}: delete it when they have their disks, or delete them before it: `sterna vm delete {}`",
-        waiting.join(", "),
-        waiting.join(" ")
+        "VM {name} is being copied to {}: delete it when they have their disks, or delete them before it: {}",
+        all.join(", "),
+        commands.join(", ")
     );
     Err(Problem::conflict("vm-being-copied", detail))
 }
@@ -114,9 +149,21 @@ pub(super) fn check_deletable(view: &View, at: &At<Object<vm::VmSpec>>) -> Resul
 /// Of which instant a VM's disk is a copy.
 pub(super) fn status(view: &View, id: VmId) -> Option<CopyStatus> {
     let intent = view.vms.get(&id)?.intent.as_ref()?;
-    let copied = intent.value.copied?;
-    Some(CopyStatus {
+    intent.value.copied.map(copied)
+}
+
+/// The instant that a copy is of.
+pub(super) const fn copied(copied: Copied) -> CopyStatus {
+    CopyStatus {
         made_at: copied.at,
         consistency: copied.consistency,
-    })
+    }
+}
+
+/// The VM whose disk shall be copied for an image: it has one, or will, and is not deleted meanwhile.
+pub(super) fn for_image(context: &Context<'_>, name: &str, plan: &mut Plan) -> Result<VmId, Problem> {
+    let id = VmId(find(context, Kind::Vm, name)?);
+    let at = source_of(context.view, id, name)?;
+    plan.rely(key::object(Kind::Vm, id.0), at.revision);
+    Ok(id)
 }

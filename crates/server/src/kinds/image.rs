@@ -6,13 +6,15 @@ use api::Problem;
 use api::kinds::{Image, ImageSource, ImageSpec, ImageState, ImageStatus, ImageUsers};
 use model::image as stored;
 use model::limits::is_sha256;
-use model::{ImageId, Kind, Object, key, record};
+use model::vm::Copied;
+use model::{ImageId, Kind, Object, Reason, Timestamp, VmId, key, record};
+use planner::copies::Copier;
 use planner::view::At;
 use planner::{Plan, View};
 use url::Url;
 use uuid::Uuid;
 
-use super::{Served, USERS_NAMED, find, immutable, name_of};
+use super::{Served, USERS_NAMED, clone, find, immutable, name_of};
 use crate::images::import::source;
 use crate::service::{self, Context};
 use crate::shared::Heard;
@@ -24,7 +26,7 @@ impl Served for Image {
         view.images.get(&id)?.object.as_ref()
     }
 
-    fn spec(_: &View, stored: &Self::Stored) -> ImageSpec {
+    fn spec(view: &View, stored: &Self::Stored) -> ImageSpec {
         ImageSpec {
             expected_sha256: stored.expected_sha256.clone(),
             source: stored.source.as_ref().map(|source| ImageSource {
@@ -32,12 +34,17 @@ impl Served for Image {
                 sha256sums_url: source.sha256sums_url.clone(),
                 s3: source.s3.as_ref().map(source::shown_store),
             }),
+            from_vm: stored.from_vm.map(|id| name_of(view, Kind::Vm, id.0)),
         }
     }
 
     fn status(heard: &Heard, view: &View, id: Uuid) -> Option<ImageStatus> {
         let spec = &Self::stored(view, id)?.value.spec;
-        let status = status(view, id);
+        let mut status = status(view, id);
+        let awaited = awaited(view, id, &status);
+        if let Some(Err(reason)) = &awaited {
+            status.failure = Some(reason.clone());
+        }
         let state = state(spec, &status);
         let content = status.content.as_ref();
         let progress = heard
@@ -52,8 +59,9 @@ impl Served for Image {
             file_bytes: content.map(|content| content.file_bytes),
             virtual_bytes: content.map(|content| content.virtual_bytes),
             progress,
-            reason: status.failure,
-            next_commands: next_commands(state, &name_of(view, Kind::Image, id), spec),
+            copied: status.copied.map(clone::copied),
+            reason: status.failure.or_else(|| awaited?.ok()),
+            next_commands: next_commands(view, state, &name_of(view, Kind::Image, id), spec),
             used_by: users(view, id),
         })
     }
@@ -64,13 +72,26 @@ impl Served for Image {
         spec: ImageSpec,
         plan: &mut Plan,
     ) -> Result<Self::Stored, Problem> {
-        let stored = checked_with(context, spec.clone())?;
+        let stored = checked_with(context, spec.clone(), plan)?;
         sign(ImageId(context.new_id), &spec, plan)?;
         Ok(stored)
     }
 
-    fn change(_: &Context<'_>, old: &Object<Self::Stored>, spec: ImageSpec) -> Result<Self::Stored, Problem> {
-        if checked(spec)? == old.spec {
+    fn change(
+        context: &Context<'_>,
+        old: &Object<Self::Stored>,
+        spec: ImageSpec,
+    ) -> Result<Self::Stored, Problem> {
+        let shown = Self::spec(context.view, &old.spec);
+        // Of a VM that is gone nobody knows the name.
+        let is_gone = |vm: VmId| !context.view.vms.contains_key(&vm);
+        let is_same =
+            spec.from_vm == shown.from_vm || spec.from_vm.is_some() && old.spec.from_vm.is_some_and(is_gone);
+        let asked = stored::ImageSpec {
+            from_vm: old.spec.from_vm,
+            ..checked(spec)?
+        };
+        if is_same && asked == old.spec {
             return Ok(old.spec.clone());
         }
         Err(immutable(Kind::Image, "the digest and the source"))
@@ -94,18 +115,31 @@ fn status(view: &View, id: Uuid) -> stored::ImageStatus {
 }
 
 fn state(spec: &stored::ImageSpec, status: &stored::ImageStatus) -> ImageState {
-    match (&status.content, &status.failure, &spec.source) {
-        (Some(_), _, _) => ImageState::Ready,
-        (None, Some(_), _) => ImageState::Failed,
-        (None, None, Some(_)) => ImageState::Importing,
-        (None, None, None) => ImageState::Pending,
+    let comes_by_itself = spec.source.is_some() || spec.from_vm.is_some();
+    match (&status.content, &status.failure) {
+        (Some(_), _) => ImageState::Ready,
+        (None, Some(_)) => ImageState::Failed,
+        (None, None) if comes_by_itself => ImageState::Importing,
+        (None, None) => ImageState::Pending,
     }
 }
 
+/// What a copy of a VM's disk waits for; `Err`: it will not come, since the VM is gone.
+fn awaited(view: &View, id: Uuid, status: &stored::ImageStatus) -> Option<Result<Reason, Reason>> {
+    let is_over = status.content.is_some() || status.failure.is_some();
+    let object = &view.images.get(&id)?.object.as_ref()?.value;
+    let awaited = || planner::copies::awaited_by_image(view, ImageId(id), object.meta.updated_at);
+    (!is_over).then(awaited).flatten()
+}
+
 /// The import as it would be asked for again.
-fn next_commands(state: ImageState, name: &str, spec: &stored::ImageSpec) -> Vec<String> {
+fn next_commands(view: &View, state: ImageState, name: &str, spec: &stored::ImageSpec) -> Vec<String> {
     if matches!(state, ImageState::Ready | ImageState::Importing) {
         return Vec::new();
+    }
+    if let Some(vm) = spec.from_vm {
+        let vm = name_of(view, Kind::Vm, vm.0);
+        return vec![format!("sterna image create {name} --from-vm {vm}")];
     }
     let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
     let command = match &spec.source {
@@ -131,9 +165,17 @@ fn next_commands(state: ImageState, name: &str, spec: &stored::ImageSpec) -> Vec
     vec![command]
 }
 
-/// The same, whose datastores are there.
-fn checked_with(context: &Context<'_>, spec: ImageSpec) -> Result<stored::ImageSpec, Problem> {
-    let spec = checked(spec)?;
+/// The same, whose datastores are there, or the VM whose disk it shall be.
+fn checked_with(
+    context: &Context<'_>,
+    spec: ImageSpec,
+    plan: &mut Plan,
+) -> Result<stored::ImageSpec, Problem> {
+    let from_vm = spec.from_vm.clone();
+    let mut spec = checked(spec)?;
+    spec.from_vm = from_vm
+        .map(|vm| clone::for_image(context, &vm, plan))
+        .transpose()?;
     let source = spec.source.iter();
     for url in source.flat_map(|source| iter::once(&source.url).chain(&source.sha256sums_url)) {
         let url = Url::parse(url).ok();
@@ -145,6 +187,11 @@ fn checked_with(context: &Context<'_>, spec: ImageSpec) -> Result<stored::ImageS
 }
 
 fn checked(spec: ImageSpec) -> Result<stored::ImageSpec, Problem> {
+    if spec.from_vm.is_some() && (spec.source.is_some() || spec.expected_sha256.is_some()) {
+        let detail =
+            "`from_vm` has neither `source` nor `expected_sha256` beside it: leave those or that out";
+        return Err(Problem::invalid("copy-has-its-source", detail));
+    }
     let hash = spec.expected_sha256.map(|hash| hash.to_ascii_lowercase());
     if hash.as_ref().is_some_and(|hash| !is_sha256(hash)) {
         let detail = "expected_sha256 is not a SHA-256: give 64 hexadecimal digits";
@@ -161,6 +208,7 @@ fn checked(spec: ImageSpec) -> Result<stored::ImageSpec, Problem> {
     Ok(stored::ImageSpec {
         expected_sha256: hash,
         source,
+        from_vm: None,
     })
 }
 
@@ -187,8 +235,8 @@ pub fn image_import(
     } else {
         spec
     };
-    let spec = checked_with(context, asked.clone())?;
-    if spec.source.is_none() {
+    let spec = checked_with(context, asked.clone(), plan)?;
+    if spec.source.is_none() && spec.from_vm.is_none() {
         let detail = format!(
             "image {} has no source: give `source`, or send its content",
             meta.name
@@ -231,6 +279,24 @@ pub(crate) fn takes_content(view: &View, id: Uuid) -> Result<(), Problem> {
     }
 }
 
+/// Whether an image may be given its content by this host, which copies a VM's disk for it: of which instant that is.
+pub(crate) fn takes_copy(view: &View, id: Uuid, by: Copier, now: Timestamp) -> Result<Copied, Problem> {
+    if Image::stored(view, id).is_none() {
+        return Err(Problem::not_found(Kind::Image, &id.to_string()));
+    }
+    let name = name_of(view, Kind::Image, id);
+    let status = status(view, id);
+    if status.content.is_some() {
+        return Err(has_content(&name));
+    }
+    let made = planner::copies::made_for_image(view, ImageId(id), by, now);
+    made.filter(|_| status.failure.is_none()).ok_or_else(|| {
+        let detail =
+            format!("the host is not told to copy a disk for image {name}: wait for the next document");
+        Problem::conflict("not-copied-here", detail)
+    })
+}
+
 fn has_content(name: &str) -> Problem {
     let detail = format!("image {name} has its content, which never changes: create another image");
     Problem::conflict("image-has-content", detail)
@@ -257,11 +323,12 @@ mod tests {
                 sha256sums_url: Some("http://a/SHA256SUMS".to_owned()),
                 s3: None,
             }),
+            from_vm: None,
         };
         assert_eq!(
-            next_commands(ImageState::Failed, "x", &spec),
+            next_commands(&View::default(), ImageState::Failed, "x", &spec),
             [r"sterna image import x --url 'http://a/b?c&d='\''e' --sha256sums='http://a/SHA256SUMS'"]
         );
-        assert!(next_commands(ImageState::Importing, "x", &spec).is_empty());
+        assert!(next_commands(&View::default(), ImageState::Importing, "x", &spec).is_empty());
     }
 }

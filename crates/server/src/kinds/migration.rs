@@ -4,7 +4,7 @@ use api::Problem;
 use api::kinds::{Migration, MigrationSpec, MigrationStatus};
 use model::lifecycle::Phase;
 use model::migration::MigrationPhase;
-use model::{HostId, Kind, MigrationId, Object, Timestamp, VmId};
+use model::{HostId, Kind, MigrationId, Object, Reason, Timestamp, VmId};
 use planner::view::At;
 use planner::{Plan, View};
 use uuid::Uuid;
@@ -45,7 +45,9 @@ impl Served for Migration {
         let moves = !phase.is_final();
         Some(MigrationStatus {
             phase,
-            reason: intent.and_then(|intent| intent.reason.clone()),
+            reason: intent
+                .and_then(|intent| intent.reason.clone())
+                .or_else(|| waits_for_copies(migration, vm?)),
             method: intent.map(|intent| intent.method),
             source: route.map(|route| host_name(view, route.source)),
             target: route.map(|route| host_name(view, route.target)),
@@ -176,6 +178,18 @@ impl Served for Migration {
         );
         Ok(id.0)
     }
+}
+
+/// What a migration waits for that nothing was decided for yet.
+fn waits_for_copies(migration: &planner::view::Migration, vm: &planner::view::Vm) -> Option<Reason> {
+    let open = vm.intent.as_ref()?.value.open.as_ref()?;
+    let waits = migration.intent.is_none() && !open.copies.is_empty();
+    waits.then(|| {
+        Reason::new(
+            "disk-being-copied",
+            "the VM's disk is being copied: it moves when the copies under way are made",
+        )
+    })
 }
 
 /// What brings a VM that does not run to another host, or else what leads on from its phase.

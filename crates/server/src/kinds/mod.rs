@@ -22,7 +22,7 @@ pub(crate) use action::leads_on as vm_leads_on;
 pub(crate) use catalog::check_ssh_keys;
 pub use host::{Host as HostActions, host_action};
 pub use image::image_import;
-pub(crate) use image::takes_content;
+pub(crate) use image::{takes_content, takes_copy};
 pub use placement::explanation;
 pub(crate) use template::{delete_version, versions};
 pub(crate) use vm::exceeds_reservation;

@@ -50,6 +50,10 @@ impl Served for Vm {
             boot: Some(planner::document::boot(stored)),
             clone_of: stored.clone_of.map(|id| name_of(view, Kind::Vm, id.0)),
             firmware: Some(stored.firmware),
+            clone_full: stored
+                .clone_of
+                .map(|_| stored.image.is_none())
+                .filter(|full| *full),
         }
     }
 
@@ -197,6 +201,10 @@ impl Served for Vm {
             (
                 spec.clone_of != shown.clone_of && (source.is_some() || old.spec.clone_of.is_none()),
                 "what it is a copy of",
+            ),
+            (
+                spec.clone_full.is_some() && spec.clone_full.filter(|full| *full) != shown.clone_full,
+                "whether it is a full copy",
             ),
             (
                 spec.datastore.is_some() && spec.datastore != shown.datastore,

@@ -310,9 +310,32 @@ pub(crate) struct DatastoreArgs {
 pub(crate) enum ImageCommand {
     /// Take a disk image from a file, or have the server take it from a URL; a repeat with the same is fine
     Import(ImportArgs),
+    /// Make an image of a VM's disk, as that is at one instant; a repeat is fine, and tries again what failed
+    Create(CaptureArgs),
     /// What can be asked of the kinds that users change.
     #[command(flatten)]
     Write(WriteCommand),
+}
+
+/// Which VM's disk.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: sterna image create web-base --from-vm web --wait
+
+The image has all that the VM's guest sees, and needs no other image. The VM goes on. If its guest's agent answers, its
+file systems are frozen for the instant that the image is of; `sterna image get NAME` says under `copied` whether they
+were. What is inside is the VM's: host keys, machine id, passwords.")]
+pub(crate) struct CaptureArgs {
+    /// The image's name
+    pub(crate) name: String,
+    /// The VM whose disk is copied
+    #[arg(long, value_name = "VM")]
+    pub(crate) from_vm: String,
+    /// Wait until it can be used
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// A label; may be given several times
+    #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = units::label)]
+    pub(crate) labels: Vec<(String, String)>,
 }
 
 /// Which file, or which URL.

@@ -169,16 +169,27 @@ pub(crate) struct VmArgs {
 /// Which VM is copied, and what is other in the copies.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sterna vm clone web test --wait=ready\n  \
-    sterna vm clone db copy --off --memory 4GiB --network lab --wait\n\n\
+    sterna vm clone db copy --off --memory 4GiB --network lab --wait\n  \
+    sterna vm clone db big --full --disk 40GiB --off\n  \
+    sterna vm clone web worker --count 3\n\n\
     The source goes on. If its guest's agent answers, its file systems are frozen for the instant that the copy is of;\n\
     `sterna vm get NAME` says under `copied` whether they were.")]
 pub(crate) struct CloneArgs {
     /// The VM that is copied: its disk, sizes, networks, and what its guest is told
     #[arg(value_name = "SOURCE")]
     pub(crate) source: String,
-    /// The name of the new one, or several
+    /// The name of the new one, or several; with --count, what the names begin with
     #[arg(value_name = "NAME", required = true)]
     pub(crate) names: Vec<String>,
+    /// Make so many, NAME-1 to NAME-N. If one of them is refused, none is made
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) count: Option<u32>,
+    /// Copy all that the guest sees, so that the copy needs no image
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// The disk's size, as in 20GiB; the source's if left out, and never less
+    #[arg(long, value_name = "SIZE", value_parser = units::bytes, allow_hyphen_values = true)]
+    pub(crate) disk: Option<u64>,
     /// Main memory, as in 256MiB or 2GiB; the source's if left out
     #[arg(long, value_name = "SIZE", value_parser = units::memory_mib, allow_hyphen_values = true)]
     pub(crate) memory: Option<u64>,

@@ -1,14 +1,15 @@
 //! Making VMs that are copies of another.
 
+use std::cell::RefCell;
 use std::process::ExitCode;
 
 use anyhow::ensure;
 use api::Create;
-use api::client::ObjectOf;
+use api::client::{ClientError, ObjectOf};
 use api::kinds::{Vm, VmSpec};
 use model::vm::Consistency;
 
-use super::vm::{finish, first_power, placement};
+use super::vm::{finish, first_power, names, placement, take_back};
 use super::wait::until;
 use super::{Context, output, template};
 use crate::cli::{CloneArgs, WaitState};
@@ -20,9 +21,21 @@ pub(super) async fn clone(context: &Context, args: CloneArgs) -> anyhow::Result<
         _ => WaitState::Running,
     });
     let (source, dry_run) = (args.source.clone(), args.dry_run);
+    let is_counted = args.count.is_some();
     let bodies = bodies(args)?;
-    let ask = async |body: Create<VmSpec>| context.client.create::<Vm>(&body, None, dry_run).await;
+    let unanswered = RefCell::<Vec<String>>::default();
+    let ask = async |body: Create<VmSpec>| {
+        let answer = context.client.create::<Vm>(&body, None, dry_run).await;
+        if matches!(answer, Err(ClientError::Unreachable { .. })) {
+            unanswered.borrow_mut().extend(body.name);
+        }
+        answer
+    };
     let (vms, code) = context.each(bodies, ask).await;
+    if code != ExitCode::SUCCESS && is_counted && !dry_run {
+        take_back(context, &vms, unanswered.into_inner()).await;
+        return Ok(code);
+    }
     let Some(goal) = goal else {
         return finish(context, vms, None, code).await;
     };
@@ -50,13 +63,16 @@ pub(super) fn note(vm: &ObjectOf<Vm>, source: &str) -> Option<String> {
 }
 
 fn bodies(args: CloneArgs) -> anyhow::Result<Vec<Create<VmSpec>>> {
+    let names = names(args.names, args.count)?;
     ensure!(
-        args.hostname.is_none() || args.names.len() == 1,
+        args.hostname.is_none() || names.len() == 1,
         "--hostname is for one VM, and these are {}: leave it out, and each has its own name",
-        args.names.len()
+        names.len()
     );
     let spec = VmSpec {
         clone_of: Some(args.source),
+        clone_full: args.full.then_some(true),
+        disk_bytes: args.disk,
         vcpus: args.vcpus,
         memory_mib: args.memory,
         nics: (!args.nics.is_empty()).then_some(args.nics),
@@ -70,5 +86,5 @@ fn bodies(args: CloneArgs) -> anyhow::Result<Vec<Create<VmSpec>>> {
         labels: args.labels.iter().cloned().collect(),
         spec: spec.clone(),
     };
-    Ok(args.names.into_iter().map(body).collect())
+    Ok(names.into_iter().map(body).collect())
 }

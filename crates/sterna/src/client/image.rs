@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::config::check_private;
 use super::wait::{Imported, until_at};
 use super::{Context, output};
-use crate::cli::ImportArgs;
+use crate::cli::{CaptureArgs, ImportArgs};
 
 /// How much is read at once.
 const CHUNK_BYTES: usize = 512 * 1024;
@@ -76,7 +76,7 @@ async fn present(context: &Context, args: &ImportArgs) -> Result<ObjectOf<Image>
         Err(error) if error.code() == Some("not-found") => {}
         found => return found,
     }
-    match create(context, args, ImageSpec::default()).await {
+    match create(context, &args.name, &args.labels, ImageSpec::default()).await {
         Err(error) if error.code() == Some("name-taken") => context.client.get::<Image>(&args.name).await,
         created => created,
     }
@@ -84,16 +84,45 @@ async fn present(context: &Context, args: &ImportArgs) -> Result<ObjectOf<Image>
 
 async fn create(
     context: &Context,
-    args: &ImportArgs,
+    name: &str,
+    labels: &[(String, String)],
     spec: ImageSpec,
 ) -> Result<ObjectOf<Image>, ClientError> {
-    let labels: BTreeMap<String, String> = args.labels.iter().cloned().collect();
+    let labels: BTreeMap<String, String> = labels.iter().cloned().collect();
     let body = Create {
-        name: Some(args.name.clone()),
+        name: Some(name.to_owned()),
         labels,
         spec,
     };
     context.client.create::<Image>(&body, None, false).await
+}
+
+/// The image, whose content comes by itself: made if it is not there, begun again if it has failed.
+async fn begun(
+    context: &Context,
+    name: &str,
+    labels: &[(String, String)],
+    spec: ImageSpec,
+) -> Result<ObjectOf<Image>, ClientError> {
+    match create(context, name, labels, spec.clone()).await {
+        Err(error) if error.code() == Some("name-taken") => {
+            context.client.action::<Image, _>(name, "import", &spec).await
+        }
+        created => created,
+    }
+}
+
+/// Has a host copy a VM's disk.
+pub(super) async fn capture(context: &Context, args: CaptureArgs) -> anyhow::Result<ExitCode> {
+    let spec = ImageSpec {
+        from_vm: Some(args.from_vm),
+        ..ImageSpec::default()
+    };
+    let image = begun(context, &args.name, &args.labels, spec).await?;
+    if !args.wait {
+        return output::one::<Image>(context, &image);
+    }
+    wait(context, image).await
 }
 
 /// Has the server take the content, also for an image that is there and has none, and waits for it.
@@ -115,19 +144,17 @@ async fn from_url(context: &Context, args: &ImportArgs, url: &str) -> anyhow::Re
             sha256sums_url: list,
             s3: signed(args, url)?,
         }),
+        from_vm: None,
     };
-    let image = match create(context, args, spec.clone()).await {
-        Err(error) if error.code() == Some("name-taken") => {
-            context
-                .client
-                .action::<Image, _>(&args.name, "import", &spec)
-                .await?
-        }
-        created => created?,
-    };
+    let image = begun(context, &args.name, &args.labels, spec).await?;
     if args.no_wait {
         return output::one::<Image>(context, &image);
     }
+    wait(context, image).await
+}
+
+/// Waits until it is ready, and shows how far it is.
+async fn wait(context: &Context, image: ObjectOf<Image>) -> anyhow::Result<ExitCode> {
     let name = image.name.clone();
     let deadline = context
         .timeout

@@ -245,6 +245,7 @@ async fn dispatch(context: &Context, command: ClientCommand) -> anyhow::Result<E
             kinds::write::<api::kinds::Image>(context, command).await
         }
         ClientCommand::Image(ImageCommand::Import(args)) => image::import(context, args).await,
+        ClientCommand::Image(ImageCommand::Create(args)) => image::capture(context, args).await,
         ClientCommand::Template(command) => template::run(context, command).await,
         ClientCommand::Profile(CatalogCommand::Write(command)) => {
             kinds::write::<api::kinds::Profile>(context, command).await

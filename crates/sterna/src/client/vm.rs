@@ -78,7 +78,7 @@ async fn create(context: &Context, args: VmArgs) -> anyhow::Result<ExitCode> {
 
 /// Deletes a part of what is placed together or not at all: it would wait for ever for the others. What may be there and
 /// cannot be deleted is named.
-async fn take_back(context: &Context, created: &[ObjectOf<Vm>], unanswered: Vec<String>) {
+pub(super) async fn take_back(context: &Context, created: &[ObjectOf<Vm>], unanswered: Vec<String>) {
     let delete = async |name: &str| context.client.delete::<Vm>(name).await;
     let names = created.iter().map(|vm| vm.name.as_str());
     let (deleted, _) = context.each(names, delete).await;
@@ -221,6 +221,7 @@ fn bodies(args: VmArgs) -> anyhow::Result<Vec<Create<VmSpec>>> {
         boot: args.boot.as_deref().map(devices),
         clone_of: None,
         firmware: args.firmware.map(Into::into),
+        clone_full: None,
     };
     let labels: BTreeMap<String, String> = args.labels.into_iter().collect();
     // A held VM is released by itself, so that it is placed by itself.
@@ -246,7 +247,7 @@ fn bodies(args: VmArgs) -> anyhow::Result<Vec<Create<VmSpec>>> {
 }
 
 /// What they are called.
-fn names(given: Vec<String>, count: Option<u32>) -> anyhow::Result<Vec<String>> {
+pub(super) fn names(given: Vec<String>, count: Option<u32>) -> anyhow::Result<Vec<String>> {
     match (count, &given[..]) {
         (None, _) => Ok(given),
         (Some(count), [stem]) => Ok((1..=count).map(|n| format!("{stem}-{n}")).collect()),

@@ -33,6 +33,7 @@ use uuid::Uuid;
 
 pub(super) use self::claims::status_plan;
 use self::claims::{Wanted, claim, wanted};
+pub(super) use self::one::Telling;
 use self::partial::Partial;
 use crate::routes::App;
 

@@ -15,6 +15,7 @@ use model::ImageId;
 use model::image::{ImageContent, ImageSource, ImageSpec, ImageStatus, ImportProgress};
 use tokio::time::timeout;
 use url::Url;
+use uuid::Uuid;
 
 use super::download::{CHANGED, Download, Tell};
 use super::partial::Partial;
@@ -32,13 +33,20 @@ const BEGINNINGS_MAX: u32 = 4;
 const LIST_MAX_BYTES: u64 = 1 << 20;
 
 /// Tells how far an import is for as long as this is kept.
-struct Telling {
+pub(in crate::images) struct Telling {
     cloud: Arc<Cloud>,
     image: ImageId,
 }
 
 impl Telling {
-    fn tell(&self) -> Tell {
+    pub(in crate::images) fn of(app: &App, image: Uuid) -> Self {
+        Self {
+            cloud: app.cloud.clone(),
+            image: ImageId(image),
+        }
+    }
+
+    pub(in crate::images) fn tell(&self) -> Tell {
         let (cloud, image) = (self.cloud.clone(), self.image);
         Box::new(move |progress| cloud.heard.note_import(image, Some(progress)))
     }
@@ -114,10 +122,7 @@ async fn find(
     source: &ImageSource,
     partial: &Partial,
 ) -> Result<Found, Problem> {
-    let telling = Telling {
-        cloud: app.cloud.clone(),
-        image,
-    };
+    let telling = Telling::of(app, image.0);
     let signature = match source.s3 {
         Some(_) => Some(claims::signature(app, image).await?),
         None => None,

@@ -64,6 +64,9 @@ async fn written<R: Resource>(context: &Context, choice: &Choice) -> anyhow::Res
             // The content stands for itself, wherever it comes from.
             let status = serde_json::to_value(&object.status)?;
             spec["expected_sha256"] = status["sha256"].clone();
+            if let Some(spec) = spec.as_object_mut() {
+                spec.remove("from_vm");
+            }
         }
         Ok(Written {
             kind: R::KIND,
