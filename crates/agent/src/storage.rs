@@ -186,12 +186,21 @@ impl Storage {
 
     /// An empty overlay over a disk's image, or an empty disk, of the disk's size: what a copy of it goes to.
     pub async fn empty_copy(&self, path: &Path, disk: &Disk) -> Result<(), StorageError> {
+        if let Some(layer) = layer_path(disk) {
+            return self.over_layer(path, &layer, disk).await;
+        }
         let Some(image) = &disk.image else {
             return Ok(self.tool.create_empty(path, disk.bytes).await?);
         };
         let base = image_path(Path::new(&disk.datastore), image)?;
         let format = qemu_format(image.format);
         let made = self.tool.create_overlay(path, &base, format, Some(disk.bytes));
+        Ok(made.await?)
+    }
+
+    /// An empty overlay over a warm VM's disk.
+    async fn over_layer(&self, path: &Path, layer: &Path, disk: &Disk) -> Result<(), StorageError> {
+        let made = self.tool.create_overlay(path, layer, qemu::command_line::ImageFormat::Qcow2, Some(disk.bytes));
         Ok(made.await?)
     }
 
@@ -205,8 +214,9 @@ impl Storage {
         let directory = volume_dir(datastore, vm);
         make_private(&directory)?;
         let temporary = directory.join(format!("{}.part", chance::unique()));
-        match &disk.image {
-            Some(image) => {
+        match (&disk.image, layer_path(disk)) {
+            (_, Some(layer)) => self.over_layer(&temporary, &layer, disk).await?,
+            (Some(image), None) => {
                 let base = self.image(datastore, image).await?;
                 let format = qemu_format(image.format);
                 let made = self
@@ -214,7 +224,7 @@ impl Storage {
                     .create_overlay(&temporary, &base, format, Some(disk.bytes));
                 made.await?;
             }
-            None => self.tool.create_empty(&temporary, disk.bytes).await?,
+            (None, None) => self.tool.create_empty(&temporary, disk.bytes).await?,
         }
         fs::rename(&temporary, &path).map_err(file("rename", &temporary))?;
         Ok(path)
@@ -248,7 +258,15 @@ pub fn make_private(directory: &Path) -> Result<(), StorageError> {
 
 /// Where the root disk of a VM is.
 pub fn disk_path(vm: VmId, disk: &Disk) -> PathBuf {
-    volume_dir(Path::new(&disk.datastore), vm).join("root.qcow2")
+    // One over a warm VM's disk is another file: if it comes to nothing, the VM begins with one that is not.
+    let name = if disk.layer.is_some() { "root-warm.qcow2" } else { "root.qcow2" };
+    volume_dir(Path::new(&disk.datastore), vm).join(name)
+}
+
+/// Where the warm VM's disk is that lies under this one.
+pub fn layer_path(disk: &Disk) -> Option<PathBuf> {
+    let directory = volume_dir(Path::new(&disk.datastore), disk.layer?);
+    Some(directory.join("root.qcow2"))
 }
 
 /// Where an image is in a datastore.

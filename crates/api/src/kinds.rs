@@ -11,7 +11,7 @@ use model::migration::{Figures, Method, MigrationPhase, Progress};
 use model::operation::{Action, Applied, OperationPhase};
 use model::report::StepTime;
 use model::user_data::UserData;
-use model::vm::{BootDevice, Consistency, Power, RefusedGroup, SeedFormat};
+use model::vm::{BootDevice, Consistency, Power, RefusedGroup, SeedFormat, StartChoice};
 use model::{Incarnation, Kind, Reason, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -72,6 +72,10 @@ pub struct VmSpec {
     /// The VM that it is a copy of: its root disk is copied before the first start, also while the other runs. Sizes,
     /// networks and what the guest is told are the other's too, where nothing else is given; name, MACs and addresses are not.
     pub clone_of: Option<String>,
+    /// How it is started the first time: it boots if `null`.
+    pub start: Option<StartChoice>,
+    /// The template that it is the warm form of: it is booted once, and its memory is kept for others. All else is the template's.
+    pub warms: Option<String>,
 }
 
 /// A drive for installation media.
@@ -154,6 +158,12 @@ pub struct VmStatus {
     /// The copy that its root disk is; `null` if it is none, or is not made yet.
     #[serde(default)]
     pub copied: Option<CopyStatus>,
+    /// The warm form whose disk lies under its own; it is not deleted before this VM.
+    #[serde(default)]
+    pub layer: Option<String>,
+    /// Why it was booted although it was to be started from its template's kept memory.
+    #[serde(default)]
+    pub booted_instead: Option<Reason>,
 }
 
 /// The copy that a VM's root disk is.

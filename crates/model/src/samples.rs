@@ -97,6 +97,8 @@ pub fn vm_spec(image: ImageId, datastore: DatastoreId) -> VmSpec {
         cdrom: None,
         boot: Vec::new(),
         clone_of: None,
+        start: crate::vm::StartChoice::Boot,
+        warms: None,
     }
 }
 
@@ -119,5 +121,6 @@ pub fn run_status(incarnation: Incarnation, host: HostId, state: RunState) -> Ru
         rebooted: None,
         cdrom: None,
         copies: BTreeMap::new(),
+        has_identity: false,
     }
 }

@@ -117,6 +117,8 @@ fn spec(power: Power, power_request: u64) -> VmSpec {
         reboot: None,
         cdrom: None,
         clone_of: None,
+        start: model::vm::StartChoice::Boot,
+        warms: None,
         boot: Vec::new(),
     }
 }

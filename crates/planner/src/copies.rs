@@ -108,6 +108,7 @@ impl Step<'_> {
                         copied: Some(copied),
                         has_volumes: true,
                         placement: None,
+                        layer: self.intent().layer,
                         ..clone.intent()
                     };
                     clone.set_intent(&mut plan, &intent);

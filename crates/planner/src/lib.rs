@@ -28,6 +28,7 @@ pub mod plan;
 pub mod reports;
 pub mod restored;
 pub mod view;
+pub mod warm;
 pub mod vm;
 
 pub use plan::{Decision, Plan};

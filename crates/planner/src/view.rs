@@ -21,7 +21,7 @@ use model::report::RunStatus;
 use model::restored::Restored;
 use model::template::TemplateSpec;
 use model::vm::{VmIntent, VmSpec};
-use model::{HostId, ImageId, Incarnation, Kind, MigrationId, Object, OperationId, VmId};
+use model::{HostId, ImageId, Incarnation, Kind, MigrationId, Object, OperationId, TemplateId, VmId};
 use uuid::Uuid;
 
 use crate::hardware::Capacity;
@@ -133,6 +133,8 @@ pub struct View {
     active_migrations: BTreeMap<VmId, BTreeSet<MigrationId>>,
     /// The VMs that wait for a copy of each VM's disk, or may again, deleted ones among them.
     clones_of: BTreeMap<VmId, BTreeSet<VmId>>,
+    /// The warm VMs of each template.
+    warm_forms: BTreeMap<TemplateId, BTreeSet<VmId>>,
     /// The operations on each VM, in the order of their making.
     operations_on: BTreeMap<VmId, BTreeSet<Uuid>>,
     /// The VMs and templates that name each image.
@@ -349,6 +351,10 @@ impl View {
         if let Some(source) = self.vms.get(&id).and_then(|vm| awaited_source(vm)) {
             set_index(&mut self.clones_of, source, id, add);
         }
+        let spec = self.vms.get(&id).and_then(|vm| vm.object.as_ref());
+        if let Some(template) = spec.and_then(|at| at.value.spec.warms) {
+            set_index(&mut self.warm_forms, template, id, add);
+        }
         let Some(intent) = self.vms.get(&id).and_then(|vm| vm.intent.as_ref()) else {
             return;
         };
@@ -361,6 +367,11 @@ impl View {
     /// are not to be made now.
     pub fn clones_of(&self, source: VmId) -> impl Iterator<Item = VmId> + '_ {
         self.clones_of.get(&source).into_iter().flatten().copied()
+    }
+
+    /// The warm VMs of a template, in the order of their making.
+    pub fn warm_forms(&self, template: TemplateId) -> impl DoubleEndedIterator<Item = VmId> + '_ {
+        self.warm_forms.get(&template).into_iter().flatten().copied()
     }
 
     /// The VMs that a VM's copies have to do with: those that it is copied to, and the one that it is a copy of.

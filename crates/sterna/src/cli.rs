@@ -31,7 +31,7 @@ pub(crate) use guest::GuestApplyArgs;
 pub(crate) use kinds::{
     CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, DrainArgs, GetArgs, GuestArgs, HistoryArgs,
     HostCommand, ImageCommand, ImportArgs, LabelArgs, ListArgs, MigrationCommand, NetworkArgs, ReadCommand,
-    Selection, TemplateArgs, TokenArgs, WriteCommand,
+    Selection, TemplateArgs, TemplateCommand, TokenArgs, WarmArgs, WriteCommand,
 };
 pub(crate) use manual::{ManualArgs, write as write_manual};
 pub(crate) use output::{Output, Printing};
@@ -171,7 +171,7 @@ pub(crate) enum ClientCommand {
     Image(ImageCommand),
     /// Templates: what VMs are made from
     #[command(subcommand)]
-    Template(CatalogCommand<TemplateArgs>),
+    Template(TemplateCommand),
     /// Networks over hosts
     #[command(subcommand)]
     Network(CatalogCommand<NetworkArgs>),

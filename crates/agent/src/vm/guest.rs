@@ -196,6 +196,7 @@ async fn serve(agent: &mut GuestAgent, wanted: &mut Wanted, pause: Duration) {
             Some(ask) = wanted.asks.recv() => {
                 match ask {
                     Ask::End(ask) => end(agent, &ask).await,
+                    Ask::Errand(errand) => errand.run(agent).await,
                     Ask::Freeze(ask) => freeze(agent, ask).await,
                 }
                 return;

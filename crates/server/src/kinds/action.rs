@@ -58,6 +58,7 @@ pub fn action(
     if meta.deleted_at.is_some() {
         return refuse("it is being deleted");
     }
+    super::warm::check_ordinary(context.view, at)?;
     let spec = &at.value.spec;
     let (power, reboot) = match wanted_power(action, force, phase, spec.power) {
         Wanted::Power(power) => (power, spec.reboot),

@@ -24,6 +24,7 @@ pub(super) fn create(
     check_overrides(&spec)?;
     let id = VmId(find(context, Kind::Vm, source)?);
     let at = source_of(context.view, id, source)?;
+    super::warm::check_ordinary(context.view, at)?;
     // It is not deleted meanwhile.
     plan.rely(key::object(Kind::Vm, id.0), at.revision);
     let base = &at.value.spec;
@@ -49,6 +50,7 @@ pub(super) fn create(
         power_request: 1,
         reboot: None,
         clone_of: Some(id),
+        start: vm::StartChoice::Boot,
         ..base.clone()
     })
 }
@@ -62,6 +64,8 @@ fn check_overrides(spec: &VmSpec) -> Result<(), Problem> {
         ("datastore", spec.datastore.is_some()),
         ("cdrom", spec.cdrom.is_some()),
         ("boot", spec.boot.is_some()),
+        ("start", spec.start.is_some()),
+        ("warms", spec.warms.is_some()),
     ];
     let Some((field, _)) = given.into_iter().find(|(_, is_given)| *is_given) else {
         return Ok(());

@@ -13,6 +13,7 @@ mod placement;
 mod record;
 mod start;
 mod vm;
+mod warm;
 
 pub use action::action as vm_action;
 pub(crate) use action::leads_on as vm_leads_on;

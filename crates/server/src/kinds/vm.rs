@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::action::next_commands;
 use super::catalog::{check_guest_size, check_sizes, guest, guest_spec, hide_texts};
-use super::{Served, clone, find, host_name, immutable, media, name_of, placement, start};
+use super::{Served, clone, find, host_name, immutable, media, name_of, placement, start, warm};
 use crate::service::Context;
 use crate::shared::Heard;
 
@@ -48,6 +48,8 @@ impl Served for Vm {
             cdrom: media::cdrom_spec(view, stored),
             boot: Some(planner::document::boot(stored)),
             clone_of: stored.clone_of.map(|id| name_of(view, Kind::Vm, id.0)),
+            start: Some(stored.start).filter(|start| !start.is_usual()),
+            warms: stored.warms.map(|id| name_of(view, Kind::Template, id.0)),
         }
     }
 
@@ -81,7 +83,8 @@ impl Served for Vm {
             ready: run.is_some_and(|run| run.ready),
             reason: held_back(view, phase)
                 .or_else(|| lifecycle::reason(facts, phase))
-                .or_else(|| memory.and_then(over_reservation)),
+                .or_else(|| memory.and_then(over_reservation))
+                .or_else(|| warm::staleness(view, VmId(id))),
             memory,
             placement: intent
                 .and_then(|intent| intent.placement.clone())
@@ -101,6 +104,10 @@ impl Served for Vm {
                 .and_then(|run| run.cdrom.as_ref())
                 .map(|state| media::cdrom_status(view, facts.spec, state)),
             copied: clone::status(view, VmId(id)),
+            layer: intent
+                .and_then(|intent| intent.layer)
+                .map(|id| name_of(view, Kind::Vm, id.0)),
+            booted_instead: intent.and_then(|intent| intent.booted_instead.clone()),
         })
     }
 
@@ -112,6 +119,9 @@ impl Served for Vm {
     ) -> Result<Self::Stored, Problem> {
         if let Some(source) = spec.clone_of.clone() {
             return clone::create(context, &source, spec, plan);
+        }
+        if let Some(template) = spec.warms.clone() {
+            return warm::create(context, &template, spec, plan);
         }
         let template = spec
             .template
@@ -169,6 +179,8 @@ impl Served for Vm {
             boot: media::boot(spec.boot.unwrap_or_default(), cdrom.as_ref())?,
             cdrom,
             clone_of: None,
+            start: warm::start_choice(context, spec.start, template.map(TemplateId))?,
+            warms: None,
         })
     }
 
@@ -184,6 +196,8 @@ impl Served for Vm {
             (spec.template != shown.template, "the template"),
             (spec.image.is_some() && spec.image != shown.image, "the image"),
             (spec.disk_bytes != shown.disk_bytes, "the disk's size"),
+            (spec.start.is_some() && spec.start != shown.start, "how it was started first"),
+            (spec.warms != shown.warms, "what it is the warm form of"),
             (
                 spec.clone_of != shown.clone_of && (source.is_some() || old.spec.clone_of.is_none()),
                 "what it is a copy of",
@@ -205,6 +219,7 @@ impl Served for Vm {
         }
         let vcpus = spec.vcpus.unwrap_or(old.spec.vcpus);
         let memory_mib = spec.memory_mib.unwrap_or(old.spec.memory_mib);
+        warm::check_unchanged(context.view, old, &spec)?;
         check_sizes(vcpus, memory_mib, None)?;
         check_largest_host(context, memory_mib, vcpus)?;
         let power = spec.power.unwrap_or(old.spec.power);
@@ -249,6 +264,7 @@ impl Served for Vm {
             return Ok(at.value.meta.id);
         }
         clone::check_deletable(context.view, at)?;
+        warm::check_deletable(context.view, at)?;
         plan.action = format!("delete vm {}", at.value.meta.name);
         let delete = |object: &mut Object<model::vm::VmSpec>| object.meta.deleted_at = Some(context.now);
         Ok(crate::service::replace_object(
@@ -499,7 +515,7 @@ fn address(
 }
 
 /// A locally administered MAC, from the VM's id and the interface's number.
-fn calculated_mac(id: Uuid, index: usize) -> String {
+pub(super) fn calculated_mac(id: Uuid, index: usize) -> String {
     // The last bytes of a UUID v7 are random; with fewer than five of them thousands of VMs would meet.
     let [.., a, b, c, d, last] = *id.as_bytes();
     let last = last.wrapping_add(u8::try_from(index).unwrap_or(0));

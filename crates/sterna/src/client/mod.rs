@@ -34,6 +34,7 @@ mod timing;
 mod token;
 mod vm;
 mod wait;
+mod warm;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -49,7 +50,7 @@ use tokio::time::Instant;
 
 use crate::cli::{
     CatalogCommand, ClientCommand, Global, HostCommand, ImageCommand, MigrationCommand, Output,
-    SupportCommand, VmCommand,
+    SupportCommand, TemplateCommand, VmCommand,
 };
 use crate::units;
 
@@ -244,10 +245,13 @@ async fn dispatch(context: &Context, command: ClientCommand) -> anyhow::Result<E
             kinds::write::<api::kinds::Image>(context, command).await
         }
         ClientCommand::Image(ImageCommand::Import(args)) => image::import(context, args).await,
-        ClientCommand::Template(CatalogCommand::Write(command)) => {
+        ClientCommand::Template(TemplateCommand::Catalog(CatalogCommand::Write(command))) => {
             kinds::write::<api::kinds::Template>(context, command).await
         }
-        ClientCommand::Template(CatalogCommand::Create(args)) => template::create(context, args).await,
+        ClientCommand::Template(TemplateCommand::Catalog(CatalogCommand::Create(args))) => {
+            template::create(context, args).await
+        }
+        ClientCommand::Template(TemplateCommand::Warm(args)) => warm::warm(context, args).await,
         ClientCommand::Network(CatalogCommand::Write(command)) => {
             kinds::write::<Network>(context, command).await
         }

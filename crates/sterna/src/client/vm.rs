@@ -219,6 +219,8 @@ fn bodies(args: VmArgs) -> anyhow::Result<Vec<Create<VmSpec>>> {
         }),
         boot: args.boot.as_deref().map(devices),
         clone_of: None,
+        start: args.start.map(Into::into),
+        warms: None,
     };
     let labels: BTreeMap<String, String> = args.labels.into_iter().collect();
     // A held VM is released by itself, so that it is placed by itself.
