@@ -40,11 +40,13 @@ fn machine(bench: &Bench, vm: VmId) -> Machine {
                 format: ImageFormat::Qcow2,
             }),
             bytes: 256 << 20,
+            layer: None,
         },
         nics: nics(),
         guest: GuestConfig::default(),
         cdrom: None,
         boot: BootDevice::USUAL.into(),
+        keeps_memory: false,
     }
 }
 

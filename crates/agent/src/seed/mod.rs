@@ -45,6 +45,7 @@ mod tests {
                 coherent: true,
                 image: None,
                 bytes: 1,
+                layer: None,
             },
             nics: vec![Port {
                 vni: 1,
@@ -61,6 +62,7 @@ mod tests {
             },
             cdrom: None,
             boot: BootDevice::USUAL.into(),
+            keeps_memory: false,
         }
     }
 

@@ -74,6 +74,7 @@ fn document(incarnation: Incarnation, order: Order) -> Box<VmDocument> {
             format: ImageFormat::Qcow2,
         }),
         bytes: 1 << 30,
+        layer: None,
     };
     let machine = Machine {
         name: "web".to_owned(),
@@ -85,6 +86,7 @@ fn document(incarnation: Incarnation, order: Order) -> Box<VmDocument> {
         guest: GuestConfig::default(),
         cdrom: None,
         boot: BootDevice::USUAL.into(),
+        keeps_memory: false,
     };
     Box::new(VmDocument {
         incarnation,

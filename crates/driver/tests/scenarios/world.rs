@@ -188,11 +188,13 @@ fn machine() -> Machine {
                 format: ImageFormat::Qcow2,
             }),
             bytes: 1 << 30,
+            layer: None,
         },
         nics: Vec::new(),
         guest: GuestConfig::default(),
         cdrom: None,
         boot: BootDevice::USUAL.into(),
+        keeps_memory: false,
     }
 }
 
