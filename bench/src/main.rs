@@ -15,6 +15,7 @@ mod changes;
 mod cli;
 mod drain;
 mod import;
+mod instant;
 mod memory;
 mod moves;
 mod process;
@@ -62,7 +63,7 @@ const ALL: [&str; 13] = [
 ];
 
 /// What is measured only when it is asked for: it takes long, or is part of another one.
-const ALONE: [&str; 2] = ["memory", "move"];
+const ALONE: [&str; 3] = ["memory", "move", "instant"];
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -95,6 +96,7 @@ async fn measure(what: &str, runs: usize) -> anyhow::Result<()> {
         "store" => return of_store(root, runs).await,
         "cli" => return cli::measure(runs).await,
         "memory" => return memory::measure().await,
+        "instant" => return instant::measure(runs).await,
         "api" => return api::measure(root).await,
         "watchers" => return api::watchers(root).await,
         "size" => return size::measure(root).await,

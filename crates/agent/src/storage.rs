@@ -200,7 +200,12 @@ impl Storage {
 
     /// An empty overlay over a warm VM's disk.
     async fn over_layer(&self, path: &Path, layer: &Path, disk: &Disk) -> Result<(), StorageError> {
-        let made = self.tool.create_overlay(path, layer, qemu::command_line::ImageFormat::Qcow2, Some(disk.bytes));
+        let made = self.tool.create_overlay(
+            path,
+            layer,
+            qemu::command_line::ImageFormat::Qcow2,
+            Some(disk.bytes),
+        );
         Ok(made.await?)
     }
 
@@ -259,7 +264,11 @@ pub fn make_private(directory: &Path) -> Result<(), StorageError> {
 /// Where the root disk of a VM is.
 pub fn disk_path(vm: VmId, disk: &Disk) -> PathBuf {
     // One over a warm VM's disk is another file: if it comes to nothing, the VM begins with one that is not.
-    let name = if disk.layer.is_some() { "root-warm.qcow2" } else { "root.qcow2" };
+    let name = if disk.layer.is_some() {
+        "root-warm.qcow2"
+    } else {
+        "root.qcow2"
+    };
     volume_dir(Path::new(&disk.datastore), vm).join(name)
 }
 

@@ -28,8 +28,8 @@ pub mod plan;
 pub mod reports;
 pub mod restored;
 pub mod view;
-pub mod warm;
 pub mod vm;
+pub mod warm;
 
 pub use plan::{Decision, Plan};
 pub use view::View;

@@ -593,7 +593,9 @@ impl Starting<'_> {
         let (first, layer, booted_instead) = step.first_start(&intent_before);
         intent.layer = layer;
         intent.booted_instead = booted_instead;
-        if let (Start::Warm { .. }, Some(warm)) = (&first, layer.and_then(|id| Step::of(step.view, id, step.now))) {
+        if let (Start::Warm { .. }, Some(warm)) =
+            (&first, layer.and_then(|id| Step::of(step.view, id, step.now)))
+        {
             // It is not deleted meanwhile.
             warm.rely_on_object(plan);
         }
@@ -699,7 +701,9 @@ pub(crate) fn outcome(goal: Goal, run: &RunStatus) -> Outcome {
         Goal::Shutdown { .. } | Goal::Kill => Outcome::Off,
         Goal::Prepare if run.reason.is_none() => Outcome::Off,
         Goal::Run { .. } | Goal::Suspend | Goal::Stop if by_itself => Outcome::Off,
-        Goal::Run { .. } | Goal::Suspend | Goal::Stop | Goal::Prepare | Goal::Copy | Goal::Warm => Outcome::Failed,
+        Goal::Run { .. } | Goal::Suspend | Goal::Stop | Goal::Prepare | Goal::Copy | Goal::Warm => {
+            Outcome::Failed
+        }
     }
 }
 

@@ -144,7 +144,13 @@ fn fits<'v>(view: &'v View, id: VmId, spec: &VmSpec) -> Result<&'v SavedState, S
     let saved = vm.intent.as_ref().and_then(|at| at.value.saved.as_ref());
     let saved = saved.ok_or_else(|| format!("the memory of {name} is not kept yet"))?;
     let warm = &object.spec;
-    let told = |spec: &VmSpec| (spec.guest.ssh_keys.clone(), spec.guest.user_data.clone(), spec.guest.vendor_data.clone());
+    let told = |spec: &VmSpec| {
+        (
+            spec.guest.ssh_keys.clone(),
+            spec.guest.user_data.clone(),
+            spec.guest.vendor_data.clone(),
+        )
+    };
     let parts = [
         ("image", warm.image == spec.image),
         ("vcpus", warm.vcpus == spec.vcpus),
@@ -163,5 +169,8 @@ fn fits<'v>(view: &'v View, id: VmId, spec: &VmSpec) -> Result<&'v SavedState, S
 }
 
 fn booted(why: &str) -> Reason {
-    Reason::new("booted-instead", format!("it was booted, not started from memory: {why}"))
+    Reason::new(
+        "booted-instead",
+        format!("it was booted, not started from memory: {why}"),
+    )
 }

@@ -378,16 +378,6 @@ impl GuestAgent {
         Ok(started.pid)
     }
 
-    /// Sets the guest's clock, in nanoseconds since 1970.
-    pub async fn set_time(&mut self, ns: i64) -> Result<(), GuestAgentError> {
-        self.execute("guest-set-time", json!({"time": ns})).await.map(drop)
-    }
-
-    /// The guest's clock, in nanoseconds since 1970.
-    pub async fn time(&mut self) -> Result<i64, GuestAgentError> {
-        self.query("guest-get-time", json!({})).await
-    }
-
     /// Sets a user's password, given in Base64.
     pub async fn set_user_password(&mut self, user: &str, password: &str) -> Result<(), GuestAgentError> {
         let arguments = json!({"username": user, "password": password, "crypted": false});

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use model::Timestamp;
 use qemu::guest_agent::{ExecStatus, GuestAgent, GuestAgentError};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
@@ -21,8 +22,6 @@ const NAME: &str = "sterna-errand";
 const FIRST_PAUSE: Duration = Duration::from_millis(4);
 /// The longest pause between looks.
 const PAUSE: Duration = Duration::from_millis(200);
-/// A guest's clock that is no further off than this was set.
-const CLOCK_OFF_NS: u64 = 5_000_000_000;
 
 /// One step.
 #[derive(Debug)]
@@ -32,14 +31,14 @@ pub enum Step {
         /// For people.
         what: &'static str,
         /// The script.
-        script: &'static str,
+        script: String,
         /// Its arguments.
         arguments: Vec<String>,
         /// Its standard input.
         input: String,
+        /// The time when it begins is its first argument, in seconds since 1970.
+        clock: Option<Clock>,
     },
-    /// The guest's clock is set to this one.
-    Clock(Clock),
 }
 
 /// Steps, and who waits for them.
@@ -55,7 +54,14 @@ impl Errand {
     pub fn new(steps: Vec<Step>, patience: Duration) -> (Self, oneshot::Receiver<Result<(), String>>) {
         let (done, is_done) = oneshot::channel();
         let deadline = Instant::now() + patience;
-        (Self { steps, deadline, done }, is_done)
+        (
+            Self {
+                steps,
+                deadline,
+                done,
+            },
+            is_done,
+        )
     }
 
     /// Does all of it. A guest that does not answer yet is waited for.
@@ -73,14 +79,16 @@ impl Errand {
 
     async fn step(&self, agent: &mut GuestAgent, step: &Step) -> Result<(), String> {
         match step {
-            Step::Clock(clock) => set_clock(agent, clock).await,
             Step::Shell {
                 what,
                 script,
                 arguments,
                 input,
+                clock,
             } => {
+                let now = clock.as_ref().map(|clock| seconds(clock.cloud()));
                 let mut words = vec!["-c", script, NAME];
+                words.extend(now.as_deref());
                 words.extend(arguments.iter().map(String::as_str));
                 let ended = self.shell(agent, &words, input).await;
                 ended.map_err(|error| format!("{what}: {error}"))
@@ -103,9 +111,15 @@ impl Errand {
             match agent.exec_status(pid).await {
                 Ok(ExecStatus::Ended(output)) if output.exit_code == Some(0) => return Ok(()),
                 Ok(ExecStatus::Ended(output)) => {
-                    let status = output.exit_code.map_or("no status".to_owned(), |code| format!("status {code}"));
+                    let status = output
+                        .exit_code
+                        .map_or("no status".to_owned(), |code| format!("status {code}"));
                     let said = String::from_utf8_lossy(&output.stderr);
-                    let said = said.lines().next_back().unwrap_or("it printed nothing").escape_debug();
+                    let said = said
+                        .lines()
+                        .next_back()
+                        .unwrap_or("it printed nothing")
+                        .escape_debug();
                     return Err(format!("it ended with {status}: {said}"));
                 }
                 Ok(ExecStatus::Running) | Err(GuestAgentError::Timeout { .. }) => {
@@ -120,14 +134,6 @@ impl Errand {
     }
 }
 
-/// The agent also has the guest write its time to its hardware clock, which may fail where it matters to nobody.
-async fn set_clock(agent: &mut GuestAgent, clock: &Clock) -> Result<(), String> {
-    let now_ns = || i64::try_from(clock.cloud().as_nanosecond()).unwrap_or(i64::MAX);
-    let Err(error) = agent.set_time(now_ns()).await else {
-        return Ok(());
-    };
-    match agent.time().await {
-        Ok(ns) if ns.abs_diff(now_ns()) <= CLOCK_OFF_NS => Ok(()),
-        _ => Err(format!("setting its clock: {error}")),
-    }
+fn seconds(time: Timestamp) -> String {
+    format!("{}.{:09}", time.as_second(), time.subsec_nanosecond())
 }

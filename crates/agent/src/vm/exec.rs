@@ -20,8 +20,8 @@ use model::document::{ImageFile, Machine, Order, VmDocument};
 use model::host::AcceleratorName;
 use model::report::StartStep;
 use qemu::command_line::{
-    Accelerator, Access, Base, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE, Memory, Nic, QMP_SOCKET, Start,
-    command_line,
+    Accelerator, Access, Base, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE, Memory, Nic, QMP_SOCKET,
+    Start, command_line,
 };
 use qemu::guest_agent::ShutdownMode;
 use qemu::qmp::QmpError;

@@ -218,7 +218,9 @@ impl Memory {
         match effect {
             Effect::Prepare { .. } => self.start.begins(None, now.monotonic_us),
             Effect::Spawn { .. } => self.start.begins(Some(StartStep::Process), now.monotonic_us),
-            Effect::LoadSaved { .. } | Effect::LoadWarm { .. } => self.start.begins(Some(StartStep::Load), now.monotonic_us),
+            Effect::LoadSaved { .. } | Effect::LoadWarm { .. } => {
+                self.start.begins(Some(StartStep::Load), now.monotonic_us)
+            }
             Effect::Identify => self.start.follows(StartStep::Identity, now.monotonic_us),
             Effect::Migrate { to } => {
                 self.transfer = Some(Transfer::started(*to, now));
@@ -297,7 +299,10 @@ impl Memory {
             Effect::LoadSaved { .. } => self.fault = Some(not_loaded(&failure.reason.message)),
             Effect::LoadWarm { .. } => self.fault = Some(not_started(&failure.reason.message)),
             Effect::Identify if is_final => {
-                let cause = format!("its guest could not be given an identity: {}", failure.reason.message);
+                let cause = format!(
+                    "its guest could not be given an identity: {}",
+                    failure.reason.message
+                );
                 self.fault = Some(not_started(&cause));
             }
             Effect::Settle | Effect::Warm if is_final => {

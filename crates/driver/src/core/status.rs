@@ -78,7 +78,10 @@ impl Core {
     }
 
     fn stopping_state(&self, qemu: &Qemu) -> RunState {
-        let is_suspend = matches!(self.order(), Some(Order::Stop(Stop::Suspend | Stop::Store | Stop::Warm)));
+        let is_suspend = matches!(
+            self.order(),
+            Some(Order::Stop(Stop::Suspend | Stop::Store | Stop::Warm))
+        );
         match (&self.memory.save, qemu) {
             (Save::Failed(_), Qemu::Answers(state)) if state.run == RunStatusWord::Running => {
                 RunState::Running

@@ -92,7 +92,8 @@ impl Core {
     /// Whether its memory is to be kept, and it was not.
     pub(super) fn was_not_kept(&self, how: &Stop) -> Option<Reason> {
         (*how == Stop::Warm).then(|| {
-            self.exit_reason().unwrap_or_else(|| not_kept("its QEMU ended before"))
+            self.exit_reason()
+                .unwrap_or_else(|| not_kept("its QEMU ended before"))
         })
     }
 }

@@ -31,7 +31,10 @@ async fn vms_start_from_their_templates_memory() -> anyhow::Result<()> {
     let world = World::up(2).await?;
     world.make_template(192).await?;
     let refused = create(&world, "early", "h1", StartChoice::Instant).await;
-    ensure!(refused.is_err_and(|error| format!("{error:#}").contains("is not warm")), "it is not warm yet");
+    ensure!(
+        refused.is_err_and(|error| format!("{error:#}").contains("is not warm")),
+        "it is not warm yet"
+    );
     let memory = warm(&world).await?;
     let before = sha256(&memory)?;
 
@@ -62,16 +65,27 @@ async fn vms_start_from_their_templates_memory() -> anyhow::Result<()> {
     for name in ["one", "two"] {
         does(&world, name, WORK).await?;
     }
-    world.client().act::<Vm>("one", "reboot", &api::kinds::ActionBody { force: true }).await?;
+    world
+        .client()
+        .act::<Vm>("one", "reboot", &api::kinds::ActionBody { force: true })
+        .await?;
     let moved = world.migrate("two", "h2").await?;
     let ended = world.until_migration_ended(&moved.name).await?;
     ensure!(ended.status.phase == MigrationPhase::Done, "{:?}", ended.status);
     world.until_ready("two").await?;
-    ensure!(does(&world, "two", WHO).await?.starts_with("two\n"), "it is another one after its move");
+    ensure!(
+        does(&world, "two", WHO).await?.starts_with("two\n"),
+        "it is another one after its move"
+    );
     let is_back = |vm: &VmObject| Verdict::from(vm.status.ready && vm.status.phase == Phase::Running);
     world.until_vm("one", "back", is_back).await?;
-    ensure!(does(&world, "one", WHO).await?.starts_with("one\n"), "it is another one after its reset");
-    let four = world.until_vm("four", "ready", |vm| Verdict::from(vm.status.ready)).await?;
+    ensure!(
+        does(&world, "one", WHO).await?.starts_with("one\n"),
+        "it is another one after its reset"
+    );
+    let four = world
+        .until_vm("four", "ready", |vm| Verdict::from(vm.status.ready))
+        .await?;
     ensure!(
         four.status.layer.is_some() || four.status.booted_instead.is_some(),
         "{:?}",
@@ -101,7 +115,9 @@ async fn warm(world: &World) -> anyhow::Result<PathBuf> {
     let kept = world.until_phase(WARM, Phase::Stopped).await?;
     ensure!(kept.status.host.is_none(), "{:?}", kept.status);
     let directory = world.volumes().join(vm.id.to_string());
-    let files = std::fs::read_dir(&directory)?.filter_map(Result::ok).map(|entry| entry.path());
+    let files = std::fs::read_dir(&directory)?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path());
     let mut memory = files.filter(|path| path.extension().is_some_and(|extension| extension == "ram"));
     memory.next().context("its memory is not there")
 }
@@ -117,8 +133,16 @@ async fn are_others(world: &World, vms: &[VmObject]) -> anyhow::Result<()> {
         };
         let nic = vm.spec.nics.as_ref().and_then(|nics| nics.first());
         ensure!(name == vm.name, "{} is called {name}", vm.name);
-        ensure!(nic.and_then(|nic| nic.mac.as_deref()) == Some(mac), "{}: {said:?}", vm.name);
-        ensure!(address.starts_with(&format!("{}/", vms::address(vm)?)), "{}: {said:?}", vm.name);
+        ensure!(
+            nic.and_then(|nic| nic.mac.as_deref()) == Some(mac),
+            "{}: {said:?}",
+            vm.name
+        );
+        ensure!(
+            address.starts_with(&format!("{}/", vms::address(vm)?)),
+            "{}: {said:?}",
+            vm.name
+        );
         let off = seconds.parse::<i64>()?.abs_diff(now_s()?);
         ensure!(off < 30, "{} is off by {off} s", vm.name);
         for word in [mac, random, address] {
@@ -178,7 +202,8 @@ async fn does(world: &World, vm: &str, script: &str) -> anyhow::Result<String> {
     };
     let asked = world.client().apply(vm, &body, None).await?;
     let has_ended = |one: &ObjectOf<Operation>| Verdict::from(one.status.ended_at.is_some());
-    let ended = wait::until::<Operation>(world.client(), &asked.name, "ended", BOOT_PATIENCE, has_ended).await?;
+    let ended =
+        wait::until::<Operation>(world.client(), &asked.name, "ended", BOOT_PATIENCE, has_ended).await?;
     ensure!(ended.status.phase == OperationPhase::Done, "{:?}", ended.status);
     Ok(ended.status.applied.unwrap_or_default().output)
 }

@@ -8,8 +8,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{
-    AGENT_SOCKET, Access, Base, BootDevice, CDROM, CONSOLE_SOCKET, Cache, Cdrom, CommandLine, Disk, HOT_PLUG_PORTS,
-    ImageFormat, NOT_BOOTED, Nic, QMP_SECOND_SOCKET, QMP_SOCKET, boot_index,
+    AGENT_SOCKET, Access, Base, BootDevice, CDROM, CONSOLE_SOCKET, Cache, Cdrom, CommandLine, Disk,
+    HOT_PLUG_PORTS, ImageFormat, NOT_BOOTED, Nic, QMP_SECOND_SOCKET, QMP_SOCKET, boot_index,
 };
 
 const HOT_PLUG_ADDRESS: u8 = 0x02;

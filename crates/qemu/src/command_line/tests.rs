@@ -222,7 +222,11 @@ fn kept_memory_is_written_by_one_and_only_read_by_others() {
         let spec = LaunchSpec { memory, ..spec() };
         let line = command_line(&spec).unwrap();
         let file = line.files.iter().position(|file| file.is_mapped);
-        let object = line.arguments.iter().find(|argument| argument.contains("pc.ram\"")).unwrap();
+        let object = line
+            .arguments
+            .iter()
+            .find(|argument| argument.contains("pc.ram\""))
+            .unwrap();
         let object: Value = serde_json::from_str(object).unwrap();
         (object, file.map(|set| (set, line.files[set].access)))
     };
@@ -234,7 +238,10 @@ fn kept_memory_is_written_by_one_and_only_read_by_others() {
     assert_eq!(kept["share"], true);
     let (copy, file) = of(Memory::CopyOf(path));
     assert_eq!(file.unwrap().1, Access::ReadOnly);
-    assert_eq!((&copy["share"], &copy["readonly"], &copy["rom"]), (&Value::from(false), &Value::from(true), &Value::from("off")));
+    assert_eq!(
+        (&copy["share"], &copy["readonly"], &copy["rom"]),
+        (&Value::from(false), &Value::from(true), &Value::from("off"))
+    );
     assert_eq!(copy["id"], "pc.ram");
 }
 

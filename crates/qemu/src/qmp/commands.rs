@@ -179,7 +179,9 @@ impl Qmp {
             micro: u32,
         }
         let Answer { qemu, package } = self.query("query-version").await?;
-        Ok(format!("{}.{}.{} {package}", qemu.major, qemu.minor, qemu.micro).trim().to_owned())
+        Ok(format!("{}.{}.{} {package}", qemu.major, qemu.minor, qemu.micro)
+            .trim()
+            .to_owned())
     }
 
     /// Sets the link of an interface up or down, as its guest sees it.

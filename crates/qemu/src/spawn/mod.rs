@@ -122,7 +122,11 @@ pub fn spawn(
     command
         .args(user::becoming(user))
         .arg(program)
-        .args(line.arguments.iter().map(|argument| mapped(argument, &files, &line.files)))
+        .args(
+            line.arguments
+                .iter()
+                .map(|argument| mapped(argument, &files, &line.files)),
+        )
         .args(descriptors(&files, &line.files))
         .current_dir(directory)
         .env_clear()

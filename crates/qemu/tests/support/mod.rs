@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use model::vm::BootDevice;
 use qemu::command_line::{
-    AGENT_SOCKET, Accelerator, Access, CONSOLE_SOCKET, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE, Memory,
-    QMP_SOCKET, Start, TCG_CPU_MODEL, command_line,
+    AGENT_SOCKET, Accelerator, Access, CONSOLE_SOCKET, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE,
+    Memory, QMP_SOCKET, Start, TCG_CPU_MODEL, command_line,
 };
 use qemu::migration_tls::{DH_PARAMETERS_FILE, DH_PARAMETERS_PEM};
 use qemu::qmp::migration::{MigrationInfo, MigrationStatus};

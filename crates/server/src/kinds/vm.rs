@@ -196,7 +196,10 @@ impl Served for Vm {
             (spec.template != shown.template, "the template"),
             (spec.image.is_some() && spec.image != shown.image, "the image"),
             (spec.disk_bytes != shown.disk_bytes, "the disk's size"),
-            (spec.start.is_some() && spec.start != shown.start, "how it was started first"),
+            (
+                spec.start.is_some() && spec.start != shown.start,
+                "how it was started first",
+            ),
             (spec.warms != shown.warms, "what it is the warm form of"),
             (
                 spec.clone_of != shown.clone_of && (source.is_some() || old.spec.clone_of.is_none()),

@@ -21,7 +21,10 @@ pub(super) fn create(
     check_overrides(&spec)?;
     let id = find(context, Kind::Template, template)?;
     let Some(at) = context.view.templates.get(&id) else {
-        return Err(Problem::conflict("being-deleted", format!("template {template} is gone")));
+        return Err(Problem::conflict(
+            "being-deleted",
+            format!("template {template} is gone"),
+        ));
     };
     plan.rely(key::object(Kind::Template, id), at.revision);
     let base = &at.value.spec;
@@ -77,7 +80,8 @@ fn check_overrides(spec: &VmSpec) -> Result<(), Problem> {
     let Some((field, _)) = given.into_iter().find(|(_, is_given)| *is_given) else {
         return Ok(());
     };
-    let detail = format!("a template's warm form has its template's `{field}`: leave it out, or leave `warms` out");
+    let detail =
+        format!("a template's warm form has its template's `{field}`: leave it out, or leave `warms` out");
     Err(Problem::invalid("warm-form-has-its-templates", detail))
 }
 
@@ -97,7 +101,9 @@ pub(super) fn start_choice(
     };
     if planner::warm::warm_forms(context.view, template).next().is_none() {
         let name = name_of(context.view, Kind::Template, template.0);
-        let detail = format!("template {name} is not warm: `sterna template warm {name} --wait` first, or `--start auto`");
+        let detail = format!(
+            "template {name} is not warm: `sterna template warm {name} --wait` first, or `--start auto`"
+        );
         return Err(Problem::conflict("template-not-warm", detail));
     }
     Ok(start)

@@ -63,7 +63,11 @@ pub(super) async fn warm(context: &Context, args: WarmArgs) -> anyhow::Result<Ex
 
 /// Whether VMs can start from it, or will be able to.
 fn is_of_use(vm: &ObjectOf<Vm>) -> bool {
-    let is_stale = vm.status.reason.as_ref().is_some_and(|reason| reason.code == "warm-form-stale");
+    let is_stale = vm
+        .status
+        .reason
+        .as_ref()
+        .is_some_and(|reason| reason.code == "warm-form-stale");
     vm.deleted_at.is_none() && vm.status.phase != Phase::Failed && !is_stale
 }
 

@@ -1,7 +1,11 @@
-# $1: the name, $2: the machine's id; then for each interface its MAC address, the one that it shall have, and its address,
+# After the random numbers. $1: the time in seconds since 1970, $2: the name, $3: the machine's id; then for each interface its MAC address, the one that it shall have, and its address,
 # or - for none. May be repeated.
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 set -e
+# Not by the guest's agent: that has it written to the hardware's clock, which takes up to a second, and has the host's time.
+# Not every `date` takes a fraction.
+date -u -s "@$1" >/dev/null 2>&1 || date -u -s "@${1%.*}" >/dev/null
+shift
 echo "$1" >/proc/sys/kernel/hostname
 for file in /etc/hostname /run/hostname; do
     if [ -f "$file" ]; then echo "$1" >"$file"; fi

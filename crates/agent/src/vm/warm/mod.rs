@@ -114,7 +114,9 @@ impl Vm {
             return Ok(Memory::Own);
         }
         if let Some((vm, incarnation)) = source(&order) {
-            return Ok(Memory::CopyOf(Files::of(&machine.disk.datastore, vm, incarnation).memory));
+            return Ok(Memory::CopyOf(
+                Files::of(&machine.disk.datastore, vm, incarnation).memory,
+            ));
         }
         if !machine.keeps_memory {
             return Ok(Memory::Own);
@@ -129,9 +131,10 @@ impl Vm {
     pub(super) async fn settle(&self) -> Result<(), Failure> {
         let steps = vec![Step::Shell {
             what: "waiting for the end of its boot",
-            script: SETTLE,
+            script: SETTLE.to_owned(),
             arguments: Vec::new(),
             input: String::new(),
+            clock: None,
         }];
         self.run_errand(steps, SETTLE_PATIENCE).await
     }
@@ -191,24 +194,20 @@ impl Vm {
         let document = self.desired()?;
         let machine = &document.machine;
         let Some((vm, incarnation)) = source(&document.order) else {
-            return Err(terminal("no-warm-form", "it was not started from kept memory".to_owned()));
+            return Err(terminal(
+                "no-warm-form",
+                "it was not started from kept memory".to_owned(),
+            ));
         };
         let form = read_form(&Files::of(&machine.disk.datastore, vm, incarnation).form)?;
-        let steps = vec![
-            Step::Shell {
-                what: "drawing its random numbers anew",
-                script: ENTROPY,
-                arguments: Vec::new(),
-                input: STANDARD.encode(chance::entropy::<ENTROPY_BYTES>()),
-            },
-            Step::Clock(self.host.clock.clone()),
-            Step::Shell {
-                what: "giving it its name and addresses",
-                script: IDENTITY,
-                arguments: identity(machine, &form.macs),
-                input: String::new(),
-            },
-        ];
+        // All at once: each command of the guest's agent costs a copy of its own start.
+        let steps = vec![Step::Shell {
+            what: "drawing its random numbers anew, then its time, name and addresses",
+            script: format!("(\n{ENTROPY}) || exit\n{IDENTITY}"),
+            arguments: identity(machine, &form.macs),
+            input: STANDARD.encode(chance::entropy::<ENTROPY_BYTES>()),
+            clock: Some(self.host.clock.clone()),
+        }];
         self.run_errand(steps, IDENTITY_PATIENCE).await
     }
 
@@ -253,22 +252,27 @@ fn identity(machine: &Machine, macs: &[String]) -> Vec<String> {
     let mut words = vec![name.to_owned(), machine.uuid.simple().to_string()];
     for (present, nic) in macs.iter().zip(&machine.nics) {
         let address = nic.address.map(|address| format!("{address}/{}", nic.prefix_len));
-        words.extend([present.clone(), nic.mac.clone(), address.unwrap_or_else(|| "-".to_owned())]);
+        words.extend([
+            present.clone(),
+            nic.mac.clone(),
+            address.unwrap_or_else(|| "-".to_owned()),
+        ]);
     }
     words
 }
 
 async fn set_links(qmp: &Qmp, nics: &[Port], up: bool) -> Result<(), Failure> {
     for slot in 0..nics.len() {
-        qmp.set_link(&format!("nic{slot}"), up).await.map_err(qmp_failure)?;
+        qmp.set_link(&format!("nic{slot}"), up)
+            .await
+            .map_err(qmp_failure)?;
     }
     Ok(())
 }
 
 fn read_form(path: &Path) -> Result<WarmForm, Failure> {
-    let bytes = fs::read(path).map_err(|error| {
-        storage_failure(storage::file("read the template's warm form", path)(error))
-    })?;
+    let bytes = fs::read(path)
+        .map_err(|error| storage_failure(storage::file("read the template's warm form", path)(error)))?;
     serde_json::from_slice(&bytes).map_err(|error| super::terminal("warm-form-unreadable", &error))
 }
 
