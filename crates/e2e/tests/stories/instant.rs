@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 use api::apply::{ApplyBody, Secret};
 use api::client::ObjectOf;
-use api::kinds::{Operation, PlacementSpec, Vm, VmSpec};
+use api::kinds::{ActionBody, Operation, PlacementSpec, Vm, VmSpec};
 use model::lifecycle::Phase;
 use model::migration::MigrationPhase;
 use model::operation::OperationPhase;
@@ -67,7 +67,7 @@ async fn vms_start_from_their_templates_memory() -> anyhow::Result<()> {
     }
     world
         .client()
-        .act::<Vm>("one", "reboot", &api::kinds::ActionBody { force: true })
+        .action::<Vm, _>("one", "reboot", &ActionBody { force: true })
         .await?;
     let moved = world.migrate("two", "h2").await?;
     let ended = world.until_migration_ended(&moved.name).await?;
