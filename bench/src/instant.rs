@@ -35,7 +35,7 @@ pub(crate) async fn measure(runs: usize) -> anyhow::Result<()> {
     println!("warming took {:.1} s\n", warming.elapsed().as_secs_f64());
     let (mut instant, mut booted) = (Took::default(), Took::default());
     for n in 0..runs {
-        instant.push(one(&world, &format!("i-{n}"), StartChoice::Instant).await?);
+        instant.push(one(&world, &format!("i-{n}"), StartChoice::AtOnce).await?);
         booted.push(one(&world, &format!("b-{n}"), StartChoice::Boot).await?);
     }
     println!("| from the request until | instant | booted | ratio | asked for |\n|---|---|---|---|---|");
@@ -51,7 +51,7 @@ pub(crate) async fn measure(runs: usize) -> anyhow::Result<()> {
         booted.named,
         instant.named.ratio_to(&booted.named)
     );
-    let shared = idle(&world, "si", StartChoice::Instant).await?;
+    let shared = idle(&world, "si", StartChoice::AtOnce).await?;
     let own = idle(&world, "sb", StartChoice::Boot).await?;
     println!(
         "\n| memory (Pss) of {IDLE} idle VMs of {MEMORY_MIB} MiB | MiB | of the booted ones' | asked for |\n|---|---|---|---|"

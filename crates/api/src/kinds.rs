@@ -74,7 +74,7 @@ pub struct VmSpec {
     pub clone_of: Option<String>,
     /// How it is started the first time: it boots if `null`.
     pub start: Option<StartChoice>,
-    /// The template that it is the warm form of: it is booted once, and its memory is kept for others. All else is the template's.
+    /// The template that it is the warm form of: it is booted once, and its memory is kept. All else is the template's.
     pub warms: Option<String>,
 }
 
@@ -159,10 +159,8 @@ pub struct VmStatus {
     #[serde(default)]
     pub copied: Option<CopyStatus>,
     /// The warm form whose disk lies under its own; it is not deleted before this VM.
-    #[serde(default)]
     pub layer: Option<String>,
     /// Why it was booted although it was to be started from its template's kept memory.
-    #[serde(default)]
     pub booted_instead: Option<Reason>,
 }
 

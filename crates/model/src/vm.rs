@@ -102,7 +102,8 @@ pub enum StartChoice {
     /// From its template's kept memory where that is possible; else it boots.
     Auto,
     /// From its template's kept memory; it boots, and says why, if that turns out to be impossible.
-    Instant,
+    #[serde(rename = "instant")]
+    AtOnce,
 }
 
 impl StartChoice {

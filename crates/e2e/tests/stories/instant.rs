@@ -30,7 +30,7 @@ const WORK: &str = "dd if=/dev/urandom of=/dev/shm/noise bs=1M count=40 2>/dev/n
 async fn vms_start_from_their_templates_memory() -> anyhow::Result<()> {
     let world = World::up(2).await?;
     world.make_template(192).await?;
-    let refused = create(&world, "early", "h1", StartChoice::Instant).await;
+    let refused = create(&world, "early", "h1", StartChoice::AtOnce).await;
     ensure!(
         refused.is_err_and(|error| format!("{error:#}").contains("is not warm")),
         "it is not warm yet"
@@ -40,7 +40,7 @@ async fn vms_start_from_their_templates_memory() -> anyhow::Result<()> {
 
     // At once, on one host and on another whose agent is killed meanwhile.
     for (name, host) in [("one", "h1"), ("two", "h1"), ("three", "h2")] {
-        create(&world, name, host, StartChoice::Instant).await?;
+        create(&world, name, host, StartChoice::AtOnce).await?;
     }
     world.kill_agent("h2").await?;
     let mut all = Vec::new();
@@ -57,13 +57,26 @@ async fn vms_start_from_their_templates_memory() -> anyhow::Result<()> {
     are_others(&world, &all).await?;
     is_kept_from_people(&world).await?;
 
+    what_they_do_stays_theirs(&world).await?;
+    ensure!(sha256(&memory)? == before, "the kept memory was written");
+
+    for name in ["one", "two", "three", "four", WARM] {
+        world.delete_vm(name).await?;
+    }
+    let left: Vec<_> = std::fs::read_dir(world.volumes())?.collect::<Result<_, _>>()?;
+    ensure!(left.is_empty(), "{left:?}");
+    world.down().await
+}
+
+/// Through work, a reset and a move, and while one is killed in the midst of its start.
+async fn what_they_do_stays_theirs(world: &World) -> anyhow::Result<()> {
     // One is killed in the midst: it is booted instead, or had started.
-    let killed = create(&world, "four", "h1", StartChoice::Auto).await?;
-    kill_qemu(&world, &killed).await?;
+    let killed = create(world, "four", "h1", StartChoice::Auto).await?;
+    kill_qemu(world, &killed).await?;
 
     // What they do stays theirs, through a reset and a move.
     for name in ["one", "two"] {
-        does(&world, name, WORK).await?;
+        does(world, name, WORK).await?;
     }
     world
         .client()
@@ -74,13 +87,13 @@ async fn vms_start_from_their_templates_memory() -> anyhow::Result<()> {
     ensure!(ended.status.phase == MigrationPhase::Done, "{:?}", ended.status);
     world.until_ready("two").await?;
     ensure!(
-        does(&world, "two", WHO).await?.starts_with("two\n"),
+        does(world, "two", WHO).await?.starts_with("two\n"),
         "it is another one after its move"
     );
     let is_back = |vm: &VmObject| Verdict::from(vm.status.ready && vm.status.phase == Phase::Running);
     world.until_vm("one", "back", is_back).await?;
     ensure!(
-        does(&world, "one", WHO).await?.starts_with("one\n"),
+        does(world, "one", WHO).await?.starts_with("one\n"),
         "it is another one after its reset"
     );
     let four = world
@@ -91,14 +104,7 @@ async fn vms_start_from_their_templates_memory() -> anyhow::Result<()> {
         "{:?}",
         four.status
     );
-    ensure!(sha256(&memory)? == before, "the kept memory was written");
-
-    for name in ["one", "two", "three", "four", WARM] {
-        world.delete_vm(name).await?;
-    }
-    let left: Vec<_> = std::fs::read_dir(world.volumes())?.collect::<Result<_, _>>()?;
-    ensure!(left.is_empty(), "{left:?}");
-    world.down().await
+    Ok(())
 }
 
 /// Makes the template warm, with its host's agent killed while it settles; its memory's file.

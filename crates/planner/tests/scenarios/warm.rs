@@ -84,7 +84,7 @@ fn a_vm_starts_from_memory_with_its_disk_over_the_warm_ones() {
     let mut world = World::new(1);
     let template = template(&mut world);
     let form = warm(&mut world, template);
-    for start in [StartChoice::Auto, StartChoice::Instant] {
+    for start in [StartChoice::Auto, StartChoice::AtOnce] {
         let id = asked(&mut world, &format!("{start:?}"), template, start);
         assert_eq!(began(&world, id), ("run 1 from warm".to_owned(), None));
         assert_eq!(world.order("h1", id).unwrap().machine.disk.layer, Some(form));
@@ -106,7 +106,7 @@ fn what_does_not_fit_is_booted_and_says_why() {
     let large = world.asked_for("larger", Power::Hold, 512);
     world.change_vm(large, |object| {
         object.spec.template = Some(template);
-        object.spec.start = StartChoice::Instant;
+        object.spec.start = StartChoice::AtOnce;
         object.spec.power = Power::Running;
     });
     let (told, why) = began(&world, large);
@@ -120,7 +120,7 @@ fn one_whose_guest_never_was_its_own_gets_another_disk_and_boots() {
         let mut world = World::new(1);
         let template = template(&mut world);
         warm(&mut world, template);
-        let id = asked(&mut world, "quick", template, StartChoice::Instant);
+        let id = asked(&mut world, "quick", template, StartChoice::AtOnce);
         world.run(id, |run| {
             run.state = RunState::Booting;
             run.ran = true;
@@ -138,7 +138,7 @@ fn one_that_was_its_own_keeps_its_disk_through_later_boots() {
     let mut world = World::new(1);
     let template = template(&mut world);
     let form = warm(&mut world, template);
-    let id = asked(&mut world, "quick", template, StartChoice::Instant);
+    let id = asked(&mut world, "quick", template, StartChoice::AtOnce);
     world.run(id, |run| {
         run.state = RunState::Running;
         run.has_identity = true;
@@ -156,7 +156,7 @@ fn a_warm_vm_outlives_the_disks_over_its_own() {
     let mut world = World::new(1);
     let template = template(&mut world);
     let form = warm(&mut world, template);
-    let id = asked(&mut world, "quick", template, StartChoice::Instant);
+    let id = asked(&mut world, "quick", template, StartChoice::AtOnce);
     world.run(id, |run| {
         run.state = RunState::Running;
         run.has_identity = true;

@@ -117,15 +117,13 @@ impl Served for Vm {
         spec: VmSpec,
         plan: &mut Plan,
     ) -> Result<Self::Stored, Problem> {
-        if let Some(source) = spec.clone_of.clone() {
-            return clone::create(context, &source, spec, plan);
+        match (spec.clone_of.clone(), spec.warms.clone()) {
+            (None, Some(template)) => return warm::create(context, &template, spec, plan),
+            (Some(source), _) => return clone::create(context, &source, spec, plan),
+            (None, None) => {}
         }
-        if let Some(template) = spec.warms.clone() {
-            return warm::create(context, &template, spec, plan);
-        }
-        let template = spec
-            .template
-            .as_deref()
+        let template = spec.template.as_deref();
+        let template = template
             .map(|name| find(context, Kind::Template, name))
             .transpose()?;
         let base = template

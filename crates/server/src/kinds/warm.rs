@@ -92,7 +92,7 @@ pub(super) fn start_choice(
     template: Option<TemplateId>,
 ) -> Result<StartChoice, Problem> {
     let start = start.unwrap_or_default();
-    if start != StartChoice::Instant {
+    if start != StartChoice::AtOnce {
         return Ok(start);
     }
     let Some(template) = template else {

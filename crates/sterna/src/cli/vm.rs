@@ -403,7 +403,7 @@ pub(crate) enum StartHow {
 impl From<StartHow> for StartChoice {
     fn from(how: StartHow) -> Self {
         match how {
-            StartHow::Instant => Self::Instant,
+            StartHow::Instant => Self::AtOnce,
             StartHow::Boot => Self::Boot,
             StartHow::Auto => Self::Auto,
         }
