@@ -10,7 +10,7 @@ use driver::passes::LIMITS_MS;
 use model::vm::BootDevice;
 use qemu::command_line::{
     AGENT_SOCKET, Accelerator, Access, Base, CONSOLE_SOCKET, Cache, Disk, ImageFormat, LaunchSpec,
-    MACHINE_TYPE, QMP_SOCKET, Start, TCG_CPU_MODEL, command_line,
+    MACHINE_TYPE, Memory, QMP_SOCKET, Start, TCG_CPU_MODEL, command_line,
 };
 use qemu::guest_agent::GuestAgent;
 use qemu::migration_settings::{Side, capabilities, parameters};
@@ -89,6 +89,7 @@ pub(crate) fn spec(disk: &Path, image: &Path, memory_mib: u32, start: Start) -> 
         vm: Uuid::from_u128(0x0190_b2a4_0000_7000_8000_0000_0000_0001),
         name: "bare".to_owned(),
         memory_mib,
+        memory: Memory::Own,
         vcpus: 1,
         machine_type: MACHINE_TYPE.to_owned(),
         cpu_model: TCG_CPU_MODEL.to_owned(),
@@ -100,6 +101,7 @@ pub(crate) fn spec(disk: &Path, image: &Path, memory_mib: u32, start: Start) -> 
             base: Some(Base {
                 path: image.to_owned(),
                 format: ImageFormat::Qcow2,
+                base: None,
             }),
             cache: Cache::HostPageCache,
             access: Access::ReadWrite,

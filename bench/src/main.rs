@@ -16,6 +16,7 @@ mod cli;
 mod clones;
 mod drain;
 mod import;
+mod instant;
 mod memory;
 mod moves;
 mod process;
@@ -63,7 +64,7 @@ const ALL: [&str; 13] = [
 ];
 
 /// What is measured only when it is asked for: it takes long, or is part of another one.
-const ALONE: [&str; 4] = ["memory", "move", "clone", "prepared"];
+const ALONE: [&str; 5] = ["memory", "move", "clone", "prepared", "instant"];
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -96,6 +97,7 @@ async fn measure(what: &str, runs: usize) -> anyhow::Result<()> {
         "store" => return of_store(root, runs).await,
         "cli" => return cli::measure(runs).await,
         "memory" => return memory::measure().await,
+        "instant" => return instant::measure(runs).await,
         "api" => return api::measure(root).await,
         "watchers" => return api::watchers(root).await,
         "size" => return size::measure(root).await,

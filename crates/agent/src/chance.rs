@@ -38,6 +38,18 @@ pub fn nonce() -> u32 {
     rand::random()
 }
 
+/// What a guest draws its random numbers from.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a guest's entropy, nothing that is decided"
+)]
+pub fn entropy<const N: usize>() -> [u8; N]
+where
+    rand::distr::StandardUniform: rand::distr::Distribution<[u8; N]>,
+{
+    rand::random()
+}
+
 /// What keeps many hosts from trying in step: from a half to one.
 #[expect(clippy::disallowed_methods, reason = "the length of a pause")]
 pub fn jitter() -> f64 {

@@ -198,14 +198,16 @@ impl Storage {
 
     /// All that a guest sees of a disk that no QEMU has open, as a file of its own.
     pub async fn flatten(&self, path: &Path, disk: &Disk, to: &Path) -> Result<(), StorageError> {
-        let base = match &disk.image {
-            Some(image) => Some((self.image(Path::new(&disk.datastore), image).await?, image.format)),
+        let layer = layer_path(disk).map(|layer| (layer, qemu::command_line::ImageFormat::Qcow2));
+        let image = match &disk.image {
+            Some(image) => {
+                let path = self.image(Path::new(&disk.datastore), image).await?;
+                Some((path, qemu_format(image.format)))
+            }
             None => None,
         };
-        let base = base
-            .as_ref()
-            .map(|(base, format)| (base.as_path(), qemu_format(*format)));
-        Ok(self.tool.flatten(path, base, to).await?)
+        let bases: Vec<_> = layer.into_iter().chain(image).collect();
+        Ok(self.tool.flatten(path, &bases, to).await?)
     }
 
     /// Makes a disk larger that no QEMU has open.
@@ -213,14 +215,28 @@ impl Storage {
         Ok(self.tool.grow(path, bytes).await?)
     }
 
-    /// What a copy of a disk goes to: an empty disk of its size, over its image unless all of it is copied.
+    /// What a copy of a disk goes to: an empty disk of its size, over what the disk is over unless all of it is copied.
     pub async fn empty_copy(&self, path: &Path, disk: &Disk, is_whole: bool) -> Result<(), StorageError> {
+        if let Some(layer) = layer_path(disk).filter(|_| !is_whole) {
+            return self.over_layer(path, &layer, disk).await;
+        }
         let Some(image) = disk.image.as_ref().filter(|_| !is_whole) else {
             return Ok(self.tool.create_empty(path, disk.bytes).await?);
         };
         let base = image_path(Path::new(&disk.datastore), image)?;
         let format = qemu_format(image.format);
         let made = self.tool.create_overlay(path, &base, format, Some(disk.bytes));
+        Ok(made.await?)
+    }
+
+    /// An empty overlay over a warm VM's disk.
+    async fn over_layer(&self, path: &Path, layer: &Path, disk: &Disk) -> Result<(), StorageError> {
+        let made = self.tool.create_overlay(
+            path,
+            layer,
+            qemu::command_line::ImageFormat::Qcow2,
+            Some(disk.bytes),
+        );
         Ok(made.await?)
     }
 
@@ -234,8 +250,9 @@ impl Storage {
         let directory = volume_dir(datastore, vm);
         make_private(&directory)?;
         let temporary = directory.join(format!("{}.part", chance::unique()));
-        match &disk.image {
-            Some(image) => {
+        match (&disk.image, layer_path(disk)) {
+            (_, Some(layer)) => self.over_layer(&temporary, &layer, disk).await?,
+            (Some(image), None) => {
                 let base = self.image(datastore, image).await?;
                 let format = qemu_format(image.format);
                 let made = self
@@ -243,7 +260,7 @@ impl Storage {
                     .create_overlay(&temporary, &base, format, Some(disk.bytes));
                 made.await?;
             }
-            None => self.tool.create_empty(&temporary, disk.bytes).await?,
+            (None, None) => self.tool.create_empty(&temporary, disk.bytes).await?,
         }
         fs::rename(&temporary, &path).map_err(file("rename", &temporary))?;
         Ok(path)
@@ -277,7 +294,19 @@ pub fn make_private(directory: &Path) -> Result<(), StorageError> {
 
 /// Where the root disk of a VM is.
 pub fn disk_path(vm: VmId, disk: &Disk) -> PathBuf {
-    volume_dir(Path::new(&disk.datastore), vm).join("root.qcow2")
+    // One over a warm VM's disk is another file: if it comes to nothing, the VM begins with one that is not.
+    let name = if disk.layer.is_some() {
+        "root-warm.qcow2"
+    } else {
+        "root.qcow2"
+    };
+    volume_dir(Path::new(&disk.datastore), vm).join(name)
+}
+
+/// Where the warm VM's disk is that lies under this one.
+pub fn layer_path(disk: &Disk) -> Option<PathBuf> {
+    let directory = volume_dir(Path::new(&disk.datastore), disk.layer?);
+    Some(directory.join("root.qcow2"))
 }
 
 /// Where an image is in a datastore.

@@ -40,12 +40,14 @@ fn machine(bench: &Bench, vm: VmId) -> Machine {
                 format: ImageFormat::Qcow2,
             }),
             bytes: 256 << 20,
+            layer: None,
         },
         nics: nics(),
         guest: GuestConfig::default(),
         cdrom: None,
         boot: BootDevice::USUAL.into(),
         firmware: model::vm::Firmware::Bios,
+        keeps_memory: false,
     }
 }
 

@@ -11,7 +11,7 @@ use model::migration::{Figures, Method, MigrationPhase, Progress};
 use model::operation::{Action, Applied, OperationPhase};
 use model::report::StepTime;
 use model::user_data::UserData;
-use model::vm::{BootDevice, Consistency, Firmware, Power, RefusedGroup, SeedFormat};
+use model::vm::{BootDevice, Consistency, Firmware, Power, RefusedGroup, SeedFormat, StartChoice};
 use model::{Incarnation, Kind, Reason, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,10 @@ pub struct VmSpec {
     /// The copy has all that the guest sees, and does not depend on the source's image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clone_full: Option<bool>,
+    /// How it is started the first time: it boots if `null`.
+    pub start: Option<StartChoice>,
+    /// The template that it is the warm form of: it is booted once, and its memory is kept. All else is the template's.
+    pub warms: Option<String>,
 }
 
 /// A drive for installation media.
@@ -166,6 +170,10 @@ pub struct VmStatus {
     /// The version of the template that it was made from.
     #[serde(default)]
     pub template_version: Option<u64>,
+    /// The warm form whose disk lies under its own; it is not deleted before this VM.
+    pub layer: Option<String>,
+    /// Why it was booted although it was to be started from its template's kept memory.
+    pub booted_instead: Option<Reason>,
 }
 
 /// The copy that a VM's root disk is.

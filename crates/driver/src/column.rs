@@ -63,7 +63,11 @@ impl Column {
         match order {
             Some(Order::Target(_)) => as_target(state, marks),
             Some(Order::MigrateTo(order)) => as_source(state, marks, order),
-            Some(Order::Run { start, .. }) => as_run(state, marks, matches!(start, StartFrom::Saved { .. })),
+            Some(Order::Run { start, .. }) => as_run(
+                state,
+                marks,
+                matches!(start, StartFrom::Saved { .. } | StartFrom::Warm { .. }),
+            ),
             Some(Order::Stop(_)) | None => as_run(state, marks, false),
         }
     }

@@ -35,6 +35,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod timeless;
+mod warm;
 
 use std::collections::BTreeSet;
 
@@ -594,6 +595,8 @@ fn touches_qemu(effect: &Effect) -> bool {
         Effect::Spawn { .. }
         | Effect::Listen
         | Effect::LoadSaved { .. }
+        | Effect::LoadWarm { .. }
+        | Effect::Warm
         | Effect::Continue
         | Effect::Pause
         | Effect::Save { .. }
@@ -611,6 +614,8 @@ fn touches_qemu(effect: &Effect) -> bool {
         | Effect::MigrateCancel
         | Effect::Look => true,
         Effect::Journal(_)
+        | Effect::Identify
+        | Effect::Settle
         | Effect::Prepare { .. }
         | Effect::OpenPorts
         | Effect::Announce

@@ -57,6 +57,9 @@ pub struct Marks {
     /// Where that file is.
     #[serde(default)]
     pub saved_in: SavedIn,
+    /// Its guest, which began as a copy of another's memory, has an identity of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub identified: bool,
     /// Its volumes were removed.
     pub removed: bool,
     /// The last reboot that was begun.
@@ -94,6 +97,7 @@ impl Marks {
             }
             Mark::Saving => self.saving = true,
             Mark::UsedSaved => self.used_saved = true,
+            Mark::Identified => self.identified = true,
             Mark::Removed => self.removed = true,
             Mark::Rebooting(rebooting) => self.rebooting = Some(*rebooting),
             Mark::Rebooted(rebooted) => self.rebooted = Some(*rebooted),
@@ -142,6 +146,8 @@ pub enum Mark {
     Saving,
     /// See [`Marks::used_saved`].
     UsedSaved,
+    /// See [`Marks::identified`].
+    Identified,
     /// See [`Marks::removed`].
     Removed,
     /// See [`Marks::rebooting`].
@@ -388,6 +394,20 @@ pub enum Effect {
         /// Where it is.
         saved_in: SavedIn,
     },
+    /// Load what a warm VM left into a QEMU that was started to take a stream and maps its memory; done when it is loaded,
+    /// with the links of its ports down.
+    LoadWarm {
+        /// The warm VM.
+        vm: VmId,
+        /// The incarnation that left it.
+        incarnation: Incarnation,
+    },
+    /// Give a guest that began as a copy of another's memory random numbers, then time, name and addresses of its own.
+    Identify,
+    /// Wait until the guest has ended its boot, and has nothing left to write.
+    Settle,
+    /// Stop the processors and leave memory and devices' state for others. Asked again, as [`Effect::Save`].
+    Warm,
     /// Delete a saved state that was used.
     RemoveSaved {
         /// The incarnation that saved it.

@@ -131,6 +131,13 @@ pub enum StartFrom {
     },
     /// It was launched as a migration's target, so it is never started afresh.
     Never,
+    /// The memory and devices' state that a warm VM left for others, in the same datastore.
+    Warm {
+        /// The warm VM.
+        vm: VmId,
+        /// The incarnation that left them.
+        incarnation: Incarnation,
+    },
 }
 
 /// How an incarnation ends.
@@ -150,6 +157,8 @@ pub enum Stop {
     Store,
     /// By itself, when its disk is made, and copied as asked: it is never started.
     Prepare,
+    /// By leaving its memory and its devices' state for others.
+    Warm,
     /// By force, since it runs elsewhere now: this host's ports and files of it go, its volumes stay.
     Release,
     /// By force, with its volumes: the VM is deleted.
@@ -236,6 +245,9 @@ pub struct Machine {
     /// What starts the guest.
     #[serde(default, skip_serializing_if = "Firmware::is_usual")]
     pub firmware: Firmware,
+    /// Its memory is a file, which others map when it has ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps_memory: bool,
 }
 
 fn usual_boot() -> Vec<BootDevice> {
@@ -278,6 +290,9 @@ pub struct Disk {
     pub image: Option<ImageFile>,
     /// The size that the guest sees.
     pub bytes: u64,
+    /// The warm VM whose disk lies between its own and the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<VmId>,
 }
 
 /// A network interface and where it is plugged in.

@@ -84,6 +84,9 @@ pub struct RunStatus {
     /// The copies of its disk, by what each is for, from when they are begun until they are not asked for any more.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub copies: BTreeMap<CopyTo, CopyState>,
+    /// Its guest, which began as a copy of another's memory, has random numbers, a name and addresses of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_identity: bool,
 }
 
 /// How far a copy of a disk is.
@@ -150,6 +153,8 @@ pub enum StartStep {
     Boot,
     /// Until the guest's agent answers.
     Agent,
+    /// A guest that began as a copy of another's memory gets random numbers, time, name and addresses of its own.
+    Identity,
     /// One that this release does not know.
     #[serde(other)]
     Other,

@@ -102,6 +102,8 @@ pub fn vm_spec(image: ImageId, datastore: DatastoreId) -> VmSpec {
         boot: Vec::new(),
         clone_of: None,
         firmware: crate::vm::Firmware::default(),
+        start: crate::vm::StartChoice::Boot,
+        warms: None,
     }
 }
 
@@ -124,5 +126,6 @@ pub fn run_status(incarnation: Incarnation, host: HostId, state: RunState) -> Ru
         rebooted: None,
         cdrom: None,
         copies: BTreeMap::new(),
+        has_identity: false,
     }
 }

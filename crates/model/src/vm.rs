@@ -98,6 +98,33 @@ pub struct VmSpec {
     /// What starts its guest.
     #[serde(default, skip_serializing_if = "Firmware::is_usual")]
     pub firmware: Firmware,
+    /// How it is started the first time.
+    #[serde(default, skip_serializing_if = "StartChoice::is_usual")]
+    pub start: StartChoice,
+    /// It is the warm form of this template: it is booted once, and its memory and its devices' state are kept for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warms: Option<TemplateId>,
+}
+
+/// How a new VM is started the first time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum StartChoice {
+    /// It boots.
+    #[default]
+    Boot,
+    /// From its template's kept memory where that is possible; else it boots.
+    Auto,
+    /// From its template's kept memory; it boots, and says why, if that turns out to be impossible.
+    #[serde(rename = "instant")]
+    AtOnce,
+}
+
+impl StartChoice {
+    /// Whether it is the one that needs no word.
+    pub const fn is_usual(&self) -> bool {
+        matches!(self, Self::Boot)
+    }
 }
 
 impl VmSpec {
@@ -258,6 +285,12 @@ pub struct VmIntent {
     /// The copy that its root disk is, once that is whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copied: Option<Copied>,
+    /// The warm VM whose disk lies under its own: it, or the VM that it is a copy of, was started from its memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<VmId>,
+    /// Why it was booted although it was to be started from its template's kept memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booted_instead: Option<Reason>,
 }
 
 /// A root disk that is a copy of another VM's.
@@ -367,6 +400,8 @@ pub enum Goal {
     Prepare,
     /// Copy its disk to other VMs and end it, without ever starting it.
     Copy,
+    /// Keep its memory and its devices' state for others, and end it.
+    Warm,
 }
 
 /// What an incarnation starts from.
@@ -379,6 +414,13 @@ pub enum Start {
     Saved(SavedState),
     /// The stream of a migration.
     Stream,
+    /// The memory and devices' state that a warm VM left for others.
+    Warm {
+        /// The warm VM.
+        vm: VmId,
+        /// The incarnation that left them.
+        incarnation: Incarnation,
+    },
 }
 
 /// Where a memory state is kept.

@@ -120,6 +120,8 @@ fn spec(power: Power, power_request: u64) -> VmSpec {
         cdrom: None,
         clone_of: None,
         firmware: model::vm::Firmware::default(),
+        start: model::vm::StartChoice::Boot,
+        warms: None,
         boot: Vec::new(),
     }
 }

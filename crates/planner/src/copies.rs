@@ -145,6 +145,8 @@ impl Step<'_> {
                         copied: Some(copied),
                         has_volumes: true,
                         placement: None,
+                        // One that is whole is over nothing.
+                        layer: self.intent().layer.filter(|_| clone.spec().image.is_some()),
                         ..clone.intent()
                     };
                     clone.set_intent(&mut plan, &intent);

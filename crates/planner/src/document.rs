@@ -165,12 +165,17 @@ fn open_order(open: &Open) -> Order {
                     saved_in: saved.saved_in,
                 },
                 Start::Stream => StartFrom::Never,
+                Start::Warm { vm, incarnation } => StartFrom::Warm {
+                    vm: *vm,
+                    incarnation: *incarnation,
+                },
             },
         },
         Goal::Shutdown { force_at } => Order::Stop(Stop::Shutdown { force_at }),
         Goal::Kill => Order::Stop(Stop::Kill),
         Goal::Suspend => Order::Stop(Stop::Suspend),
         Goal::Stop => Order::Stop(Stop::Store),
+        Goal::Warm => Order::Stop(Stop::Warm),
         Goal::Prepare | Goal::Copy => Order::Stop(Stop::Prepare),
     }
 }
@@ -295,6 +300,7 @@ fn machine(view: &View, id: VmId, incarnation: Incarnation) -> Option<Machine> {
             coherent: datastore.coherent,
             image,
             bytes: disk_bytes(view, spec)?,
+            layer: intent.layer,
         },
         nics: nics.collect(),
         guest: guest(&object.meta.name, &spec.guest, vm.runs.get(&incarnation)),
@@ -304,6 +310,7 @@ fn machine(view: &View, id: VmId, incarnation: Incarnation) -> Option<Machine> {
         },
         boot: boot(spec),
         firmware: spec.firmware,
+        keeps_memory: spec.warms.is_some(),
     })
 }
 

@@ -32,6 +32,7 @@ pub mod restored;
 pub mod versions;
 pub mod view;
 pub mod vm;
+pub mod warm;
 
 pub use plan::{Decision, Plan};
 pub use view::View;

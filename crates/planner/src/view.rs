@@ -23,7 +23,7 @@ use model::report::RunStatus;
 use model::restored::Restored;
 use model::template::TemplateSpec;
 use model::vm::{VmIntent, VmSpec};
-use model::{HostId, ImageId, Incarnation, Kind, MigrationId, Object, OperationId, VmId};
+use model::{HostId, ImageId, Incarnation, Kind, MigrationId, Object, OperationId, TemplateId, VmId};
 use uuid::Uuid;
 
 use self::copies::{awaited_source, awaited_vm};
@@ -150,6 +150,8 @@ pub struct View {
     images_of: BTreeMap<VmId, BTreeSet<Uuid>>,
     /// The VMs whose hosts are told to copy their disks for an image.
     copied_for: BTreeMap<Uuid, BTreeSet<VmId>>,
+    /// The warm VMs of each template.
+    warm_forms: BTreeMap<TemplateId, BTreeSet<VmId>>,
     /// The operations on each VM, in the order of their making.
     operations_on: BTreeMap<VmId, BTreeSet<Uuid>>,
     /// The VMs, and the templates with any version, that name each image.
@@ -375,6 +377,10 @@ impl View {
         if let Some(source) = self.vms.get(&id).and_then(|vm| awaited_source(vm)) {
             set_index(&mut self.clones_of, source, id, add);
         }
+        let spec = self.vms.get(&id).and_then(|vm| vm.object.as_ref());
+        if let Some(template) = spec.and_then(|at| at.value.spec.warms) {
+            set_index(&mut self.warm_forms, template, id, add);
+        }
         let Some(intent) = self.vms.get(&id).and_then(|vm| vm.intent.as_ref()) else {
             return;
         };
@@ -386,6 +392,11 @@ impl View {
         if let Some(host) = host {
             set_index(&mut self.by_host, host, id, add);
         }
+    }
+
+    /// The warm VMs of a template, in the order of their making.
+    pub fn warm_forms(&self, template: TemplateId) -> impl DoubleEndedIterator<Item = VmId> + '_ {
+        self.warm_forms.get(&template).into_iter().flatten().copied()
     }
 
     fn index_template(&mut self, id: Uuid, add: bool) {

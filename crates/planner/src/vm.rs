@@ -161,6 +161,7 @@ impl<'a> Step<'a> {
         let mut intent = self.intent();
         let request = self.spec().power_request;
         let present = self.goal_after_failure(open);
+        let present = self.warming_goal(open, present);
         let goal = if request > intent.answered_request {
             self.goal_in_turn(open, wanted_goal(self.spec(), present, self.now))
         } else {
@@ -278,6 +279,7 @@ impl<'a> Step<'a> {
         if !keeps_former && !is_copy {
             intent.ended = Some(ended);
         }
+        self.give_up_instant(open, run, &mut intent);
         intent.open = None;
         intent.answered_reboot = self.spec().reboot.map_or(0, |asked| asked.request);
         if let Some(host) = intent.host {
@@ -321,7 +323,7 @@ impl<'a> Step<'a> {
             let mut migrations = self.view.active_migrations(self.id);
             migrations.all(|(_, migration)| migration.intent.is_none())
         };
-        is_there && is_wanted && self.spec().power.needs_host() && is_clear()
+        is_there && is_wanted && !self.is_kept_warm() && self.spec().power.needs_host() && is_clear()
     }
 
     /// Nothing runs, and it is not to be started.
@@ -456,7 +458,7 @@ impl<'a> Step<'a> {
 
     /// Nothing runs and the VM is to go: its volumes first, then its records.
     fn deleted(&self) -> Decision {
-        if self.is_being_written() {
+        if self.is_being_written() || self.is_layer() {
             return Decision::nothing();
         }
         let intent = self.intent();
@@ -579,6 +581,7 @@ impl Starting<'_> {
             .as_ref()
             .map_or(spec.memory_mib, |saved| saved.memory_mib);
         let incarnation = intent.last_incarnation.next();
+        let intent_before = intent.clone();
         step.rely_on_object(plan);
         rest_on(step.view, plan, step.id, &placed);
         intent.last_incarnation = incarnation;
@@ -587,11 +590,20 @@ impl Starting<'_> {
         intent.answered_request = spec.power_request;
         intent.placement = Some(placed.record);
         intent.ended = None;
+        let (first, layer, booted_instead) = step.first_start(&intent_before);
+        intent.layer = layer;
+        intent.booted_instead = booted_instead;
+        if let (Start::Warm { .. }, Some(warm)) =
+            (&first, layer.and_then(|id| Step::of(step.view, id, step.now)))
+        {
+            // It is not deleted meanwhile.
+            warm.rely_on_object(plan);
+        }
         intent.open = Some(Open {
             incarnation,
             granted_at: step.now,
             goal: first_goal(spec.power),
-            start: intent.saved.take().map_or(Start::Disk, Start::Saved),
+            start: intent.saved.take().map_or(first, Start::Saved),
             memory_mib,
             vcpus: request.vcpus,
             resume: false,
@@ -648,6 +660,7 @@ fn wanted_goal(spec: &VmSpec, present: Goal, now: Timestamp) -> Goal {
         // It ends by itself.
         (_, Goal::Prepare) => Goal::Prepare,
         (_, Goal::Copy) => Goal::Copy,
+        (_, Goal::Warm) => Goal::Warm,
         (_, Goal::Shutdown { force_at }) => Goal::Shutdown { force_at },
         (Power::Off | Power::Hold, _) => Goal::Shutdown {
             force_at: later(now, SHUTDOWN_GRACE_MS),
@@ -670,7 +683,7 @@ fn goal_answers(goal: Goal, power: Power) -> bool {
         Goal::Stop => power == Power::Stopped,
         Goal::Prepare => power == Power::Prepared,
         // What is asked of it is done when it has ended.
-        Goal::Copy => false,
+        Goal::Copy | Goal::Warm => false,
     }
 }
 
@@ -688,14 +701,17 @@ pub(crate) fn outcome(goal: Goal, run: &RunStatus) -> Outcome {
         Goal::Shutdown { .. } | Goal::Kill => Outcome::Off,
         Goal::Prepare if run.reason.is_none() => Outcome::Off,
         Goal::Run { .. } | Goal::Suspend | Goal::Stop if by_itself => Outcome::Off,
-        Goal::Run { .. } | Goal::Suspend | Goal::Stop | Goal::Prepare | Goal::Copy => Outcome::Failed,
+        Goal::Run { .. } | Goal::Suspend | Goal::Stop | Goal::Prepare | Goal::Copy | Goal::Warm => {
+            Outcome::Failed
+        }
     }
 }
 
 /// Whether an incarnation ended before its guest executed, and nobody had asked for that.
 fn is_failed_start(open: &Open, run: Option<&RunStatus>) -> bool {
     let failed = |run: &RunStatus| !run.ran && outcome(open.goal, run) == Outcome::Failed;
-    open.start != Start::Stream && open.goal != Goal::Copy && run.is_some_and(failed)
+    let is_fresh = !matches!(open.start, Start::Stream | Start::Warm { .. });
+    is_fresh && open.goal != Goal::Copy && run.is_some_and(failed)
 }
 
 /// Counts a start that failed on a host.

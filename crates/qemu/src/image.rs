@@ -177,19 +177,20 @@ impl QemuImg {
         self.run(action, path, remedy, command).await.map(drop)
     }
 
-    /// All that a guest sees of the qcow2 image at `path`, over `base` or nothing, as one qcow2 image at `to`, which nobody may
+    /// All that a guest sees of the qcow2 image at `path`, over `bases`, the nearest first, as one qcow2 image at `to`, which nobody may
     /// have open. What stands in `path`'s own header of other files is not believed.
     pub async fn flatten(
         &self,
         path: &Path,
-        base: Option<(&Path, ImageFormat)>,
+        bases: &[(PathBuf, ImageFormat)],
         to: &Path,
     ) -> Result<(), ImageError> {
         let action = "copying the content of the disk to";
-        let base = base
-            .map(|(base, format)| Ok(node(format, text(action, base)?, &Value::Null)))
-            .transpose()?;
-        let source = node(ImageFormat::Qcow2, text(action, path)?, &base.unwrap_or_default());
+        let mut under = Value::Null;
+        for (base, format) in bases.iter().rev() {
+            under = node(*format, text(action, base)?, &under);
+        }
+        let source = node(ImageFormat::Qcow2, text(action, path)?, &under);
         let mut command = Command::new(&self.program);
         command
             .args(["convert", "-q", "-O", "qcow2"])

@@ -28,6 +28,7 @@ pub fn capabilities(side: Side) -> Value {
         ("return-path", true),
         ("multifd", false),
         ("pause-before-switchover", side == Side::Source),
+        (IGNORE_SHARED, false),
     ])
 }
 
@@ -38,8 +39,23 @@ pub fn file_capabilities() -> Value {
         ("return-path", false),
         ("multifd", false),
         ("pause-before-switchover", false),
+        (IGNORE_SHARED, false),
     ])
 }
+
+/// The same where the memory is a file of its own: all but that goes to, or comes from, the state's file.
+pub fn warm_capabilities() -> Value {
+    capability_list(&[
+        ("events", true),
+        ("return-path", false),
+        ("multifd", false),
+        ("pause-before-switchover", false),
+        (IGNORE_SHARED, true),
+    ])
+}
+
+/// QEMU calls it unstable: what was written with it is read by the same build only.
+const IGNORE_SHARED: &str = "x-ignore-shared";
 
 fn capability_list(capabilities: &[(&str, bool)]) -> Value {
     let list = capabilities

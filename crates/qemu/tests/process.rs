@@ -127,6 +127,7 @@ async fn full_spec(root: &Path) -> LaunchSpec {
     spec.disks[0].base = Some(Base {
         path: base,
         format: ImageFormat::Raw,
+        base: None,
     });
     spec.disks[0].access = Access::ReadWrite;
     spec.disks.push(Disk {

@@ -119,7 +119,11 @@ impl World {
                 self.forget(n, key);
                 DONE
             }
-            Effect::OpenPorts | Effect::Announce => DONE,
+            Effect::OpenPorts => {
+                self.check_identity(n, key);
+                DONE
+            }
+            Effect::Announce | Effect::Settle | Effect::Identify => DONE,
             Effect::CopyAtRest { to } => {
                 let is_off = !self
                     .hosts
@@ -320,6 +324,8 @@ impl World {
                 incarnation,
                 saved_in,
             } => return self.load_saved(n, key, *incarnation, *saved_in),
+            Effect::Warm => return self.save(n, key, SavedIn::Datastore),
+            Effect::LoadWarm { vm, incarnation } => return self.load_warm(n, key, (*vm, *incarnation)),
             Effect::Migrate { to } => return self.migrate(n, key, *to, order.as_ref()),
             Effect::MigrateContinue { .. } => {
                 if process.migration != MigrationWord::PreSwitchover {
@@ -407,6 +413,40 @@ impl World {
             }
             None => Err(failure("qemu-gone", true)),
         }
+    }
+
+    fn load_warm(&mut self, n: usize, key: Key, from: Key) -> Answer {
+        let spoils = self.hosts[n].spoils_loads;
+        let is_there = self.stored.contains(&from);
+        match self.hosts[n].qemus.get_mut(&key) {
+            Some(process) if is_there && !spoils => {
+                process.load(RunStatusWord::Paused);
+                DONE
+            }
+            Some(process) => {
+                process.break_off();
+                Err(failure("instant-refused", false))
+            }
+            None => Err(failure("qemu-gone", true)),
+        }
+    }
+
+    /// A guest that began as a copy of another's memory is let onto the network when it is somebody of its own.
+    fn check_identity(&mut self, n: usize, key: Key) {
+        let order = self.task(n, key).and_then(|task| task.desired.clone());
+        let is_warm_start = order.is_some_and(|document| {
+            matches!(
+                document.order,
+                Order::Run {
+                    start: StartFrom::Warm { .. },
+                    ..
+                }
+            )
+        });
+        let marks = self.hosts[n].journal.marks_of(key.0, key.1);
+        self.checks.must(!is_warm_start || marks.identified, || {
+            format!("{key:?} is let onto the network as a copy of another guest")
+        });
     }
 
     fn migrate(&mut self, n: usize, key: Key, to: Incarnation, order: Option<&Order>) -> Answer {

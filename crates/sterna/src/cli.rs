@@ -31,7 +31,7 @@ pub(crate) use guest::GuestApplyArgs;
 pub(crate) use kinds::{
     CaptureArgs, CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, DrainArgs, GetArgs, GuestArgs,
     HistoryArgs, HostCommand, ImageCommand, ImportArgs, LabelArgs, ListArgs, MigrationCommand, NetworkArgs,
-    ProfileArgs, ReadCommand, Selection, TemplateArgs, TemplateCommand, TokenArgs, WriteCommand,
+    ProfileArgs, ReadCommand, Selection, TemplateArgs, TemplateCommand, TokenArgs, WarmArgs, WriteCommand,
 };
 pub(crate) use manual::{ManualArgs, write as write_manual};
 pub(crate) use output::{Output, Printing};

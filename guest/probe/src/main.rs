@@ -20,6 +20,7 @@ mod echo;
 mod lines;
 mod network_config;
 mod ping;
+mod reseed;
 mod seed;
 mod tick;
 
@@ -37,6 +38,7 @@ const USAGE: &str = "usage:
   probe count FILE INTERVAL_MS PORT           counter on disk, past the page cache; then sends each number to all by UDP
   probe hear PORT                             listens to it; counts what went back
   probe network-config FILE                   prints a network-config, one setting a line (for the guest's boot)
+  probe reseed                                new random numbers, from the 64 bytes or more on standard input
   probe services                              echo 7, echo-udp 7 and serve-lines 2000 10, in one process
   probe agent                                 becomes the guest agent when its port is there
   probe boot                                  second part of the guest's boot";
@@ -81,6 +83,7 @@ fn run(words: &[&str]) -> Option<Outcome> {
         ["count", file, interval, port] => count::run(file, millis(interval)?, port.parse().ok()?),
         ["hear", port] => count::hear(port.parse().ok()?),
         ["network-config", file] => network_config::print(file),
+        ["reseed"] => reseed::run(),
         ["services"] => services(),
         ["agent"] => boot::agent(),
         ["boot"] => boot::rest(),

@@ -45,6 +45,7 @@ mod tests {
                 coherent: true,
                 image: None,
                 bytes: 1,
+                layer: None,
             },
             nics: vec![Port {
                 vni: 1,
@@ -62,6 +63,7 @@ mod tests {
             cdrom: None,
             boot: BootDevice::USUAL.into(),
             firmware: model::vm::Firmware::Bios,
+            keeps_memory: false,
         }
     }
 

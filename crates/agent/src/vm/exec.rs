@@ -21,8 +21,8 @@ use model::host::AcceleratorName;
 use model::report::StartStep;
 use model::vm::Firmware;
 use qemu::command_line::{
-    Accelerator, Access, Base, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE, Nic, QMP_SOCKET, Start,
-    Uefi, command_line,
+    Accelerator, Access, Base, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE, Memory, Nic, QMP_SOCKET,
+    Start, Uefi, command_line,
 };
 use qemu::guest_agent::ShutdownMode;
 use qemu::qmp::QmpError;
@@ -231,6 +231,10 @@ impl Vm {
                 incarnation,
                 saved_in,
             } => self.remove_saved(incarnation, saved_in)?,
+            Effect::LoadWarm { vm, incarnation } => self.load_warm(vm, incarnation).await?,
+            Effect::Identify => self.identify().await?,
+            Effect::Settle => self.settle().await?,
+            Effect::Warm => return self.keep_warm().await,
             Effect::OpenPorts => self.open_ports().await?,
             Effect::Continue => self.cont().await?,
             Effect::Announce => self.announce().await?,
@@ -441,7 +445,9 @@ impl Vm {
     async fn spawn(&self, incoming: bool) -> Result<(), Failure> {
         let desired = self.desired()?;
         let directory = self.run_dir();
-        let spec = self.launch_spec(&desired.machine, incoming)?;
+        let as_target = matches!(desired.order, Order::Target(_));
+        let memory = self.memory(&desired.machine, as_target)?;
+        let spec = self.launch_spec(&desired.machine, memory, incoming)?;
         let line = command_line(&spec).map_err(|error| terminal("machine-invalid", &error))?;
         let user = self.user()?;
         let launch = Launch {
@@ -465,7 +471,7 @@ impl Vm {
         Ok(())
     }
 
-    fn launch_spec(&self, machine: &Machine, incoming: bool) -> Result<LaunchSpec, Failure> {
+    fn launch_spec(&self, machine: &Machine, memory: Memory, incoming: bool) -> Result<LaunchSpec, Failure> {
         let narrow = |what: &str| Failure {
             reason: Reason::new("machine-invalid", format!("{what} is out of range")),
             is_retryable: false,
@@ -474,6 +480,7 @@ impl Vm {
             vm: machine.uuid,
             name: machine.name.clone(),
             memory_mib: machine.memory_mib.try_into().map_err(|_| narrow("memory_mib"))?,
+            memory,
             vcpus: machine.vcpus.try_into().map_err(|_| narrow("vcpus"))?,
             machine_type: MACHINE_TYPE.to_owned(),
             cpu_model: self.host.cpu_model.clone(),
@@ -507,18 +514,24 @@ impl Vm {
         let base = |image: &ImageFile| {
             let path = storage::image_path(Path::new(&disk.datastore), image)?;
             let format = storage::qemu_format(image.format);
-            Ok(Base { path, format })
+            Ok(Base {
+                path,
+                format,
+                base: None,
+            })
         };
+        let image = disk.image.as_ref().map(base).transpose();
+        let image = image.map_err(storage_failure)?;
+        let layer = storage::layer_path(disk).map(|path| Base {
+            path,
+            format: ImageFormat::Qcow2,
+            base: image.clone().map(Box::new),
+        });
         Ok(Disk {
             slot: 0,
             path: storage::disk_path(self.id.vm, disk),
             format: ImageFormat::Qcow2,
-            base: disk
-                .image
-                .as_ref()
-                .map(base)
-                .transpose()
-                .map_err(storage_failure)?,
+            base: layer.or(image),
             cache: cache(disk),
             access: Access::ReadWrite,
         })
@@ -547,11 +560,13 @@ impl Vm {
 
     async fn open_ports(&self) -> Result<(), Failure> {
         let desired = self.desired()?;
-        self.host
-            .network
-            .plug(self.id, &desired.machine.nics)
-            .await
-            .map_err(network_failure)
+        // A machine whose memory is kept for others is nobody's neighbour.
+        if desired.machine.keeps_memory {
+            return Ok(());
+        }
+        let plugged = self.host.network.plug(self.id, &desired.machine.nics).await;
+        plugged.map_err(network_failure)?;
+        self.raise_links().await
     }
 
     /// By QEMU, from each of the guest's cards, and by the host, also for addresses of IPv4.
@@ -711,7 +726,9 @@ async fn within<T>(
 /// How long an effect may take, from its turn on.
 fn deadline(effect: &Effect) -> Duration {
     let seconds = match effect {
-        Effect::Save { .. } | Effect::LoadSaved { .. } => 1800,
+        Effect::Save { .. } | Effect::LoadSaved { .. } | Effect::Warm => 1800,
+        Effect::Settle => 660,
+        Effect::Identify => 90,
         Effect::Prepare { .. } | Effect::Spawn { .. } | Effect::RemoveVolumes | Effect::Copy { .. } => 60,
         Effect::Kill | Effect::Journal(_) | Effect::SendGo { .. } => 30,
         _ => 15,

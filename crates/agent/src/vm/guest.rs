@@ -173,7 +173,16 @@ async fn converse(mut agent: GuestAgent, known: &Known, news: &Notify, wanted: &
                 Err(_) => {}
             }
         }
-        match look(&mut agent, known, news).await {
+        let looked = match first_answer(&mut agent, known, news).await {
+            Ok(()) => {
+                while let Ok(ask) = wanted.asks.try_recv() {
+                    answer(&mut agent, ask).await;
+                }
+                look(&mut agent, known, news).await
+            }
+            Err(error) => Err(error),
+        };
+        match looked {
             Ok(guest) if guest.addresses.is_empty() => {
                 pause = search_pause;
                 search_pause = (2 * search_pause).min(PAUSE);
@@ -194,10 +203,7 @@ async fn serve(agent: &mut GuestAgent, wanted: &mut Wanted, pause: Duration) {
         tokio::select! {
             biased;
             Some(ask) = wanted.asks.recv() => {
-                match ask {
-                    Ask::End(ask) => end(agent, &ask).await,
-                    Ask::Freeze(ask) => freeze(agent, ask).await,
-                }
+                answer(agent, ask).await;
                 return;
             }
             () = sleep_until(due.unwrap_or(until).min(until)) => {
@@ -215,6 +221,14 @@ async fn serve(agent: &mut GuestAgent, wanted: &mut Wanted, pause: Duration) {
                 wanted.present = Work::of(job).map(|work| (work, Instant::now()));
             }
         }
+    }
+}
+
+async fn answer(agent: &mut GuestAgent, ask: Ask) {
+    match ask {
+        Ask::End(ask) => end(agent, &ask).await,
+        Ask::Errand(errand) => errand.run(agent).await,
+        Ask::Freeze(ask) => freeze(agent, ask).await,
     }
 }
 
@@ -257,12 +271,16 @@ async fn thaw(agent: &mut GuestAgent) {
     }
 }
 
-async fn look(agent: &mut GuestAgent, known: &Known, news: &Notify) -> Result<Guest, GuestAgentError> {
+async fn first_answer(agent: &mut GuestAgent, known: &Known, news: &Notify) -> Result<(), GuestAgentError> {
     if !known.get().ready {
         agent.ping().await?;
         known.set(answered(Vec::new()));
         news.notify_one();
     }
+    Ok(())
+}
+
+async fn look(agent: &mut GuestAgent, known: &Known, news: &Notify) -> Result<Guest, GuestAgentError> {
     // A guest agent that does not know a command has answered all the same.
     let guest = match agent.network_interfaces().await {
         Ok(interfaces) => answered(addresses(interfaces)),

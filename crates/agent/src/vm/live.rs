@@ -26,6 +26,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::errand::Errand;
 use super::observe::{self, Aside};
 use super::{apply, console, guest};
 use crate::link::Board;
@@ -97,6 +98,8 @@ pub struct Live {
 pub enum Ask {
     /// To end its guest.
     End(EndAsk),
+    /// To do something in its guest.
+    Errand(Errand),
     /// To freeze its guest's file systems for an instant.
     Freeze(FreezeAsk),
 }
@@ -259,6 +262,11 @@ impl Live {
             at_resets: self.resets.load(Ordering::Relaxed),
             resets: Arc::clone(&self.resets),
         }));
+    }
+
+    /// Has something done in the guest as soon as its agent answers; nothing is told of it if its QEMU ends before.
+    pub async fn give(&self, errand: Errand) {
+        let _ = self.asks.send(Ask::Errand(errand)).await;
     }
 
     /// Has the guest's agent freeze its file systems, if it answers in time.

@@ -18,6 +18,7 @@ pub mod apply;
 mod cdrom;
 pub mod console;
 mod copies;
+pub mod errand;
 pub mod exec;
 pub mod guest;
 pub mod live;
@@ -27,6 +28,7 @@ mod saved;
 mod stopwatch;
 pub mod task;
 pub mod turns;
+mod warm;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -18,6 +18,7 @@ use qemu::migration_settings::{file_capabilities, file_parameters};
 use qemu::qmp::Qmp;
 use qemu::qmp::commands::RunState;
 use qemu::qmp::migration::{MigrationChannel, MigrationInfo, MigrationStatus};
+use serde_json::Value;
 use tokio::time::timeout;
 
 use super::exec::{Vm, qmp_failure, storage_failure};
@@ -32,21 +33,25 @@ impl Vm {
     /// the guest's, with other memory than its disk now needs: it goes, and the guest is saved anew.
     pub(super) async fn save(&self, saved_in: SavedIn) -> Result<Outcome, Failure> {
         let path = self.saved_state(self.id.incarnation, saved_in)?;
+        let bytes = self.save_to(&path, file_capabilities()).await?;
+        Ok(Outcome::Saved { bytes })
+    }
+
+    /// The same to a file, with these capabilities; gives its size.
+    pub(super) async fn save_to(&self, path: &Path, capabilities: Value) -> Result<u64, Failure> {
         let temporary = path.with_extension("state.part");
         let qmp = self.live().await?.qmp.clone();
         let before = qmp.query_migrate().await.map_err(qmp_failure)?;
         let run = qmp.query_status().await.map_err(qmp_failure)?.status;
         let stands_still = matches!(run, RunState::FinishMigrate | RunState::PostMigrate);
         if !stands_still {
-            storage::remove(&path).map_err(storage_failure)?;
-        } else if let Ok(metadata) = fs::metadata(&path) {
-            return Ok(Outcome::Saved {
-                bytes: metadata.len(),
-            });
+            storage::remove(path).map_err(storage_failure)?;
+        } else if let Ok(metadata) = fs::metadata(path) {
+            return Ok(metadata.len());
         }
         if !is_ours(&before, stands_still, &temporary) {
             qmp.stop().await.map_err(qmp_failure)?;
-            settings(&qmp).await?;
+            settings(&qmp, capabilities).await?;
             let file = storage::new_saved_state(&temporary).map_err(storage_failure)?;
             qmp.hand_over_state(file).await.map_err(qmp_failure)?;
             qmp.migrate(&MigrationChannel::State).await.map_err(qmp_failure)?;
@@ -61,10 +66,8 @@ impl Vm {
             let what = "QEMU could not save the state (is there space for the guest's memory?)";
             return Err(failed("not-saved", what, info));
         }
-        let bytes = storage::keep_saved_state(temporary, path).await;
-        bytes
-            .map(|bytes| Outcome::Saved { bytes })
-            .map_err(|error| retryable(error.code(), &error))
+        let bytes = storage::keep_saved_state(temporary, path.to_owned()).await;
+        bytes.map_err(|error| retryable(error.code(), &error))
     }
 
     /// Where the state that an incarnation saved is.
@@ -93,11 +96,16 @@ impl Vm {
         saved_in: SavedIn,
     ) -> Result<(), Failure> {
         let path = self.saved_state(incarnation, saved_in)?;
+        self.load_from(&path, file_capabilities()).await
+    }
+
+    /// The same from a file, with these capabilities.
+    pub(super) async fn load_from(&self, path: &Path, capabilities: Value) -> Result<(), Failure> {
         let qmp = self.live().await?.qmp.clone();
         let before = qmp.query_migrate().await.map_err(qmp_failure)?;
         if before.status == MigrationStatus::None {
-            let file = fs::File::open(&path).map_err(|error| saved_state_failure(&error))?;
-            settings(&qmp).await?;
+            let file = fs::File::open(path).map_err(|error| saved_state_failure(&error))?;
+            settings(&qmp, capabilities).await?;
             qmp.hand_over_state(file).await.map_err(qmp_failure)?;
             let from = MigrationChannel::State;
             qmp.migrate_incoming(&from).await.map_err(qmp_failure)?;
@@ -137,8 +145,8 @@ fn is_ours(info: &MigrationInfo, stands_still: bool, temporary: &Path) -> bool {
     }
 }
 
-async fn settings(qmp: &Qmp) -> Result<(), Failure> {
-    qmp.migrate_set_capabilities(file_capabilities())
+async fn settings(qmp: &Qmp, capabilities: Value) -> Result<(), Failure> {
+    qmp.migrate_set_capabilities(capabilities)
         .await
         .map_err(qmp_failure)?;
     qmp.migrate_set_parameters(file_parameters())

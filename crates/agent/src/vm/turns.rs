@@ -50,7 +50,7 @@ impl Work {
     pub fn of(effect: &Effect) -> Option<Self> {
         match effect {
             Effect::Prepare { as_target: false } => Some(Self::Start),
-            Effect::Save { .. } | Effect::LoadSaved { .. } => Some(Self::State),
+            Effect::Save { .. } | Effect::LoadSaved { .. } | Effect::Warm => Some(Self::State),
             _ => None,
         }
     }

@@ -11,12 +11,17 @@ use model::{Incarnation, Reason};
 use super::reboot::UnderWay;
 use super::run::not_loaded;
 use super::start::StartTimes;
+use super::warm::{not_kept, not_started};
 use crate::passes::Passes;
 use crate::types::{CopyJob, CopyJobState, Effect, Failure, Guest, Now, Outcome, QemuState, RunStatusWord};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Memory {
     pub(super) is_prepared: bool,
+    /// Its guest has an identity of its own, and that is not written down yet.
+    pub(super) is_identified: bool,
+    /// Its guest has ended its boot.
+    pub(super) is_settled: bool,
     pub(super) ports_are_open: bool,
     /// Whether the network knows where a guest that came by a stream is now.
     pub(super) announcement: Announcement,
@@ -216,7 +221,10 @@ impl Memory {
         match effect {
             Effect::Prepare { .. } => self.start.begins(None, now.monotonic_us),
             Effect::Spawn { .. } => self.start.begins(Some(StartStep::Process), now.monotonic_us),
-            Effect::LoadSaved { .. } => self.start.begins(Some(StartStep::Load), now.monotonic_us),
+            Effect::LoadSaved { .. } | Effect::LoadWarm { .. } => {
+                self.start.begins(Some(StartStep::Load), now.monotonic_us)
+            }
+            Effect::Identify => self.start.follows(StartStep::Identity, now.monotonic_us),
             Effect::Migrate { to } => {
                 self.transfer = Some(Transfer::started(*to, now));
             }
@@ -244,7 +252,7 @@ impl Memory {
                     self.start.had(&steps);
                 }
             }
-            (Effect::Spawn { .. } | Effect::LoadSaved { .. }, _) => {
+            (Effect::Spawn { .. } | Effect::LoadSaved { .. } | Effect::LoadWarm { .. }, _) => {
                 self.start.follows(StartStep::Boot, now_us);
             }
             (Effect::Listen, Outcome::Listening { stream }) => {
@@ -252,6 +260,12 @@ impl Memory {
                 // A target's start ends here; what follows is the source's time.
                 self.start.ends();
             }
+            (Effect::Identify, _) => {
+                self.is_identified = true;
+                self.start.follows_nothing(now_us);
+            }
+            (Effect::Settle, _) => self.is_settled = true,
+            (Effect::Warm, Outcome::Saved { bytes }) => self.save = Save::Whole { bytes },
             (Effect::OpenPorts, _) => self.ports_are_open = true,
             (Effect::Announce, _) => self.announcement = Announcement::Made,
             (Effect::Save { .. }, Outcome::Saved { bytes }) => self.save = Save::Whole { bytes },
@@ -286,6 +300,17 @@ impl Memory {
             // Whether there is a process, the next look tells; if there is none, this is why.
             Effect::Spawn { .. } => self.fault = Some(failure.reason),
             Effect::LoadSaved { .. } => self.fault = Some(not_loaded(&failure.reason.message)),
+            Effect::LoadWarm { .. } => self.fault = Some(not_started(&failure.reason.message)),
+            Effect::Identify if is_final => {
+                let cause = format!(
+                    "its guest could not be given an identity: {}",
+                    failure.reason.message
+                );
+                self.fault = Some(not_started(&cause));
+            }
+            Effect::Settle | Effect::Warm if is_final => {
+                self.save = Save::Failed(not_kept(&failure.reason.message));
+            }
             Effect::Save { .. } => self.save = Save::Failed(suspend_failed(&failure.reason)),
             Effect::Copy { to } | Effect::CopyAtRest { to } if is_final => {
                 self.copies.failed.insert(*to, failure.reason);

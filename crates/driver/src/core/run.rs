@@ -45,7 +45,7 @@ impl Core {
         if !self.memory.is_prepared {
             return Plan::act(Effect::Prepare { as_target });
         }
-        let incoming = as_target || self.saved_start().is_some();
+        let incoming = as_target || self.saved_start().is_some() || self.warm_start().is_some();
         Plan::bind(Mark::Launched, Effect::Spawn { incoming })
     }
 
@@ -64,10 +64,10 @@ impl Core {
         if self.is_paused_by_spec() {
             return Plan::wait_ms(STEADY_MS);
         }
-        if state.is_incoming && !self.marks.used_saved {
+        if state.is_incoming && self.saved_start().is_some() && !self.marks.used_saved {
             return Plan::mark(Mark::UsedSaved);
         }
-        if state.is_incoming {
+        if state.is_incoming && self.saved_start().is_some() {
             // The network may know it from where it was saved.
             self.memory.arrive();
         }
@@ -75,6 +75,9 @@ impl Core {
     }
 
     fn plan_load(&self, state: &QemuState) -> Plan {
+        if let Some(plan) = self.plan_load_warm(state) {
+            return plan;
+        }
         let Some(StartFrom::Saved {
             incarnation,
             saved_in,
@@ -99,11 +102,12 @@ impl Core {
         }
     }
 
-    /// Mark it as run, open its ports, let it run. A guest that may send finds its ports open.
+    /// Mark it as run, open its ports, let it run. A guest that may send finds its ports open; one that is nobody of its own
+    /// yet may not.
     pub(super) fn continue_guest(&self) -> Plan {
         if !self.marks.ran {
             Plan::mark(Mark::Ran)
-        } else if !self.memory.ports_are_open {
+        } else if !self.memory.ports_are_open && !self.lacks_identity() {
             Plan::act(Effect::OpenPorts)
         } else {
             Plan::act(Effect::Continue)
@@ -126,6 +130,8 @@ impl Core {
             Plan::mark(Mark::Ran)
         } else if is_running && self.is_paused_by_spec() {
             Plan::act(Effect::Pause)
+        } else if let Some(plan) = self.plan_identity().filter(|_| is_running) {
+            plan
         } else if is_running && !self.memory.ports_are_open {
             Plan::act(Effect::OpenPorts)
         } else if is_running && self.memory.announcement == Announcement::Due {
@@ -152,7 +158,7 @@ impl Core {
                 incarnation: *incarnation,
                 saved_in: *saved_in,
             }),
-            StartFrom::Disk | StartFrom::Never => None,
+            StartFrom::Disk | StartFrom::Never | StartFrom::Warm { .. } => None,
         }
     }
 

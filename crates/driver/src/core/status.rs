@@ -25,7 +25,7 @@ impl Core {
             document_revision: self.revision,
             state,
             ran: self.marks.ran,
-            ready: self.memory.guest.ready && !state.is_closed(),
+            ready: self.memory.guest.ready && !state.is_closed() && !self.lacks_identity(),
             addresses: if state.is_closed() {
                 Vec::new()
             } else {
@@ -45,6 +45,7 @@ impl Core {
                 .filter(|_| !state.is_closed())
                 .cloned(),
             copies: self.copies_told(),
+            has_identity: self.marks.identified,
         })
     }
 
@@ -77,7 +78,10 @@ impl Core {
     }
 
     fn stopping_state(&self, qemu: &Qemu) -> RunState {
-        let is_suspend = matches!(self.order(), Some(Order::Stop(Stop::Suspend | Stop::Store)));
+        let is_suspend = matches!(
+            self.order(),
+            Some(Order::Stop(Stop::Suspend | Stop::Store | Stop::Warm))
+        );
         match (&self.memory.save, qemu) {
             (Save::Failed(_), Qemu::Answers(state)) if state.run == RunStatusWord::Running => {
                 RunState::Running
@@ -111,6 +115,8 @@ impl Core {
                 })
             }
             Row::Unreadable | Row::Unforeseen => None,
+            // It executes, and nobody has to do with it yet.
+            Row::Keep if self.lacks_identity() => Some(RunState::Booting),
             // The last round stops the processors: that is told by `outgoing`.
             Row::Switch
             | Row::SwitchOffline

@@ -65,6 +65,7 @@ impl Core {
                 Stop::Shutdown { force_at } => self.plan_shutdown(now, qemu, force_at),
                 Stop::Suspend => self.plan_suspend(qemu, SavedIn::Host),
                 Stop::Store => self.plan_suspend(qemu, SavedIn::Datastore),
+                Stop::Warm => self.plan_warm(qemu),
                 Stop::Kill | Stop::Release | Stop::Remove | Stop::Prepare => Plan::act(Effect::Kill),
             },
         }
@@ -115,6 +116,8 @@ impl Core {
             Some(reason.clone())
         } else if *how == Stop::Prepare {
             self.memory.fault.clone()
+        } else if let Some(reason) = self.was_not_kept(how) {
+            Some(reason)
         } else if was_lost {
             Some(Reason::new(
                 "suspend-lost",

@@ -74,6 +74,7 @@ fn document(incarnation: Incarnation, order: Order) -> Box<VmDocument> {
             format: ImageFormat::Qcow2,
         }),
         bytes: 1 << 30,
+        layer: None,
     };
     let machine = Machine {
         name: "web".to_owned(),
@@ -86,6 +87,7 @@ fn document(incarnation: Incarnation, order: Order) -> Box<VmDocument> {
         cdrom: None,
         boot: BootDevice::USUAL.into(),
         firmware: Default::default(),
+        keeps_memory: false,
     };
     Box::new(VmDocument {
         incarnation,

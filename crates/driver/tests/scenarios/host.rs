@@ -57,7 +57,7 @@ impl World {
                 };
                 Answer::Done(Outcome::Prepared { steps: vec![disk] })
             }
-            Effect::Announce => Answer::Done(Outcome::Ok),
+            Effect::Announce | Effect::Settle | Effect::Identify => Answer::Done(Outcome::Ok),
             Effect::CopyAtRest { .. } => {
                 assert_eq!(self.hosts[at].process, None, "a disk is copied under a process");
                 Answer::Done(Outcome::Copied { is_frozen: false })
@@ -239,6 +239,13 @@ fn command_alone(host: &mut Host, effect: &Effect) -> Result<Outcome, Failure> {
             host.saved.insert(incarnation, 4096);
             return Ok(Outcome::Saved { bytes: 4096 });
         }
+        Effect::Warm => {
+            process.stop();
+            process.migrate().map_err(|cause| failure(cause, true))?;
+            process.complete();
+            return Ok(Outcome::Saved { bytes: 4096 });
+        }
+        Effect::LoadWarm { .. } => process.load(RunStatusWord::Paused),
         Effect::LoadSaved { incarnation, .. } => {
             if !host.saved.contains_key(incarnation) {
                 return Err(failure("no-such-state", false));
@@ -262,6 +269,9 @@ fn name(effect: &Effect) -> &'static str {
         Effect::Spawn { .. } => "spawn",
         Effect::Save { .. } => "save",
         Effect::LoadSaved { .. } => "load-saved",
+        Effect::LoadWarm { .. } => "load-warm",
+        Effect::Identify => "identify",
+        Effect::Warm => "warm",
         Effect::Listen => "listen",
         Effect::Release => "release",
         Effect::Migrate { .. } => "migrate",

@@ -10,4 +10,5 @@ mod faults;
 mod host;
 mod life;
 mod migration;
+mod warm;
 mod world;

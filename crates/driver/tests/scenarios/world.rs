@@ -189,12 +189,14 @@ fn machine() -> Machine {
                 format: ImageFormat::Qcow2,
             }),
             bytes: 1 << 30,
+            layer: None,
         },
         nics: Vec::new(),
         guest: GuestConfig::default(),
         cdrom: None,
         boot: BootDevice::USUAL.into(),
         firmware: Default::default(),
+        keeps_memory: false,
     }
 }
 

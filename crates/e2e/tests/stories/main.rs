@@ -13,6 +13,7 @@ mod demo;
 mod drain;
 mod imports;
 mod installation;
+mod instant;
 mod keep;
 mod lifecycle;
 mod migrate;

@@ -14,4 +14,5 @@ mod migration;
 mod operation;
 mod rules;
 mod vm;
+mod warm;
 mod world;

@@ -8,8 +8,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{
-    AGENT_SOCKET, Access, BootDevice, CDROM, CONSOLE_SOCKET, Cache, Cdrom, CommandLine, Disk, HOT_PLUG_PORTS,
-    ImageFormat, NOT_BOOTED, Nic, QMP_SECOND_SOCKET, QMP_SOCKET, Uefi, boot_index,
+    AGENT_SOCKET, Access, Base, BootDevice, CDROM, CONSOLE_SOCKET, Cache, Cdrom, CommandLine, Disk,
+    HOT_PLUG_PORTS, ImageFormat, NOT_BOOTED, Nic, QMP_SECOND_SOCKET, QMP_SOCKET, Uefi, boot_index,
 };
 
 const HOT_PLUG_ADDRESS: u8 = 0x02;
@@ -91,21 +91,7 @@ pub(super) fn disk(line: &mut CommandLine, disk: &Disk, boot: &[BootDevice]) {
     let name = format!("disk{}", disk.slot);
     let mut node = image(line, &name, disk);
     if disk.format == ImageFormat::Qcow2 {
-        node["backing"] = disk.base.as_ref().map_or(Value::Null, |base| {
-            let under = Disk {
-                slot: disk.slot,
-                path: base.path.clone(),
-                format: base.format,
-                base: None,
-                cache: disk.cache,
-                access: Access::ReadOnly,
-            };
-            let mut node = image(line, &format!("{name}-base"), &under);
-            if base.format == ImageFormat::Qcow2 {
-                node["backing"] = Value::Null;
-            }
-            node
-        });
+        node["backing"] = under(line, &format!("{name}-base"), disk, disk.base.as_ref());
     }
     line.json("-blockdev", &node);
     let boot_index = match boot_index(boot, BootDevice::Disk) {
@@ -121,6 +107,26 @@ pub(super) fn disk(line: &mut CommandLine, disk: &Disk, boot: &[BootDevice]) {
         "write-cache": "on",
     });
     line.json("-device", &at(DISK_ADDRESS + disk.slot, device));
+}
+
+/// What lies under an overlay, down to the bottom.
+fn under(line: &mut CommandLine, name: &str, disk: &Disk, base: Option<&Base>) -> Value {
+    let Some(base) = base else {
+        return Value::Null;
+    };
+    let read_only = Disk {
+        slot: disk.slot,
+        path: base.path.clone(),
+        format: base.format,
+        base: None,
+        cache: disk.cache,
+        access: Access::ReadOnly,
+    };
+    let mut node = image(line, name, &read_only);
+    if base.format == ImageFormat::Qcow2 {
+        node["backing"] = under(line, &format!("{name}-base"), disk, base.base.as_deref());
+    }
+    node
 }
 
 fn image(line: &mut CommandLine, name: &str, disk: &Disk) -> Value {

@@ -70,6 +70,8 @@ pub struct LaunchSpec {
     pub name: String,
     /// The guest's memory.
     pub memory_mib: u32,
+    /// What the guest's memory is made of.
+    pub memory: Memory,
     /// The number of virtual CPUs.
     pub vcpus: u16,
     /// The versioned machine type.
@@ -92,6 +94,19 @@ pub struct LaunchSpec {
     pub nics: Vec<Nic>,
     /// Where its state comes from.
     pub start: Start,
+}
+
+/// What a guest's memory is made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Memory {
+    /// Of the host's, for it alone.
+    #[default]
+    Own,
+    /// Of a file that is as large, absolute, which has all of it when the guest stands still.
+    Kept(PathBuf),
+    /// Of such a file, which is only read: what the guest changes of it is its own. There must be neither a balloon nor a
+    /// report of free pages in such a machine: what they give back would be punched out of the file.
+    CopyOf(PathBuf),
 }
 
 /// What executes the guest's code.
@@ -151,6 +166,8 @@ pub struct Base {
     pub path: PathBuf,
     /// Its format.
     pub format: ImageFormat,
+    /// What it is an overlay over. If `None`, it is an overlay over nothing, whatever its header says.
+    pub base: Option<Box<Base>>,
 }
 
 /// A drive for media that are only read. What is in it may be changed later: see [`crate::qmp::cdrom`].
@@ -258,6 +275,8 @@ pub struct OpenFile {
     pub access: Access,
     /// How.
     pub cache: Cache,
+    /// Whether QEMU maps it: it then opens what this process has open, by `/proc`, and finds it under that name instead.
+    pub is_mapped: bool,
     /// What QEMU keeps with it, letters, digits and colons, for whoever asks which file it is.
     pub opaque: Option<String>,
 }
@@ -300,9 +319,19 @@ impl CommandLine {
             path: path.to_owned(),
             access,
             cache,
+            is_mapped: false,
             opaque: None,
         });
         format!("/dev/fdset/{set}")
+    }
+
+    /// The same for what QEMU maps.
+    fn open_mapped(&mut self, path: &Path, access: Access) -> String {
+        let name = self.open(path, access, Cache::HostPageCache);
+        if let Some(file) = self.files.last_mut() {
+            file.is_mapped = true;
+        }
+        name
     }
 
     /// The same for a medium.
@@ -364,12 +393,32 @@ fn machine(line: &mut CommandLine, spec: &LaunchSpec) {
         format!("cpus={0},sockets=1,cores={0},threads=1", spec.vcpus),
     );
     line.option("-m", format!("size={}M", spec.memory_mib));
-    let memory = json!({
-        "qom-type": "memory-backend-ram",
-        "id": "pc.ram",
-        "size": u64::from(spec.memory_mib) * 1024 * 1024,
-    });
+    let memory = memory(line, spec);
     line.json("-object", &memory);
+}
+
+/// It has the same id whatever it is made of: streams are told apart by that.
+fn memory(line: &mut CommandLine, spec: &LaunchSpec) -> Value {
+    let size = u64::from(spec.memory_mib) * 1024 * 1024;
+    match &spec.memory {
+        Memory::Own => json!({"qom-type": "memory-backend-ram", "id": "pc.ram", "size": size}),
+        Memory::Kept(path) => json!({
+            "qom-type": "memory-backend-file",
+            "id": "pc.ram",
+            "size": size,
+            "mem-path": line.open_mapped(path, Access::ReadWrite),
+            "share": true,
+        }),
+        Memory::CopyOf(path) => json!({
+            "qom-type": "memory-backend-file",
+            "id": "pc.ram",
+            "size": size,
+            "mem-path": line.open_mapped(path, Access::ReadOnly),
+            "share": false,
+            "readonly": true,
+            "rom": "off",
+        }),
+    }
 }
 
 fn behaviour(line: &mut CommandLine, spec: &LaunchSpec) {

@@ -8,6 +8,7 @@ fn spec() -> LaunchSpec {
         vm: Uuid::from_u128(0x0190_b2a4_0000_7000_8000_0000_0000_0001),
         name: "web".to_owned(),
         memory_mib: 256,
+        memory: Memory::Own,
         vcpus: 2,
         machine_type: MACHINE_TYPE.to_owned(),
         cpu_model: TCG_CPU_MODEL.to_owned(),
@@ -46,6 +47,7 @@ fn disk(slot: u8) -> Disk {
         base: Some(Base {
             path: PathBuf::from("/data/images/base.qcow2"),
             format: ImageFormat::Qcow2,
+            base: None,
         }),
         cache: Cache::HostPageCache,
         access: Access::ReadWrite,
@@ -68,6 +70,7 @@ fn rendered(spec: &LaunchSpec) -> String {
             path,
             access,
             cache,
+            is_mapped: _,
             opaque,
         } = file;
         text.push_str(&format!("\n{access:?} {cache:?} {}", path.display()));
@@ -224,4 +227,46 @@ fn what_could_be_misread_is_refused() {
         E::Range { .. }
     ));
     assert!(matches!(refused(|s| s.disks.push(disk(0))), E::SlotTaken { .. }));
+}
+
+#[test]
+fn kept_memory_is_written_by_one_and_only_read_by_others() {
+    let of = |memory: Memory| {
+        let spec = LaunchSpec { memory, ..spec() };
+        let line = command_line(&spec).unwrap();
+        let file = line.files.iter().position(|file| file.is_mapped);
+        let object = line
+            .arguments
+            .iter()
+            .find(|argument| argument.contains("pc.ram\""))
+            .unwrap();
+        let object: Value = serde_json::from_str(object).unwrap();
+        (object, file.map(|set| (set, line.files[set].access)))
+    };
+    let path = PathBuf::from("/data/volumes/warm/memory-1.ram");
+    let (kept, file) = of(Memory::Kept(path.clone()));
+    let (set, access) = file.unwrap();
+    assert_eq!(access, Access::ReadWrite);
+    assert_eq!(kept["mem-path"], format!("/dev/fdset/{set}"));
+    assert_eq!(kept["share"], true);
+    let (copy, file) = of(Memory::CopyOf(path));
+    assert_eq!(file.unwrap().1, Access::ReadOnly);
+    assert_eq!(
+        (&copy["share"], &copy["readonly"], &copy["rom"]),
+        (&Value::from(false), &Value::from(true), &Value::from("off"))
+    );
+    assert_eq!(copy["id"], "pc.ram");
+}
+
+#[test]
+fn a_disk_may_have_a_layer_under_it() {
+    let mut spec = spec();
+    let image = spec.disks[0].base.clone().unwrap();
+    spec.disks[0].base = Some(Base {
+        path: PathBuf::from("/data/volumes/warm/root.qcow2"),
+        format: ImageFormat::Qcow2,
+        base: Some(Box::new(image)),
+    });
+    let all = rendered(&spec);
+    assert!(all.contains("disk0-base-base"), "{all}");
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{DISK_SLOTS, LaunchSpec, NIC_SLOTS};
+use super::{DISK_SLOTS, LaunchSpec, Memory, NIC_SLOTS};
 
 const NAME_BYTES_MAX: usize = 255;
 const INTERFACE_BYTES_MAX: usize = 15;
@@ -97,7 +97,12 @@ pub(super) fn check(spec: &LaunchSpec) -> Result<(), LaunchSpecError> {
     let paths = spec.disks.iter().map(|disk| &disk.path).chain(&spec.seed);
     let medium = spec.cdrom.as_ref().and_then(|cdrom| cdrom.medium.as_ref());
     let paths = paths.chain(medium.map(|medium| &medium.path));
-    let mut paths = paths.chain(bases.map(|base| &base.path));
+    let bases = bases.flat_map(|base| std::iter::successors(Some(base), |base| base.base.as_deref()));
+    let memory = match &spec.memory {
+        Memory::Own => None,
+        Memory::Kept(path) | Memory::CopyOf(path) => Some(path),
+    };
+    let mut paths = paths.chain(bases.map(|base| &base.path)).chain(memory);
     paths.try_for_each(|path| check_path(path))?;
     if let Some(medium) = medium {
         check_word("a medium's digest", &medium.sha256)?;

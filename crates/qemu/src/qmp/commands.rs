@@ -165,6 +165,30 @@ impl Qmp {
         self.act("system_powerdown", json!({})).await
     }
 
+    /// Which build QEMU is.
+    pub async fn query_version(&self) -> Result<String, QmpError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            qemu: Version,
+            package: String,
+        }
+        #[derive(Deserialize)]
+        struct Version {
+            major: u32,
+            minor: u32,
+            micro: u32,
+        }
+        let Answer { qemu, package } = self.query("query-version").await?;
+        Ok(format!("{}.{}.{} {package}", qemu.major, qemu.minor, qemu.micro)
+            .trim()
+            .to_owned())
+    }
+
+    /// Sets the link of an interface up or down, as its guest sees it.
+    pub async fn set_link(&self, name: &str, up: bool) -> Result<(), QmpError> {
+        self.act("set_link", json!({"name": name, "up": up})).await
+    }
+
     /// Presses the reset button.
     pub async fn system_reset(&self) -> Result<(), QmpError> {
         self.act("system_reset", json!({})).await

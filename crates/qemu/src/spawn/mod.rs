@@ -122,7 +122,11 @@ pub fn spawn(
     command
         .args(user::becoming(user))
         .arg(program)
-        .args(&line.arguments)
+        .args(
+            line.arguments
+                .iter()
+                .map(|argument| mapped(argument, &files, &line.files)),
+        )
         .args(descriptors(&files, &line.files))
         .current_dir(directory)
         .env_clear()
@@ -164,9 +168,22 @@ fn open(file: &OpenFile) -> Result<File, SpawnError> {
     })
 }
 
+/// An argument with the names under which QEMU finds what it maps.
+fn mapped(argument: &str, files: &[File], named: &[OpenFile]) -> String {
+    let mut argument = argument.to_owned();
+    for (set, (file, named)) in files.iter().zip(named).enumerate() {
+        if named.is_mapped {
+            let by_proc = format!("\"/proc/self/fd/{}\"", file.as_raw_fd());
+            argument = argument.replace(&format!("\"/dev/fdset/{set}\""), &by_proc);
+        }
+    }
+    argument
+}
+
 /// Tells QEMU which descriptors belong to which `/dev/fdset/N`.
 fn descriptors(files: &[File], named: &[OpenFile]) -> impl Iterator<Item = String> {
     let sets = files.iter().zip(named).enumerate();
+    let sets = sets.filter(|(_, (_, named))| !named.is_mapped);
     sets.flat_map(|(set, (file, named))| {
         let opaque = named.opaque.as_ref();
         let opaque = opaque.map_or_else(String::new, |opaque| format!(",opaque={opaque}"));

@@ -112,6 +112,7 @@ async fn files_are_handed_over_open_and_none_is_made() {
         path: path.to_owned(),
         access,
         cache: Cache::HostPageCache,
+        is_mapped: false,
         opaque: None,
     };
     // After the script comes what QEMU is told of the descriptors: `-add-fd fd=A,set=0 -add-fd fd=B,set=1`.
@@ -154,6 +155,7 @@ async fn another_user_has_its_own_directory_and_nothing_else() {
         path: own,
         access: Access::ReadWrite,
         cache: Cache::HostPageCache,
+        is_mapped: false,
         opaque: None,
     });
     let process = spawn(Path::new("/bin/bash"), &line, &directory, Some(USER)).unwrap();

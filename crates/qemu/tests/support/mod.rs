@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use model::vm::BootDevice;
 use qemu::command_line::{
     AGENT_SOCKET, Accelerator, Access, CONSOLE_SOCKET, Cache, Disk, ImageFormat, LaunchSpec, MACHINE_TYPE,
-    QMP_SOCKET, Start, TCG_CPU_MODEL, command_line,
+    Memory, QMP_SOCKET, Start, TCG_CPU_MODEL, command_line,
 };
 use qemu::migration_tls::{DH_PARAMETERS_FILE, DH_PARAMETERS_PEM};
 use qemu::qmp::migration::{MigrationInfo, MigrationStatus};
@@ -70,6 +70,7 @@ pub(crate) fn spec(vm: Uuid, disk: &Path, start: Start) -> LaunchSpec {
         vm,
         name: "test, with a comma".to_owned(),
         memory_mib: 128,
+        memory: Memory::Own,
         vcpus: 1,
         machine_type: MACHINE_TYPE.to_owned(),
         cpu_model: TCG_CPU_MODEL.to_owned(),

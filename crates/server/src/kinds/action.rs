@@ -17,6 +17,10 @@ pub(super) fn next_commands(view: &View, id: VmId, phase: Phase) -> Vec<String> 
     let intent = view.vms.get(&id).and_then(|vm| vm.intent.as_ref());
     let host = || intent?.value.host.filter(|id| view.hosts.contains_key(id));
     let name = name_of(view, Kind::Vm, id.0);
+    let object = view.vms.get(&id).and_then(|vm| vm.object.as_ref());
+    if object.is_some_and(|at| at.value.spec.warms.is_some()) {
+        return vec![format!("sterna vm delete {name}")];
+    }
     let whole = |word: &&str| match *word {
         "migration cancel" => {
             let migration = name_of(view, Kind::Migration, intent?.value.migration?.0);
@@ -58,6 +62,7 @@ pub fn action(
     if meta.deleted_at.is_some() {
         return refuse("it is being deleted");
     }
+    super::warm::check_ordinary(context.view, at)?;
     let spec = &at.value.spec;
     let (power, reboot) = match wanted_power(action, force, phase, spec.power) {
         Wanted::Power(power) => (power, spec.reboot),

@@ -24,6 +24,7 @@ pub(super) fn create(
     check_overrides(&spec)?;
     let id = VmId(find(context, Kind::Vm, source)?);
     let at = source_of(context.view, id, source)?;
+    super::warm::check_ordinary(context.view, at)?;
     // It is not deleted meanwhile.
     plan.rely(key::object(Kind::Vm, id.0), at.revision);
     let base = &at.value.spec;
@@ -56,6 +57,7 @@ pub(super) fn create(
             None => disk_bytes.or_else(|| document::disk_bytes(context.view, base)),
         },
         image,
+        start: vm::StartChoice::Boot,
         ..base.clone()
     })
 }
@@ -70,6 +72,8 @@ fn check_overrides(spec: &VmSpec) -> Result<(), Problem> {
         ("cdrom", spec.cdrom.is_some()),
         ("boot", spec.boot.is_some()),
         ("firmware", spec.firmware.is_some()),
+        ("start", spec.start.is_some()),
+        ("warms", spec.warms.is_some()),
     ];
     let Some((field, _)) = given.into_iter().find(|(_, is_given)| *is_given) else {
         return Ok(());

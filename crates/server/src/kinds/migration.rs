@@ -107,6 +107,9 @@ impl Served for Migration {
             );
             return Err(Problem::conflict("is-there-already", detail));
         }
+        if let Some(at) = held.and_then(|vm| vm.object.as_ref()) {
+            super::warm::check_ordinary(context.view, at)?;
+        }
         // Two requests at once must not both be accepted.
         if let Some(at) = held.and_then(|vm| vm.object.as_ref()) {
             plan.rely(model::key::object(Kind::Vm, vm.0), at.revision);

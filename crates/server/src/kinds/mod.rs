@@ -16,6 +16,7 @@ mod record;
 mod start;
 mod template;
 mod vm;
+mod warm;
 
 pub use action::action as vm_action;
 pub(crate) use action::leads_on as vm_leads_on;

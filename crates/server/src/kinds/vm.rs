@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::action::next_commands;
 use super::base::Base;
 use super::catalog::{check_guest_size, check_sizes, guest, guest_spec, hide_texts};
-use super::{Served, clone, find, host_name, immutable, media, name_of, placement, start, template};
+use super::{Served, clone, find, host_name, immutable, media, name_of, placement, start, template, warm};
 use crate::service::Context;
 use crate::shared::Heard;
 
@@ -54,6 +54,8 @@ impl Served for Vm {
                 .clone_of
                 .map(|_| stored.image.is_none())
                 .filter(|full| *full),
+            start: Some(stored.start).filter(|start| !start.is_usual()),
+            warms: stored.warms.map(|id| name_of(view, Kind::Template, id.0)),
         }
     }
 
@@ -87,7 +89,8 @@ impl Served for Vm {
             ready: run.is_some_and(|run| run.ready),
             reason: held_back(view, phase)
                 .or_else(|| lifecycle::reason(facts, phase))
-                .or_else(|| memory.and_then(over_reservation)),
+                .or_else(|| memory.and_then(over_reservation))
+                .or_else(|| warm::staleness(view, VmId(id))),
             memory,
             placement: intent
                 .and_then(|intent| intent.placement.clone())
@@ -108,6 +111,10 @@ impl Served for Vm {
                 .map(|state| media::cdrom_status(view, facts.spec, state)),
             copied: clone::status(view, VmId(id)),
             template_version: facts.spec.template_version,
+            layer: intent
+                .and_then(|intent| intent.layer)
+                .map(|id| name_of(view, Kind::Vm, id.0)),
+            booted_instead: intent.and_then(|intent| intent.booted_instead.clone()),
         })
     }
 
@@ -117,8 +124,10 @@ impl Served for Vm {
         spec: VmSpec,
         plan: &mut Plan,
     ) -> Result<Self::Stored, Problem> {
-        if let Some(source) = spec.clone_of.clone() {
-            return clone::create(context, &source, spec, plan);
+        match (spec.clone_of.clone(), spec.warms.clone()) {
+            (None, Some(template)) => return warm::create(context, &template, spec, plan),
+            (Some(source), _) => return clone::create(context, &source, spec, plan),
+            (None, None) => {}
         }
         let base = Base::of(context, &spec)?;
         let image = match &spec.image {
@@ -168,6 +177,8 @@ impl Served for Vm {
             cdrom,
             clone_of: None,
             firmware: spec.firmware.unwrap_or_else(|| base.firmware()),
+            start: warm::start_choice(context, spec.start, base.template_id())?,
+            warms: None,
         })
     }
 
@@ -199,6 +210,11 @@ impl Served for Vm {
                 "the firmware",
             ),
             (
+                spec.start.is_some() && spec.start != shown.start,
+                "how it was started first",
+            ),
+            (spec.warms != shown.warms, "what it is the warm form of"),
+            (
                 spec.clone_of != shown.clone_of && (source.is_some() || old.spec.clone_of.is_none()),
                 "what it is a copy of",
             ),
@@ -223,6 +239,7 @@ impl Served for Vm {
         }
         let vcpus = spec.vcpus.unwrap_or(old.spec.vcpus);
         let memory_mib = spec.memory_mib.unwrap_or(old.spec.memory_mib);
+        warm::check_unchanged(context.view, old, &spec)?;
         check_sizes(vcpus, memory_mib, None)?;
         check_largest_host(context, memory_mib, vcpus)?;
         let power = spec.power.unwrap_or(old.spec.power);
@@ -267,6 +284,7 @@ impl Served for Vm {
             return Ok(at.value.meta.id);
         }
         clone::check_deletable(context.view, at)?;
+        warm::check_deletable(context.view, at)?;
         plan.action = format!("delete vm {}", at.value.meta.name);
         let delete = |object: &mut Object<model::vm::VmSpec>| object.meta.deleted_at = Some(context.now);
         Ok(crate::service::replace_object(
@@ -511,7 +529,7 @@ fn address(
 }
 
 /// A locally administered MAC, from the VM's id and the interface's number.
-fn calculated_mac(id: Uuid, index: usize) -> String {
+pub(super) fn calculated_mac(id: Uuid, index: usize) -> String {
     // The last bytes of a UUID v7 are random; with fewer than five of them thousands of VMs would meet.
     let [.., a, b, c, d, last] = *id.as_bytes();
     let last = last.wrapping_add(u8::try_from(index).unwrap_or(0));

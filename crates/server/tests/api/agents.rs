@@ -120,6 +120,7 @@ impl Agent {
             saved_bytes: None,
             saved_in: model::vm::SavedIn::Host,
             copies: Default::default(),
+            has_identity: false,
             rebooted: None,
             reason: None,
             steps: vec![StepTime {

@@ -254,6 +254,8 @@ impl Machine {
             | Effect::Announce
             | Effect::Release
             | Effect::RemoveVolumes
+            | Effect::Settle
+            | Effect::Identify
             | Effect::RemoveSaved { .. } => Ok(true),
             effect if world.slots[at].process.is_some() => self.command(world, at, effect),
             _ => Ok(false),

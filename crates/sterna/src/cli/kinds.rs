@@ -155,6 +155,27 @@ pub(crate) enum TemplateCommand {
     /// What can be asked of the kinds that users change.
     #[command(flatten)]
     Write(WriteCommand),
+    /// Boot it once and keep the memory, so that VMs can start from there
+    Warm(WarmArgs),
+}
+
+/// Which template is warmed.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  sterna template warm small --wait && sterna vm create quick --template small --start instant
+
+\
+    A VM is made, SMALL-warm-1 and so on, which is booted once and then only read. All that start from its memory share what \
+    its\nprograms had drawn at random: keep no secrets in a warm template. A template that is warm already is left as it is.")]
+pub(crate) struct WarmArgs {
+    /// Name or id
+    pub(crate) name: String,
+    /// Where the memory is kept
+    #[arg(long)]
+    pub(crate) datastore: Option<String>,
+    /// Whether to wait.
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
 }
 
 /// What a template says.

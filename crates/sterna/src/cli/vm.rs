@@ -4,7 +4,7 @@ use api::kinds::NicSpec;
 use api::placement::PeersSpec;
 use clap::{Args, Subcommand, ValueEnum};
 use model::lifecycle::Phase;
-use model::vm::BootDevice;
+use model::vm::{BootDevice, StartChoice};
 
 use super::guest::GuestApplyArgs;
 use super::kinds::{FirmwareArg, GetArgs, GuestArgs, Selection, WaitArgs, WriteCommand};
@@ -84,6 +84,7 @@ impl From<VmGetArgs> for GetArgs {
     after_help = "Examples:\n  sterna vm create web --template small --wait=ready\n  \
     sterna vm create worker --template small --count 3 -l tier=batch\n  \
     sterna vm create old --template small@2\n  \
+    sterna vm create quick --template small --start instant --wait=ready\n  \
     sterna vm create spare --template small --off --wait\n  \
     sterna vm create worker --template small --count 3 -l app=w --anti-affinity vm:app=w\n  \
     sterna vm create db --image tiny --memory 1GiB --vcpus 2 --network front,address=10.1.0.7\n  \
@@ -148,6 +149,10 @@ pub(crate) struct VmArgs {
     /// A label; may be given several times
     #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = units::label)]
     pub(crate) labels: Vec<(String, String)>,
+    /// How it is started the first time: booted, or from its template's kept memory (`sterna template warm`). It is booted if
+    /// left out
+    #[arg(long, value_name = "HOW")]
+    pub(crate) start: Option<StartHow>,
     /// Create so many, NAME-1 to NAME-N. Those of one call are all placed or, if they do not all fit, none; more than 24
     /// in parts
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -400,6 +405,27 @@ impl WaitStateArgs {
     /// What to wait for, if at all.
     pub(crate) fn goal(&self, usual: WaitState) -> Option<WaitState> {
         self.wait.map(|state| state.unwrap_or(usual))
+    }
+}
+
+/// How a new VM is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StartHow {
+    /// From its template's kept memory; booted, which is said, if that turns out to be impossible
+    Instant,
+    /// Booted
+    Boot,
+    /// From its template's kept memory where there is one that fits
+    Auto,
+}
+
+impl From<StartHow> for StartChoice {
+    fn from(how: StartHow) -> Self {
+        match how {
+            StartHow::Instant => Self::AtOnce,
+            StartHow::Boot => Self::Boot,
+            StartHow::Auto => Self::Auto,
+        }
     }
 }
 

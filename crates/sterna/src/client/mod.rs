@@ -35,6 +35,7 @@ mod token;
 mod versions;
 mod vm;
 mod wait;
+mod warm;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

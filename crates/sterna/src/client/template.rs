@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use api::kinds::{GuestSpec, Profile, ProfileSpec, Template, TemplateSpec};
 use model::user_data::UserData;
 
-use super::{Context, kinds, versions};
+use super::{Context, kinds, versions, warm};
 use crate::cli::{GuestArgs, ProfileArgs, ReadCommand, TemplateArgs, TemplateCommand, WriteCommand};
 
 pub(super) async fn run(context: &Context, command: TemplateCommand) -> anyhow::Result<ExitCode> {
@@ -22,6 +22,7 @@ pub(super) async fn run(context: &Context, command: TemplateCommand) -> anyhow::
         {
             versions::delete(context, args).await
         }
+        TemplateCommand::Warm(args) => warm::warm(context, args).await,
         TemplateCommand::Write(command) => kinds::write::<Template>(context, command).await,
     }
 }

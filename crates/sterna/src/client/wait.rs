@@ -193,7 +193,7 @@ const fn shown(power: Power) -> &'static str {
     }
 }
 
-fn because(what: &str, why: Option<&Reason>) -> String {
+pub(super) fn because(what: &str, why: Option<&Reason>) -> String {
     why.map_or_else(
         || what.to_owned(),
         |why| format!("{what}: {} ({})", why.message, why.code),

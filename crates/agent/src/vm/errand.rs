@@ -1,0 +1,139 @@
+//! Something that is to be done in a guest, all of it, before anything else is asked of it.
+//!
+//! **Owns:** the steps of an errand, their order, and its end: one step's failure ends it.
+//!
+//! **Does not know:** the connection to the guest's agent, which is [`super::guest`]'s, and what errands are for.
+//!
+//! **Start here:** [`Errand::run`].
+
+use std::time::Duration;
+
+use model::Timestamp;
+use qemu::guest_agent::{ExecStatus, GuestAgent, GuestAgentError};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+use crate::clock::Clock;
+
+const SHELL: &str = "/bin/sh";
+/// What the guest's processes are called.
+const NAME: &str = "sterna-errand";
+/// Between looks whether a command in the guest has ended, at first: half as long again after each.
+const FIRST_PAUSE: Duration = Duration::from_millis(4);
+/// The longest pause between looks.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// One step.
+#[derive(Debug)]
+pub enum Step {
+    /// A script of the guest's shell, with arguments, and with its standard input in Base64.
+    Shell {
+        /// For people.
+        what: &'static str,
+        /// The script.
+        script: String,
+        /// Its arguments.
+        arguments: Vec<String>,
+        /// Its standard input.
+        input: String,
+        /// The time when it begins is its first argument, in seconds since 1970.
+        clock: Option<Clock>,
+    },
+}
+
+/// Steps, and who waits for them.
+#[derive(Debug)]
+pub struct Errand {
+    steps: Vec<Step>,
+    deadline: Instant,
+    done: oneshot::Sender<Result<(), String>>,
+}
+
+impl Errand {
+    /// With where it is told that it is done, or why not.
+    pub fn new(steps: Vec<Step>, patience: Duration) -> (Self, oneshot::Receiver<Result<(), String>>) {
+        let (done, is_done) = oneshot::channel();
+        let deadline = Instant::now() + patience;
+        (
+            Self {
+                steps,
+                deadline,
+                done,
+            },
+            is_done,
+        )
+    }
+
+    /// Does all of it. A guest that does not answer yet is waited for.
+    pub async fn run(self, agent: &mut GuestAgent) {
+        let mut result = Ok(());
+        for step in &self.steps {
+            result = self.step(agent, step).await;
+            if result.is_err() {
+                break;
+            }
+        }
+        // Nobody may wait any more.
+        let _ = self.done.send(result);
+    }
+
+    async fn step(&self, agent: &mut GuestAgent, step: &Step) -> Result<(), String> {
+        match step {
+            Step::Shell {
+                what,
+                script,
+                arguments,
+                input,
+                clock,
+            } => {
+                let now = clock.as_ref().map(|clock| seconds(clock.cloud()));
+                let mut words = vec!["-c", script, NAME];
+                words.extend(now.as_deref());
+                words.extend(arguments.iter().map(String::as_str));
+                let ended = self.shell(agent, &words, input).await;
+                ended.map_err(|error| format!("{what}: {error}"))
+            }
+        }
+    }
+
+    async fn shell(&self, agent: &mut GuestAgent, words: &[&str], input: &str) -> Result<(), String> {
+        let pid = loop {
+            match agent.exec_with(SHELL, words, input).await {
+                Ok(pid) => break pid,
+                // It may be run twice: all that is run here may be.
+                Err(GuestAgentError::Timeout { .. }) if Instant::now() < self.deadline => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        };
+        let mut pause = FIRST_PAUSE;
+        loop {
+            sleep(pause).await;
+            match agent.exec_status(pid).await {
+                Ok(ExecStatus::Ended(output)) if output.exit_code == Some(0) => return Ok(()),
+                Ok(ExecStatus::Ended(output)) => {
+                    let status = output
+                        .exit_code
+                        .map_or("no status".to_owned(), |code| format!("status {code}"));
+                    let said = String::from_utf8_lossy(&output.stderr);
+                    let said = said
+                        .lines()
+                        .next_back()
+                        .unwrap_or("it printed nothing")
+                        .escape_debug();
+                    return Err(format!("it ended with {status}: {said}"));
+                }
+                Ok(ExecStatus::Running) | Err(GuestAgentError::Timeout { .. }) => {
+                    if Instant::now() >= self.deadline {
+                        return Err("it did not end in time".to_owned());
+                    }
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+            pause = (pause * 3 / 2).min(PAUSE);
+        }
+    }
+}
+
+fn seconds(time: Timestamp) -> String {
+    format!("{}.{:09}", time.as_second(), time.subsec_nanosecond())
+}

@@ -1,0 +1,226 @@
+//! VMs that start from their template's kept memory: each is somebody of its own before anybody hears of it, what they share
+//! stays as it is whatever they do, and whoever is killed meanwhile, each runs in the end.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use api::apply::{ApplyBody, Secret};
+use api::client::ObjectOf;
+use api::kinds::{ActionBody, Operation, PlacementSpec, Vm, VmSpec};
+use model::lifecycle::Phase;
+use model::migration::MigrationPhase;
+use model::operation::OperationPhase;
+use model::vm::StartChoice;
+use rustix::process::{Pid, Signal, kill_process};
+use testkit::vms::{self, BOOT_PATIENCE, PATIENCE, TINY, VmObject};
+use testkit::wait::{self, Verdict};
+use testkit::world::World;
+
+const WARM: &str = "tiny-warm-1";
+/// Who it is, and what it draws at random.
+const WHO: &str = "hostname; cat /sys/class/net/eth0/address; date +%s; od -An -v -tx1 -N48 /dev/urandom | tr -d ' \\n'; echo\n\
+    ip -o -4 address show dev eth0 | awk '{ print $4 }'\n";
+/// Changes memory and disk, far more than the machine had.
+const WORK: &str = "dd if=/dev/urandom of=/dev/shm/noise bs=1M count=40 2>/dev/null || dd if=/dev/urandom of=/tmp/noise bs=1M count=8\n\
+    dd if=/dev/urandom of=/data/noise bs=1M count=4 2>/dev/null; sync; cat /data/noise | md5sum\n";
+
+#[tokio::test]
+async fn vms_start_from_their_templates_memory() -> anyhow::Result<()> {
+    let world = World::up(2).await?;
+    world.make_template(192).await?;
+    let refused = create(&world, "early", "h1", StartChoice::AtOnce).await;
+    ensure!(
+        refused.is_err_and(|error| format!("{error:#}").contains("is not warm")),
+        "it is not warm yet"
+    );
+    let memory = warm(&world).await?;
+    let before = sha256(&memory)?;
+
+    // At once, on one host and on another whose agent is killed meanwhile.
+    for (name, host) in [("one", "h1"), ("two", "h1"), ("three", "h2")] {
+        create(&world, name, host, StartChoice::AtOnce).await?;
+    }
+    world.kill_agent("h2").await?;
+    let mut all = Vec::new();
+    for name in ["one", "two", "three"] {
+        all.push(world.until_ready(name).await?);
+    }
+    for vm in &all[..2] {
+        ensure!(
+            vm.status.layer.as_deref() == Some(WARM) && vm.status.booted_instead.is_none(),
+            "{:?}",
+            vm.status
+        );
+    }
+    are_others(&world, &all).await?;
+    is_kept_from_people(&world).await?;
+
+    what_they_do_stays_theirs(&world).await?;
+    ensure!(sha256(&memory)? == before, "the kept memory was written");
+
+    for name in ["one", "two", "three", "four", WARM] {
+        world.delete_vm(name).await?;
+    }
+    let left: Vec<_> = std::fs::read_dir(world.volumes())?.collect::<Result<_, _>>()?;
+    ensure!(left.is_empty(), "{left:?}");
+    world.down().await
+}
+
+/// Through work, a reset and a move, and while one is killed in the midst of its start.
+async fn what_they_do_stays_theirs(world: &World) -> anyhow::Result<()> {
+    // One is killed in the midst: it is booted instead, or had started.
+    let killed = create(world, "four", "h1", StartChoice::Auto).await?;
+    kill_qemu(world, &killed).await?;
+
+    // What they do stays theirs, through a reset and a move.
+    for name in ["one", "two"] {
+        does(world, name, WORK).await?;
+    }
+    world
+        .client()
+        .action::<Vm, _>("one", "reboot", &ActionBody { force: true })
+        .await?;
+    let moved = world.migrate("two", "h2").await?;
+    let ended = world.until_migration_ended(&moved.name).await?;
+    ensure!(ended.status.phase == MigrationPhase::Done, "{:?}", ended.status);
+    world.until_ready("two").await?;
+    ensure!(
+        does(world, "two", WHO).await?.starts_with("two\n"),
+        "it is another one after its move"
+    );
+    let is_back = |vm: &VmObject| Verdict::from(vm.status.ready && vm.status.phase == Phase::Running);
+    world.until_vm("one", "back", is_back).await?;
+    ensure!(
+        does(world, "one", WHO).await?.starts_with("one\n"),
+        "it is another one after its reset"
+    );
+    let four = world
+        .until_vm("four", "ready", |vm| Verdict::from(vm.status.ready))
+        .await?;
+    ensure!(
+        four.status.layer.is_some() || four.status.booted_instead.is_some(),
+        "{:?}",
+        four.status
+    );
+    Ok(())
+}
+
+/// Makes the template warm, with its host's agent killed while it settles; its memory's file.
+async fn warm(world: &World) -> anyhow::Result<PathBuf> {
+    let spec = VmSpec {
+        warms: Some(TINY.to_owned()),
+        placement: on("h1"),
+        ..VmSpec::default()
+    };
+    let vm = world.create_vm(WARM, spec).await?;
+    let is_up = |vm: &VmObject| Verdict::from(vm.status.ready);
+    wait::until::<Vm>(world.client(), WARM, "up", BOOT_PATIENCE, is_up).await?;
+    world.kill_agent("h1").await?;
+    let kept = world.until_phase(WARM, Phase::Stopped).await?;
+    ensure!(kept.status.host.is_none(), "{:?}", kept.status);
+    let directory = world.volumes().join(vm.id.to_string());
+    let files = std::fs::read_dir(&directory)?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path());
+    let mut memory = files.filter(|path| path.extension().is_some_and(|extension| extension == "ram"));
+    memory.next().context("its memory is not there")
+}
+
+/// No two have a name, an address, or a random number in common, and each knows what time it is.
+async fn are_others(world: &World, vms: &[VmObject]) -> anyhow::Result<()> {
+    let mut seen = BTreeSet::new();
+    for vm in vms {
+        let said = does(world, &vm.name, WHO).await?;
+        let words: Vec<&str> = said.lines().collect();
+        let [name, mac, seconds, random, address] = words[..] else {
+            anyhow::bail!("{said:?}");
+        };
+        let nic = vm.spec.nics.as_ref().and_then(|nics| nics.first());
+        ensure!(name == vm.name, "{} is called {name}", vm.name);
+        ensure!(
+            nic.and_then(|nic| nic.mac.as_deref()) == Some(mac),
+            "{}: {said:?}",
+            vm.name
+        );
+        ensure!(
+            address.starts_with(&format!("{}/", vms::address(vm)?)),
+            "{}: {said:?}",
+            vm.name
+        );
+        let off = seconds.parse::<i64>()?.abs_diff(now_s()?);
+        ensure!(off < 30, "{} is off by {off} s", vm.name);
+        for word in [mac, random, address] {
+            ensure!(seen.insert(word.to_owned()), "two have {word}");
+        }
+    }
+    Ok(())
+}
+
+async fn is_kept_from_people(world: &World) -> anyhow::Result<()> {
+    for action in ["start", "resume", "shutdown"] {
+        let refused = world.act(WARM, action).await;
+        ensure!(refused.is_err(), "a warm form is told to {action}");
+    }
+    let refused = world.client().delete::<Vm>(WARM).await;
+    ensure!(
+        refused.is_err_and(|error| error.to_string().contains("delete those first")),
+        "a warm form is deleted under others"
+    );
+    Ok(())
+}
+
+async fn kill_qemu(world: &World, vm: &VmObject) -> anyhow::Result<()> {
+    let id = vms::id(vm);
+    let is_there = || !world.living(id).is_empty();
+    wait::until_it_holds("its QEMU is there", PATIENCE, is_there).await?;
+    for (_, _, pid) in world.living(id) {
+        if let Some(pid) = Pid::from_raw(pid) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+    Ok(())
+}
+
+async fn create(world: &World, name: &str, host: &str, start: StartChoice) -> anyhow::Result<VmObject> {
+    let spec = VmSpec {
+        start: Some(start),
+        placement: on(host),
+        ..vms::spec(None, "")
+    };
+    world.create_vm(name, spec).await
+}
+
+fn on(host: &str) -> PlacementSpec {
+    PlacementSpec {
+        host: Some(host.to_owned()),
+        ..PlacementSpec::default()
+    }
+}
+
+/// What a script in a guest prints.
+async fn does(world: &World, vm: &str, script: &str) -> anyhow::Result<String> {
+    let body = ApplyBody {
+        script: Some(Secret(format!("#!/bin/sh\n{script}"))),
+        timeout_s: Some(60),
+        ..ApplyBody::default()
+    };
+    let asked = world.client().apply(vm, &body, None).await?;
+    let has_ended = |one: &ObjectOf<Operation>| Verdict::from(one.status.ended_at.is_some());
+    let ended =
+        wait::until::<Operation>(world.client(), &asked.name, "ended", BOOT_PATIENCE, has_ended).await?;
+    ensure!(ended.status.phase == OperationPhase::Done, "{:?}", ended.status);
+    Ok(ended.status.applied.unwrap_or_default().output)
+}
+
+fn sha256(path: &Path) -> anyhow::Result<String> {
+    let ran = Command::new("sha256sum").arg(path).output()?;
+    ensure!(ran.status.success(), "{ran:?}");
+    Ok(String::from_utf8(ran.stdout)?)
+}
+
+fn now_s() -> anyhow::Result<i64> {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    Ok(i64::try_from(since.as_secs())?)
+}

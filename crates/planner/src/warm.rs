@@ -1,0 +1,178 @@
+//! Warm VMs, whose memory is kept for others, and the VMs that start from it.
+//!
+//! **Owns:** when a warm VM's memory is kept, from which of them a new VM starts, and what becomes of one that could not.
+//!
+//! **Does not know:** how memory is kept and mapped.
+//!
+//! A warm VM is booted once, by an incarnation of its own; when that has left its memory nothing of it is ever written again,
+//! and it holds no host. A VM that starts from it has its disk over the warm VM's. If its start fails before its guest is
+//! somebody of its own, it was never heard of by anybody: it gets another disk, over the image, and boots.
+
+use model::report::{RunState, RunStatus};
+use model::vm::{Goal, Open, Power, SavedState, Start, StartChoice, VmIntent, VmSpec};
+use model::{Reason, TemplateId, VmId};
+
+use crate::view::View;
+use crate::vm::Step;
+
+/// Whether a template's warm VM can be used for a VM.
+enum Fit<'v> {
+    Fits(VmId, &'v SavedState),
+    No(Reason),
+    /// There is none.
+    None,
+}
+
+impl Step<'_> {
+    /// What a new VM starts from, and why not from memory if it was to.
+    pub(crate) fn first_start(&self, intent: &VmIntent) -> (Start, Option<VmId>, Option<Reason>) {
+        let spec = self.spec();
+        let is_new = intent.last_incarnation.0 == 0 && intent.copied.is_none();
+        if spec.start == StartChoice::Boot || !is_new || spec.power != Power::Running {
+            return (Start::Disk, intent.layer, intent.booted_instead.clone());
+        }
+        match warm_form_for(self.view, spec) {
+            Fit::Fits(vm, saved) => {
+                let incarnation = saved.incarnation;
+                (Start::Warm { vm, incarnation }, Some(vm), None)
+            }
+            Fit::No(reason) => (Start::Disk, None, Some(reason)),
+            Fit::None if spec.start == StartChoice::Auto => (Start::Disk, None, None),
+            Fit::None => (Start::Disk, None, Some(booted("its template is not warm"))),
+        }
+    }
+
+    /// Whether it has left its memory for others, and is never started again.
+    pub(crate) fn is_kept_warm(&self) -> bool {
+        self.spec().warms.is_some() && self.intent().saved.is_some()
+    }
+
+    /// What its host shall do with a warm VM: keep its memory as soon as its guest's agent has answered.
+    pub(crate) fn warming_goal(&self, open: &Open, goal: Goal) -> Goal {
+        let run = self.vm.runs.get(&open.incarnation);
+        let is_up = run.is_some_and(|run| run.ready && run.state == RunState::Running);
+        match goal {
+            Goal::Run { .. } if self.spec().warms.is_some() && is_up => Goal::Warm,
+            goal => goal,
+        }
+    }
+
+    /// An incarnation that started from memory ended before its guest was somebody of its own: nothing of it is used.
+    pub(crate) fn give_up_instant(&self, open: &Open, run: Option<&RunStatus>, intent: &mut VmIntent) {
+        let has_identity = run.is_some_and(|run| run.has_identity);
+        if !matches!(open.start, Start::Warm { .. }) || has_identity {
+            return;
+        }
+        let why = run.and_then(|run| run.reason.as_ref());
+        let why = why.map_or("its host was lost meanwhile", |reason| &reason.message);
+        intent.layer = None;
+        intent.booted_instead = Some(booted(why));
+        if matches!(open.goal, Goal::Run { .. }) {
+            intent.ended = None;
+        }
+    }
+
+    /// Whether some VM's disk lies over its own.
+    pub(crate) fn is_layer(&self) -> bool {
+        self.spec().warms.is_some() && users_of(self.view, self.id).next().is_some()
+    }
+}
+
+/// The VMs whose disks lie over this warm VM's.
+pub fn users_of(view: &View, warm: VmId) -> impl Iterator<Item = VmId> + '_ {
+    let uses = move |intent: &VmIntent| intent.layer == Some(warm);
+    let vms = view.vms.iter();
+    let used = vms.filter(move |(_, vm)| vm.intent.as_ref().is_some_and(|at| uses(&at.value)));
+    used.map(|(id, _)| *id)
+}
+
+/// The warm VMs of a template, the newest last.
+pub fn warm_forms(view: &View, template: TemplateId) -> impl Iterator<Item = VmId> + '_ {
+    view.warm_forms(template)
+}
+
+/// Why a warm VM is not like its template any more.
+pub fn staleness(view: &View, id: VmId) -> Option<Reason> {
+    let spec = &view.vms.get(&id)?.object.as_ref()?.value.spec;
+    let template = &view.templates.get(&spec.warms?.0)?.value.spec;
+    let parts = [
+        ("image", Some(template.image) == spec.image),
+        ("firmware", template.firmware == spec.firmware),
+        ("vcpus", template.vcpus == spec.vcpus),
+        ("memory_mib", template.memory_mib == spec.memory_mib),
+        ("disk_bytes", template.disk_bytes == spec.disk_bytes),
+        ("networks", template.networks.len() == spec.nics.len()),
+        ("guest", template.guest == spec.guest),
+    ];
+    let changed = parts.into_iter().filter(|(_, is_same)| !is_same);
+    let changed: Vec<&str> = changed.map(|(part, _)| part).collect();
+    (!changed.is_empty()).then(|| {
+        let message = format!(
+            "its template has changed since ({}): warm the template again, and delete this VM when no other needs it",
+            changed.join(", ")
+        );
+        Reason::new("warm-form-stale", message)
+    })
+}
+
+/// The newest warm VM that a VM can start from.
+fn warm_form_for<'v>(view: &'v View, spec: &VmSpec) -> Fit<'v> {
+    let Some(template) = spec.template else {
+        return Fit::None;
+    };
+    let mut why = None;
+    let forms: Vec<VmId> = warm_forms(view, template).collect();
+    for id in forms.into_iter().rev() {
+        match fits(view, id, spec) {
+            Ok(saved) => return Fit::Fits(id, saved),
+            Err(reason) => why = why.or(Some(reason)),
+        }
+    }
+    why.map_or(Fit::None, |why| Fit::No(booted(&why)))
+}
+
+fn fits<'v>(view: &'v View, id: VmId, spec: &VmSpec) -> Result<&'v SavedState, String> {
+    let unknown = || "its template's warm form is gone".to_owned();
+    let vm = view.vms.get(&id).ok_or_else(unknown)?;
+    let object = &vm.object.as_ref().ok_or_else(unknown)?.value;
+    if object.meta.deleted_at.is_some() {
+        return Err(unknown());
+    }
+    let name = &object.meta.name;
+    if let Some(stale) = staleness(view, id) {
+        return Err(format!("of {name}, {}", stale.message));
+    }
+    let saved = vm.intent.as_ref().and_then(|at| at.value.saved.as_ref());
+    let saved = saved.ok_or_else(|| format!("the memory of {name} is not kept yet"))?;
+    let warm = &object.spec;
+    let told = |spec: &VmSpec| {
+        (
+            spec.guest.ssh_keys.clone(),
+            spec.guest.user_data.clone(),
+            spec.guest.vendor_data.clone(),
+        )
+    };
+    let parts = [
+        ("image", warm.image == spec.image),
+        ("firmware", warm.firmware == spec.firmware),
+        ("vcpus", warm.vcpus == spec.vcpus),
+        ("memory_mib", warm.memory_mib == spec.memory_mib),
+        ("disk_bytes", warm.disk_bytes == spec.disk_bytes),
+        ("datastore", warm.datastore == spec.datastore),
+        ("number of interfaces", warm.nics.len() == spec.nics.len()),
+        ("cdrom", warm.cdrom.is_some() == spec.cdrom.is_some()),
+        ("guest", told(warm) == told(spec)),
+    ];
+    let other = parts.into_iter().find(|(_, is_same)| !is_same);
+    match other {
+        Some((part, _)) => Err(format!("it has another `{part}` than {name}")),
+        None => Ok(saved),
+    }
+}
+
+fn booted(why: &str) -> Reason {
+    Reason::new(
+        "booted-instead",
+        format!("it was booted, not started from memory: {why}"),
+    )
+}

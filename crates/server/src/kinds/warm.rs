@@ -1,0 +1,173 @@
+//! Warm forms of templates: VMs that are booted once, and whose memory others start from.
+
+use api::Problem;
+use api::kinds::VmSpec;
+use model::vm::{self, Nic, Power, StartChoice};
+use model::{DatastoreId, Kind, NetworkId, Object, Reason, TemplateId, VmId, key};
+use planner::view::At;
+use planner::{Plan, View};
+
+use super::vm::{calculated_mac, check_largest_host};
+use super::{find, name_of, placement};
+use crate::service::Context;
+
+/// The stored form of a VM that shall be the warm form of the template of that name.
+pub(super) fn create(
+    context: &Context<'_>,
+    template: &str,
+    spec: VmSpec,
+    plan: &mut Plan,
+) -> Result<vm::VmSpec, Problem> {
+    check_overrides(&spec)?;
+    let id = find(context, Kind::Template, template)?;
+    let Some(at) = context.view.templates.get(&id) else {
+        return Err(Problem::conflict(
+            "being-deleted",
+            format!("template {template} is gone"),
+        ));
+    };
+    plan.rely(key::object(Kind::Template, id), at.revision);
+    let base = &at.value.spec;
+    check_largest_host(context, base.memory_mib, base.vcpus)?;
+    let datastore = spec.datastore.as_deref().unwrap_or("default");
+    let mut rule = placement::rule(context, spec.placement)?;
+    rule.batch = None;
+    // Its guest has interfaces, which are plugged in nowhere, and no addresses.
+    let nic = |(index, network): (usize, &NetworkId)| Nic {
+        network: *network,
+        mac: calculated_mac(context.new_id, index),
+        address: None,
+        prefix_len: 0,
+    };
+    if !base.firmware.is_usual() {
+        let detail = format!(
+            "template {template} is started by UEFI, whose variables each VM has of its own: only what is started by \
+             BIOS is warmed"
+        );
+        return Err(Problem::invalid("warm-form-needs-bios", detail));
+    }
+    Ok(vm::VmSpec {
+        template: Some(TemplateId(id)),
+        template_version: Some(base.version),
+        profile: base.profile.as_ref().map(|from| from.profile),
+        vcpus: base.vcpus,
+        memory_mib: base.memory_mib,
+        image: Some(base.image),
+        disk_bytes: base.disk_bytes,
+        datastore: DatastoreId(find(context, Kind::Datastore, datastore)?),
+        nics: base.networks.iter().enumerate().map(nic).collect(),
+        guest: base.guest.clone(),
+        placement: rule,
+        power: Power::Running,
+        force: false,
+        power_request: 1,
+        reboot: None,
+        cdrom: None,
+        boot: Vec::new(),
+        clone_of: None,
+        firmware: base.firmware,
+        start: StartChoice::Boot,
+        warms: Some(TemplateId(id)),
+    })
+}
+
+/// All that makes it is its template's.
+fn check_overrides(spec: &VmSpec) -> Result<(), Problem> {
+    let given = [
+        ("template", spec.template.is_some()),
+        ("vcpus", spec.vcpus.is_some()),
+        ("memory_mib", spec.memory_mib.is_some()),
+        ("image", spec.image.is_some()),
+        ("disk_bytes", spec.disk_bytes.is_some()),
+        ("nics", spec.nics.is_some()),
+        ("guest", spec.guest.is_some()),
+        ("power", spec.power.is_some()),
+        ("firmware", spec.firmware.is_some()),
+        ("profile", spec.profile.is_some()),
+        ("cdrom", spec.cdrom.is_some()),
+        ("boot", spec.boot.is_some()),
+        ("clone_of", spec.clone_of.is_some()),
+        ("start", spec.start.is_some()),
+    ];
+    let Some((field, _)) = given.into_iter().find(|(_, is_given)| *is_given) else {
+        return Ok(());
+    };
+    let detail =
+        format!("a template's warm form has its template's `{field}`: leave it out, or leave `warms` out");
+    Err(Problem::invalid("warm-form-has-its-templates", detail))
+}
+
+/// How a new VM is to be started, if that can be.
+pub(super) fn start_choice(
+    context: &Context<'_>,
+    start: Option<StartChoice>,
+    template: Option<TemplateId>,
+) -> Result<StartChoice, Problem> {
+    let start = start.unwrap_or_default();
+    if start != StartChoice::AtOnce {
+        return Ok(start);
+    }
+    let Some(template) = template else {
+        let detail = "only a VM of a template is started from memory: give `template`, or leave `start` out";
+        return Err(Problem::invalid("start-needs-template", detail));
+    };
+    if planner::warm::warm_forms(context.view, template).next().is_none() {
+        let name = name_of(context.view, Kind::Template, template.0);
+        let detail = format!(
+            "template {name} is not warm: `sterna template warm {name} --wait` first, or `--start auto`"
+        );
+        return Err(Problem::conflict("template-not-warm", detail));
+    }
+    Ok(start)
+}
+
+/// Only names and labels of a warm form are changed.
+pub(super) fn check_unchanged(view: &View, old: &Object<vm::VmSpec>, spec: &VmSpec) -> Result<(), Problem> {
+    let shown = <api::kinds::Vm as super::Served>::spec(view, &old.spec);
+    if old.spec.warms.is_none() || *spec == shown {
+        return Ok(());
+    }
+    Err(refusal(view, old))
+}
+
+/// A warm form is nothing that is started, stopped, moved, changed or copied.
+pub(super) fn check_ordinary(view: &View, at: &At<Object<vm::VmSpec>>) -> Result<(), Problem> {
+    match at.value.spec.warms {
+        Some(_) => Err(refusal(view, &at.value)),
+        None => Ok(()),
+    }
+}
+
+fn refusal(view: &View, object: &Object<vm::VmSpec>) -> Problem {
+    let template = object.spec.warms.map(|id| name_of(view, Kind::Template, id.0));
+    let detail = format!(
+        "VM {} is the warm form of template {}: its memory and its disk are only read; it can be deleted",
+        object.meta.name,
+        template.unwrap_or_default()
+    );
+    Problem::conflict("vm-is-warm-form", detail)
+}
+
+/// A warm form is not deleted under the disks that lie over its own.
+pub(super) fn check_deletable(view: &View, at: &At<Object<vm::VmSpec>>) -> Result<(), Problem> {
+    if at.value.spec.warms.is_none() {
+        return Ok(());
+    }
+    let users: Vec<String> = planner::warm::users_of(view, VmId(at.value.meta.id))
+        .map(|id| name_of(view, Kind::Vm, id.0))
+        .collect();
+    let Some(first) = users.first() else {
+        return Ok(());
+    };
+    let detail = format!(
+        "the disks of {} VMs lie over that of {}, {first} among them: delete those first",
+        users.len(),
+        at.value.meta.name
+    );
+    Err(Problem::conflict("warm-form-in-use", detail))
+}
+
+/// What people are told of a warm form that is of no more use.
+pub(super) fn staleness(view: &View, id: VmId) -> Option<Reason> {
+    planner::warm::staleness(view, id)
+}
