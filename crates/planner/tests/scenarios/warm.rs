@@ -2,8 +2,8 @@
 
 use model::lifecycle::Phase;
 use model::report::RunState;
-use model::template::TemplateSpec;
-use model::vm::{GuestConfig, Power, SavedIn, StartChoice};
+use model::template::{FIRST_VERSION, TemplateSpec};
+use model::vm::{Firmware, GuestConfig, Power, SavedIn, StartChoice};
 use model::{ImageId, Incarnation, Kind, TemplateId, VmId};
 
 use super::world::World;
@@ -19,6 +19,10 @@ fn template(world: &mut World) -> TemplateId {
         disk_bytes: None,
         networks: Vec::new(),
         guest: GuestConfig::default(),
+        firmware: Firmware::Bios,
+        profile: None,
+        version: FIRST_VERSION,
+        made: None,
     };
     TemplateId(world.create(Kind::Template, "small", spec))
 }
