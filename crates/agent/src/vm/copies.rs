@@ -69,20 +69,21 @@ impl Vm {
     fn order(&self, to: CopyTo) -> Result<Order, Failure> {
         let document = self.desired()?;
         let disk = document.machine.disk;
+        let shape = document.copies.get(&to).copied().unwrap_or_default();
         Ok(Order {
             to,
             incarnation: self.id.incarnation,
-            shape: document.copies.get(&to).copied().unwrap_or_default(),
+            shape,
             source: storage::disk_path(self.id.vm, &disk),
-            files: self.files(to, &disk),
+            files: self.files(to, &disk, shape.whole),
             disk,
         })
     }
 
     /// Where a copy comes to be. What becomes an image is only passed on from here, and is this incarnation's.
-    fn files(&self, to: CopyTo, disk: &Disk) -> Files {
+    fn files(&self, to: CopyTo, disk: &Disk, is_whole: bool) -> Files {
         let whole = match to {
-            CopyTo::Vm(vm) => storage::disk_path(vm, disk),
+            CopyTo::Vm(vm) => storage::copy_path(vm, disk, is_whole),
             CopyTo::Image(image) => {
                 let name = format!("{IMAGE}{image}-{}.qcow2", self.id.incarnation);
                 volume_dir(Path::new(&disk.datastore), self.id.vm).join(name)
@@ -171,18 +172,22 @@ impl Vm {
         if let Ok(live) = self.live().await {
             live.qmp.drop_copy(to).await.map_err(qmp_failure)?;
         }
-        let files = self.files(to, &self.desired()?.machine.disk);
-        storage::remove(&files.part).map_err(storage_failure)?;
+        // Of which kind it was is known only as long as it is wanted.
         let disk = self.desired()?.machine.disk;
+        let both = [true, false].map(|is_whole| self.files(to, &disk, is_whole));
+        for files in &both {
+            storage::remove(&files.part).map_err(storage_failure)?;
+        }
+        let is_made = both.iter().any(|files| files.whole.exists());
         match to.vm() {
-            Some(to) if !files.whole.exists() => {
+            Some(to) if !is_made => {
                 storage::remove(&firmware::path(to, &disk)).map_err(storage_failure)?;
             }
             Some(_) => {}
-            None => storage::remove(&files.whole).map_err(storage_failure)?,
+            None => storage::remove(&both[0].whole).map_err(storage_failure)?,
         }
         // Goes only if nothing is in it.
-        let _ = fs::remove_dir(&files.directory);
+        let _ = fs::remove_dir(&both[0].directory);
         Ok(())
     }
 

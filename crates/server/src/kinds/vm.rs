@@ -187,56 +187,7 @@ impl Served for Vm {
         old: &Object<Self::Stored>,
         spec: VmSpec,
     ) -> Result<Self::Stored, Problem> {
-        let shown = Self::spec(context.view, &old.spec);
-        // Of a source that is gone nobody knows the name.
-        let source = old.spec.clone_of.filter(|id| context.view.vms.contains_key(id));
-        for (differs, what) in [
-            (
-                !template::is_same(
-                    spec.template.as_deref(),
-                    shown.template.as_deref(),
-                    old.spec.template_version,
-                ),
-                "the template",
-            ),
-            (
-                spec.profile.is_some() && spec.profile != shown.profile,
-                "the profile",
-            ),
-            (spec.image.is_some() && spec.image != shown.image, "the image"),
-            (spec.disk_bytes != shown.disk_bytes, "the disk's size"),
-            (
-                spec.firmware.is_some() && spec.firmware != shown.firmware,
-                "the firmware",
-            ),
-            (
-                spec.start.is_some() && spec.start != shown.start,
-                "how it was started first",
-            ),
-            (spec.warms != shown.warms, "what it is the warm form of"),
-            (
-                spec.clone_of != shown.clone_of && (source.is_some() || old.spec.clone_of.is_none()),
-                "what it is a copy of",
-            ),
-            (
-                spec.clone_full.is_some() && spec.clone_full.filter(|full| *full) != shown.clone_full,
-                "whether it is a full copy",
-            ),
-            (
-                spec.datastore.is_some() && spec.datastore != shown.datastore,
-                "the datastore",
-            ),
-            (
-                spec.nics
-                    .as_ref()
-                    .is_some_and(|nics| !are_same(nics, shown.nics.as_deref())),
-                "the network interfaces",
-            ),
-        ] {
-            if differs {
-                return Err(immutable(Kind::Vm, what));
-            }
-        }
+        check_kept(context, old, &spec)?;
         let vcpus = spec.vcpus.unwrap_or(old.spec.vcpus);
         let memory_mib = spec.memory_mib.unwrap_or(old.spec.memory_mib);
         warm::check_unchanged(context.view, old, &spec)?;
@@ -295,6 +246,61 @@ impl Served for Vm {
             plan,
         ))
     }
+}
+
+/// Refuses a change of what a VM keeps for its life.
+fn check_kept(context: &Context<'_>, old: &Object<model::vm::VmSpec>, spec: &VmSpec) -> Result<(), Problem> {
+    let shown = <Vm as Served>::spec(context.view, &old.spec);
+    // Of a source that is gone nobody knows the name.
+    let source = old.spec.clone_of.filter(|id| context.view.vms.contains_key(id));
+    for (differs, what) in [
+        (
+            !template::is_same(
+                spec.template.as_deref(),
+                shown.template.as_deref(),
+                old.spec.template_version,
+            ),
+            "the template",
+        ),
+        (
+            spec.profile.is_some() && spec.profile != shown.profile,
+            "the profile",
+        ),
+        (spec.image.is_some() && spec.image != shown.image, "the image"),
+        (spec.disk_bytes != shown.disk_bytes, "the disk's size"),
+        (
+            spec.firmware.is_some() && spec.firmware != shown.firmware,
+            "the firmware",
+        ),
+        (
+            spec.start.is_some() && spec.start != shown.start,
+            "how it was started first",
+        ),
+        (spec.warms != shown.warms, "what it is the warm form of"),
+        (
+            spec.clone_of != shown.clone_of && (source.is_some() || old.spec.clone_of.is_none()),
+            "what it is a copy of",
+        ),
+        (
+            spec.clone_full.is_some() && spec.clone_full.filter(|full| *full) != shown.clone_full,
+            "whether it is a full copy",
+        ),
+        (
+            spec.datastore.is_some() && spec.datastore != shown.datastore,
+            "the datastore",
+        ),
+        (
+            spec.nics
+                .as_ref()
+                .is_some_and(|nics| !are_same(nics, shown.nics.as_deref())),
+            "the network interfaces",
+        ),
+    ] {
+        if differs {
+            return Err(immutable(Kind::Vm, what));
+        }
+    }
+    Ok(())
 }
 
 /// What the open incarnation takes of its host's memory.
