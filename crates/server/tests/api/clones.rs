@@ -81,10 +81,12 @@ async fn what_is_in_the_disk_is_the_sources() {
     for (field, value) in [
         ("template", json!("small")),
         ("image", json!("disk")),
-        ("disk_bytes", json!(1 << 30)),
         ("datastore", json!("default")),
         ("cdrom", json!({ "image": null })),
         ("boot", json!(["disk"])),
+        ("firmware", json!("uefi")),
+        ("profile", json!("large")),
+        ("start", json!("instant")),
     ] {
         let said = world
             .post("/v1/vms", &clone("test", "web", &[(field, value)]))
@@ -92,6 +94,14 @@ async fn what_is_in_the_disk_is_the_sources() {
         said.refused(422, "clone-has-its-sources");
         assert!(said.body["detail"].as_str().unwrap().contains(field));
     }
+    let smaller = clone("test", "web", &[("disk_bytes", json!(1))]);
+    world
+        .post("/v1/vms", &smaller)
+        .await
+        .refused(422, "disk-too-small");
+    let larger = clone("large", "web", &[("disk_bytes", json!(1 << 30))]);
+    let larger = world.post("/v1/vms", &larger).await.ok(201);
+    assert_eq!(larger["spec"]["disk_bytes"], 1 << 30);
     world
         .post("/v1/vms", &clone("test", "none", &[]))
         .await
