@@ -24,7 +24,6 @@ pub(super) fn create(
     check_overrides(&spec)?;
     let id = VmId(find(context, Kind::Vm, source)?);
     let at = source_of(context.view, id, source)?;
-    super::warm::check_ordinary(context.view, at)?;
     // It is not deleted meanwhile.
     plan.rely(key::object(Kind::Vm, id.0), at.revision);
     let base = &at.value.spec;
@@ -107,6 +106,7 @@ fn source_of<'v>(view: &'v View, id: VmId, name: &str) -> Result<&'v At<Object<v
         let detail = format!("VM {name} is being deleted: copy another one");
         return Err(Problem::conflict("being-deleted", detail));
     };
+    super::warm::check_ordinary(view, at)?;
     let intent = vm.and_then(|vm| vm.intent.as_ref());
     let has_disk = intent.is_some_and(|at| at.value.has_volumes);
     if !has_disk && !at.value.spec.power.needs_host() {

@@ -94,7 +94,7 @@ async fn what_is_in_the_disk_is_the_sources() {
         said.refused(422, "clone-has-its-sources");
         assert!(said.body["detail"].as_str().unwrap().contains(field));
     }
-    let smaller = clone("test", "web", &[("disk_bytes", json!(1))]);
+    let smaller = clone("test", "web", &[("disk_bytes", json!(512))]);
     world
         .post("/v1/vms", &smaller)
         .await

@@ -27,5 +27,6 @@ mod speakers;
 mod store;
 mod tokens;
 mod versions;
+mod warm;
 mod watch;
 mod world;
