@@ -30,7 +30,7 @@ demo: build ## three hosts on this machine, a VM, a live migration: watch it hap
 	target/release/demo
 
 # All in the dev profile and all crates in one call, so that each is compiled once; by clippy, which is the compiler with more
-# warnings: to check dependencies for it first, and then compile them, took two minutes more. Tests come last: their summary is
+# warnings: to check everything for it first, and then compile, took some two minutes more. Tests come last: their summary is
 # the last thing printed. Some wait more than they compute, so one more than there are processors is begun; how many of them have
 # guests is bounded by .config/nextest.toml.
 test: checked := RUSTC_WORKSPACE_WRAPPER=clippy-driver RUSTFLAGS='-D warnings'

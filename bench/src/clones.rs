@@ -49,9 +49,9 @@ pub(crate) async fn measure(root: &Path, runs: usize) -> anyhow::Result<()> {
         for run in 0..=runs {
             let clone = format!("vm clone s{gib} c --off --wait");
             let took = asked(&clone, &environment).await?;
-            asked("vm delete c", &environment).await?;
+            asked("vm delete c --wait", &environment).await?;
             let took_full = asked(&format!("{clone} --full"), &environment).await?;
-            asked("vm delete c", &environment).await?;
+            asked("vm delete c --wait", &environment).await?;
             let made = root.join("made.qcow2");
             let create = qemu_img(
                 &["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"],
@@ -79,7 +79,7 @@ pub(crate) async fn measure(root: &Path, runs: usize) -> anyhow::Result<()> {
         .await?;
         println!("| {count} | {} |", bytes(&world.volumes())?);
         let names: Vec<String> = (1..=count).map(|n| format!("n-{n}")).collect();
-        asked(&format!("vm delete {}", names.join(" ")), &environment).await?;
+        asked(&format!("vm delete {} --wait", names.join(" ")), &environment).await?;
     }
     println!();
     world.down().await
@@ -99,7 +99,7 @@ pub(crate) async fn prepared(root: &Path, runs: usize) -> anyhow::Result<()> {
     let names: Vec<String> = (1..=PREPARED).map(|n| format!("p-{n}")).collect();
     for run in 0..=runs {
         let took = asked(&create, &environment).await?;
-        asked(&format!("vm delete {}", names.join(" ")), &environment).await?;
+        asked(&format!("vm delete {} --wait", names.join(" ")), &environment).await?;
         let begun = Instant::now();
         for n in 0..PREPARED {
             let made = root.join(format!("{n}.qcow2"));
