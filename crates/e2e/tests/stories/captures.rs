@@ -1,8 +1,7 @@
 //! Images of VMs' disks: of one that runs and of one that is off, whoever is killed meanwhile; what is made of them needs nothing
 //! else.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -15,6 +14,11 @@ use testkit::console::Console;
 use testkit::vms::{self, TINY, VmObject};
 use testkit::world::World;
 use tokio::time::{sleep, timeout};
+
+use super::disks::{is_clean, is_empty, same};
+
+/// An image is over nothing.
+const ALONE: usize = 1;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(100);
@@ -58,8 +62,8 @@ async fn an_image_of_a_running_vm_needs_no_other_and_boots() -> anyhow::Result<(
     let copied = cold.status.copied.clone().context("of which instant it is")?;
     ensure!(copied.consistency == Consistency::Off, "{copied:?}");
     same(&disk(&world, &web), &content(&world, &cold)?)?;
-    is_alone(&content(&world, &base)?)?;
-    is_alone(&content(&world, &cold)?)?;
+    is_clean(&content(&world, &base)?, ALONE)?;
+    is_clean(&content(&world, &cold)?, ALONE)?;
     world.delete_vm("web").await?;
     is_empty(&world)?;
     world.client().delete::<Template>(TINY).await?;
@@ -99,7 +103,7 @@ async fn an_image_is_made_whoever_is_killed_meanwhile() -> anyhow::Result<()> {
                 }
             }
             let image = until_ready(&world, &name).await?;
-            is_alone(&content(&world, &image)?)?;
+            is_clean(&content(&world, &image)?, ALONE)?;
         }
     }
     let now = world.get_vm("web").await?;
@@ -115,7 +119,7 @@ async fn an_image_is_made_whoever_is_killed_meanwhile() -> anyhow::Result<()> {
         testkit::process::kill(pid).await?;
     }
     let late = until_ready(&world, "late").await?;
-    is_alone(&content(&world, &late)?)?;
+    is_clean(&content(&world, &late)?, ALONE)?;
     let copied = late.status.copied.clone().context("of which instant it is")?;
     ensure!(copied.consistency != Consistency::Off, "{copied:?}");
     world.delete_vm("web").await?;
@@ -170,31 +174,4 @@ fn disk(world: &World, vm: &VmObject) -> PathBuf {
 fn content(world: &World, image: &ObjectOf<Image>) -> anyhow::Result<PathBuf> {
     let sha256 = image.status.sha256.as_deref().context("it has no digest")?;
     Ok(world.directory().join("server/images").join(sha256))
-}
-
-/// It is whole, and over nothing.
-fn is_alone(file: &Path) -> anyhow::Result<()> {
-    qemu_img(&["check", "-q", "-f", "qcow2"], &[file])?;
-    let info = qemu_img(&["info", "--output=json", "--backing-chain"], &[file])?;
-    let chain: Vec<serde_json::Value> = serde_json::from_str(&info)?;
-    ensure!(chain.len() == 1, "{info}");
-    Ok(())
-}
-
-fn same(one: &Path, other: &Path) -> anyhow::Result<()> {
-    qemu_img(&["compare", "-q"], &[one, other]).map(drop)
-}
-
-fn qemu_img(words: &[&str], disks: &[&Path]) -> anyhow::Result<String> {
-    let ran = Command::new("qemu-img").args(words).args(disks).output()?;
-    let said = String::from_utf8_lossy(&ran.stderr);
-    ensure!(ran.status.success(), "qemu-img {words:?} {disks:?}: {said}");
-    Ok(String::from_utf8(ran.stdout)?)
-}
-
-/// No disk, and no part of one, is left.
-fn is_empty(world: &World) -> anyhow::Result<()> {
-    let left: Vec<_> = std::fs::read_dir(world.volumes())?.collect::<Result<_, _>>()?;
-    ensure!(left.is_empty(), "{left:?}");
-    Ok(())
 }

@@ -2,7 +2,6 @@
 //! server are killed meanwhile.
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -16,6 +15,11 @@ use testkit::vms::{self, TINY, VmObject};
 use testkit::wait::Verdict;
 use testkit::world::World;
 use tokio::time::sleep;
+
+use super::disks::{is_clean, is_empty, qemu_img, same};
+
+/// A clone's chain is the image and it, no more.
+const OVER_IMAGE: usize = 2;
 
 /// Says whose disk it was first, and counts on it.
 const SCRIPT: &str = "[ -e /data/first ] || hostname >/data/first\n\
@@ -97,7 +101,7 @@ async fn a_vm_that_is_off_is_copied_as_it_is() -> anyhow::Result<()> {
         .context("it says nothing of its copy")?;
     ensure!(copied.consistency == Consistency::Off, "{copied:?}");
     let copy = disk(&world, &cold);
-    is_clean(&copy)?;
+    is_clean(&copy, OVER_IMAGE)?;
     same(&source, &copy)?;
     world.act("cold", "start").await?;
     world.act("web", "start").await?;
@@ -124,13 +128,13 @@ async fn a_copy_is_made_whoever_is_killed_meanwhile() -> anyhow::Result<()> {
         sleep(after).await;
         world.kill_agent("h1").await?;
         let copy = world.until_phase(&name, Phase::Off).await?;
-        is_clean(&disk(&world, &copy))?;
+        is_clean(&disk(&world, &copy), OVER_IMAGE)?;
         world.delete_vm(&name).await?;
     }
     clone(&world, "copy-s", "web", Power::Prepared).await?;
     world.kill_server().await?;
     let copy = world.until_phase("copy-s", Phase::Off).await?;
-    is_clean(&disk(&world, &copy))?;
+    is_clean(&disk(&world, &copy), OVER_IMAGE)?;
     // One that is not wanted any more takes with it what there was of it.
     clone(&world, "copy-d", "web", Power::Prepared).await?;
     world.delete_vm("copy-d").await?;
@@ -220,31 +224,4 @@ async fn shut_down(world: &World, name: &str) -> anyhow::Result<PathBuf> {
 
 fn disk(world: &World, vm: &VmObject) -> PathBuf {
     world.volumes().join(vm.id.to_string()).join("root.qcow2")
-}
-
-fn is_clean(disk: &PathBuf) -> anyhow::Result<()> {
-    qemu_img(&["check", "-q"], &[disk])?;
-    // Its chain is the image and it, no more.
-    let info = qemu_img(&["info", "--output=json", "--backing-chain"], &[disk])?;
-    let chain: Vec<serde_json::Value> = serde_json::from_str(&info)?;
-    ensure!(chain.len() == 2, "{info}");
-    Ok(())
-}
-
-fn same(one: &PathBuf, other: &PathBuf) -> anyhow::Result<()> {
-    qemu_img(&["compare", "-q"], &[one, other]).map(drop)
-}
-
-fn qemu_img(words: &[&str], disks: &[&PathBuf]) -> anyhow::Result<String> {
-    let ran = Command::new("qemu-img").args(words).args(disks).output()?;
-    let said = String::from_utf8_lossy(&ran.stderr);
-    ensure!(ran.status.success(), "qemu-img {words:?} {disks:?}: {said}");
-    Ok(String::from_utf8(ran.stdout)?)
-}
-
-/// No disk, and no part of one, is left.
-fn is_empty(world: &World) -> anyhow::Result<()> {
-    let left: Vec<_> = std::fs::read_dir(world.volumes())?.collect::<Result<_, _>>()?;
-    ensure!(left.is_empty(), "{left:?}");
-    Ok(())
 }

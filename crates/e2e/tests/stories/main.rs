@@ -10,6 +10,7 @@ mod copies;
 mod crowd;
 mod debian;
 mod demo;
+mod disks;
 mod drain;
 mod imports;
 mod installation;

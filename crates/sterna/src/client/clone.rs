@@ -1,15 +1,14 @@
 //! Making VMs that are copies of another.
 
-use std::cell::RefCell;
 use std::process::ExitCode;
 
 use anyhow::ensure;
 use api::Create;
-use api::client::{ClientError, ObjectOf};
+use api::client::ObjectOf;
 use api::kinds::{Vm, VmSpec};
 use model::vm::Consistency;
 
-use super::vm::{finish, first_power, names, placement, take_back};
+use super::vm::{create_all, finish, first_power, names, placement};
 use super::wait::until;
 use super::{Context, output, template};
 use crate::cli::{CloneArgs, WaitState};
@@ -23,19 +22,8 @@ pub(super) async fn clone(context: &Context, args: CloneArgs) -> anyhow::Result<
     let (source, dry_run) = (args.source.clone(), args.dry_run);
     let is_counted = args.count.is_some();
     let bodies = bodies(args)?;
-    let unanswered = RefCell::<Vec<String>>::default();
-    let ask = async |body: Create<VmSpec>| {
-        let answer = context.client.create::<Vm>(&body, None, dry_run).await;
-        if matches!(answer, Err(ClientError::Unreachable { .. })) {
-            unanswered.borrow_mut().extend(body.name);
-        }
-        answer
-    };
-    let (vms, code) = context.each(bodies, ask).await;
-    if code != ExitCode::SUCCESS && is_counted && !dry_run {
-        take_back(context, &vms, unanswered.into_inner()).await;
-        return Ok(code);
-    }
+    let (vms, code) = create_all(context, bodies, is_counted, dry_run).await;
+    let Some(vms) = vms else { return Ok(code) };
     let Some(goal) = goal else {
         return finish(context, vms, None, code).await;
     };

@@ -59,6 +59,19 @@ async fn create(context: &Context, args: VmArgs) -> anyhow::Result<ExitCode> {
     });
     let dry_run = args.dry_run;
     let bodies = bodies(args)?;
+    let is_batch = bodies.iter().any(|body| body.spec.placement.batch.is_some());
+    let (vms, code) = create_all(context, bodies, is_batch, dry_run).await;
+    let Some(vms) = vms else { return Ok(code) };
+    finish(context, vms, goal, code).await
+}
+
+/// Creates several. None is left of those that are `together` if one could not be created.
+pub(super) async fn create_all(
+    context: &Context,
+    bodies: Vec<Create<VmSpec>>,
+    together: bool,
+    dry_run: bool,
+) -> (Option<Vec<ObjectOf<Vm>>>, ExitCode) {
     let unanswered = RefCell::<Vec<String>>::default();
     let ask = async |body: Create<VmSpec>| {
         let answer = context.client.create::<Vm>(&body, None, dry_run).await;
@@ -67,18 +80,17 @@ async fn create(context: &Context, args: VmArgs) -> anyhow::Result<ExitCode> {
         }
         answer
     };
-    let is_batch = bodies.iter().any(|body| body.spec.placement.batch.is_some());
     let (vms, code) = context.each(bodies, ask).await;
-    if code != ExitCode::SUCCESS && is_batch && !dry_run {
+    if code != ExitCode::SUCCESS && together && !dry_run {
         take_back(context, &vms, unanswered.into_inner()).await;
-        return Ok(code);
+        return (None, code);
     }
-    finish(context, vms, goal, code).await
+    (Some(vms), code)
 }
 
 /// Deletes a part of what is placed together or not at all: it would wait for ever for the others. What may be there and
 /// cannot be deleted is named.
-pub(super) async fn take_back(context: &Context, created: &[ObjectOf<Vm>], unanswered: Vec<String>) {
+async fn take_back(context: &Context, created: &[ObjectOf<Vm>], unanswered: Vec<String>) {
     let delete = async |name: &str| context.client.delete::<Vm>(name).await;
     let names = created.iter().map(|vm| vm.name.as_str());
     let (deleted, _) = context.each(names, delete).await;
