@@ -1,5 +1,5 @@
 #!/bin/bash
-# Builds the test guest: a small disk image for QEMU (x86, BIOS, virtio-blk), without root. See README.md beside this.
+# Builds the test guest: a small disk image for QEMU (x86, BIOS and UEFI, virtio-blk), without root. See README.md beside this.
 #
 #   guest/build.sh OUTPUT.qcow2     builds the image; quick and without effect if nothing has changed
 #   guest/build.sh --fetch          only downloads the packages that go into it
@@ -43,17 +43,17 @@ own_apt() {
 }
 
 fetch() {
-    if [ -e "$cache/debs/complete" ]; then
+    if [ -e "$cache/debs/complete" ] && compgen -G "$cache/debs/systemd-boot-efi_*" >/dev/null; then
         return 0
     fi
-    echo 'guest: downloading the kernel, busybox and the QEMU guest agent (they are unpacked, not installed)'
+    echo 'guest: downloading the kernel, busybox, the QEMU guest agent and a boot loader (they are unpacked, not installed)'
     local kernel
     rm -rf "$cache/debs"
     mkdir -p "$cache/debs" "$cache/apt/lists/partial" "$cache/apt/archives/partial"
     own_apt apt-get update >"$cache/apt/log" 2>&1 || { cat "$cache/apt/log" >&2 && die 'apt-get update failed'; }
     kernel=$(own_apt apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n1)
     [ -n "$kernel" ] || die 'apt knows no package linux-image-cloud-amd64: has this system Debian'\''s main archive for amd64?'
-    (cd "$cache/debs" && own_apt apt-get download "$kernel" busybox-static qemu-guest-agent)
+    (cd "$cache/debs" && own_apt apt-get download "$kernel" busybox-static qemu-guest-agent systemd-boot-efi)
     rm -rf "$cache/apt"
     touch "$cache/debs/complete"
 }
@@ -184,6 +184,7 @@ build() { # build OUTPUT
     trap 'rm -rf "$work"' EXIT
     make_initramfs "$work/initrd"
     make_root "$work/root"
+    efi=$cache/unpacked/usr/lib/systemd/boot/efi/systemd-bootx64.efi
     make_disk "$work/disk.raw" 20 64 "$cache/unpacked/boot/vmlinuz-$(kernel_release)" "$work/initrd" "$kernel_arguments" \
         "$work/root" -N 2048 -J size=4
     qemu-img convert -q -f raw -O qcow2 "$work/disk.raw" "$work/disk.qcow2"

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Disks that a BIOS boots, made of files without root and without mounting anything. Sourced by the builders beside this.
+# Disks that a BIOS boots, and UEFI where $efi says, made of files without root and without mounting anything. Sourced by the
+# builders beside this.
 
 # Files of the image belong to root also if an ordinary user builds it, where user namespaces are allowed.
 seen_as_root() {
@@ -17,7 +18,8 @@ partition() { # partition ACTIVE TYPE START SECTORS: an entry of the partition t
     little_endian "$3" && little_endian "$4"
 }
 
-# A partition with boot loader and kernel, and one labelled guest-root with the tree. $work is a directory for parts.
+# A partition with boot loader and kernel, and one labelled guest-root with the tree. $work is a directory for parts; $efi, if
+# set, is the boot loader that UEFI starts.
 make_disk() { # make_disk RAW BOOT_MIB DISK_MIB KERNEL INITRD ARGUMENTS TREE MKE2FS_OPTION…
     local raw=$1 boot_mib=$2 disk_mib=$3 kernel=$4 initrd=$5 arguments=$6 tree=$7
     local start=2048 boot_sectors=$((boot_mib * 2048)) root_sectors=$(((disk_mib - boot_mib - 1) * 2048))
@@ -28,6 +30,12 @@ make_disk() { # make_disk RAW BOOT_MIB DISK_MIB KERNEL INITRD ARGUMENTS TREE MKE
     mcopy -i "$work/boot.img" "$work/syslinux.cfg" ::syslinux.cfg
     mcopy -i "$work/boot.img" "$kernel" ::vmlinuz
     mcopy -i "$work/boot.img" "$initrd" ::initrd
+    if [ -n "${efi:-}" ]; then
+        mmd -i "$work/boot.img" ::EFI ::EFI/BOOT ::loader ::loader/entries
+        mcopy -i "$work/boot.img" "$efi" ::EFI/BOOT/BOOTX64.EFI
+        printf 'linux /vmlinuz\ninitrd /initrd\noptions %s\n' "${arguments//$'\n'/ }" >"$work/guest.conf"
+        mcopy -i "$work/boot.img" "$work/guest.conf" ::loader/entries/guest.conf
+    fi
 
     truncate -s "$((root_sectors * 512))" "$work/root.img"
     seen_as_root mke2fs -q -t ext4 -b 4096 -m 0 -O ^resize_inode -E root_owner=0:0,lazy_itable_init=0 "${@:8}" \

@@ -26,3 +26,4 @@ mod seen;
 mod storm;
 mod three_machines;
 mod twice;
+mod uefi;
