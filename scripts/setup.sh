@@ -48,6 +48,7 @@ esac
 '
 case $mode in test | soak) packages+='xorriso|cmd:xorriso|makes the media that a test installs from
 isolinux|file:/usr/lib/ISOLINUX/isolinux.bin|boots them
+libnfs-utils|cmd:nfs-cat|reads images of NFS servers
 ' ;;
 esac
 [ "$mode" != deb ] || packages+='dpkg-dev|cmd:dpkg-shlibdeps|finds out which libraries the package depends on
@@ -258,8 +259,8 @@ setup_python() {
 # Tests import images from real servers. They are unpacked below target/, not installed: nothing shall listen for others.
 setup_servers() {
     local to=$root_dir/target/servers
-    [ ! -x "$to/usr/sbin/nginx" ] || [ ! -e "$to/usr/lib/python3/dist-packages/pyftpdlib" ] || return 0
-    say 'setup: downloading nginx and pyftpdlib (tests import images from them; they are unpacked, not installed)'
+    [ ! -e "$to/complete" ] || return 0
+    say 'setup: downloading nginx, pyftpdlib and nfs-ganesha (tests import images from them; they are unpacked, not installed)'
     # With lists of its own, so that neither root nor a recent `apt-get update` of the system's is needed.
     as_user sh -ec '
         rm -rf "$1" && mkdir -p "$1/apt/lists/partial" "$1/apt/archives/partial" && cd "$1"
@@ -269,8 +270,12 @@ setup_servers() {
         apt-get "$@" download nginx python3-pyftpdlib >apt/log 2>&1 || { cat apt/log >&2; exit 1; }
         # Since Debian 13 Python itself has no asyncore.
         apt-get "$@" download python3-pyasyncore python3-pyasynchat >apt/log 2>&1 || true
+        # Its libraries are those of its own release: all that is not installed here is unpacked with it.
+        needed=$(apt-get "$@" -s --no-install-recommends install nfs-ganesha nfs-ganesha-vfs | sed -n "s/^Inst \([^ ]*\) .*/\1/p")
+        apt-get "$@" download $needed >apt/log 2>&1 || { cat apt/log >&2; exit 1; }
         for package in *.deb; do dpkg-deb -x "$package" .; done
         rm -rf apt *.deb
+        touch complete
     ' sh "$to"
 }
 

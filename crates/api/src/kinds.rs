@@ -403,7 +403,7 @@ pub struct ImageSpec {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ImageSource {
-    /// An `http://`, `https://` or `ftp://` URL without a password, `s3://BUCKET/KEY` of an object in a store, or
+    /// An `http://`, `https://`, `ftp://` or `nfs://` URL without a password, `s3://BUCKET/KEY` of an object in a store, or
     /// `datastore://NAME/PATH` of a file in a datastore that the server sees. Everybody who may read the image reads it.
     pub url: String,
     /// The URL of a `SHA256SUMS` in which the file stands by its name; in place of `expected_sha256`.

@@ -133,7 +133,7 @@ pub const CODES: &[Code] = &[
     code(422, "invalid-sort", "The field of `sort` is not one value.", "Sort by a field with a single value."),
     code(422, "invalid-spec", "The spec does not have the form that is described.", "Look at the kind's spec in `/docs`."),
     code(422, "invalid-ssh-key", "A line is no ssh public key.", "Give one public key an entry."),
-    code(422, "invalid-url", "The source's URL cannot be used.", "Give an http://, https:// or ftp:// URL without a password, s3://BUCKET/KEY with its store, or datastore://NAME/PATH."),
+    code(422, "invalid-url", "The source's URL cannot be used.", "Give an http://, https://, ftp:// or nfs:// URL without a password, s3://BUCKET/KEY with its store, or datastore://NAME/PATH."),
     code(422, "invalid-value", "A value of `filter` is none that the field can have.", "Give one of those that the answer names."),
     code(422, "invalid-version", "The version of a template is no number.", "Give one as in `web@3`."),
     code(422, "larger-than-any-host", "No host is as large as the VM.", "Ask for less, or add a larger host."),

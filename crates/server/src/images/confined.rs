@@ -1,4 +1,4 @@
-//! Programs that read what came from outside: unpackers and `qemu-img`.
+//! Programs that read what came from outside: unpackers, `qemu-img` and `nfs-cat`.
 //!
 //! **Owns:** their command lines and their bounds.
 //!
@@ -28,6 +28,7 @@ use super::take::{A_WHOLE_ONE, unusable};
 /// The program's standard input and output, opened once more.
 const FROM: &str = "/proc/self/fd/0";
 const TO: &str = "/proc/self/fd/1";
+const NFS_CAT: &str = "nfs-cat";
 const NOBODY: &str = "65534";
 /// Enough for the tables of an image of 8 TiB, and for what xz and zstd remember of files that others can unpack.
 const MEMORY_BYTES: u64 = 1 << 30;
@@ -87,6 +88,25 @@ pub(super) async fn unpack(compression: Compression) -> Result<Child, Problem> {
     command
         .spawn()
         .map_err(|error| not_started(compression.name(), &error))
+}
+
+/// Starts what reads a file of an NFS server that is reached by this port of loopback, and writes it to its standard output.
+pub(super) async fn nfs_cat(port: u16, path: &str) -> Result<Child, Problem> {
+    let mut command = confined(NFS_CAT, 0).await;
+    command.arg(format!("nfs://127.0.0.1/{path}?version=4&nfsport={port}"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command
+        .spawn()
+        .map_err(|error| without_nfs_cat(&error.to_string()))
+}
+
+/// It is not there.
+pub(super) fn without_nfs_cat(why: &str) -> Problem {
+    let detail = format!(
+        "the server cannot run {NFS_CAT}, which reads files of NFS servers ({why}): install the package libnfs-utils on the \
+         server, and try again"
+    );
+    Problem::new(500, "image-tool-missing", detail)
 }
 
 /// Waits for an unpacker whose output has ended.

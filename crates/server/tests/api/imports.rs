@@ -5,6 +5,7 @@ mod object_stores;
 pub(crate) mod sources;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use store::MemoryStore;
 
-use self::sources::{Front, FtpServer, Nginx, Said};
+use self::sources::{Front, FtpServer, NfsServer, Nginx, Said};
 use super::world::{PATIENCE, World, raw_disk};
 
 pub(crate) fn digest(content: &[u8]) -> String {
@@ -308,6 +309,39 @@ async fn an_ftp_server_gives_an_image_also_in_parts() {
         .await
         .refused(422, "invalid-url");
     let metadata = import(&world, "c", "ftp://169.254.169.254/latest").await;
+    has_failed(&metadata, "address-not-allowed", "169.254.169.254");
+    nothing_is_left(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_nfs_server_gives_an_image_without_being_mounted() {
+    let world = World::new().await;
+    let disk = disk();
+    let server = NfsServer::start().await;
+    server.put("a disk.raw", &disk);
+    let list = format!("{}  a disk.raw\n", digest(&disk));
+    server.put("SHA256SUMS", list.as_bytes());
+    let secret = server.put("secret", &disk);
+    fs::create_dir(secret.with_file_name("directory")).unwrap();
+    fs::set_permissions(secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let source = json!({ "url": server.url("a%20disk.raw"), "sha256sums_url": server.url("SHA256SUMS") });
+    let spec = json!({ "name": "a", "spec": { "source": source } });
+    world.post("/v1/images", &spec).await.ok(201);
+    is_ready(&ended(&world, "a").await, &disk);
+    for (name, why) in [
+        ("missing", "no such file"),
+        ("secret", "let others read it"),
+        ("directory", "it is a directory"),
+    ] {
+        let failed = import(&world, name, &server.url(name)).await;
+        has_failed(&failed, "source-refused", why);
+    }
+    let options = json!({ "name": "c", "spec": { "source": { "url": server.url("a%3Fuid=0") } } });
+    world
+        .post("/v1/images", &options)
+        .await
+        .refused(422, "invalid-url");
+    let metadata = import(&world, "c", "nfs://169.254.169.254/latest").await;
     has_failed(&metadata, "address-not-allowed", "169.254.169.254");
     nothing_is_left(&world).await;
 }

@@ -385,7 +385,7 @@ pub(crate) struct ImportArgs {
     /// A disk image: qcow2, raw, VMDK, VHD, VHDX or VDI; also compressed with gzip, xz or zstd
     #[arg(long, value_name = "PATH")]
     pub(crate) file: Option<PathBuf>,
-    /// Where the server takes the disk image from: http://, https:// or ftp://, without a password, or s3://BUCKET/KEY
+    /// Where the server takes the disk image from: http://, https://, ftp:// or nfs://, without a password, or s3://BUCKET/KEY
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
     /// The object store that an s3:// URL is of, as in `https://s3.eu-west-1.amazonaws.com`

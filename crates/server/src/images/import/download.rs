@@ -6,6 +6,7 @@
 //!
 //! **Start here:** [`Download::bytes`].
 
+use std::io;
 use std::time::Duration;
 
 use api::Problem;
@@ -61,6 +62,22 @@ pub(super) enum Broken {
     Changed(String),
     /// It never will.
     Final(Problem),
+}
+
+impl Broken {
+    /// The same where it is over anyhow.
+    pub(super) fn into_words(self) -> String {
+        match self {
+            Self::Passing(why) | Self::Changed(why) => why,
+            Self::Final(problem) => problem.detail,
+        }
+    }
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Self::Passing(error.to_string())
+    }
 }
 
 /// Who is told how far it is.

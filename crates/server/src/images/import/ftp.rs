@@ -87,18 +87,11 @@ impl Coming {
             return Err("it ended early".to_owned());
         }
         // Without a size, only this says that it was all.
-        let reply = self.control.reply().await.map_err(said)?;
+        let reply = self.control.reply().await.map_err(Broken::into_words)?;
         if !reply.is_done() {
             return Err(format!("it says {reply}"));
         }
         Ok(None)
-    }
-}
-
-fn said(broken: Broken) -> String {
-    match broken {
-        Broken::Passing(why) | Broken::Changed(why) => why,
-        Broken::Final(problem) => problem.detail,
     }
 }
 
@@ -111,7 +104,7 @@ struct Control {
 impl Control {
     async fn connect(reach: &Reach, url: &Url) -> Result<Self, Broken> {
         let stream = reach.connect_plainly(url).await?;
-        let peer = stream.peer_addr().map_err(passing)?;
+        let peer = stream.peer_addr()?;
         let mut control = Self {
             stream: BufReader::new(stream),
             peer,
@@ -122,7 +115,7 @@ impl Control {
 
     async fn ask(&mut self, command: &str) -> Result<Reply, Broken> {
         let line = format!("{command}\r\n");
-        self.stream.write_all(line.as_bytes()).await.map_err(passing)?;
+        self.stream.write_all(line.as_bytes()).await?;
         self.reply().await
     }
 
@@ -146,7 +139,7 @@ impl Control {
     async fn line(&mut self) -> Result<String, Broken> {
         let mut line = Vec::new();
         let mut bounded = (&mut self.stream).take(LINE_MAX_BYTES);
-        bounded.read_until(b'\n', &mut line).await.map_err(passing)?;
+        bounded.read_until(b'\n', &mut line).await?;
         if line.is_empty() {
             return Err(Broken::Passing("it ended the connection".to_owned()));
         }
@@ -199,10 +192,6 @@ impl Control {
         let port = port.filter(|port| *port > 0);
         port.ok_or_else(|| final_problem("it does not say where the data is"))
     }
-}
-
-fn passing(error: std::io::Error) -> Broken {
-    Broken::Passing(error.to_string())
 }
 
 /// The port of `Entering Extended Passive Mode (|||6446|)`.

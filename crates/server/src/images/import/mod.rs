@@ -15,6 +15,7 @@ mod claims;
 mod download;
 mod ftp;
 mod http;
+mod nfs;
 mod one;
 mod origin;
 pub mod outlet;

@@ -9,16 +9,18 @@ use url::Url;
 use super::download::{Broken, Opened};
 use super::ftp::Ftp;
 use super::http::Http;
+use super::nfs::Nfs;
 use super::partial::Begun;
 use super::place::Place;
-use super::source::{self, DATASTORE, FTP};
+use super::source::{self, DATASTORE, FTP, NFS};
 use crate::auth::PROJECT;
 use crate::routes::App;
 
-/// A file that can be read from any byte on.
+/// A file that can be read, from any byte on where the server there can.
 pub(super) enum Origin {
     Http(Http),
     Ftp(Ftp),
+    Nfs(Nfs),
     Place(Place),
 }
 
@@ -29,6 +31,7 @@ impl Origin {
         match url.scheme() {
             DATASTORE => Self::in_datastore(app, &url),
             FTP => Ok(Self::Ftp(Ftp { reach, url })),
+            NFS => Ok(Self::Nfs(Nfs { reach, url })),
             _ => Ok(Self::Http(Http {
                 reach,
                 url,
@@ -55,6 +58,7 @@ impl Origin {
         match self {
             Self::Http(http) => http.open(from, begun).await,
             Self::Ftp(ftp) => ftp.open(from, begun).await,
+            Self::Nfs(nfs) => nfs.open(from).await,
             Self::Place(place) => place.open(from, begun).await,
         }
     }

@@ -101,8 +101,13 @@ impl Reach {
 
     /// A connection to where a URL leads that is never encrypted.
     pub(super) async fn connect_plainly(&self, url: &Url) -> Result<TcpStream, Broken> {
-        let port = url.port_or_known_default().unwrap_or_default();
-        self.dial(&host(url)?, port).await
+        self.connect_plainly_to(url, url.port_or_known_default().unwrap_or_default())
+            .await
+    }
+
+    /// The same for a scheme with this port, if the URL names none.
+    pub(super) async fn connect_plainly_to(&self, url: &Url, usual_port: u16) -> Result<TcpStream, Broken> {
+        self.dial(&host(url)?, url.port().unwrap_or(usual_port)).await
     }
 
     /// A connection to an address.

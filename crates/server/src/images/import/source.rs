@@ -18,6 +18,8 @@ use url::{Url, form_urlencoded};
 pub(super) const DATASTORE: &str = "datastore";
 /// The scheme of a file on an FTP server.
 pub(super) const FTP: &str = "ftp";
+/// The scheme of a file on an NFS server.
+pub(super) const NFS: &str = "nfs";
 /// The longest URL that is taken.
 const URL_MAX_BYTES: usize = 2048;
 
@@ -135,10 +137,11 @@ pub fn checked(text: &str) -> Result<Url, Problem> {
         check_place(&url).map_err(|why| refuse(&why))?;
         return Ok(url);
     }
-    let checked = if url.scheme() == FTP {
-        check_ftp(&url)
-    } else {
-        check(&url)
+    let checked = match url.scheme() {
+        FTP => check_file(&url, "FTP", |c| c.is_control()),
+        // What reads it takes a URL too, and its options from there.
+        NFS => check_file(&url, "NFS", |c| c.is_control() || matches!(c, '?' | '%' | '#')),
+        _ => check(&url),
     };
     checked.map_err(|why| refuse(&why))?;
     Ok(url)
@@ -149,7 +152,7 @@ pub fn datastore(url: &Url) -> Option<&str> {
     (url.scheme() == DATASTORE).then(|| url.host_str().unwrap_or_default())
 }
 
-/// The path of the file in its datastore, or on its FTP server.
+/// The path of the file in its datastore, or on its FTP or NFS server.
 pub(super) fn path(url: &Url) -> String {
     percent_decoded(url.path().trim_start_matches('/'))
 }
@@ -173,7 +176,7 @@ fn check_place(url: &Url) -> Result<(), String> {
 pub(super) fn check(url: &Url) -> Result<(), String> {
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!(
-            "its scheme is {:?}: give an http://, https:// or ftp:// URL, s3://BUCKET/KEY with its store, or \
+            "its scheme is {:?}: give an http://, https://, ftp:// or nfs:// URL, s3://BUCKET/KEY with its store, or \
              datastore://NAME/PATH",
             url.scheme()
         ));
@@ -181,13 +184,16 @@ pub(super) fn check(url: &Url) -> Result<(), String> {
     check_secrets(url)
 }
 
-/// A path is part of a command, which is a line.
-fn check_ftp(url: &Url) -> Result<(), String> {
+/// A path is part of what is said to a server or a program, and may not be more than that.
+fn check_file(url: &Url, protocol: &str, is_refused: fn(char) -> bool) -> Result<(), String> {
     check_secrets(url)?;
     let path = path(url);
     let is_whole = url.query().is_none() && url.fragment().is_none();
-    if url.host().is_none() || path.is_empty() || path.contains(char::is_control) || !is_whole {
-        return Err("it names no file on an FTP server: give ftp://HOST/PATH".to_owned());
+    if url.host().is_none() || path.is_empty() || path.contains(is_refused) || !is_whole {
+        let scheme = url.scheme();
+        return Err(format!(
+            "it names no file on an {protocol} server: give {scheme}://HOST/PATH"
+        ));
     }
     Ok(())
 }
@@ -242,6 +248,11 @@ mod tests {
             ("datastore://default/a?b", "datastore://NAME/PATH"),
             ("datastore://ann@default/a", "datastore://NAME/PATH"),
             ("ftp://example/", "ftp://HOST/PATH"),
+            ("nfs://example/", "nfs://HOST/PATH"),
+            ("nfs:///a", "nfs://HOST/PATH"),
+            ("nfs://example/a?uid=0", "nfs://HOST/PATH"),
+            ("nfs://example/a%3Fuid=0", "nfs://HOST/PATH"),
+            ("nfs://ann@example/a", "password"),
             ("ftp://example/a%0d%0aDELE%20a", "ftp://HOST/PATH"),
             ("ftp://example/a?b", "ftp://HOST/PATH"),
             ("ftp://ann:hidden@example/a", "password"),

@@ -1,4 +1,4 @@
-//! What images are imported from: nginx and pyftpdlib, as their packages have them, and servers of our own that do what no honest one does.
+//! What images are imported from: nginx, pyftpdlib and nfs-ganesha, as their packages have them, and servers of our own that do what no honest one does.
 //!
 //! nginx listens on a socket file, so that no port is raced for; a [`Front`] passes its answers on, whole or not, and keeps
 //! what was asked.
@@ -92,6 +92,98 @@ impl FtpServer {
     pub(crate) fn url(&self, name: &str) -> String {
         format!("ftp://127.0.0.1:{}/{name}", self.port)
     }
+}
+
+/// An NFS server of the files in a directory: nfs-ganesha, which speaks NFS 4 only, and gives them as a kernel's server would.
+pub(crate) struct NfsServer {
+    port: u16,
+    dir: TempDir,
+    _child: Child,
+}
+
+impl NfsServer {
+    /// Runs until it is dropped. It finds files by their handles, which root may only.
+    pub(crate) async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (here, libraries) = (dir.path(), Path::new(SERVERS).join("usr/lib"));
+        let plugins = libraries.join("x86_64-linux-gnu");
+        let files = here.join("files");
+        for made in [&files, &here.join("state")] {
+            fs::create_dir(made).unwrap();
+        }
+        let names = format!(
+            "[Translation]\nMethod = {}/libnfsidmap/static\n",
+            plugins.display()
+        );
+        fs::write(here.join("names"), names).unwrap();
+        let config = format!(
+            "NFS_CORE_PARAM {{ Protocols = 4; NFS_Port = 0; Bind_addr = 127.0.0.1; Plugins_Dir = {0}/ganesha;\n\
+             Enable_NLM = false; Enable_RQUOTA = false; }}\n\
+             NFSV4 {{ IdmapConf = {1}/names; RecoveryRoot = {1}/state; Graceless = true; Only_Numeric_Owners = true; }}\n\
+             EXPORT {{ Export_Id = 1; Path = {1}/files; Pseudo = /images; Access_Type = RO; Squash = none; SecType = sys;\n\
+             Protocols = 4; FSAL {{ Name = VFS; }} }}\n",
+            plugins.display(),
+            here.display()
+        );
+        fs::write(here.join("config"), config).unwrap();
+        let mut command = Command::new(Path::new(SERVERS).join("usr/bin/ganesha.nfsd"));
+        let found = format!("{}:{}/ganesha", plugins.display(), libraries.display());
+        command.env("LD_LIBRARY_PATH", found);
+        command.args(["-F", "-N", "EVENT", "-L", "/dev/stderr"]);
+        command
+            .arg("-f")
+            .arg(here.join("config"))
+            .arg("-p")
+            .arg(here.join("pid"));
+        command
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command
+            .spawn()
+            .expect("nfs-ganesha: `scripts/setup.sh test` gets it");
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut all = String::new();
+        while !all.contains("SERVER INITIALIZED") {
+            let line = said.next_line().await.unwrap();
+            let line = line.unwrap_or_else(|| panic!("nfs-ganesha has ended (it needs root):\n{all}"));
+            all += &(line + "\n");
+        }
+        tokio::spawn(async move { while let Ok(Some(_)) = said.next_line().await {} });
+        let port = listens_at(child.id().unwrap());
+        Self {
+            port,
+            dir,
+            _child: child,
+        }
+    }
+
+    pub(crate) fn put(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.dir.path().join("files").join(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    pub(crate) fn url(&self, name: &str) -> String {
+        format!("nfs://127.0.0.1:{}/images/{name}", self.port)
+    }
+}
+
+/// The one TCP port that a process listens at.
+fn listens_at(pid: u32) -> u16 {
+    let sockets: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .filter_map(|file| fs::read_link(file.ok()?.path()).ok()?.to_str().map(str::to_owned))
+        .collect();
+    let table = ["tcp", "tcp6"].map(|name| fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap());
+    let port = table.iter().flat_map(|table| table.lines()).find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let is_its_own = sockets.contains(&format!("socket:[{}]", words.get(9)?));
+        let listens = words[3] == "0A" && is_its_own;
+        let (_, port) = words[1].rsplit_once(':').filter(|_| listens)?;
+        u16::from_str_radix(port, 16).ok()
+    });
+    port.expect("it listens at a port")
 }
 
 /// An HTTP server with files.
