@@ -1,9 +1,11 @@
 //! VMs that start from their template's kept memory, beside the same VMs booted in the same run: how soon they answer, and what they
 //! take of their host's memory.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use api::kinds::{Vm, VmSpec};
+use api::Create;
+use api::kinds::{Template, TemplateSpec, Vm, VmSpec};
 use model::lifecycle::Phase;
 use model::vm::StartChoice;
 use qemu::memory::measure as measure_process;
@@ -16,6 +18,10 @@ use crate::sterna::timed;
 
 /// The guests' memory.
 const MEMORY_MIB: u64 = 256;
+/// The memory of those that start from a larger template, which is to make no difference.
+const LARGE_MIB: u64 = 2048;
+/// Their template.
+const LARGE: &str = "large";
 /// How many VMs of each sort are there when their memory is measured.
 const IDLE: usize = 10;
 /// How long they are left alone before that.
@@ -25,18 +31,20 @@ const REST: Duration = Duration::from_secs(10);
 pub(crate) async fn measure(runs: usize) -> anyhow::Result<()> {
     let world = World::up(1).await?;
     world.make_template(MEMORY_MIB).await?;
-    let warming = Instant::now();
-    let spec = VmSpec {
-        warms: Some(TINY.to_owned()),
-        ..VmSpec::default()
-    };
-    world.create_vm("warm", spec).await?;
-    world.until_phase("warm", Phase::Stopped).await?;
-    println!("warming took {:.1} s\n", warming.elapsed().as_secs_f64());
-    let (mut instant, mut booted) = (Took::default(), Took::default());
+    make_large_template(&world).await?;
+    for template in [TINY, LARGE] {
+        let warming = Instant::now();
+        warm(&world, template).await?;
+        println!(
+            "warming {template} took {:.1} s\n",
+            warming.elapsed().as_secs_f64()
+        );
+    }
+    let (mut instant, mut booted, mut large) = (Took::default(), Took::default(), Took::default());
     for n in 0..runs {
-        instant.push(one(&world, &format!("i-{n}"), StartChoice::AtOnce).await?);
-        booted.push(one(&world, &format!("b-{n}"), StartChoice::Boot).await?);
+        instant.push(one(&world, TINY, &format!("i-{n}"), StartChoice::AtOnce).await?);
+        large.push(one(&world, LARGE, &format!("l-{n}"), StartChoice::AtOnce).await?);
+        booted.push(one(&world, TINY, &format!("b-{n}"), StartChoice::Boot).await?);
     }
     println!("| from the request until | instant | booted | ratio | asked for |\n|---|---|---|---|---|");
     println!(
@@ -51,6 +59,21 @@ pub(crate) async fn measure(runs: usize) -> anyhow::Result<()> {
         booted.named,
         instant.named.ratio_to(&booted.named)
     );
+    println!(
+        "\n| from the request until | {LARGE_MIB} MiB | {MEMORY_MIB} MiB | ratio | asked for |\n|---|---|---|---|---|"
+    );
+    println!(
+        "| its guest's agent answers | {} | {} | {} | 1.2 |",
+        large.ready,
+        instant.ready,
+        large.ready.ratio_to(&instant.ready)
+    );
+    println!(
+        "| it has its name and address too | {} | {} | {} | 1.2 |",
+        large.named,
+        instant.named,
+        large.named.ratio_to(&instant.named)
+    );
     let shared = idle(&world, "si", StartChoice::AtOnce).await?;
     let own = idle(&world, "sb", StartChoice::Boot).await?;
     println!(
@@ -63,6 +86,30 @@ pub(crate) async fn measure(runs: usize) -> anyhow::Result<()> {
         ratio_of(shared, own)
     );
     world.down().await
+}
+
+async fn make_large_template(world: &World) -> anyhow::Result<()> {
+    let body = Create {
+        name: Some(LARGE.to_owned()),
+        labels: BTreeMap::new(),
+        spec: TemplateSpec {
+            image: TINY.to_owned(),
+            memory_mib: Some(LARGE_MIB),
+            ..TemplateSpec::default()
+        },
+    };
+    world.client().create::<Template>(&body, None, false).await?;
+    Ok(())
+}
+
+async fn warm(world: &World, template: &str) -> anyhow::Result<()> {
+    let name = format!("{template}-warm");
+    let spec = VmSpec {
+        warms: Some(template.to_owned()),
+        ..VmSpec::default()
+    };
+    world.create_vm(&name, spec).await?;
+    world.until_phase(&name, Phase::Stopped).await.map(drop)
 }
 
 /// Until a VM is ready, and until its addresses are seen.
@@ -79,9 +126,9 @@ impl Took {
     }
 }
 
-async fn one(world: &World, name: &str, start: StartChoice) -> anyhow::Result<(f64, f64)> {
+async fn one(world: &World, template: &str, name: &str, start: StartChoice) -> anyhow::Result<(f64, f64)> {
     let begun = Instant::now();
-    let act = async || create(world, name, start).await;
+    let act = async || create(world, template, name, start).await;
     let seen = std::cell::Cell::new(0.0);
     let wanted = |vm: &VmObject| {
         if vm.name == name && vm.status.ready && seen.get() == 0.0 {
@@ -94,8 +141,9 @@ async fn one(world: &World, name: &str, start: StartChoice) -> anyhow::Result<(f
     Ok((seen.get(), named_ms))
 }
 
-async fn create(world: &World, name: &str, start: StartChoice) -> anyhow::Result<()> {
+async fn create(world: &World, template: &str, name: &str, start: StartChoice) -> anyhow::Result<()> {
     let spec = VmSpec {
+        template: Some(template.to_owned()),
         start: Some(start),
         ..vms::spec(None, "")
     };
@@ -107,7 +155,7 @@ async fn idle(world: &World, stem: &str, start: StartChoice) -> anyhow::Result<u
     let names: Vec<String> = (0..IDLE).map(|n| format!("{stem}-{n}")).collect();
     let mut all = Vec::new();
     for name in &names {
-        create(world, name, start).await?;
+        create(world, TINY, name, start).await?;
         all.push(vms::id(&world.until_ready(name).await?));
     }
     sleep(REST).await;

@@ -131,6 +131,22 @@ pub struct ExecOutput {
     pub stderr: Vec<u8>,
 }
 
+impl ExecOutput {
+    /// How it ended, and the last that it said, for people: with what the guest could have sent to a terminal escaped.
+    pub fn complaint(&self) -> String {
+        let status = self
+            .exit_code
+            .map_or("no status".to_owned(), |code| format!("status {code}"));
+        let said = String::from_utf8_lossy(&self.stderr);
+        let said = said
+            .lines()
+            .next_back()
+            .unwrap_or("it printed nothing")
+            .escape_debug();
+        format!("it ended with {status}: {said}")
+    }
+}
+
 /// How to end a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShutdownMode {
@@ -408,6 +424,24 @@ impl GuestAgent {
             stdout: decode(wire.out_data)?,
             stderr: decode(wire.err_data)?,
         }))
+    }
+
+    /// Opens a file in the guest, with a mode of C's `fopen`; gives its number for the next two.
+    pub async fn file_open(&mut self, path: &str, mode: &str) -> Result<i64, GuestAgentError> {
+        self.query("guest-file-open", json!({"path": path, "mode": mode}))
+            .await
+    }
+
+    /// Writes to a file that is open. The guest may have it no sooner than when it is closed.
+    pub async fn file_write(&mut self, file: i64, bytes: &[u8]) -> Result<(), GuestAgentError> {
+        let arguments = json!({"handle": file, "buf-b64": STANDARD.encode(bytes)});
+        self.execute("guest-file-write", arguments).await.map(drop)
+    }
+
+    /// Closes a file that is open.
+    pub async fn file_close(&mut self, file: i64) -> Result<(), GuestAgentError> {
+        let arguments = json!({"handle": file});
+        self.execute("guest-file-close", arguments).await.map(drop)
     }
 
     /// The guest's operating system.

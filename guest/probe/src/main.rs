@@ -17,6 +17,7 @@ mod boot;
 mod count;
 mod dirty;
 mod echo;
+mod identity;
 mod lines;
 mod network_config;
 mod ping;
@@ -39,6 +40,7 @@ const USAGE: &str = "usage:
   probe hear PORT                             listens to it; counts what went back
   probe network-config FILE                   prints a network-config, one setting a line (for the guest's boot)
   probe reseed                                new random numbers, from the 64 bytes or more on standard input
+  probe identity FOLDER                       waits at its pipe to be told who its guest is, and has it be that
   probe services                              echo 7, echo-udp 7 and serve-lines 2000 10, in one process
   probe agent                                 becomes the guest agent when its port is there
   probe boot                                  second part of the guest's boot";
@@ -84,6 +86,7 @@ fn run(words: &[&str]) -> Option<Outcome> {
         ["hear", port] => count::hear(port.parse().ok()?),
         ["network-config", file] => network_config::print(file),
         ["reseed"] => reseed::run(),
+        ["identity", folder] => identity::run(folder.as_ref()),
         ["services"] => services(),
         ["agent"] => boot::agent(),
         ["boot"] => boot::rest(),

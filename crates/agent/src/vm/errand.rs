@@ -13,6 +13,7 @@ use qemu::guest_agent::{ExecStatus, GuestAgent, GuestAgentError};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
+use super::warm::Waiting;
 use crate::clock::Clock;
 
 const SHELL: &str = "/bin/sh";
@@ -38,6 +39,19 @@ pub enum Step {
         input: String,
         /// The time when it begins is its first argument, in seconds since 1970.
         clock: Option<Clock>,
+    },
+    /// A process is started that waits to be told who its guest is; which one is told.
+    Wait(oneshot::Sender<Waiting>),
+    /// It is told: random numbers, the time, and all else.
+    Tell {
+        /// Which one.
+        waiting: Waiting,
+        /// Before the time.
+        seed: String,
+        /// The time when it is told.
+        clock: Clock,
+        /// After the time.
+        words: Vec<String>,
     },
 }
 
@@ -65,9 +79,9 @@ impl Errand {
     }
 
     /// Does all of it. A guest that does not answer yet is waited for.
-    pub async fn run(self, agent: &mut GuestAgent) {
+    pub async fn run(mut self, agent: &mut GuestAgent) {
         let mut result = Ok(());
-        for step in &self.steps {
+        for step in std::mem::take(&mut self.steps) {
             result = self.step(agent, step).await;
             if result.is_err() {
                 break;
@@ -77,7 +91,7 @@ impl Errand {
         let _ = self.done.send(result);
     }
 
-    async fn step(&self, agent: &mut GuestAgent, step: &Step) -> Result<(), String> {
+    async fn step(&self, agent: &mut GuestAgent, step: Step) -> Result<(), String> {
         match step {
             Step::Shell {
                 what,
@@ -87,11 +101,26 @@ impl Errand {
                 clock,
             } => {
                 let now = clock.as_ref().map(|clock| seconds(clock.cloud()));
-                let mut words = vec!["-c", script, NAME];
+                let mut words = vec!["-c", script.as_str(), NAME];
                 words.extend(now.as_deref());
                 words.extend(arguments.iter().map(String::as_str));
-                let ended = self.shell(agent, &words, input).await;
+                let ended = self.shell(agent, &words, &input).await;
                 ended.map_err(|error| format!("{what}: {error}"))
+            }
+            Step::Wait(whom) => {
+                let waiting = Waiting::start(agent).await?;
+                // Nobody may wait any more.
+                let _ = whom.send(waiting);
+                Ok(())
+            }
+            Step::Tell {
+                waiting,
+                seed,
+                clock,
+                words,
+            } => {
+                let line = format!("{seed} {} {}\n", seconds(clock.cloud()), words.join(" "));
+                waiting.tell(agent, &line, self.deadline).await
             }
         }
     }
@@ -110,18 +139,7 @@ impl Errand {
             sleep(pause).await;
             match agent.exec_status(pid).await {
                 Ok(ExecStatus::Ended(output)) if output.exit_code == Some(0) => return Ok(()),
-                Ok(ExecStatus::Ended(output)) => {
-                    let status = output
-                        .exit_code
-                        .map_or("no status".to_owned(), |code| format!("status {code}"));
-                    let said = String::from_utf8_lossy(&output.stderr);
-                    let said = said
-                        .lines()
-                        .next_back()
-                        .unwrap_or("it printed nothing")
-                        .escape_debug();
-                    return Err(format!("it ended with {status}: {said}"));
-                }
+                Ok(ExecStatus::Ended(output)) => return Err(output.complaint()),
                 Ok(ExecStatus::Running) | Err(GuestAgentError::Timeout { .. }) => {
                     if Instant::now() >= self.deadline {
                         return Err("it did not end in time".to_owned());

@@ -21,7 +21,7 @@ use testkit::world::World;
 const WARM: &str = "tiny-warm-1";
 /// Who it is, and what it draws at random.
 const WHO: &str = "hostname; cat /sys/class/net/eth0/address; date +%s; od -An -v -tx1 -N48 /dev/urandom | tr -d ' \\n'; echo\n\
-    ip -o -4 address show dev eth0 | awk '{ print $4 }'\n";
+    ip -o -4 address show dev eth0 | awk '{ print $4 }'; ls -d /run/sterna-identity 2>/dev/null; ps | grep '[p]robe identity'; :\n";
 /// Changes memory and disk, far more than the machine had.
 const WORK: &str = "dd if=/dev/urandom of=/dev/shm/noise bs=1M count=40 2>/dev/null || dd if=/dev/urandom of=/tmp/noise bs=1M count=8\n\
     dd if=/dev/urandom of=/data/noise bs=1M count=4 2>/dev/null; sync; cat /data/noise | md5sum\n";
@@ -55,12 +55,23 @@ async fn vms_start_from_their_templates_memory() -> anyhow::Result<()> {
         );
     }
     are_others(&world, &all).await?;
+    // What waits in the copies is given them by a process that waited, and by scripts where it is not found.
+    forget_what_waits(&memory)?;
+    create(&world, "five", "h1", StartChoice::AtOnce).await?;
+    let five = world.until_ready("five").await?;
+    ensure!(
+        five.status.layer.as_deref() == Some(WARM),
+        "{:?}",
+        five.status
+    );
+    all.push(five);
+    are_others(&world, &all).await?;
     is_kept_from_people(&world).await?;
 
     what_they_do_stays_theirs(&world).await?;
     ensure!(sha256(&memory)? == before, "the kept memory was written");
 
-    for name in ["one", "two", "three", "four", WARM] {
+    for name in ["one", "two", "three", "four", "five", WARM] {
         world.delete_vm(name).await?;
     }
     let left: Vec<_> = std::fs::read_dir(world.volumes())?.collect::<Result<_, _>>()?;
@@ -126,6 +137,18 @@ async fn warm(world: &World) -> anyhow::Result<PathBuf> {
         .map(|entry| entry.path());
     let mut memory = files.filter(|path| path.extension().is_some_and(|extension| extension == "ram"));
     memory.next().context("its memory is not there")
+}
+
+/// Another process is named in the warm form than the one that waits there.
+fn forget_what_waits(memory: &Path) -> anyhow::Result<()> {
+    let form = memory.with_file_name("warm-1.json");
+    let mut told: serde_json::Value = serde_json::from_slice(&std::fs::read(&form)?)?;
+    let waiting = told
+        .get_mut("waiting")
+        .filter(|waiting| waiting.is_object())
+        .context("nothing waits in the copies")?;
+    *waiting = serde_json::json!({"process": 99_999, "pipe": 99_999});
+    Ok(std::fs::write(&form, serde_json::to_vec(&told)?)?)
 }
 
 /// No two have a name, an address, or a random number in common, and each knows what time it is.

@@ -10,12 +10,12 @@ use crate::units;
 
 /// What can be asked of every kind.
 #[derive(Debug, Subcommand)]
-pub(crate) enum ReadCommand<G: Args = GetArgs> {
+pub(crate) enum ReadCommand<G: Args = GetArgs, L: Args = ListArgs> {
     /// List all, or those that are chosen by labels and conditions
     List {
         /// Which ones.
         #[command(flatten)]
-        which: ListArgs,
+        which: L,
         /// By which fields, with - before one for downwards, as in name,-created_at [default: name]
         #[arg(long, value_name = "FIELD,-FIELD", allow_hyphen_values = true)]
         sort: Option<String>,
@@ -64,10 +64,10 @@ pub(crate) struct ListArgs {
 
 /// What can be asked of the kinds that users change.
 #[derive(Debug, Subcommand)]
-pub(crate) enum WriteCommand<G: Args = GetArgs> {
+pub(crate) enum WriteCommand<G: Args = GetArgs, L: Args = ListArgs> {
     /// What can be asked of every kind.
     #[command(flatten)]
-    Read(ReadCommand<G>),
+    Read(ReadCommand<G, L>),
     /// Change labels and spec in $EDITOR
     Edit(EditArgs),
     /// Delete

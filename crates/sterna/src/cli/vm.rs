@@ -7,7 +7,7 @@ use model::lifecycle::Phase;
 use model::vm::{BootDevice, StartChoice};
 
 use super::guest::GuestApplyArgs;
-use super::kinds::{FirmwareArg, GetArgs, GuestArgs, Selection, WaitArgs, WriteCommand};
+use super::kinds::{FirmwareArg, GetArgs, GuestArgs, ListArgs, Selection, WaitArgs, WriteCommand};
 use crate::units;
 
 /// What can be asked of VMs.
@@ -58,7 +58,7 @@ pub(crate) enum VmCommand {
     Media(MediaArgs),
     /// What can be asked of the kinds that users change.
     #[command(flatten)]
-    Write(WriteCommand<VmGetArgs>),
+    Write(WriteCommand<VmGetArgs, VmListArgs>),
 }
 
 /// Which VM, and what of it.
@@ -75,6 +75,30 @@ pub(crate) struct VmGetArgs {
 impl From<VmGetArgs> for GetArgs {
     fn from(args: VmGetArgs) -> Self {
         args.which
+    }
+}
+
+/// Which VMs are listed.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sterna vm list -l app=web\n  sterna vm list --filter spec.warms=small   # its warm forms"
+)]
+pub(crate) struct VmListArgs {
+    /// Which ones.
+    #[command(flatten)]
+    pub(crate) which: ListArgs,
+    /// Also the warm forms of templates, which are left out unless labels or conditions are given
+    #[arg(short, long)]
+    pub(crate) all: bool,
+}
+
+impl From<VmListArgs> for ListArgs {
+    fn from(args: VmListArgs) -> Self {
+        let mut which = args.which;
+        if !args.all && which.labels.is_empty() && which.filters.is_empty() {
+            which.filters.push("spec.warms=null".to_owned());
+        }
+        which
     }
 }
 

@@ -17,10 +17,11 @@ use crate::cli::{CreateArgs, DeleteArgs, GetArgs, ListArgs, Output, ReadCommand,
 /// What can be asked of every kind.
 pub(super) async fn read<R: Resource>(
     context: &Context,
-    command: ReadCommand<impl Args + Into<GetArgs>>,
+    command: ReadCommand<impl Args + Into<GetArgs>, impl Args + Into<ListArgs>>,
 ) -> anyhow::Result<ExitCode> {
     match command {
         ReadCommand::List { which, sort, watch } => {
+            let which = which.into();
             let choice = Choice {
                 sort,
                 ..choice(&which)
@@ -51,7 +52,7 @@ pub(super) fn by_name<R: Resource>(object: &ObjectOf<R>) -> String {
 /// What can be asked of the kinds that users change.
 pub(super) async fn write<R: Resource>(
     context: &Context,
-    command: WriteCommand<impl Args + Into<GetArgs>>,
+    command: WriteCommand<impl Args + Into<GetArgs>, impl Args + Into<ListArgs>>,
 ) -> anyhow::Result<ExitCode> {
     match command {
         WriteCommand::Read(command) => read::<R>(context, command).await,

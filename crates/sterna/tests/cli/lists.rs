@@ -47,6 +47,18 @@ async fn labels_choose_what_is_acted_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn warm_forms_are_listed_when_they_are_asked_for() {
+    let world = World::new().await;
+    world.run("vm create a --template small --hold").await.ok();
+    world.run("template warm small").await.ok();
+    let list = async |words: &str| world.run(&format!("vm list {words} -o name")).await.ok();
+    assert_eq!(list("").await, "vm/a\n");
+    assert_eq!(list("--all").await, "vm/a\nvm/small-warm-1\n");
+    assert_eq!(list("--filter spec.warms=small").await, "vm/small-warm-1\n");
+    assert_eq!(list("--filter spec.vcpus>=1").await, "vm/a\nvm/small-warm-1\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_several_names_all_are_tried_and_each_failure_is_named() {
     let world = World::new().await;
     for name in ["a", "b"] {

@@ -11,6 +11,8 @@
 //!
 //! **Start here:** [`Vm::keep_warm`], [`Vm::load_warm`], [`Vm::identify`].
 
+mod waiting;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -25,7 +27,10 @@ use qemu::command_line::{MACHINE_TYPE, Memory};
 use qemu::migration_settings::warm_capabilities;
 use qemu::qmp::Qmp;
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
+use self::waiting::KEYS;
+pub use self::waiting::Waiting;
 use super::errand::{Errand, Step};
 use super::exec::{Vm, qmp_failure, storage_failure};
 use super::retryable;
@@ -37,8 +42,12 @@ const IDENTITY: &str = include_str!("identity.sh");
 
 /// How long a guest may take to end its boot.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(600);
-/// How long a guest may take to be given an identity: of that, keys for its services take most.
+/// How long what waits in a guest may take to give it an identity, before scripts are to do it.
+const TELL_PATIENCE: Duration = Duration::from_secs(25);
+/// How long scripts may take to give a guest an identity: of that, keys for its services take most.
 const IDENTITY_PATIENCE: Duration = Duration::from_secs(60);
+/// What waits in a guest that is being warmed, in its run directory.
+const WAITING_FILE: &str = "waiting.json";
 /// What a guest's random numbers are drawn anew from.
 const ENTROPY_BYTES: usize = 64;
 const MIB: u64 = 1 << 20;
@@ -60,6 +69,9 @@ struct WarmForm {
     made_by: MadeBy,
     /// The MAC addresses that the guest knows its interfaces by.
     macs: Vec<String>,
+    /// What waits in it to be told who it is.
+    #[serde(default)]
+    waiting: Option<Waiting>,
 }
 
 /// What one incarnation of a warm VM leaves.
@@ -136,7 +148,31 @@ impl Vm {
             input: String::new(),
             clock: None,
         }];
-        self.run_errand(steps, SETTLE_PATIENCE).await
+        self.run_errand(steps, SETTLE_PATIENCE).await?;
+        self.have_it_wait().await
+    }
+
+    /// Something waits in the guest to be told who it is. Where nothing can, scripts are run later.
+    async fn have_it_wait(&self) -> Result<(), Failure> {
+        let file = self.run_dir().join(WAITING_FILE);
+        storage::remove(&file).map_err(storage_failure)?;
+        let (whom, waiting) = oneshot::channel();
+        let started = self.run_errand(vec![Step::Wait(whom)], SETTLE_PATIENCE).await;
+        match started {
+            Ok(()) => {}
+            Err(failure) if failure.is_retryable => return Err(failure),
+            Err(failure) => {
+                let reason = failure.reason.message;
+                tracing::warn!(
+                    reason,
+                    "nothing waits in the guest to be told who it is: scripts will tell it"
+                );
+                return Ok(());
+            }
+        }
+        let Ok(waiting) = waiting.await else { return Ok(()) };
+        let bytes = serde_json::to_vec(&waiting).map_err(|error| retryable("storage-failed", &error))?;
+        storage::write_whole(&file, &bytes).map_err(storage_failure)
     }
 
     /// Stops the guest and leaves its memory and its devices' state for others. Asked again, it goes on where it was.
@@ -152,12 +188,18 @@ impl Vm {
         let form = WarmForm {
             made_by: self.made_by(&self.live().await?.qmp, &machine).await?,
             macs: machine.nics.iter().map(|nic| nic.mac.clone()).collect(),
+            waiting: self.waiting(),
         };
         let disk = storage::disk_path(self.id.vm, &machine.disk);
         let sealed = tokio::task::spawn_blocking(move || files.seal(&disk, &form)).await;
         let sealed = sealed.map_err(|error| retryable("storage-failed", &error))?;
         sealed.map_err(|error| retryable("storage-failed", &error))?;
         Ok(Outcome::Saved { bytes })
+    }
+
+    fn waiting(&self) -> Option<Waiting> {
+        let bytes = fs::read(self.run_dir().join(WAITING_FILE)).ok()?;
+        serde_json::from_slice(&bytes).ok()
     }
 
     async fn made_by(&self, qmp: &Qmp, machine: &Machine) -> Result<MadeBy, Failure> {
@@ -200,15 +242,39 @@ impl Vm {
             ));
         };
         let form = read_form(&Files::of(&machine.disk.datastore, vm, incarnation).form)?;
+        let words = identity(machine, &form.macs);
+        if let Some(waiting) = form.waiting {
+            match self.tell(waiting, words.clone()).await {
+                Err(failure) if !failure.is_retryable => {
+                    let reason = failure.reason.message;
+                    tracing::warn!(
+                        reason,
+                        "what waited in the guest gave it no identity: scripts shall"
+                    );
+                }
+                done => return done,
+            }
+        }
         // All at once: each command of the guest's agent costs a copy of its own start.
         let steps = vec![Step::Shell {
             what: "drawing its random numbers anew, then its time, name and addresses",
-            script: format!("(\n{ENTROPY}) || exit\n{IDENTITY}"),
-            arguments: identity(machine, &form.macs),
+            script: format!("(\n{ENTROPY}) || exit\n{IDENTITY}{KEYS}"),
+            arguments: words,
             input: STANDARD.encode(chance::entropy::<ENTROPY_BYTES>()),
             clock: Some(self.host.clock.clone()),
         }];
         self.run_errand(steps, IDENTITY_PATIENCE).await
+    }
+
+    async fn tell(&self, waiting: Waiting, words: Vec<String>) -> Result<(), Failure> {
+        let seed = chance::entropy::<ENTROPY_BYTES>();
+        let steps = vec![Step::Tell {
+            waiting,
+            seed: seed.iter().map(|byte| format!("{byte:02x}")).collect(),
+            clock: self.host.clock.clone(),
+            words,
+        }];
+        self.run_errand(steps, TELL_PATIENCE).await
     }
 
     /// A guest whose links were down until it was somebody of its own.

@@ -1,0 +1,97 @@
+//! What waits in a guest, whose memory is kept, to be told who each copy of it is.
+//!
+//! A new process costs a guest that is emulated tens of milliseconds, and pages of its own. So one is started before the memory
+//! is kept, which has read all that it needs by then and reads from a pipe, and the guest's agent has the pipe open. A copy is
+//! told by one line. Where none could be started, or it is gone, scripts do the same.
+//!
+//! **Owns:** the start of that process, the line, and when it has done what the line says.
+//!
+//! **Does not know:** what is in the line.
+
+use std::time::Duration;
+
+use qemu::guest_agent::{ExecStatus, GuestAgent, GuestAgentError};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+
+const WAIT: &str = include_str!("wait.sh");
+const PERL: &str = include_str!("wait.pl");
+const PYTHON: &str = include_str!("wait.py");
+pub(super) const KEYS: &str = include_str!("keys.sh");
+
+const SHELL: &str = "/bin/sh";
+const NAME: &str = "sterna-identity";
+/// The pipe is there under this name, with the process's number, when it is read from.
+const PIPE: &str = "/run/sterna-identity/told";
+/// How long the process may take until it reads.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+/// Between looks whether it does.
+const START_PAUSE: Duration = Duration::from_millis(200);
+/// Between looks whether it has done what it was told, at first: half as long again after each. Each takes the guest some time.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// A process that waits, by the guest agent's own numbers, which are in the memory that is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    process: i64,
+    pipe: i64,
+}
+
+impl Waiting {
+    /// Starts it; it takes the place of one that an earlier agent may have started.
+    pub async fn start(agent: &mut GuestAgent) -> Result<Self, String> {
+        let deadline = Instant::now() + START_PATIENCE;
+        let words = ["-c", WAIT, NAME, PERL, PYTHON, KEYS];
+        let process = loop {
+            match agent.exec(SHELL, &words).await {
+                Ok(process) => break process,
+                // One that was started all the same is ended by the next.
+                Err(GuestAgentError::Timeout { .. }) if Instant::now() < deadline => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        };
+        loop {
+            match agent.file_open(&format!("{PIPE}-{process}"), "r+").await {
+                Ok(pipe) => return Ok(Self { process, pipe }),
+                Err(GuestAgentError::Command { .. } | GuestAgentError::Timeout { .. })
+                    if Instant::now() < deadline => {}
+                Err(error) => return Err(error.to_string()),
+            }
+            if let Ok(ExecStatus::Ended(output)) = agent.exec_status(process).await {
+                return Err(output.complaint());
+            }
+            sleep(START_PAUSE).await;
+        }
+    }
+
+    /// Tells it, and waits until it has ended. Told again by another agent, it takes the first line.
+    pub async fn tell(self, agent: &mut GuestAgent, line: &str, deadline: Instant) -> Result<(), String> {
+        loop {
+            let told = match agent.file_write(self.pipe, line.as_bytes()).await {
+                Ok(()) => agent.file_close(self.pipe).await,
+                Err(error) => Err(error),
+            };
+            match told {
+                Ok(()) => break,
+                Err(GuestAgentError::Timeout { .. }) if Instant::now() < deadline => {}
+                // It was told already.
+                Err(GuestAgentError::Command { .. }) => break,
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        let mut pause = FIRST_PAUSE;
+        loop {
+            sleep(pause).await;
+            match agent.exec_status(self.process).await {
+                Ok(ExecStatus::Ended(output)) if output.exit_code == Some(0) => return Ok(()),
+                Ok(ExecStatus::Ended(output)) => return Err(output.complaint()),
+                Ok(ExecStatus::Running) | Err(GuestAgentError::Timeout { .. })
+                    if Instant::now() < deadline => {}
+                Ok(ExecStatus::Running) => return Err("it did not end in time".to_owned()),
+                Err(error) => return Err(error.to_string()),
+            }
+            pause = (pause * 3 / 2).min(PAUSE);
+        }
+    }
+}
