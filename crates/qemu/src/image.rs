@@ -186,11 +186,7 @@ impl QemuImg {
         to: &Path,
     ) -> Result<(), ImageError> {
         let action = "copying the content of the disk to";
-        let mut under = Value::Null;
-        for (base, format) in bases.iter().rev() {
-            under = node(*format, text(action, base)?, &under);
-        }
-        let source = node(ImageFormat::Qcow2, text(action, path)?, &under);
+        let source = chain(action, path, bases)?;
         let mut command = Command::new(&self.program);
         command
             .args(["convert", "-q", "-O", "qcow2"])
@@ -202,6 +198,25 @@ impl QemuImg {
             ..self.clone()
         };
         slow.run(action, to, remedy, command).await.map(drop)
+    }
+
+    /// Makes the qcow2 image at `path`, which nobody else may have open, over nothing: what its guest sees of `bases`, the
+    /// nearest first, is written into it, then its header names them no more. Broken off at any time it is as good over `bases` as
+    /// before, and the next attempt goes on from there.
+    pub async fn detach(&self, path: &Path, bases: &[(PathBuf, ImageFormat)]) -> Result<(), ImageError> {
+        let action = "making the disk whole";
+        let source = chain(action, path, bases)?;
+        // It goes with who started it: nobody else would know of it.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(&self.program);
+        command.args(["rebase", "-q", "-b", "", &format!("json:{source}")]);
+        let remedy =
+            "check that the disk and what is under it are there and readable, and that the datastore has room";
+        let slow = Self {
+            deadline: FLATTEN_DEADLINE,
+            ..self.clone()
+        };
+        slow.run(action, path, remedy, command).await.map(drop)
     }
 
     /// What the image is. Works beside a QEMU that uses it. Without a format QEMU guesses, which is right for an import
@@ -256,6 +271,15 @@ fn node(format: ImageFormat, path: &str, backing: &Value) -> Value {
         ImageFormat::Raw => json!({"driver": "raw", "file": file}),
         ImageFormat::Qcow2 => json!({"driver": "qcow2", "file": file, "backing": backing}),
     }
+}
+
+/// A qcow2 image over others, the nearest first.
+fn chain(action: &'static str, path: &Path, bases: &[(PathBuf, ImageFormat)]) -> Result<Value, ImageError> {
+    let mut under = Value::Null;
+    for (base, format) in bases.iter().rev() {
+        under = node(*format, text(action, base)?, &under);
+    }
+    Ok(node(ImageFormat::Qcow2, text(action, path)?, &under))
 }
 
 /// An absolute path is neither taken for an option nor for a protocol (`nbd:…`, `json:…`).
