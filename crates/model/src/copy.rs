@@ -4,8 +4,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::{ImageId, VmId};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// How an image is told from a VM where both are text.
 const IMAGE: &str = "image-";

@@ -42,7 +42,10 @@ pub(crate) fn shape(view: &View, source: VmId, to: CopyTo) -> CopyShape {
         return CopyShape::default();
     };
     let bytes = disk_bytes_of(view, own);
-    let is_over_none = own.object.as_ref().is_some_and(|at| at.value.spec.image.is_none());
+    let is_over_none = own
+        .object
+        .as_ref()
+        .is_some_and(|at| at.value.spec.image.is_none());
     CopyShape {
         whole: image_of(of).is_some() && is_over_none,
         bytes: bytes.filter(|bytes| Some(*bytes) > disk_bytes_of(view, of)),
@@ -333,8 +336,9 @@ impl Step<'_> {
             return ("disk-copying", format!("{what} is being copied from VM {name}"));
         }
         if Self::is_made_whole(open) {
-            let message =
-                format!("{what} is copied from VM {name} when that VM's own disk is made whole (`sterna vm flatten`)");
+            let message = format!(
+                "{what} is copied from VM {name} when that VM's own disk is made whole (`sterna vm flatten`)"
+            );
             return ("clone-waits", message);
         }
         if open.copies.is_empty() {
@@ -388,11 +392,7 @@ fn fail_image(view: &View, plan: &mut Plan, image: ImageId, reason: Reason) {
     let Some(object) = &found.object else { return };
     let revision = found.status.as_ref().map_or(0, |at| at.revision);
     plan.rely(key::object(Kind::Image, image.0), object.revision);
-    plan.replace(
-        key::image_status(image),
-        revision,
-        &ImageStatus::failed(reason),
-    );
+    plan.replace(key::image_status(image), revision, &ImageStatus::failed(reason));
 }
 
 /// What waits for a copy of this VM's disk, by kind and name: it is not deleted under them.

@@ -40,9 +40,7 @@ impl Step<'_> {
         present: &BTreeSet<CopyTo>,
     ) -> BTreeSet<CopyTo> {
         let due: BTreeSet<CopyTo> = due.collect();
-        let is_copied = due
-            .iter()
-            .any(|to| !to.is_itself() && present.contains(to));
+        let is_copied = due.iter().any(|to| !to.is_itself() && present.contains(to));
         match due.iter().copied().find(|to| to.is_itself()) {
             Some(itself) if !is_copied => BTreeSet::from([itself]),
             // Those that are made are ended first, and none is begun before it.

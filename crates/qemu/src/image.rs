@@ -210,8 +210,7 @@ impl QemuImg {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(&self.program);
         command.args(["rebase", "-q", "-b", "", &format!("json:{source}")]);
-        let remedy =
-            "check that the disk and what is under it are there and readable, and that the datastore has room";
+        let remedy = "check that the disk and what is under it are there and readable, and that the datastore has room";
         let slow = Self {
             deadline: FLATTEN_DEADLINE,
             ..self.clone()

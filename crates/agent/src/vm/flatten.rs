@@ -72,9 +72,15 @@ impl Vm {
     }
 }
 
-async fn blocking(work: impl FnOnce() -> Result<(), StorageError> + Send + 'static) -> Result<(), StorageError> {
+async fn blocking(
+    work: impl FnOnce() -> Result<(), StorageError> + Send + 'static,
+) -> Result<(), StorageError> {
     let ended = tokio::task::spawn_blocking(work).await;
-    ended.unwrap_or_else(|error| Err(storage::file("keep", Path::new("the disk"))(io::Error::other(error))))
+    ended.unwrap_or_else(|error| {
+        Err(storage::file("keep", Path::new("the disk"))(io::Error::other(
+            error,
+        )))
+    })
 }
 
 /// What is whole is durable. One that lay over a warm VM's disk also has the name of one that does not: from now on it is that.

@@ -31,7 +31,11 @@ pub(super) fn create(
     let memory_mib = spec.memory_mib.unwrap_or(base.memory_mib);
     catalog::check_sizes(vcpus, memory_mib, spec.disk_bytes)?;
     check_largest_host(context, memory_mib, vcpus)?;
-    let of = context.view.vms.get(&id).ok_or_else(|| Problem::not_found(Kind::Vm, source))?;
+    let of = context
+        .view
+        .vms
+        .get(&id)
+        .ok_or_else(|| Problem::not_found(Kind::Vm, source))?;
     let disk_bytes = disk_bytes(context.view, of, source, spec.disk_bytes)?;
     let image = flatten::image_of(of).filter(|_| spec.clone_full != Some(true));
     let networks = || base.nics.iter().map(same_network).collect();

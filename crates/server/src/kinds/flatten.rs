@@ -20,7 +20,8 @@ pub(super) fn ask(context: &Context<'_>, at: &At<Object<VmSpec>>, plan: &mut Pla
     let has_disk = intent.is_some_and(|at| at.value.has_volumes);
     if !has_disk && !spec.power.needs_host() {
         let name = &meta.name;
-        let detail = format!("VM {name} has no disk yet to be made whole: `sterna vm start {name} --wait` first");
+        let detail =
+            format!("VM {name} has no disk yet to be made whole: `sterna vm start {name} --wait` first");
         return Err(Problem::conflict("vm-has-no-disk", detail));
     }
     let answered = intent.map_or(0, |at| at.value.flattening.answered_request);
@@ -56,5 +57,6 @@ pub(super) fn status(heard: &Heard, view: &View, id: VmId) -> Option<DiskStatus>
 
 /// The image that a VM shows that it was made of; nobody knows the name of one that it does not need and that is gone.
 pub(super) fn image_of(view: &View, spec: &VmSpec) -> Option<model::ImageId> {
-    spec.image.filter(|image| view.meta(Kind::Image, image.0).is_some())
+    spec.image
+        .filter(|image| view.meta(Kind::Image, image.0).is_some())
 }

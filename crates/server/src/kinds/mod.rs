@@ -179,7 +179,9 @@ fn users(view: &View, kind: Kind, id: Uuid) -> Vec<(Kind, String)> {
         .map(|template| (Kind::Template, template.meta.name.clone()));
     let vms = view.vms.iter().filter_map(|(vm_id, vm)| {
         let meta = &vm.object.as_ref()?.value.meta;
-        view.needs(Kind::Vm, vm_id.0).contains(&(kind, id)).then_some(meta)
+        view.needs(Kind::Vm, vm_id.0)
+            .contains(&(kind, id))
+            .then_some(meta)
     });
     templates
         .chain(vms.map(|meta| (Kind::Vm, meta.name.clone())))

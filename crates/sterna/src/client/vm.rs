@@ -17,8 +17,8 @@ use uuid::Uuid;
 use super::wait::{DiskWhole, DriveChanged, until};
 use super::{Context, clone, console, explain, guest, migration, output, select, template, timing};
 use crate::cli::{
-    ActionArgs, Bootable, FlattenArgs, MediaArgs, ReadCommand, RebootArgs, Rebooted, RuleArgs, VmArgs, VmCommand,
-    WaitState, WriteCommand,
+    ActionArgs, Bootable, FlattenArgs, MediaArgs, ReadCommand, RebootArgs, Rebooted, RuleArgs, VmArgs,
+    VmCommand, WaitState, WriteCommand,
 };
 
 pub(super) async fn run(context: &Context, command: VmCommand) -> anyhow::Result<ExitCode> {
