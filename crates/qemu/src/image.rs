@@ -326,6 +326,64 @@ mod tests {
         assert!(!info.names_other_files());
     }
 
+    /// Fills a part of an image with a byte.
+    fn fill(path: &Path, what: &str) {
+        let mut command = std::process::Command::new("qemu-io");
+        let ran = command
+            .args(["-f", "qcow2", "-c", what])
+            .arg(path)
+            .output()
+            .unwrap();
+        assert!(ran.status.success(), "{ran:?}");
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_is_made_whole_is_the_same_at_every_moment() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let [base, layer, disk, before] = ["base", "layer", "disk", "before"].map(path);
+        let qemu_img = QemuImg::default();
+        let format = ImageFormat::Qcow2;
+        qemu_img.create_empty(&base, 256 << 20).await.unwrap();
+        fill(&base, "write -P 7 0 128M");
+        qemu_img
+            .create_overlay(&layer, &base, format, None)
+            .await
+            .unwrap();
+        fill(&layer, "write -P 3 30M 3M");
+        let larger = Some(300 << 20);
+        qemu_img
+            .create_overlay(&disk, &layer, format, larger)
+            .await
+            .unwrap();
+        fill(&disk, "write -P 9 10M 1M");
+        fill(&disk, "write -z -u 50M 10M");
+        let bases = [(layer, format), (base, format)];
+        qemu_img.flatten(&disk, &bases, &before).await.unwrap();
+        let is_the_same = async |over: &[(PathBuf, ImageFormat)]| {
+            let now = path("now");
+            qemu_img.flatten(&disk, over, &now).await.unwrap();
+            let mut compare = std::process::Command::new("qemu-img");
+            compare.args(["compare", "-q"]).args([&before, &now]);
+            assert!(compare.status().unwrap().success());
+        };
+        for ms in [15, 40, 120] {
+            let attempt = qemu_img.detach(&disk, &bases);
+            let _ = tokio::time::timeout(Duration::from_millis(ms), attempt).await;
+            // It is reaped in its own time, and holds the file's lock until then.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            is_the_same(&bases).await;
+        }
+        qemu_img.detach(&disk, &bases).await.unwrap();
+        let info = qemu_img.info(&disk, Some(format)).await.unwrap();
+        assert!(!info.names_other_files(), "{info:?}");
+        // Whoever does not know that it is whole yet, and opens it as before, sees the same.
+        is_the_same(&[]).await;
+        is_the_same(&bases).await;
+        qemu_img.detach(&disk, &bases).await.unwrap();
+        is_the_same(&[]).await;
+    }
+
     #[tokio::test]
     async fn a_refusal_names_the_path_the_attempt_and_the_remedy() {
         let directory = tempfile::tempdir().unwrap();
