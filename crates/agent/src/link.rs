@@ -16,7 +16,7 @@ use futures_util::{Stream, StreamExt};
 use model::document::HostDocument;
 use model::host::HostStatus;
 use model::migration::Progress;
-use model::report::{Report, RunStatus, Samples};
+use model::report::{CopyProgress, Report, RunStatus, Samples};
 use model::{Incarnation, VmId};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -240,6 +240,11 @@ impl Board {
     /// How far a transfer is; goes out with the next heartbeat.
     pub fn set_transfer(&self, vm: VmId, progress: Option<Progress>) {
         self.lock().set_transfer(vm, progress);
+    }
+
+    /// How far a disk is made whole; goes out with the next heartbeat.
+    pub fn set_flattened(&self, vm: VmId, progress: Option<CopyProgress>) {
+        self.lock().set_flattened(vm, progress);
     }
 
     /// What a VM's QEMU takes beside its guest's memory; goes out with the next heartbeat.

@@ -198,6 +198,24 @@ impl Storage {
 
     /// All that a guest sees of a disk that no QEMU has open, as a file of its own.
     pub async fn flatten(&self, path: &Path, disk: &Disk, to: &Path) -> Result<(), StorageError> {
+        let bases = self.under(disk).await?;
+        Ok(self.tool.flatten(path, &bases, to).await?)
+    }
+
+    /// Makes a disk whole, where it is, that no QEMU has open.
+    pub async fn detach(&self, path: &Path, disk: &Disk) -> Result<(), StorageError> {
+        let bases = self.under(disk).await?;
+        if bases.is_empty() {
+            return Ok(());
+        }
+        Ok(self.tool.detach(path, &bases).await?)
+    }
+
+    /// What a disk is over, the nearest first.
+    pub async fn under(
+        &self,
+        disk: &Disk,
+    ) -> Result<Vec<(PathBuf, qemu::command_line::ImageFormat)>, StorageError> {
         let layer = layer_path(disk).map(|layer| (layer, qemu::command_line::ImageFormat::Qcow2));
         let image = match &disk.image {
             Some(image) => {
@@ -206,8 +224,7 @@ impl Storage {
             }
             None => None,
         };
-        let bases: Vec<_> = layer.into_iter().chain(image).collect();
-        Ok(self.tool.flatten(path, &bases, to).await?)
+        Ok(layer.into_iter().chain(image).collect())
     }
 
     /// Makes a disk larger that no QEMU has open.

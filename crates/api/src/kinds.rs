@@ -9,7 +9,7 @@ use model::image::{ImageFormat, ImportProgress};
 use model::lifecycle::{Availability, Phase};
 use model::migration::{Figures, Method, MigrationPhase, Progress};
 use model::operation::{Action, Applied, OperationPhase};
-use model::report::StepTime;
+use model::report::{CopyProgress, StepTime};
 use model::user_data::UserData;
 use model::vm::{BootDevice, Consistency, Firmware, Power, RefusedGroup, SeedFormat, StartChoice};
 use model::{Incarnation, Kind, Reason, Timestamp};
@@ -174,6 +174,9 @@ pub struct VmStatus {
     pub layer: Option<String>,
     /// Why it was booted although it was to be started from its template's kept memory.
     pub booted_instead: Option<Reason>,
+    /// Its root disk.
+    #[serde(default)]
+    pub disk: Option<DiskStatus>,
 }
 
 /// The copy that a VM's root disk is.
@@ -184,6 +187,23 @@ pub struct CopyStatus {
     /// In which state it has the guest's file systems: `frozen` of a guest that ran and whose agent held them still for the
     /// instant that the copy is of, `crash-consistent` of one that was not asked or did not answer, `off` of one that was off.
     pub consistency: Consistency,
+}
+
+/// How a VM's root disk is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DiskStatus {
+    /// Whether it needs nothing under it, neither an image nor a warm form's disk.
+    pub whole: bool,
+    /// Since when, if it was made so.
+    pub whole_since: Option<Timestamp>,
+    /// Whether it is being made whole, or will be when its VM is where that can be done.
+    pub flattening: bool,
+    /// How far that is, while its VM's QEMU does it.
+    pub progress: Option<CopyProgress>,
+    /// Why the last request to make it whole came to nothing.
+    pub reason: Option<Reason>,
+    /// The size that its guest sees; `null` if that is not known yet.
+    pub bytes: Option<u64>,
 }
 
 /// How a drive for installation media is.

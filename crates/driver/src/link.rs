@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use model::host::HostStatus;
 use model::migration::Progress;
-use model::report::{Report, RunStatus, Samples, VmRun};
+use model::report::{CopyProgress, Report, RunStatus, Samples, VmRun};
 use model::{Incarnation, VmId};
 use uuid::Uuid;
 
@@ -49,6 +49,7 @@ pub struct Board {
     unsaid: Option<BTreeSet<(VmId, Incarnation)>>,
     transfers: BTreeMap<VmId, Progress>,
     qemu_mib: BTreeMap<VmId, u64>,
+    flattened: BTreeMap<VmId, CopyProgress>,
     sequence: u64,
     /// When what changed has to be posted.
     due_us: Option<u64>,
@@ -64,6 +65,7 @@ impl Board {
             unsaid: None,
             transfers: BTreeMap::new(),
             qemu_mib: BTreeMap::new(),
+            flattened: BTreeMap::new(),
             sequence: 0,
             due_us: None,
         }
@@ -115,6 +117,14 @@ impl Board {
         };
     }
 
+    /// How far a disk is made whole; `None`: it is not being made so.
+    pub fn set_flattened(&mut self, vm: VmId, progress: Option<CopyProgress>) {
+        match progress {
+            Some(progress) => self.flattened.insert(vm, progress),
+            None => self.flattened.remove(&vm),
+        };
+    }
+
     /// What a VM's QEMU takes beside its guest's memory; goes out with the next heartbeat.
     pub fn set_qemu_mib(&mut self, vm: VmId, mib: Option<u64>) {
         match mib {
@@ -140,6 +150,7 @@ impl Board {
             samples: Samples {
                 transfers: self.transfers.clone(),
                 qemu_mib: self.qemu_mib.clone(),
+                flattened: self.flattened.clone(),
                 ..load
             },
         }

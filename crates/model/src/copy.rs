@@ -1,23 +1,30 @@
-//! What a copy of a VM's root disk is for, and of what kind it is.
+//! What a copy of a VM's root disk is for, and of what kind it is. A disk that is made whole is a copy that comes to be in its
+//! own place.
 
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use uuid::Uuid;
-
 use crate::{ImageId, VmId};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// How an image is told from a VM where both are text.
 const IMAGE: &str = "image-";
+/// The same of a VM's own disk.
+const ITSELF: &str = "itself-";
 
-/// Whose content a copy of a VM's root disk becomes. As text it is the VM's id, or the image's behind `image-`.
+/// Whose content a copy of a VM's root disk becomes. As text it is the VM's id, the image's behind
+/// `image-`, or the number of the request behind `itself-`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CopyTo {
     /// A VM's disk.
     Vm(VmId),
     /// An image.
     Image(ImageId),
+    /// The VM's own disk, which is made whole where it is: it needs nothing under it any more.
+    Itself {
+        /// Counts how often that was asked for.
+        request: u64,
+    },
 }
 
 impl CopyTo {
@@ -25,15 +32,21 @@ impl CopyTo {
     pub const fn vm(self) -> Option<VmId> {
         match self {
             Self::Vm(vm) => Some(vm),
-            Self::Image(_) => None,
+            Self::Image(_) | Self::Itself { .. } => None,
         }
     }
 
-    /// The id alone.
-    pub const fn id(self) -> Uuid {
+    /// The image, if it is for one.
+    pub const fn image(self) -> Option<ImageId> {
         match self {
-            Self::Vm(VmId(id)) | Self::Image(ImageId(id)) => id,
+            Self::Image(image) => Some(image),
+            Self::Vm(_) | Self::Itself { .. } => None,
         }
+    }
+
+    /// Whether it is the disk itself that is made whole.
+    pub const fn is_itself(self) -> bool {
+        matches!(self, Self::Itself { .. })
     }
 }
 
@@ -54,18 +67,35 @@ impl fmt::Display for CopyTo {
         match self {
             Self::Vm(vm) => vm.fmt(f),
             Self::Image(image) => write!(f, "{IMAGE}{image}"),
+            Self::Itself { request } => write!(f, "{ITSELF}{request}"),
         }
     }
 }
 
+/// What is not the text of anything that a disk is copied for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotACopy(String);
+
+impl fmt::Display for NotACopy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is nothing that a disk is copied for", self.0)
+    }
+}
+
+impl std::error::Error for NotACopy {}
+
 impl FromStr for CopyTo {
-    type Err = uuid::Error;
+    type Err = NotACopy;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.strip_prefix(IMAGE) {
-            Some(image) => image.parse().map(Self::Image),
-            None => text.parse().map(Self::Vm),
-        }
+        let found = if let Some(image) = text.strip_prefix(IMAGE) {
+            image.parse().map(Self::Image).ok()
+        } else if let Some(request) = text.strip_prefix(ITSELF) {
+            request.parse().map(|request| Self::Itself { request }).ok()
+        } else {
+            text.parse().map(Self::Vm).ok()
+        };
+        found.ok_or_else(|| NotACopy(text.to_owned()))
     }
 }
 

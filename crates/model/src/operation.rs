@@ -69,6 +69,8 @@ pub enum Action {
     Delete,
     /// Run a script, or set files, users and keys, in a guest that runs.
     Apply,
+    /// Make its disk whole, so that it needs neither an image nor a warm form.
+    Flatten,
 }
 
 impl Action {
@@ -83,6 +85,7 @@ impl Action {
             Self::Stop => "stop",
             Self::Delete => "delete",
             Self::Apply => "apply",
+            Self::Flatten => "flatten",
         }
     }
 }

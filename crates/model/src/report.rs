@@ -258,6 +258,18 @@ pub struct Samples {
     /// By how many seconds the host's calendar is ahead of the server's, as the last answer showed; behind, if negative.
     #[serde(default)]
     pub clock_ahead_s: Option<i64>,
+    /// Disks that are being made whole by their VMs' QEMUs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub flattened: BTreeMap<VmId, CopyProgress>,
+}
+
+/// How far the work on a disk is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CopyProgress {
+    /// How much of it is done.
+    pub done_bytes: u64,
+    /// Of how much.
+    pub total_bytes: u64,
 }
 
 /// What an agent's process takes.

@@ -104,6 +104,7 @@ pub fn vm_spec(image: ImageId, datastore: DatastoreId) -> VmSpec {
         firmware: crate::vm::Firmware::default(),
         start: crate::vm::StartChoice::Boot,
         warms: None,
+        flatten_request: 0,
     }
 }
 

@@ -104,6 +104,9 @@ pub struct VmSpec {
     /// It is the warm form of this template: it is booted once, and its memory and its devices' state are kept for others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warms: Option<TemplateId>,
+    /// Counts the requests to make its disk whole.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub flatten_request: u64,
 }
 
 /// How a new VM is started the first time.
@@ -291,6 +294,45 @@ pub struct VmIntent {
     /// Why it was booted although it was to be started from its template's kept memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub booted_instead: Option<Reason>,
+    /// What became of the requests to make its disk whole.
+    #[serde(default, skip_serializing_if = "Flattening::is_none")]
+    pub flattening: Flattening,
+}
+
+impl VmIntent {
+    /// Whether its disk needs neither image nor layer any more, although it was made over one.
+    pub const fn is_whole(&self) -> bool {
+        self.flattening.whole.is_some()
+    }
+}
+
+/// What became of the requests to make a root disk whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flattening {
+    /// The last of the user's requests that needs no further step.
+    pub answered_request: u64,
+    /// Since when it is whole. It stays so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<Whole>,
+    /// Why the last request came to nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<Reason>,
+}
+
+impl Flattening {
+    /// Whether there is nothing to be said of it.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A root disk that needs nothing under it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whole {
+    /// When the controller learned of it.
+    pub at: Timestamp,
+    /// Its size then, as its guest sees it: the image that said it may be gone.
+    pub bytes: u64,
 }
 
 /// A root disk that is a copy of another VM's.

@@ -15,7 +15,7 @@ use model::{Kind, Meta, MigrationId, Object, Reason, Timestamp, VmId, key};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::document::disk_bytes;
+use crate::flatten::disk_bytes;
 use crate::operation;
 use crate::plan::Plan;
 use crate::view::{Change, Migration, View};
@@ -230,7 +230,7 @@ fn lifecycle(spec: &VmSpec, view: &View, intent: Option<&VmIntent>, to: (Phase, 
         .and_then(|intent| intent.open.as_ref())
         .filter(|_| to != Phase::Done);
     let has_volumes = to != Phase::Done && intent.is_some_and(|intent| intent.has_volumes);
-    let disk_bytes = disk_bytes(view, spec).filter(|_| has_volumes);
+    let disk_bytes = disk_bytes(view, spec, intent).filter(|_| has_volumes);
     Lifecycle {
         from: None,
         to,

@@ -20,9 +20,7 @@ use model::report::{CopyState, RunState, RunStatus};
 use model::vm::{Consistency, Copied, Ended, Goal, Open, Outcome, Start, VmIntent};
 use model::{HostId, ImageId, Incarnation, Kind, Reason, Timestamp, VmId, key};
 
-use uuid::Uuid;
-
-use crate::document::disk_bytes;
+use crate::flatten::{disk_bytes_of, image_of};
 use crate::plan::{Decision, Plan};
 use crate::view::View;
 use crate::vm::{Step, reserve};
@@ -40,14 +38,17 @@ pub(crate) fn shape(view: &View, source: VmId, to: CopyTo) -> CopyShape {
             bytes: None,
         };
     };
-    let spec = |id: VmId| Some(&view.vms.get(&id)?.object.as_ref()?.value.spec);
-    let (Some(of), Some(own)) = (spec(source), spec(to)) else {
+    let (Some(of), Some(own)) = (view.vms.get(&source), view.vms.get(&to)) else {
         return CopyShape::default();
     };
-    let bytes = disk_bytes(view, own);
+    let bytes = disk_bytes_of(view, own);
+    let is_over_none = own
+        .object
+        .as_ref()
+        .is_some_and(|at| at.value.spec.image.is_none());
     CopyShape {
-        whole: of.image.is_some() && own.image.is_none(),
-        bytes: bytes.filter(|bytes| Some(*bytes) > disk_bytes(view, of)),
+        whole: image_of(of).is_some() && is_over_none,
+        bytes: bytes.filter(|bytes| Some(*bytes) > disk_bytes_of(view, of)),
     }
 }
 
@@ -62,13 +63,14 @@ pub(crate) enum Awaited {
 impl Step<'_> {
     /// What waits for a copy of this one's disk now.
     fn due(&self) -> impl Iterator<Item = CopyTo> + '_ {
-        self.view.copies_of(self.id).filter(|to| match to {
+        let others = self.view.copies_of(self.id).filter(|to| match to {
             CopyTo::Vm(id) => {
                 let step = Step::of(self.view, *id, self.now);
                 step.is_some_and(|step| step.starts())
             }
-            CopyTo::Image(_) => true,
-        })
+            CopyTo::Image(_) | CopyTo::Itself { .. } => true,
+        });
+        others.chain(self.flatten_due())
     }
 
     /// Whether its host makes copies of its disk that are still wanted.
@@ -81,15 +83,21 @@ impl Step<'_> {
         if !matches!(goal, Goal::Run { .. } | Goal::Copy) {
             return BTreeSet::new();
         }
-        let mut copies: BTreeSet<CopyTo> = self.due().filter(|to| open.copies.contains(to)).collect();
+        let is_wanted =
+            self.is_asked(&self.intent()) || self.view.active_migrations(self.id).next().is_some();
+        let due = self.apart(self.due(), &open.copies);
+        let gives_way = match goal {
+            Goal::Copy => self.waits_at_rest(),
+            _ => is_wanted,
+        };
+        let goes_on = |to: &&CopyTo| open.copies.contains(to) && !(gives_way && to.is_itself());
+        let mut copies: BTreeSet<CopyTo> = due.iter().filter(goes_on).copied().collect();
         let run = self.vm.runs.get(&open.incarnation);
         let is_here =
             run.is_some_and(|run| run.ran && matches!(run.state, RunState::Running | RunState::Paused));
-        let is_wanted =
-            self.is_asked(&self.intent()) || self.view.active_migrations(self.id).next().is_some();
         if is_here && !is_wanted && goal != Goal::Copy && !open.has_to_go_on(run) {
             let room = self.room(self.intent().host, open).saturating_sub(copies.len());
-            let more: Vec<CopyTo> = self.due().filter(|to| !copies.contains(to)).take(room).collect();
+            let more: Vec<CopyTo> = due.difference(&copies).copied().take(room).collect();
             copies.extend(more);
         }
         copies
@@ -123,15 +131,23 @@ impl Step<'_> {
             let state = run.copies.get(&to);
             // It ended without a word: to ask again by itself might be in vain for ever.
             let has_ended = run.state.is_closed() && open.goal == Goal::Copy && open.copies.contains(&to);
-            let CopyTo::Vm(id) = to else {
-                let reason = match state {
-                    Some(CopyState::Failed { reason }) => Some(reason.clone()),
-                    _ => has_ended.then(|| ended_reason(run)),
-                };
-                if let Some(reason) = reason {
-                    fail_image(self.view, &mut plan, to.id(), reason);
+            let ended = has_ended.then(|| ended_reason(run));
+            let id = match to {
+                CopyTo::Vm(id) => id,
+                CopyTo::Image(image) => {
+                    let reason = match state {
+                        Some(CopyState::Failed { reason }) => Some(reason.clone()),
+                        _ => ended,
+                    };
+                    if let Some(reason) = reason {
+                        fail_image(self.view, &mut plan, image, reason);
+                    }
+                    continue;
                 }
-                continue;
+                CopyTo::Itself { request } => {
+                    self.note_flatten(&mut plan, request, state, ended);
+                    continue;
+                }
             };
             let clone = Step::of(self.view, id, self.now)?;
             match state {
@@ -147,6 +163,7 @@ impl Step<'_> {
                         placement: None,
                         // One that is whole is over nothing.
                         layer: self.intent().layer.filter(|_| clone.spec().image.is_some()),
+                        flattening: self.whole_of_copy(&clone),
                         ..clone.intent()
                     };
                     clone.set_intent(&mut plan, &intent);
@@ -207,7 +224,8 @@ impl Step<'_> {
                 .active_migrations(self.id)
                 .all(|(_, migration)| migration.intent.is_none())
         };
-        let due: BTreeSet<CopyTo> = self.due().take(COPIES_PER_SOURCE).collect();
+        let due = self.apart(self.due(), &BTreeSet::new());
+        let due: BTreeSet<CopyTo> = due.into_iter().take(COPIES_PER_SOURCE).collect();
         if due.is_empty() || !intent.has_volumes || !is_clear() {
             return Decision::nothing();
         }
@@ -286,7 +304,7 @@ impl Step<'_> {
     fn stands(&self, to: CopyTo, name: &str) -> (&'static str, String) {
         let what = match to {
             CopyTo::Vm(_) => "its disk",
-            CopyTo::Image(_) => "its content",
+            CopyTo::Image(_) | CopyTo::Itself { .. } => "its content",
         };
         let intent = self.intent();
         let Some(open) = &intent.open else {
@@ -316,6 +334,12 @@ impl Step<'_> {
         }
         if open.copies.contains(&to) {
             return ("disk-copying", format!("{what} is being copied from VM {name}"));
+        }
+        if Self::is_made_whole(open) {
+            let message = format!(
+                "{what} is copied from VM {name} when that VM's own disk is made whole (`sterna vm flatten`)"
+            );
+            return ("clone-waits", message);
         }
         if open.copies.is_empty() {
             let message =
@@ -361,28 +385,25 @@ fn ended_reason(run: &RunStatus) -> Reason {
 }
 
 /// There will be no content, until somebody asks again.
-fn fail_image(view: &View, plan: &mut Plan, image: Uuid, reason: Reason) {
-    let Some(found) = view.images.get(&image) else {
+fn fail_image(view: &View, plan: &mut Plan, image: ImageId, reason: Reason) {
+    let Some(found) = view.images.get(&image.0) else {
         return;
     };
     let Some(object) = &found.object else { return };
     let revision = found.status.as_ref().map_or(0, |at| at.revision);
-    plan.rely(key::object(Kind::Image, image), object.revision);
-    plan.replace(
-        key::image_status(ImageId(image)),
-        revision,
-        &ImageStatus::failed(reason),
-    );
+    plan.rely(key::object(Kind::Image, image.0), object.revision);
+    plan.replace(key::image_status(image), revision, &ImageStatus::failed(reason));
 }
 
 /// What waits for a copy of this VM's disk, by kind and name: it is not deleted under them.
 pub fn waiting_for(view: &View, source: VmId) -> Vec<(Kind, &str)> {
     let waits = |to: CopyTo| {
-        let kind = match to {
-            CopyTo::Vm(_) => Kind::Vm,
-            CopyTo::Image(_) => Kind::Image,
+        let (kind, id) = match to {
+            CopyTo::Vm(vm) => (Kind::Vm, vm.0),
+            CopyTo::Image(image) => (Kind::Image, image.0),
+            CopyTo::Itself { .. } => return None,
         };
-        let meta = view.meta(kind, to.id())?;
+        let meta = view.meta(kind, id)?;
         let waits = to.vm().is_none_or(|id| {
             let step = Step::of(view, id, meta.updated_at);
             meta.deleted_at.is_none() && step.is_some_and(|step| step.starts())

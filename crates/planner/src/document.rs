@@ -15,6 +15,7 @@ use model::vm::{self, BootDevice, Goal, GuestConfig, Open, Reboot, Start, VmInte
 use model::{HostId, ImageId, Incarnation, Kind, MigrationId, VmId, key};
 
 use crate::copies;
+use crate::flatten::{disk_bytes_of, image_of};
 use crate::migration::unwanted;
 use crate::operation;
 use crate::view::{Migration, View, Vm};
@@ -272,7 +273,7 @@ fn machine(view: &View, id: VmId, incarnation: Incarnation) -> Option<Machine> {
     let intent = &vm.intent.as_ref()?.value;
     let object = &vm.object.as_ref()?.value;
     let spec = &object.spec;
-    let image = match spec.image {
+    let image = match image_of(vm) {
         Some(image) => Some(image_file(view, image)?),
         None => None,
     };
@@ -299,7 +300,7 @@ fn machine(view: &View, id: VmId, incarnation: Incarnation) -> Option<Machine> {
             datastore: datastore.path.clone(),
             coherent: datastore.coherent,
             image,
-            bytes: disk_bytes(view, spec)?,
+            bytes: disk_bytes_of(view, vm)?,
             layer: intent.layer,
         },
         nics: nics.collect(),
@@ -378,12 +379,6 @@ fn guest(name: &str, told: &GuestConfig, run: Option<&RunStatus>) -> GuestConfig
 const fn has_seed(state: RunState) -> bool {
     use RunState::{Booting, Incoming, Loaded, Paused, Running};
     matches!(state, Booting | Running | Paused | Incoming | Loaded)
-}
-
-/// The size of a VM's root disk: what its user wants, and no less than the image's. `None`: neither is known.
-pub fn disk_bytes(view: &View, spec: &VmSpec) -> Option<u64> {
-    let content = spec.image.and_then(|image| view.image_content(image));
-    spec.disk_bytes.max(content.map(|content| content.virtual_bytes))
 }
 
 /// Whether a source has said that it stopped its guest for the last round: shown to people, never decided on.

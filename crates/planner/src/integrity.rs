@@ -8,8 +8,7 @@ use model::host::JoinToken;
 use model::network::AddressHolder;
 use model::record::{self, Stored, Unreadable};
 use model::token::{RequestRecord, TokenRecord};
-use model::vm::VmSpec;
-use model::{Kind, Object, VmId, key};
+use model::{Kind, VmId, key};
 use uuid::Uuid;
 
 use crate::profiles::is_of_family;
@@ -42,7 +41,7 @@ pub fn faults<'k>(stored: impl IntoIterator<Item = (&'k str, &'k [u8])>) -> Vec<
     found.extend(names(&stored, &view));
     found.extend(view.vms.iter().flat_map(|(id, vm)| {
         let object = vm.object.as_ref().map(|at| &at.value);
-        object.map_or_else(|| without_object(*id), |object| references(&view, *id, object))
+        object.map_or_else(|| without_object(*id), |_| references(&view, *id))
     }));
     found.extend(reservations(&view));
     found.extend(
@@ -110,12 +109,10 @@ fn without_object(id: VmId) -> Vec<Fault> {
 }
 
 /// What a VM is made of is there.
-fn references(view: &View, id: VmId, vm: &Object<VmSpec>) -> Vec<Fault> {
-    let missing = vm
-        .spec
-        .needs()
-        .filter(|(kind, id)| view.meta(*kind, *id).is_none());
+fn references(view: &View, id: VmId) -> Vec<Fault> {
+    let missing = view.needs(Kind::Vm, id.0).into_iter();
     missing
+        .filter(|(kind, id)| view.meta(*kind, *id).is_none())
         .map(|(kind, needed)| {
             let why = format!("it needs {kind} {needed}, which is not there");
             (key::object(Kind::Vm, id.0), why)

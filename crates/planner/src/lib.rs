@@ -19,6 +19,7 @@ pub mod copies;
 pub mod document;
 pub mod drain;
 pub mod explain;
+pub mod flatten;
 pub mod hardware;
 pub mod host;
 pub mod integrity;

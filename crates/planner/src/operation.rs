@@ -14,7 +14,7 @@
 use model::document::Cause;
 use model::operation::{Action, Applied, Apply, OperationPhase, OperationSpec, OperationStatus};
 use model::report::{RunState, RunStatus};
-use model::vm::{Goal, Outcome, Power, VmIntent};
+use model::vm::{Flattening, Goal, Outcome, Power, VmIntent};
 use model::{Kind, Meta, Object, OperationId, Reason, Timestamp, VmId, key};
 use uuid::Uuid;
 
@@ -124,6 +124,7 @@ pub(crate) fn asked(old: &View, new: &View, id: VmId) -> Option<Asked> {
         .is_some_and(|object| object.meta.deleted_at.is_some());
     let before = before.map(|object| object.spec);
     let former_request = before.as_ref().map_or(0, |spec| spec.power_request);
+    let former_flatten = before.as_ref().map_or(0, |spec| spec.flatten_request);
     let power_request = after.spec.power_request;
     let reboot = after
         .spec
@@ -136,8 +137,11 @@ pub(crate) fn asked(old: &View, new: &View, id: VmId) -> Option<Asked> {
             power_action(after.spec.power, goal(new.vms.get(&id)?))?,
             power_request,
         )
+    } else if let Some(reboot) = reboot {
+        (Action::Reboot, reboot.request)
     } else {
-        (Action::Reboot, reboot?.request)
+        let is_new = after.spec.flatten_request > former_flatten;
+        (is_new.then_some(Action::Flatten)?, after.spec.flatten_request)
     };
     Some(Asked {
         action,
@@ -395,6 +399,9 @@ type End = (OperationPhase, Option<Reason>);
 /// How an operation ended by itself, if it has.
 fn own_end(vm: &Vm, spec: &OperationSpec) -> Option<End> {
     let intent = intent(vm);
+    if spec.action == Action::Flatten {
+        return flatten_end(&intent?.flattening, spec.request);
+    }
     let is_answered = intent.is_some_and(|intent| intent.answered_request >= spec.request);
     let Some(open) = intent.and_then(|intent| intent.open.as_ref()) else {
         return closed_end(spec.action, is_answered, intent);
@@ -411,8 +418,21 @@ fn own_end(vm: &Vm, spec: &OperationSpec) -> Option<End> {
             Some(done(made.forced.then(reset_reason)))
         }
         // How an apply ended says who did it.
-        Action::Start | Action::Prepare | Action::Shutdown | Action::Delete | Action::Apply => None,
+        Action::Start
+        | Action::Prepare
+        | Action::Shutdown
+        | Action::Delete
+        | Action::Apply
+        | Action::Flatten => None,
     }
+}
+
+/// How the making whole of a disk has ended, if it has.
+fn flatten_end(flattening: &Flattening, request: u64) -> Option<End> {
+    if flattening.whole.is_some() {
+        return Some(done(None));
+    }
+    (flattening.answered_request >= request).then(|| failed(flattening.failed.clone()))
 }
 
 fn is_in_memory(run: &RunStatus) -> bool {
@@ -432,7 +452,7 @@ fn closed_end(action: Action, is_answered: bool, intent: Option<&VmIntent>) -> O
     let reason = ended.and_then(|ended| ended.reason.clone());
     match (action, ended.map(|ended| ended.outcome)) {
         (Action::Shutdown, _) => Some(done(reason)),
-        (Action::Delete | Action::Apply, _) => None,
+        (Action::Delete | Action::Apply | Action::Flatten, _) => None,
         (Action::Reboot, _) => Some(failed(reason)),
         (Action::Start | Action::Prepare, _) if !is_answered => None,
         // It is placed anew, or waits for it.
@@ -466,7 +486,7 @@ fn overtaken(view: &View, vm: &Vm, id: OperationId, spec: &OperationSpec) -> Opt
     let is_overtaken = match spec.action {
         Action::Delete => false,
         _ if is_deleted => true,
-        Action::Apply => false,
+        Action::Apply | Action::Flatten => false,
         Action::Reboot => {
             let is_kept = matches!(goal(vm), Some(Goal::Run { paused: false }));
             !is_kept

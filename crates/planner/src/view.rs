@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 use self::copies::{awaited_source, awaited_vm};
 
+use crate::flatten;
 use crate::hardware::Capacity;
 use crate::profiles::Profiles;
 use crate::versions::Versions;
@@ -362,8 +363,8 @@ impl View {
 
     fn index_vm(&mut self, id: VmId, add: bool) {
         let object = self.vms.get(&id).and_then(|vm| vm.object.as_ref());
-        if let Some(at) = object {
-            for image in at.value.spec.images() {
+        if object.is_some() {
+            for image in self.vms.get(&id).into_iter().flat_map(|vm| flatten::images(vm)) {
                 set_index(&mut self.users_of_image, image.0, (Kind::Vm, id.0), add);
             }
         }
@@ -386,8 +387,8 @@ impl View {
         };
         let (host, open) = (intent.value.host, intent.value.open.as_ref());
         let images = open.into_iter().flat_map(|open| &open.copies);
-        for image in images.filter(|to| to.vm().is_none()) {
-            set_index(&mut self.copied_for, image.id(), id, add);
+        for image in images.filter_map(|to| to.image()) {
+            set_index(&mut self.copied_for, image.0, id, add);
         }
         if let Some(host) = host {
             set_index(&mut self.by_host, host, id, add);
@@ -625,18 +626,7 @@ impl View {
 
     /// All that an object names and cannot be without, by kind and id.
     pub fn needs(&self, kind: Kind, id: Uuid) -> BTreeSet<(Kind, Uuid)> {
-        let vm = || {
-            Some(
-                self.vms
-                    .get(&VmId(id))?
-                    .object
-                    .as_ref()?
-                    .value
-                    .spec
-                    .needs()
-                    .collect(),
-            )
-        };
+        let vm = || Some(flatten::needs(self.vms.get(&VmId(id))?).collect());
         match kind {
             Kind::Vm => vm().unwrap_or_default(),
             Kind::Template => self.template_needs(id),

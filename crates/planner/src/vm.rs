@@ -17,6 +17,7 @@ use scheduler::{Fleet, Placed, Request};
 
 use crate::batch::{Together, together};
 use crate::copies::Awaited;
+use crate::flatten;
 use crate::operation;
 use crate::placement::{Sees, avoided_until, failed_starts, host_views, rest_on, start_request};
 use crate::plan::{Decision, Plan};
@@ -424,7 +425,7 @@ impl<'a> Step<'a> {
 
     fn images_are_ready(&self) -> bool {
         let is_ready = |image| self.view.image_content(image).is_some();
-        self.spec().images().all(is_ready)
+        flatten::images(self.vm).all(is_ready)
     }
 
     /// Keeps why no host fits, once: the same refusal is not written again.

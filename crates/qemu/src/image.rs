@@ -186,11 +186,7 @@ impl QemuImg {
         to: &Path,
     ) -> Result<(), ImageError> {
         let action = "copying the content of the disk to";
-        let mut under = Value::Null;
-        for (base, format) in bases.iter().rev() {
-            under = node(*format, text(action, base)?, &under);
-        }
-        let source = node(ImageFormat::Qcow2, text(action, path)?, &under);
+        let source = chain(action, path, bases)?;
         let mut command = Command::new(&self.program);
         command
             .args(["convert", "-q", "-O", "qcow2"])
@@ -202,6 +198,24 @@ impl QemuImg {
             ..self.clone()
         };
         slow.run(action, to, remedy, command).await.map(drop)
+    }
+
+    /// Makes the qcow2 image at `path`, which nobody else may have open, over nothing: what its guest sees of `bases`, the
+    /// nearest first, is written into it, then its header names them no more. Broken off at any time it is as good over `bases` as
+    /// before, and the next attempt goes on from there.
+    pub async fn detach(&self, path: &Path, bases: &[(PathBuf, ImageFormat)]) -> Result<(), ImageError> {
+        let action = "making the disk whole";
+        let source = chain(action, path, bases)?;
+        // It goes with who started it: nobody else would know of it.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(&self.program);
+        command.args(["rebase", "-q", "-b", "", &format!("json:{source}")]);
+        let remedy = "check that the disk and what is under it are there and readable, and that the datastore has room";
+        let slow = Self {
+            deadline: FLATTEN_DEADLINE,
+            ..self.clone()
+        };
+        slow.run(action, path, remedy, command).await.map(drop)
     }
 
     /// What the image is. Works beside a QEMU that uses it. Without a format QEMU guesses, which is right for an import
@@ -258,6 +272,15 @@ fn node(format: ImageFormat, path: &str, backing: &Value) -> Value {
     }
 }
 
+/// A qcow2 image over others, the nearest first.
+fn chain(action: &'static str, path: &Path, bases: &[(PathBuf, ImageFormat)]) -> Result<Value, ImageError> {
+    let mut under = Value::Null;
+    for (base, format) in bases.iter().rev() {
+        under = node(*format, text(action, base)?, &under);
+    }
+    Ok(node(ImageFormat::Qcow2, text(action, path)?, &under))
+}
+
 /// An absolute path is neither taken for an option nor for a protocol (`nbd:…`, `json:…`).
 fn text<'a>(action: &'static str, path: &'a Path) -> Result<&'a str, ImageError> {
     let usable = path
@@ -301,6 +324,64 @@ mod tests {
         assert_eq!(info.virtual_size_bytes, 32 << 20);
         let info = qemu_img.info(&base, None).await.unwrap();
         assert!(!info.names_other_files());
+    }
+
+    /// Fills a part of an image with a byte.
+    fn fill(path: &Path, what: &str) {
+        let mut command = std::process::Command::new("qemu-io");
+        let ran = command
+            .args(["-f", "qcow2", "-c", what])
+            .arg(path)
+            .output()
+            .unwrap();
+        assert!(ran.status.success(), "{ran:?}");
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_is_made_whole_is_the_same_at_every_moment() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let [base, layer, disk, before] = ["base", "layer", "disk", "before"].map(path);
+        let qemu_img = QemuImg::default();
+        let format = ImageFormat::Qcow2;
+        qemu_img.create_empty(&base, 256 << 20).await.unwrap();
+        fill(&base, "write -P 7 0 128M");
+        qemu_img
+            .create_overlay(&layer, &base, format, None)
+            .await
+            .unwrap();
+        fill(&layer, "write -P 3 30M 3M");
+        let larger = Some(300 << 20);
+        qemu_img
+            .create_overlay(&disk, &layer, format, larger)
+            .await
+            .unwrap();
+        fill(&disk, "write -P 9 10M 1M");
+        fill(&disk, "write -z -u 50M 10M");
+        let bases = [(layer, format), (base, format)];
+        qemu_img.flatten(&disk, &bases, &before).await.unwrap();
+        let is_the_same = async |over: &[(PathBuf, ImageFormat)]| {
+            let now = path("now");
+            qemu_img.flatten(&disk, over, &now).await.unwrap();
+            let mut compare = std::process::Command::new("qemu-img");
+            compare.args(["compare", "-q"]).args([&before, &now]);
+            assert!(compare.status().unwrap().success());
+        };
+        for ms in [15, 40, 120] {
+            let attempt = qemu_img.detach(&disk, &bases);
+            let _ = tokio::time::timeout(Duration::from_millis(ms), attempt).await;
+            // It is reaped in its own time, and holds the file's lock until then.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            is_the_same(&bases).await;
+        }
+        qemu_img.detach(&disk, &bases).await.unwrap();
+        let info = qemu_img.info(&disk, Some(format)).await.unwrap();
+        assert!(!info.names_other_files(), "{info:?}");
+        // Whoever does not know that it is whole yet, and opens it as before, sees the same.
+        is_the_same(&[]).await;
+        is_the_same(&bases).await;
+        qemu_img.detach(&disk, &bases).await.unwrap();
+        is_the_same(&[]).await;
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ use controller::figures::Figures;
 use model::audit::Actor;
 use model::image::ImportProgress;
 use model::migration::Progress;
+use model::report::CopyProgress;
 use model::report::{Report, Samples};
 use model::{HostId, ImageId, Incarnation, VmId};
 use planner::reports::ReportOrder;
@@ -243,6 +244,11 @@ impl Heard {
     pub(crate) fn import(&self, image: ImageId) -> Option<ImportProgress> {
         let imports = self.imports.lock().unwrap_or_else(PoisonError::into_inner);
         imports.get(&image).cloned()
+    }
+
+    /// How far a VM's disk is made whole by its host.
+    pub(crate) fn flattened(&self, host: HostId, vm: VmId) -> Option<CopyProgress> {
+        self.hosts().get(&host)?.samples.flattened.get(&vm).copied()
     }
 
     /// How far the transfer of a VM from a host is.

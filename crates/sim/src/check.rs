@@ -352,6 +352,11 @@ impl World {
                 let mut processes = hosts.flat_map(|host| &host.qemus);
                 processes.any(|(key, process)| key.0 == source && process.executes())
             });
+            let intent = vm.intent.as_ref().map(|at| &at.value);
+            let answered = intent.map_or(0, |intent| intent.flattening.answered_request);
+            if executes && should && object.spec.flatten_request > answered {
+                wrong.push(format!("the disk of {} is not made whole", object.meta.name));
+            }
             if source_executes {
                 wrong.push(format!("{} waits for a copy of what runs", object.meta.name));
             }

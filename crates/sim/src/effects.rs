@@ -132,7 +132,7 @@ impl World {
                 self.checks.must(is_off, || {
                     format!("{key:?} copies a disk at rest that a QEMU has")
                 });
-                self.copied(n, *to, false)
+                self.copied(n, key, *to, false)
             }
             Effect::DropCopy { to } => {
                 if let Some(process) = self.hosts[n].qemus.get_mut(&key) {
@@ -183,7 +183,7 @@ impl World {
         };
         let serial = process.serial;
         match process.copies.get(&to) {
-            Some(CopyJobState::Done) => return self.copied(n, to, true),
+            Some(CopyJobState::Done) => return self.copied(n, key, to, true),
             Some(_) => {}
             None => {
                 process.copies.insert(to, CopyJobState::Copies);
@@ -193,14 +193,23 @@ impl World {
         DONE
     }
 
-    /// A copy is whole: a disk of that VM.
-    fn copied(&mut self, n: usize, to: CopyTo, is_frozen: bool) -> Answer {
+    /// A copy is whole: a disk of that VM, or the disk itself.
+    fn copied(&mut self, n: usize, key: Key, to: CopyTo, is_frozen: bool) -> Answer {
         if self.hosts[n].is_full {
             return Err(failure("disk-full", true));
         }
-        if let CopyTo::Vm(to) = to {
-            self.overlays.insert(to);
-            self.copies.insert(to);
+        match to {
+            CopyTo::Vm(to) => {
+                let task = self.task(n, key);
+                let disk = task.and_then(|task| Some(&task.desired.as_ref()?.machine.disk));
+                if disk.is_some_and(|disk| disk.image.is_none()) {
+                    self.wholes.insert(to);
+                }
+                self.overlays.insert(to);
+                self.copies.insert(to);
+            }
+            CopyTo::Itself { .. } => drop(self.wholes.insert(key.0)),
+            CopyTo::Image(_) => {}
         }
         Ok(Outcome::Copied { is_frozen })
     }
@@ -211,6 +220,7 @@ impl World {
         if let Some(desired) = self.task(n, key).and_then(|task| task.desired.as_ref()) {
             process.add_cdrom(&desired.machine);
         }
+        self.check_base(n, key);
         let host = &mut self.hosts[n];
         let launches = host.launches.entry(key).or_default();
         *launches += 1;
@@ -220,6 +230,20 @@ impl World {
             format!("{key:?} was launched twice on {}", n + 1)
         });
         DONE
+    }
+
+    /// A disk is opened over what it needs: without an image only if it has all by itself.
+    fn check_base(&mut self, n: usize, key: Key) {
+        let view = &self.checks.view;
+        let object = view.vms.get(&key.0).and_then(|vm| vm.object.as_ref());
+        let is_over_image = object.is_some_and(|at| at.value.spec.image.is_some());
+        let task = self.task(n, key);
+        let disk = task.and_then(|task| Some(&task.desired.as_ref()?.machine.disk));
+        let is_bare = is_over_image && disk.is_some_and(|disk| disk.image.is_none());
+        let is_whole = self.wholes.contains(&key.0);
+        self.checks.must(!is_bare || is_whole, || {
+            format!("{key:?} is started without the image that its disk is over")
+        });
     }
 
     /// Where states are kept.
@@ -233,6 +257,7 @@ impl World {
     fn remove_volumes(&mut self, n: usize, vm: VmId) {
         self.overlays.remove(&vm);
         self.copies.remove(&vm);
+        self.wholes.remove(&vm);
         self.hosts[n].saved.retain(|(of, _)| *of != vm);
         self.stored.retain(|(of, _)| *of != vm);
     }

@@ -352,6 +352,15 @@ impl Script {
                 steps.push((at_us, Step::Delete { vm }));
             }
         }
+        for vm in 0..size.vms + size.vms / 2 {
+            let at_us = chance.random_range(end_us / 4..end_us);
+            let step = Step::Act {
+                vm,
+                action: "flatten",
+                force: false,
+            };
+            steps.extend((chance.random_range(0..3) == 0).then_some((at_us, step)));
+        }
         steps.sort_by_key(|(at_us, _)| *at_us);
         Self { seed, size, steps }
     }

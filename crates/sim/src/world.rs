@@ -193,6 +193,8 @@ pub(crate) struct World {
     pub(crate) overlays: BTreeSet<VmId>,
     /// Those of them that are whole copies of others.
     pub(crate) copies: BTreeSet<VmId>,
+    /// Those of them that are over nothing, though they were made over an image.
+    pub(crate) wholes: BTreeSet<VmId>,
     pub(crate) stored: BTreeSet<Key>,
     pub(crate) chance: ChaCha8Rng,
     pub(crate) checks: Checks,
@@ -250,6 +252,7 @@ impl World {
             cuts: BTreeSet::new(),
             overlays: BTreeSet::new(),
             copies: BTreeSet::new(),
+            wholes: BTreeSet::new(),
             stored: BTreeSet::new(),
             chance,
             is_mended: false,

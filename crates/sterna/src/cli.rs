@@ -39,8 +39,8 @@ pub(crate) use store::{CheckArgs, RestoreArgs, StoreCommand};
 pub(crate) use support::{BundleArgs, SupportCommand};
 pub(crate) use token::{CreateTokenArgs, TokenCommand};
 pub(crate) use vm::{
-    ActionArgs, Bootable, CloneArgs, ConsoleArgs, MediaArgs, MigrateArgs, RebootArgs, Rebooted, RuleArgs,
-    VmArgs, VmCommand, WaitState,
+    ActionArgs, Bootable, CloneArgs, ConsoleArgs, FlattenArgs, MediaArgs, MigrateArgs, RebootArgs, Rebooted,
+    RuleArgs, VmArgs, VmCommand, WaitState,
 };
 
 use crate::daemon::args::{AgentArgs, DownArgs, OutletArgs, ServerArgs, UpArgs};

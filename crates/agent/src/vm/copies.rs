@@ -84,6 +84,8 @@ impl Vm {
     fn files(&self, to: CopyTo, disk: &Disk, is_whole: bool) -> Files {
         let whole = match to {
             CopyTo::Vm(vm) => storage::copy_path(vm, disk, is_whole),
+            // It has no other place than its own, and gets none.
+            CopyTo::Itself { .. } => storage::copy_path(self.id.vm, disk, is_whole),
             CopyTo::Image(image) => {
                 let name = format!("{IMAGE}{image}-{}.qcow2", self.id.incarnation);
                 volume_dir(Path::new(&disk.datastore), self.id.vm).join(name)
@@ -94,6 +96,9 @@ impl Vm {
 
     /// Has the QEMU that is there copy the disk as it is now. Asked again when it has, it makes the copy durable.
     pub(super) async fn copy(&self, to: CopyTo) -> Result<Outcome, Failure> {
+        if to.is_itself() {
+            return self.flatten(to).await;
+        }
         let order = self.order(to)?;
         let live = self.live().await?;
         let copies = live.qmp.query_copies().await.map_err(qmp_failure)?;
@@ -151,6 +156,9 @@ impl Vm {
 
     /// Copies the disk's file, which no QEMU has open.
     pub(super) async fn copy_at_rest(&self, to: CopyTo) -> Result<Outcome, Failure> {
+        if to.is_itself() {
+            return self.flatten_at_rest(to).await;
+        }
         let order = self.order(to)?;
         self.copy_variables(&order)?;
         let storage = self.host.storage.clone();
@@ -172,6 +180,9 @@ impl Vm {
         if let Ok(live) = self.live().await {
             live.qmp.drop_copy(to).await.map_err(qmp_failure)?;
         }
+        if to.is_itself() {
+            return Ok(());
+        }
         // Of which kind it was is known only as long as it is wanted.
         let disk = self.desired()?.machine.disk;
         let both = [true, false].map(|is_whole| self.files(to, &disk, is_whole));
@@ -191,8 +202,8 @@ impl Vm {
         Ok(())
     }
 
-    /// Ends and deletes what this incarnation made for images: nobody goes on with it.
-    pub(super) async fn remove_copies_for_images(&self) -> Result<(), Failure> {
+    /// Ends what this incarnation did for its own disk, and deletes what it made for images: nobody goes on with it.
+    pub(super) async fn end_copies(&self) -> Result<(), Failure> {
         let mut all = self.copying.lock().await;
         for (_, work) in all.iter_mut().filter(|(to, _)| to.vm().is_none()) {
             work.over.cancel();
@@ -216,8 +227,13 @@ impl Vm {
         Ok(())
     }
 
+    /// Whether something goes on for a copy.
+    pub(super) async fn is_at_work(&self, to: CopyTo) -> bool {
+        self.copying.lock().await.contains_key(&to)
+    }
+
     /// Whether the work for a copy, begun now or before, has ended well; it may go on.
-    async fn work<F>(
+    pub(super) async fn work<F>(
         &self,
         to: CopyTo,
         is_frozen: bool,

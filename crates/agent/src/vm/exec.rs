@@ -317,6 +317,7 @@ impl Vm {
         match live.look().await {
             Ok(state) => {
                 self.host.board.set_transfer(self.id.vm, state.progress.clone());
+                self.host.board.set_flattened(self.id.vm, live.flattened());
                 Qemu::Answers(state)
             }
             Err(error) => self.silent_or_gone(&live, &error).await,
@@ -611,12 +612,13 @@ impl Vm {
     async fn release(&self) -> Result<(), Failure> {
         *self.live.lock().await = None;
         self.host.board.set_qemu_mib(self.id.vm, None);
+        self.host.board.set_flattened(self.id.vm, None);
         self.host
             .network
             .release(self.id)
             .await
             .map_err(network_failure)?;
-        self.remove_copies_for_images().await?;
+        self.end_copies().await?;
         let directory = self.run_dir();
         let sockets = fs::read_dir(&directory)
             .into_iter()

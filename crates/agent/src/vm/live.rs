@@ -16,8 +16,10 @@ use std::time::{Duration, Instant};
 
 use driver::types::QemuState;
 use model::VmId;
+use model::report::CopyProgress;
 use qemu::command_line::{AGENT_SOCKET, CONSOLE_SOCKET, QMP_SECOND_SOCKET};
 use qemu::guest_agent::ShutdownMode;
+use qemu::qmp::copies::{DiskCopy, DiskCopyState};
 use qemu::qmp::{Events, Hint, Qmp, QmpError};
 use qemu::spawn::{self, QemuProcess};
 use serde::{Deserialize, Serialize};
@@ -85,6 +87,8 @@ pub struct Live {
     downtime_limit_ms: AtomicU64,
     /// Whether it may have copies of its disk: it is asked only then.
     may_copy: AtomicBool,
+    /// How far its disk is made whole, as seen last.
+    flattened: Mutex<Option<CopyProgress>>,
     guest: guest::Known,
     /// How often the guest was reset since it was attached to.
     resets: Arc<AtomicU64>,
@@ -202,6 +206,7 @@ impl Live {
             stopped_at,
             downtime_limit_ms: AtomicU64::new(0),
             may_copy: AtomicBool::new(true),
+            flattened: Mutex::default(),
             guest: to.guest,
             resets,
             asks,
@@ -221,6 +226,7 @@ impl Live {
         let copies = if may_copy && observe::is_here(&status.status, &migration.status) {
             let copies = self.qmp.query_copies().await?;
             self.may_copy.store(!copies.is_empty(), Ordering::Relaxed);
+            self.note_flattened(&copies);
             Some(copies)
         } else if observe::is_here(&status.status, &migration.status) {
             Some(Vec::new())
@@ -237,6 +243,18 @@ impl Live {
             copies,
         };
         Ok(observe::state(&status.status, migration, aside))
+    }
+
+    /// How far its disk is made whole, as seen at the last look; `None`: it is not being made so.
+    pub fn flattened(&self) -> Option<CopyProgress> {
+        *self.flattened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_flattened(&self, copies: &[DiskCopy]) {
+        let itself = copies
+            .iter()
+            .find(|copy| copy.to.is_itself() && copy.state == DiskCopyState::Copies);
+        *self.flattened.lock().unwrap_or_else(PoisonError::into_inner) = itself.map(|copy| copy.progress);
     }
 
     /// A copy of its disk is about to be made.

@@ -20,6 +20,7 @@ pub mod console;
 mod copies;
 pub mod errand;
 pub mod exec;
+mod flatten;
 pub mod guest;
 pub mod live;
 mod migrate;

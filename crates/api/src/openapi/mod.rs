@@ -29,8 +29,9 @@ use parts::{
 };
 
 /// What can be asked of a VM by `POST /v1/vms/NAME/actions/ACTION`.
-pub const VM_ACTIONS: [&str; 10] = [
+pub const VM_ACTIONS: [&str; 11] = [
     "start", "shutdown", "reboot", "pause", "suspend", "stop", "resume", "hold", "release", "retry",
+    "flatten",
 ];
 /// What can be asked of an image.
 pub const IMAGE_ACTIONS: [&str; 1] = ["import"];

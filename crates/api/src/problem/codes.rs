@@ -95,6 +95,7 @@ pub const CODES: &[Code] = &[
     code(409, "upload-differs", "What was sent before is not the begin of this content.", "Send it from its begin."),
     code(409, "upload-overtaken", "Somebody else began to send the image's content.", "Wait for the end of that."),
     code(409, "vm-being-copied", "Other VMs wait for a copy of the VM's disk.", "Wait until they have their disks, or delete them first."),
+    code(409, "vm-has-no-disk", "The VM has no disk yet that could be made whole.", "Start it first."),
     code(409, "vm-is-warm-form", "The VM is the warm form of a template, which is only read.", "Make a VM of the template, or delete this one."),
     code(409, "vni-taken", "Another network has the identifier.", "Take another one, or leave it out to get a free one."),
     code(409, "warm-form-in-use", "The disks of other VMs lie over the one of this warm form.", "Delete those VMs first."),

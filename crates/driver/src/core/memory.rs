@@ -379,8 +379,15 @@ impl Memory {
 }
 
 fn copy_failed(to: CopyTo, why: &str) -> Reason {
+    if to.is_itself() {
+        let message = format!(
+            "the disk could not be made whole: {why}; it goes on over what it is over: look at the datastore's free space, \
+             then `sterna vm flatten` again"
+        );
+        return Reason::new("flatten-failed", message);
+    }
     let again = match to {
-        CopyTo::Vm(_) => "try again with `sterna vm retry`",
+        CopyTo::Vm(_) | CopyTo::Itself { .. } => "try again with `sterna vm retry`",
         CopyTo::Image(_) => "give the same `sterna image create` again",
     };
     let message =

@@ -192,3 +192,42 @@ fn what_is_not_wanted_any_more_is_dropped() {
     assert!(copies.is_empty(), "{copies:?}");
     assert!(world.hosts[SOURCE].last().copies.is_empty());
 }
+
+#[test]
+fn a_disk_is_made_whole_and_that_is_broken_off_before_the_guest_moves() {
+    let itself = |request| CopyTo::Itself { request };
+    let mut world = running();
+    let mut wants = |world: &mut World, to: Option<CopyTo>, order| {
+        world.hosts[SOURCE].copies = to.into_iter().map(|to| (to, CopyShape::default())).collect();
+        world.order(SOURCE, order);
+        world.settle(3_000_000);
+    };
+    wants(&mut world, Some(itself(1)), run(false));
+    assert_eq!(log(&world), [Effect::Copy { to: itself(1) }]);
+    let told = |world: &World, to| world.hosts[SOURCE].last().copies.get(&to).cloned();
+    assert_eq!(told(&world, itself(1)), Some(CopyState::UnderWay));
+    // It gives way, and is begun again under the same number.
+    world.hosts[SOURCE].log.clear();
+    let order = migration(&world);
+    wants(&mut world, None, order);
+    assert_eq!(log(&world)[0], Effect::DropCopy { to: itself(1) });
+    assert_eq!(told(&world, itself(1)), None);
+    let mut world = running();
+    wants(&mut world, Some(itself(1)), run(false));
+    let process = world.hosts[SOURCE].process.as_mut().unwrap();
+    process
+        .copies
+        .insert(itself(1), CopyJobState::Failed("no space".to_owned()));
+    world.settle(3_000_000);
+    assert!(
+        matches!(told(&world, itself(1)), Some(CopyState::Failed { reason }) if reason.code == "flatten-failed")
+    );
+    // What is said of one request is not said of the next.
+    wants(&mut world, Some(itself(2)), run(false));
+    assert_eq!(told(&world, itself(1)), None);
+    assert_eq!(told(&world, itself(2)), Some(CopyState::UnderWay));
+    let process = world.hosts[SOURCE].process.as_mut().unwrap();
+    process.copies.insert(itself(2), CopyJobState::Done);
+    world.settle(3_000_000);
+    assert_eq!(told(&world, itself(2)), Some(CopyState::Made { is_frozen: true }));
+}

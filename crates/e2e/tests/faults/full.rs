@@ -71,6 +71,7 @@ async fn make(world: &World, files: &Small, pair: &mut Pair<'_>, entry: Entry) -
         (Stage::Boot, End::Fails) => boot(world, files).await,
         (Stage::Stop, End::Refused) => stop(world, files, pair, before).await,
         (Stage::Copy, End::Refused) => copy(world, files, pair, before).await,
+        (Stage::Flatten, End::Refused) => flatten(world, files, pair, before).await,
         _ => bail!("{entry:?} is not made here"),
     }
 }
@@ -174,6 +175,28 @@ async fn copy(world: &World, files: &Small, pair: &mut Pair<'_>, heard: Heard) -
     until_image(world, ImageState::Ready).await?;
     world.delete_vm(LATE).await?;
     world.client().delete::<Image>(LATE).await?;
+    is_the_same(world, pair, &before).await
+}
+
+/// Its disk has no room to be made whole. The guest goes on over its image, and the disk is whole when that is asked for again.
+async fn flatten(world: &World, files: &Small, pair: &mut Pair<'_>, heard: Heard) -> anyhow::Result<()> {
+    let before = Before::of(pair, heard).await?;
+    files.leave(COPY_BYTES)?;
+    world.act(WEB, "flatten").await?;
+    let disk = |vm: &VmObject| vm.status.disk.clone().unwrap_or_default();
+    let refused = world
+        .until_vm(WEB, "not made whole for want of room", |vm| {
+            Verdict::from(disk(vm).reason.is_some())
+        })
+        .await?;
+    let why = disk(&refused).reason.context("there is no reason")?;
+    ensure!(why.message.contains("room"), "{why:?}");
+    goes_on(world, pair, &before).await?;
+    files.empty()?;
+    world.act(WEB, "flatten").await?;
+    world
+        .until_vm(WEB, "whole", |vm| Verdict::from(disk(vm).whole))
+        .await?;
     is_the_same(world, pair, &before).await
 }
 

@@ -64,6 +64,8 @@ pub(super) enum Stage {
     Stop,
     /// Its disk is copied for another VM.
     Copy,
+    /// Its disk is made whole.
+    Flatten,
     /// Memory is being sent, and the guest runs.
     PreCopy,
     /// The source's QEMU has stopped the guest and waits for its agent's word.
@@ -152,6 +154,7 @@ pub(super) const TABLE: [Entry; 45] = [
     usual(Fault::FullDatastore, Stage::Boot, End::Fails),
     usual(Fault::FullDatastore, Stage::Stop, End::Refused),
     usual(Fault::FullDatastore, Stage::Copy, End::Refused),
+    usual(Fault::FullDatastore, Stage::Flatten, End::Refused),
 ];
 
 const fn usual(fault: Fault, stage: Stage, end: End) -> Entry {

@@ -12,6 +12,7 @@ mod debian;
 mod demo;
 mod disks;
 mod drain;
+mod flatten;
 mod imports;
 mod installation;
 mod instant;

@@ -6,6 +6,7 @@
 mod apply;
 mod copies;
 mod drain;
+mod flatten;
 mod guest;
 mod host;
 mod integrity;

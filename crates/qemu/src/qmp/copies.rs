@@ -5,11 +5,15 @@
 //!
 //! QEMU copies what is above the image (`sync=top`), or all that the guest sees (`sync=full`), and before the guest overwrites something it copies that first. An
 //! ended job stays until it is dropped.
+//!
+//! The disk itself is made whole by a job of the same kind of name, which fetches what it has from what is under it.
 
 use std::fs::File;
 use std::time::Duration;
 
 use model::copy::CopyTo;
+use model::report::CopyProgress;
+use model::{ImageId, VmId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -41,6 +45,8 @@ pub struct DiskCopy {
     pub is_frozen: bool,
     /// How far it is.
     pub state: DiskCopyState,
+    /// How much is done, and of how much, in bytes of the disk.
+    pub progress: CopyProgress,
 }
 
 /// What a copy is over.
@@ -70,6 +76,10 @@ struct Job {
     status: String,
     #[serde(default)]
     error: Option<String>,
+    #[serde(default, rename = "current-progress")]
+    done_bytes: u64,
+    #[serde(default, rename = "total-progress")]
+    total_bytes: u64,
 }
 
 impl Job {
@@ -84,6 +94,10 @@ impl Job {
             to: to.parse().ok()?,
             is_frozen: mode == FROZEN,
             state,
+            progress: CopyProgress {
+                done_bytes: self.done_bytes,
+                total_bytes: self.total_bytes,
+            },
         })
     }
 }
@@ -95,8 +109,10 @@ fn job(to: CopyTo, is_frozen: bool) -> String {
 
 /// Nodes' names are short: the random end of the id is enough.
 fn node(to: CopyTo) -> String {
-    let id = to.id().simple().to_string();
-    format!("{PREFIX}{}", &id[8..])
+    let (CopyTo::Vm(VmId(id)) | CopyTo::Image(ImageId(id))) = to else {
+        return format!("{PREFIX}{to}");
+    };
+    format!("{PREFIX}{}", &id.simple().to_string()[8..])
 }
 
 impl Qmp {
@@ -151,6 +167,17 @@ impl Qmp {
             "auto-dismiss": false,
         });
         self.act("blockdev-backup", arguments).await
+    }
+
+    /// Begins to make the disk whole: afterwards it is over nothing, and its header says so. Of one that is whole already this ends
+    /// at once.
+    pub async fn start_stream(&self, to: CopyTo) -> Result<(), QmpError> {
+        let arguments = json!({
+            "job-id": job(to, false),
+            "device": SOURCE,
+            "auto-dismiss": false,
+        });
+        self.act("block-stream", arguments).await
     }
 
     /// Has QEMU write out and close the target of a copy, if it has one that no job is writing.
@@ -217,20 +244,44 @@ mod tests {
                 id: job(to, is_frozen),
                 status: status.to_owned(),
                 error: error.map(str::to_owned),
+                done_bytes: 5,
+                total_bytes: 9,
             };
-            let copy = DiskCopy { to, is_frozen, state };
+            let progress = CopyProgress {
+                done_bytes: 5,
+                total_bytes: 9,
+            };
+            let copy = DiskCopy {
+                to,
+                is_frozen,
+                state,
+                progress,
+            };
             assert_eq!(found.copy(), Some(copy));
         }
         let of_image = Job {
             id: job(image, true),
             status: "running".to_owned(),
             error: None,
+            done_bytes: 0,
+            total_bytes: 0,
         };
         assert_eq!(of_image.copy().map(|copy| copy.to), Some(image));
+        let itself = CopyTo::Itself { request: 3 };
+        let of_itself = Job {
+            id: job(itself, false),
+            status: "running".to_owned(),
+            error: None,
+            done_bytes: 0,
+            total_bytes: 0,
+        };
+        assert_eq!(of_itself.copy().map(|copy| copy.to), Some(itself));
         let other = Job {
             id: "stream0".to_owned(),
             status: "running".to_owned(),
             error: None,
+            done_bytes: 0,
+            total_bytes: 0,
         };
         assert_eq!(other.copy(), None);
         assert!(node(to).len() <= 31, "QEMU takes no longer names");

@@ -63,6 +63,9 @@ pub fn action(
         return refuse("it is being deleted");
     }
     super::warm::check_ordinary(context.view, at)?;
+    if action == "flatten" {
+        return super::flatten::ask(context, at, plan);
+    }
     let spec = &at.value.spec;
     let (power, reboot) = match wanted_power(action, force, phase, spec.power) {
         Wanted::Power(power) => (power, spec.reboot),

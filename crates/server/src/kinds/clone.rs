@@ -8,7 +8,7 @@ use api::kinds::{CopyStatus, NicSpec, VmSpec};
 use model::vm::{self, Copied, GuestConfig, Nic, Power};
 use model::{Kind, Object, VmId, key};
 use planner::view::At;
-use planner::{Plan, View, document};
+use planner::{Plan, View, flatten};
 
 use super::vm::{check_largest_host, merged_guest, nics};
 use super::{catalog, find, placement};
@@ -31,8 +31,13 @@ pub(super) fn create(
     let memory_mib = spec.memory_mib.unwrap_or(base.memory_mib);
     catalog::check_sizes(vcpus, memory_mib, spec.disk_bytes)?;
     check_largest_host(context, memory_mib, vcpus)?;
-    let disk_bytes = disk_bytes(context.view, base, source, spec.disk_bytes)?;
-    let image = base.image.filter(|_| spec.clone_full != Some(true));
+    let of = context
+        .view
+        .vms
+        .get(&id)
+        .ok_or_else(|| Problem::not_found(Kind::Vm, source))?;
+    let disk_bytes = disk_bytes(context.view, of, source, spec.disk_bytes)?;
+    let image = flatten::image_of(of).filter(|_| spec.clone_full != Some(true));
     let networks = || base.nics.iter().map(same_network).collect();
     let guest = GuestConfig {
         hostname: None,
@@ -53,10 +58,11 @@ pub(super) fn create(
         clone_of: Some(id),
         disk_bytes: match image {
             Some(_) => disk_bytes.or(base.disk_bytes),
-            None => disk_bytes.or_else(|| document::disk_bytes(context.view, base)),
+            None => disk_bytes.or_else(|| flatten::disk_bytes_of(context.view, of)),
         },
         image,
         start: vm::StartChoice::Boot,
+        flatten_request: 0,
         ..base.clone()
     })
 }
@@ -84,11 +90,11 @@ fn check_overrides(spec: &VmSpec) -> Result<(), Problem> {
 /// The size that is asked for: the source's, or more.
 fn disk_bytes(
     view: &View,
-    source: &vm::VmSpec,
+    source: &planner::view::Vm,
     name: &str,
     asked: Option<u64>,
 ) -> Result<Option<u64>, Problem> {
-    let least = document::disk_bytes(view, source);
+    let least = flatten::disk_bytes_of(view, source);
     if let (Some(asked), Some(least)) = (asked, least)
         && asked < least
     {

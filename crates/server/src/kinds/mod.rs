@@ -6,6 +6,7 @@ mod base;
 mod catalog;
 mod clone;
 mod drain;
+mod flatten;
 mod host;
 mod image;
 mod media;
@@ -172,17 +173,18 @@ fn users(view: &View, kind: Kind, id: Uuid) -> Vec<(Kind, String)> {
             .map(|(kind, user)| (kind, name_of(view, kind, user)))
             .collect();
     }
-    let is_needed = |needed: (Kind, Uuid)| needed == (kind, id);
     let templates = view.templates.values().map(|at| &at.value);
     let templates = templates
         .filter(|template| view.needs(Kind::Template, template.meta.id).contains(&(kind, id)))
         .map(|template| (Kind::Template, template.meta.name.clone()));
-    let vms = view.vms.values().filter_map(|vm| vm.object.as_ref());
-    let vms = vms
-        .map(|at| &at.value)
-        .filter(|vm| vm.spec.needs().any(is_needed));
+    let vms = view.vms.iter().filter_map(|(vm_id, vm)| {
+        let meta = &vm.object.as_ref()?.value.meta;
+        view.needs(Kind::Vm, vm_id.0)
+            .contains(&(kind, id))
+            .then_some(meta)
+    });
     templates
-        .chain(vms.map(|vm| (Kind::Vm, vm.meta.name.clone())))
+        .chain(vms.map(|meta| (Kind::Vm, meta.name.clone())))
         .collect()
 }
 

@@ -17,7 +17,9 @@ use uuid::Uuid;
 use super::action::next_commands;
 use super::base::Base;
 use super::catalog::{check_guest_size, check_sizes, guest, guest_spec, hide_texts};
-use super::{Served, clone, find, host_name, immutable, media, name_of, placement, start, template, warm};
+use super::{
+    Served, clone, find, flatten, host_name, immutable, media, name_of, placement, start, template, warm,
+};
 use crate::service::Context;
 use crate::shared::Heard;
 
@@ -39,7 +41,7 @@ impl Served for Vm {
             profile: stored.profile.map(|id| name_of(view, Kind::Profile, id.0)),
             vcpus: Some(stored.vcpus),
             memory_mib: Some(stored.memory_mib),
-            image: stored.image.map(|image| name_of(view, Kind::Image, image.0)),
+            image: flatten::image_of(view, stored).map(|image| name_of(view, Kind::Image, image.0)),
             disk_bytes: stored.disk_bytes,
             datastore: Some(name_of(view, Kind::Datastore, stored.datastore.0)),
             nics: Some(stored.nics.iter().map(nic).collect()),
@@ -115,6 +117,7 @@ impl Served for Vm {
                 .and_then(|intent| intent.layer)
                 .map(|id| name_of(view, Kind::Vm, id.0)),
             booted_instead: intent.and_then(|intent| intent.booted_instead.clone()),
+            disk: flatten::status(heard, view, VmId(id)),
         })
     }
 
@@ -179,6 +182,7 @@ impl Served for Vm {
             firmware: spec.firmware.unwrap_or_else(|| base.firmware()),
             start: warm::start_choice(context, spec.start, base.template_id())?,
             warms: None,
+            flatten_request: 0,
         })
     }
 
@@ -253,6 +257,8 @@ fn check_kept(context: &Context<'_>, old: &Object<model::vm::VmSpec>, spec: &VmS
     let shown = <Vm as Served>::spec(context.view, &old.spec);
     // Of a source that is gone nobody knows the name.
     let source = old.spec.clone_of.filter(|id| context.view.vms.contains_key(id));
+    // Nor that of an image which a whole disk needs no more.
+    let image_is_gone = old.spec.image.is_some() && shown.image.is_none();
     for (differs, what) in [
         (
             !template::is_same(
@@ -266,7 +272,10 @@ fn check_kept(context: &Context<'_>, old: &Object<model::vm::VmSpec>, spec: &VmS
             spec.profile.is_some() && spec.profile != shown.profile,
             "the profile",
         ),
-        (spec.image.is_some() && spec.image != shown.image, "the image"),
+        (
+            spec.image.is_some() && spec.image != shown.image && !image_is_gone,
+            "the image",
+        ),
         (spec.disk_bytes != shown.disk_bytes, "the disk's size"),
         (
             spec.firmware.is_some() && spec.firmware != shown.firmware,

@@ -68,6 +68,7 @@ pub(super) fn create(
         firmware: base.firmware,
         start: StartChoice::Boot,
         warms: Some(TemplateId(id)),
+        flatten_request: 0,
     })
 }
 

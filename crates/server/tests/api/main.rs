@@ -11,6 +11,7 @@ mod clones;
 mod console;
 mod contents;
 mod documents;
+mod flatten;
 mod guests;
 mod hosts;
 mod images;

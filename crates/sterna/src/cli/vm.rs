@@ -50,6 +50,8 @@ pub(crate) enum VmCommand {
     Explain(Selection),
     /// Move it to another host while it runs
     Migrate(MigrateArgs),
+    /// Make its disk whole, so that it needs neither its image nor a warm form any more
+    Flatten(FlattenArgs),
     /// Sit down at its serial console; Ctrl-] leaves
     Console(ConsoleArgs),
     /// Run a script in its guest while it runs, or set files, a user, its keys there
@@ -322,6 +324,21 @@ pub(crate) struct RebootArgs {
     #[arg(long, value_name = "STATE", num_args = 0..=1, require_equals = true, ignore_case = true)]
     #[arg(conflicts_with = "dry_run")]
     pub(crate) wait: Option<Option<Rebooted>>,
+    /// Check it and show what would be, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Which VMs, and how.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: sterna vm flatten web --wait && sterna image delete debian")]
+pub(crate) struct FlattenArgs {
+    /// Which ones.
+    #[command(flatten)]
+    pub(crate) which: Selection,
+    /// Wait until it is whole
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) wait: bool,
     /// Check it and show what would be, and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

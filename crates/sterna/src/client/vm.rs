@@ -14,11 +14,11 @@ use model::vm::{BootDevice, Power};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::wait::{DriveChanged, until};
+use super::wait::{DiskWhole, DriveChanged, until};
 use super::{Context, clone, console, explain, guest, migration, output, select, template, timing};
 use crate::cli::{
-    ActionArgs, Bootable, MediaArgs, ReadCommand, RebootArgs, Rebooted, RuleArgs, VmArgs, VmCommand,
-    WaitState, WriteCommand,
+    ActionArgs, Bootable, FlattenArgs, MediaArgs, ReadCommand, RebootArgs, Rebooted, RuleArgs, VmArgs,
+    VmCommand, WaitState, WriteCommand,
 };
 
 pub(super) async fn run(context: &Context, command: VmCommand) -> anyhow::Result<ExitCode> {
@@ -43,6 +43,7 @@ pub(super) async fn run(context: &Context, command: VmCommand) -> anyhow::Result
         VmCommand::Console(args) => console::console(context, &args).await,
         VmCommand::Apply(args) => guest::apply(context, *args).await,
         VmCommand::Media(args) => media(context, args).await,
+        VmCommand::Flatten(args) => flatten(context, args).await,
         VmCommand::Migrate(args) => migration::migrate(context, args).await,
         VmCommand::Write(WriteCommand::Read(ReadCommand::Get(args))) if args.timing => {
             timing::timing(context, &args.which.name).await
@@ -150,6 +151,20 @@ async fn reboot(context: &Context, args: RebootArgs) -> anyhow::Result<ExitCode>
             ));
         }
     }
+    output::several::<Vm>(context, &ended.objects.iter().collect::<Vec<_>>())?;
+    Ok(ended.code_after(code))
+}
+
+async fn flatten(context: &Context, args: FlattenArgs) -> anyhow::Result<ExitCode> {
+    let body = ActionBody::default();
+    let client = context.writer(args.dry_run);
+    let ask = async |id: &str| client.action::<Vm, _>(id, "flatten", &body).await;
+    let (vms, code) = select::act::<Vm, _>(context, &args.which, ask).await?;
+    if !args.wait {
+        output::several::<Vm>(context, &vms.iter().collect::<Vec<_>>())?;
+        return Ok(code);
+    }
+    let ended = until::<Vm, _>(context, vms, &DiskWhole).await;
     output::several::<Vm>(context, &ended.objects.iter().collect::<Vec<_>>())?;
     Ok(ended.code_after(code))
 }

@@ -170,6 +170,28 @@ impl Goal<Vm> for DriveChanged {
     }
 }
 
+/// The disk needs nothing under it.
+pub(super) struct DiskWhole;
+
+impl Goal<Vm> for DiskWhole {
+    fn judge(&self, vm: &ObjectOf<Vm>) -> Verdict {
+        let disk = vm.status.disk.clone().unwrap_or_default();
+        if vm.deleted_at.is_some() {
+            Verdict::Impossible("it is being deleted".to_owned())
+        } else if disk.whole {
+            Verdict::Reached
+        } else if disk.flattening {
+            Verdict::NotYet
+        } else {
+            Verdict::Impossible(because("its disk is not being made whole", disk.reason.as_ref()))
+        }
+    }
+
+    fn word(&self) -> String {
+        "whole".to_owned()
+    }
+}
+
 const fn power(state: WaitState) -> Power {
     match state {
         WaitState::Running | WaitState::Ready => Power::Running,

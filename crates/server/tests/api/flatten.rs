@@ -1,0 +1,44 @@
+//! Disks that shall be made whole, as people may ask for them.
+
+use serde_json::{Value, json};
+
+use super::world::World;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_is_asked_to_be_whole_once_and_only_where_there_is_one() {
+    let world = World::new().await;
+    let make = async |name: &str, spec: Value| {
+        let body = json!({ "name": name, "spec": spec });
+        world.post("/v1/vms", &body).await.ok(201)
+    };
+    let flatten = async |name: &str| {
+        let path = format!("/v1/vms/{name}/actions/flatten");
+        world.post(&path, &json!({})).await
+    };
+    make("held", json!({ "template": "small", "power": "hold" })).await;
+    flatten("held").await.refused(409, "vm-has-no-disk");
+
+    make("web", json!({ "template": "small" })).await;
+    let asked = flatten("web").await.ok(200);
+    let disk = &asked["status"]["disk"];
+    assert_eq!(
+        (&disk["whole"], &disk["flattening"]),
+        (&json!(false), &json!(true))
+    );
+    let again = flatten("web").await.ok(200);
+    assert_eq!(again["status"]["disk"], *disk);
+    let operation = world.get("/v1/operations/web-flatten-1").await.ok(200);
+    assert_eq!(
+        (&operation["spec"]["action"], &operation["status"]["phase"]),
+        (&json!("flatten"), &json!("Running"))
+    );
+
+    // One that was never over an image needs none.
+    let blank = json!({ "memory_mib": 64, "disk_bytes": 1 << 30 });
+    make("blank", blank).await;
+    let asked = flatten("blank").await.ok(200);
+    assert_eq!(asked["status"]["disk"]["whole"], true);
+    assert_eq!(asked["status"]["disk"]["flattening"], false);
+    let none = world.get("/v1/operations/blank-flatten-1").await;
+    none.refused(404, "not-found");
+}
