@@ -69,6 +69,8 @@ pub enum Action {
     Delete,
     /// Run a script, or set files, users and keys, in a guest that runs.
     Apply,
+    /// Make a template, or its next version, of a VM.
+    Build,
 }
 
 impl Action {
@@ -83,6 +85,7 @@ impl Action {
             Self::Stop => "stop",
             Self::Delete => "delete",
             Self::Apply => "apply",
+            Self::Build => "build",
         }
     }
 }

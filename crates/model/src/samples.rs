@@ -104,6 +104,7 @@ pub fn vm_spec(image: ImageId, datastore: DatastoreId) -> VmSpec {
         firmware: crate::vm::Firmware::default(),
         start: crate::vm::StartChoice::Boot,
         warms: None,
+        builds: None,
     }
 }
 
@@ -127,5 +128,6 @@ pub fn run_status(incarnation: Incarnation, host: HostId, state: RunState) -> Ru
         cdrom: None,
         copies: BTreeMap::new(),
         has_identity: false,
+        built: None,
     }
 }

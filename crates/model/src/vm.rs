@@ -12,9 +12,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::build::{Builds, Built};
 use crate::copy::CopyTo;
 pub use crate::placement::PlacementRule;
 use crate::report::{Outgoing, OutgoingState, RunState, RunStatus};
+use crate::template::TemplateSpec;
 use crate::user_data::UserData;
 use crate::{
     DatastoreId, HostId, ImageId, Incarnation, Kind, MigrationId, NetworkId, ProfileId, Reason, TemplateId,
@@ -104,6 +106,9 @@ pub struct VmSpec {
     /// It is the warm form of this template: it is booted once, and its memory and its devices' state are kept for others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warms: Option<TemplateId>,
+    /// A template, or its next version, is made of its disk, and it is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub builds: Option<Box<Builds>>,
 }
 
 /// How a new VM is started the first time.
@@ -138,9 +143,14 @@ impl VmSpec {
     pub fn needs(&self) -> impl Iterator<Item = (Kind, Uuid)> {
         let images = self.images().map(|image| (Kind::Image, image.0));
         let networks = self.nics.iter().map(|nic| (Kind::Network, nic.network.0));
+        let builds = self.builds.iter();
+        let built = builds.clone().map(|builds| (Kind::Image, builds.image.0));
+        let given = builds.filter_map(|builds| builds.gives.as_ref());
         images
             .chain([(Kind::Datastore, self.datastore.0)])
             .chain(networks)
+            .chain(built)
+            .chain(given.flat_map(TemplateSpec::needs))
     }
 }
 
@@ -291,6 +301,9 @@ pub struct VmIntent {
     /// Why it was booted although it was to be started from its template's kept memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub booted_instead: Option<Reason>,
+    /// What is to be done in the guest of a VM that builds a template is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub built: Option<Built>,
 }
 
 /// A root disk that is a copy of another VM's.

@@ -122,6 +122,7 @@ fn spec(power: Power, power_request: u64) -> VmSpec {
         firmware: model::vm::Firmware::default(),
         start: model::vm::StartChoice::Boot,
         warms: None,
+        builds: None,
         boot: Vec::new(),
     }
 }

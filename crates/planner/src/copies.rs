@@ -67,7 +67,7 @@ impl Step<'_> {
                 let step = Step::of(self.view, *id, self.now);
                 step.is_some_and(|step| step.starts())
             }
-            CopyTo::Image(_) => true,
+            CopyTo::Image(image) => self.may_be_captured(*image),
         })
     }
 
@@ -377,7 +377,13 @@ fn fail_image(view: &View, plan: &mut Plan, image: Uuid, reason: Reason) {
 
 /// What waits for a copy of this VM's disk, by kind and name: it is not deleted under them.
 pub fn waiting_for(view: &View, source: VmId) -> Vec<(Kind, &str)> {
+    let spec = view.vms.get(&source).and_then(|vm| vm.object.as_ref());
+    let own = spec.and_then(|at| Some(at.value.spec.builds.as_ref()?.image));
     let waits = |to: CopyTo| {
+        // The image that it is there for goes with it.
+        if own.is_some_and(|own| to == own.into()) {
+            return None;
+        }
         let kind = match to {
             CopyTo::Vm(_) => Kind::Vm,
             CopyTo::Image(_) => Kind::Image,

@@ -363,7 +363,9 @@ impl View {
     fn index_vm(&mut self, id: VmId, add: bool) {
         let object = self.vms.get(&id).and_then(|vm| vm.object.as_ref());
         if let Some(at) = object {
-            for image in at.value.spec.images() {
+            let spec = &at.value.spec;
+            let built = spec.builds.as_ref().map(|builds| builds.image);
+            for image in spec.images().chain(built) {
                 set_index(&mut self.users_of_image, image.0, (Kind::Vm, id.0), add);
             }
         }
