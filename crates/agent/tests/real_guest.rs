@@ -48,6 +48,7 @@ fn machine(bench: &Bench, vm: VmId) -> Machine {
         boot: BootDevice::USUAL.into(),
         firmware: model::vm::Firmware::Bios,
         keeps_memory: false,
+        build: None,
     }
 }
 

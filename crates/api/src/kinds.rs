@@ -85,6 +85,27 @@ pub struct VmSpec {
     pub start: Option<StartChoice>,
     /// The template that it is the warm form of: it is booted once, and its memory is kept. All else is the template's.
     pub warms: Option<String>,
+    /// The template that is made of it: it is booted once, what is asked for is done in its guest, which then forgets who it
+    /// is, and its disk becomes the template's image. Then it is deleted. All but its interfaces is calculated; it has none
+    /// unless they are given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub builds: Option<BuildSpec>,
+}
+
+/// A template that is made of a VM, or a template's next version.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BuildSpec {
+    /// The template's name. There is none yet of that name, unless it is refreshed.
+    pub template: String,
+    /// The VM whose disk, as that is at one instant, it begins with; needed unless the template is refreshed, which begins
+    /// with its newest version's image otherwise. It goes on.
+    pub from_vm: Option<String>,
+    /// Whether it is the next version of a template that is there. All but the image stays as in the newest.
+    pub refresh: bool,
+    /// A script that is run in the guest, as root: it begins with `#!`, or is one for `/bin/sh`. It holds passwords perhaps:
+    /// only operators see it.
+    pub script: Option<String>,
 }
 
 /// A drive for installation media.

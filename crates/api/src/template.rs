@@ -1,5 +1,6 @@
 //! Templates: what VMs are made from, as they are on the wire.
 
+use model::build::BuiltFrom;
 use model::vm::Firmware;
 use model::{Kind, Timestamp};
 use schemars::JsonSchema;
@@ -52,6 +53,8 @@ pub struct TemplateStatus {
     pub disk_bytes: Option<u64>,
     /// The number of the newest version, which is what it gives. A change of what it gives makes a new one.
     pub version: u64,
+    /// What the newest version was built from; `null` if it was not.
+    pub built_from: Option<BuiltFrom>,
 }
 
 /// A version of a template.
@@ -63,6 +66,9 @@ pub struct TemplateVersion {
     pub made_at: Timestamp,
     /// Who made it.
     pub made_by: String,
+    /// What it was built from; `null` if it was not.
+    #[serde(default)]
+    pub built_from: Option<BuiltFrom>,
     /// How many VMs are made from it.
     pub vms: usize,
     /// Virtual processors, its own or the profile's.

@@ -616,6 +616,7 @@ fn touches_qemu(effect: &Effect) -> bool {
         Effect::Journal(_)
         | Effect::Identify
         | Effect::Settle
+        | Effect::Build
         | Effect::Prepare { .. }
         | Effect::OpenPorts
         | Effect::Announce

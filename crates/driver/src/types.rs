@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use model::build::Built;
 use model::copy::CopyTo;
 use model::document::VmDocument;
 use model::migration::Progress;
@@ -351,6 +352,8 @@ pub enum Outcome {
         /// Whether the guest's file systems were frozen for the instant that it is of.
         is_frozen: bool,
     },
+    /// `Build`: what came of it in the guest.
+    Built(Built),
     /// `SendGo`: the target runs.
     TargetRuns {
         /// From the guest's stop to this answer, less what the guest had run by then, if the stop was seen.
@@ -406,6 +409,8 @@ pub enum Effect {
     Identify,
     /// Wait until the guest has ended its boot, and has nothing left to write.
     Settle,
+    /// Have the guest done what makes it a template's, or hear how far it is: [`Outcome::Built`] when that has ended.
+    Build,
     /// Stop the processors and leave memory and devices' state for others. Asked again, as [`Effect::Save`].
     Warm,
     /// Delete a saved state that was used.

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::build::BuildWork;
 use crate::copy::{CopyShape, CopyTo};
 use crate::image::ImageFormat;
 use crate::vm::{BootDevice, Firmware, GuestConfig, Reboot, SavedIn};
@@ -248,6 +249,9 @@ pub struct Machine {
     /// Its memory is a file, which others map when it has ended.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keeps_memory: bool,
+    /// What is done in its guest, of whose disk a template is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<BuildWork>,
 }
 
 fn usual_boot() -> Vec<BootDevice> {

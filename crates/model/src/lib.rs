@@ -9,6 +9,7 @@
 //! **Start here:** [`lifecycle`] for the chart, then [`vm`] and [`migration`] for who writes which field.
 
 pub mod audit;
+pub mod build;
 pub mod copy;
 pub mod datastore;
 pub mod digest;

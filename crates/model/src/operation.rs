@@ -71,6 +71,8 @@ pub enum Action {
     Apply,
     /// Make its disk whole, so that it needs neither an image nor a warm form.
     Flatten,
+    /// Make a template, or its next version, of a VM.
+    Build,
 }
 
 impl Action {
@@ -86,6 +88,7 @@ impl Action {
             Self::Delete => "delete",
             Self::Apply => "apply",
             Self::Flatten => "flatten",
+            Self::Build => "build",
         }
     }
 }

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::build::Built;
 use crate::copy::CopyTo;
 use crate::host::HostStatus;
 use crate::migration::Progress;
@@ -87,6 +88,9 @@ pub struct RunStatus {
     /// Its guest, which began as a copy of another's memory, has random numbers, a name and addresses of its own.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_identity: bool,
+    /// What came of what is done in the guest of a VM that builds a template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub built: Option<Built>,
 }
 
 /// How far a copy of a disk is.

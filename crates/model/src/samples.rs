@@ -105,6 +105,7 @@ pub fn vm_spec(image: ImageId, datastore: DatastoreId) -> VmSpec {
         start: crate::vm::StartChoice::Boot,
         warms: None,
         flatten_request: 0,
+        builds: None,
     }
 }
 
@@ -128,5 +129,6 @@ pub fn run_status(incarnation: Incarnation, host: HostId, state: RunState) -> Ru
         cdrom: None,
         copies: BTreeMap::new(),
         has_identity: false,
+        built: None,
     }
 }

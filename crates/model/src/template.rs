@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::build::BuiltFrom;
 use crate::vm::{Firmware, GuestConfig};
-use crate::{ImageId, Kind, NetworkId, ProfileId};
+use crate::{ImageId, Kind, NetworkId, Object, ProfileId};
 
 /// Defaults for new VMs. A VM keeps what it was given when it was created.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +76,19 @@ pub struct Made {
     pub at: Timestamp,
     /// By whom.
     pub by: String,
+    /// What it was built from, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub built_from: Option<BuiltFrom>,
+}
+
+/// How the newest version came to be.
+pub fn made(template: &Object<TemplateSpec>) -> Made {
+    let with_template = || Made {
+        at: template.meta.created_at,
+        by: template.meta.owner.clone(),
+        built_from: None,
+    };
+    template.spec.made.clone().unwrap_or_else(with_template)
 }
 
 /// A version after which others came: what it gives is what it gave.

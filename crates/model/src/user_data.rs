@@ -30,9 +30,13 @@ const KINDS: [(&str, &str); 9] = [
 /// What stands for a text where it is not shown or kept.
 pub const NOT_SHOWN: &str = "[not shown]";
 /// The fields that hold such texts.
-pub const FIELDS: [&str; 2] = ["user_data", "vendor_data"];
+pub const FIELDS: [&str; 3] = ["user_data", "vendor_data", "script"];
 /// The same as pointers from an object, stored or shown, that tells a guest something: a VM, a template.
-pub const IN_OBJECT: [&str; 2] = ["/spec/guest/user_data", "/spec/guest/vendor_data"];
+pub const IN_OBJECT: [&str; 3] = [
+    "/spec/guest/user_data",
+    "/spec/guest/vendor_data",
+    "/spec/builds/script",
+];
 /// Stands between parts. Base64 has no dashes, so no part has a line that begins like it.
 const BOUNDARY: &str = "sterna-user-data";
 

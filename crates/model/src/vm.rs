@@ -12,9 +12,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::build::{Builds, Built};
 use crate::copy::CopyTo;
 pub use crate::placement::PlacementRule;
 use crate::report::{Outgoing, OutgoingState, RunState, RunStatus};
+use crate::template::TemplateSpec;
 use crate::user_data::UserData;
 use crate::{
     DatastoreId, HostId, ImageId, Incarnation, Kind, MigrationId, NetworkId, ProfileId, Reason, TemplateId,
@@ -107,6 +109,9 @@ pub struct VmSpec {
     /// Counts the requests to make its disk whole.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub flatten_request: u64,
+    /// A template, or its next version, is made of its disk, and it is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub builds: Option<Box<Builds>>,
 }
 
 /// How a new VM is started the first time.
@@ -141,9 +146,14 @@ impl VmSpec {
     pub fn needs(&self) -> impl Iterator<Item = (Kind, Uuid)> {
         let images = self.images().map(|image| (Kind::Image, image.0));
         let networks = self.nics.iter().map(|nic| (Kind::Network, nic.network.0));
+        let builds = self.builds.iter();
+        let built = builds.clone().map(|builds| (Kind::Image, builds.image.0));
+        let given = builds.filter_map(|builds| builds.gives.as_ref());
         images
             .chain([(Kind::Datastore, self.datastore.0)])
             .chain(networks)
+            .chain(built)
+            .chain(given.flat_map(TemplateSpec::needs))
     }
 }
 
@@ -297,6 +307,9 @@ pub struct VmIntent {
     /// What became of the requests to make its disk whole.
     #[serde(default, skip_serializing_if = "Flattening::is_none")]
     pub flattening: Flattening,
+    /// What is to be done in the guest of a VM that builds a template is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub built: Option<Built>,
 }
 
 impl VmIntent {

@@ -123,6 +123,7 @@ fn spec(power: Power, power_request: u64) -> VmSpec {
         start: model::vm::StartChoice::Boot,
         warms: None,
         flatten_request: 0,
+        builds: None,
         boot: Vec::new(),
     }
 }

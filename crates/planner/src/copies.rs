@@ -68,7 +68,8 @@ impl Step<'_> {
                 let step = Step::of(self.view, *id, self.now);
                 step.is_some_and(|step| step.starts())
             }
-            CopyTo::Image(_) | CopyTo::Itself { .. } => true,
+            CopyTo::Image(image) => self.may_be_captured(*image),
+            CopyTo::Itself { .. } => true,
         });
         others.chain(self.flatten_due())
     }
@@ -397,7 +398,13 @@ fn fail_image(view: &View, plan: &mut Plan, image: ImageId, reason: Reason) {
 
 /// What waits for a copy of this VM's disk, by kind and name: it is not deleted under them.
 pub fn waiting_for(view: &View, source: VmId) -> Vec<(Kind, &str)> {
+    let spec = view.vms.get(&source).and_then(|vm| vm.object.as_ref());
+    let own = spec.and_then(|at| Some(at.value.spec.builds.as_ref()?.image));
     let waits = |to: CopyTo| {
+        // The image that it is there for goes with it.
+        if own.is_some_and(|own| to == own.into()) {
+            return None;
+        }
         let (kind, id) = match to {
             CopyTo::Vm(vm) => (Kind::Vm, vm.0),
             CopyTo::Image(image) => (Kind::Image, image.0),

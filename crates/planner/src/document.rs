@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use model::build::BuildWork;
 use model::copy::{CopyShape, CopyTo};
 use model::document::{
     Cdrom, Disk, HostDocument, ImageFile, Machine, MigrateTo, NetworkDocument, Order, Port, StartFrom, Stop,
@@ -312,6 +313,15 @@ fn machine(view: &View, id: VmId, incarnation: Incarnation) -> Option<Machine> {
         boot: boot(spec),
         firmware: spec.firmware,
         keeps_memory: spec.warms.is_some(),
+        build: build_work(spec, intent),
+    })
+}
+
+/// What is still to be done in the guest of a VM that builds a template.
+fn build_work(spec: &VmSpec, intent: &VmIntent) -> Option<BuildWork> {
+    let builds = spec.builds.as_ref().filter(|_| intent.built.is_none())?;
+    Some(BuildWork {
+        script: builds.script.clone(),
     })
 }
 

@@ -133,21 +133,31 @@ pub fn needs_nothing(view: &View, id: VmId) -> bool {
     image_of(vm).is_none() && layer.is_none()
 }
 
+/// The image that a VM was made over, if it has no use for it any more: what is in its drive may be the same.
+fn outgrown(vm: &Vm) -> Option<ImageId> {
+    let spec = &vm.object.as_ref()?.value.spec;
+    let medium = spec.cdrom.as_ref().and_then(|cdrom| cdrom.medium);
+    spec.image.filter(|image| is_whole(vm) && Some(*image) != medium)
+}
+
+fn spec_of(vm: &Vm) -> impl Iterator<Item = &VmSpec> {
+    vm.object.iter().map(|at| &at.value.spec)
+}
+
 /// All that has to be there as long as a VM is.
 pub(crate) fn needs(vm: &Vm) -> impl Iterator<Item = (Kind, Uuid)> {
-    let spec: Option<&VmSpec> = vm.object.as_ref().map(|at| &at.value.spec);
-    let is_whole = is_whole(vm);
-    let gone = spec.and_then(|spec| spec.image).filter(|_| is_whole);
-    // What is in its drive may be the same.
-    let medium = spec.and_then(|spec| spec.cdrom.as_ref()?.medium);
-    let gone = gone.filter(|image| Some(*image) != medium);
-    let needs = spec.into_iter().flat_map(VmSpec::needs);
-    needs.filter(move |needed| gone.is_none_or(|image| *needed != (Kind::Image, image.0)))
+    let outgrown = outgrown(vm).map(|image| (Kind::Image, image.0));
+    spec_of(vm)
+        .flat_map(VmSpec::needs)
+        .filter(move |needed| Some(*needed) != outgrown)
 }
 
 /// The images that have to be there for a VM to run.
 pub(crate) fn images(vm: &Vm) -> impl Iterator<Item = ImageId> {
-    needs(vm).filter_map(|(kind, id)| (kind == Kind::Image).then_some(ImageId(id)))
+    let outgrown = outgrown(vm);
+    spec_of(vm)
+        .flat_map(VmSpec::images)
+        .filter(move |image| Some(*image) != outgrown)
 }
 
 /// The size of a VM's root disk. `None`: it is not known yet.

@@ -19,6 +19,7 @@ use model::{Kind, Meta, Object, OperationId, Reason, Timestamp, VmId, key};
 use uuid::Uuid;
 
 use crate::admission::Stamp;
+use crate::build;
 use crate::plan::{Decision, Plan};
 use crate::view::{Operation, View, Vm};
 use crate::vm::later;
@@ -123,6 +124,7 @@ pub(crate) fn asked(old: &View, new: &View, id: VmId) -> Option<Asked> {
         .as_ref()
         .is_some_and(|object| object.meta.deleted_at.is_some());
     let before = before.map(|object| object.spec);
+    let is_new = before.is_none();
     let former_request = before.as_ref().map_or(0, |spec| spec.power_request);
     let former_flatten = before.as_ref().map_or(0, |spec| spec.flatten_request);
     let power_request = after.spec.power_request;
@@ -132,6 +134,8 @@ pub(crate) fn asked(old: &View, new: &View, id: VmId) -> Option<Asked> {
         .filter(|_| after.spec.reboot != before.and_then(|spec| spec.reboot));
     let (action, request) = if after.meta.deleted_at.is_some() {
         ((!was_deleted).then_some(Action::Delete)?, power_request)
+    } else if is_new && after.spec.builds.is_some() {
+        (Action::Build, power_request)
     } else if power_request > former_request {
         (
             power_action(after.spec.power, goal(new.vms.get(&id)?))?,
@@ -343,6 +347,10 @@ fn present_status(
 ) -> OperationStatus {
     let running = OperationStatus {
         deadline: deadline(vm, spec).or(before.deadline),
+        reason: match spec.action {
+            Action::Build => build::stage(view, VmId(spec.object)),
+            _ => before.reason.clone(),
+        },
         ..before
     };
     let ended = own_end(vm, spec)
@@ -423,7 +431,8 @@ fn own_end(vm: &Vm, spec: &OperationSpec) -> Option<End> {
         | Action::Shutdown
         | Action::Delete
         | Action::Apply
-        | Action::Flatten => None,
+        | Action::Flatten
+        | Action::Build => None,
     }
 }
 
@@ -452,7 +461,7 @@ fn closed_end(action: Action, is_answered: bool, intent: Option<&VmIntent>) -> O
     let reason = ended.and_then(|ended| ended.reason.clone());
     match (action, ended.map(|ended| ended.outcome)) {
         (Action::Shutdown, _) => Some(done(reason)),
-        (Action::Delete | Action::Apply | Action::Flatten, _) => None,
+        (Action::Delete | Action::Apply | Action::Flatten | Action::Build, _) => None,
         (Action::Reboot, _) => Some(failed(reason)),
         (Action::Start | Action::Prepare, _) if !is_answered => None,
         // It is placed anew, or waits for it.
@@ -486,7 +495,7 @@ fn overtaken(view: &View, vm: &Vm, id: OperationId, spec: &OperationSpec) -> Opt
     let is_overtaken = match spec.action {
         Action::Delete => false,
         _ if is_deleted => true,
-        Action::Apply | Action::Flatten => false,
+        Action::Apply | Action::Flatten | Action::Build => false,
         Action::Reboot => {
             let is_kept = matches!(goal(vm), Some(Goal::Run { paused: false }));
             !is_kept
@@ -518,7 +527,7 @@ fn has_just_closed(vm: &Vm) -> bool {
     run.is_some_and(|run| run.state.is_closed())
 }
 
-fn set_status(plan: &mut Plan, id: OperationId, operation: &Operation, status: &OperationStatus) {
+pub(crate) fn set_status(plan: &mut Plan, id: OperationId, operation: &Operation, status: &OperationStatus) {
     let revision = operation.status.as_ref().map_or(0, |at| at.revision);
     plan.replace(key::operation_status(id), revision, status);
 }
@@ -545,7 +554,13 @@ pub(crate) fn bury(view: &View, plan: &mut Plan, vm: VmId, now: Timestamp) {
 fn bury_one(plan: &mut Plan, id: OperationId, operation: &Operation, now: Timestamp) {
     let action = operation.object.as_ref().map(|at| at.value.spec.action);
     let status = status(operation);
-    if action != Some(Action::Delete) {
+    let is_kept = match action {
+        Some(Action::Delete) => true,
+        // Its VM goes with it.
+        Some(Action::Build) => status.ended_at.is_some(),
+        _ => false,
+    };
+    if !is_kept {
         remove(plan, id, operation);
     } else if status.ended_at.is_none() {
         let status = OperationStatus {

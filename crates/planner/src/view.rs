@@ -363,8 +363,9 @@ impl View {
 
     fn index_vm(&mut self, id: VmId, add: bool) {
         let object = self.vms.get(&id).and_then(|vm| vm.object.as_ref());
-        if object.is_some() {
-            for image in self.vms.get(&id).into_iter().flat_map(|vm| flatten::images(vm)) {
+        if let Some((at, vm)) = object.zip(self.vms.get(&id)) {
+            let built = at.value.spec.builds.as_ref().map(|builds| builds.image);
+            for image in flatten::images(vm).chain(built) {
                 set_index(&mut self.users_of_image, image.0, (Kind::Vm, id.0), add);
             }
         }

@@ -51,6 +51,9 @@ pub fn plan_beside(view: &View, id: VmId, others: &[VmId], now: Timestamp) -> De
     if let Some(plan) = operation::plan(view, id, now) {
         return plan.into();
     }
+    if let Some(plan) = step.build() {
+        return plan.into();
+    }
     let intent = step.intent();
     let decision = match &intent.open {
         Some(open) => step.open(open),
@@ -58,7 +61,9 @@ pub fn plan_beside(view: &View, id: VmId, others: &[VmId], now: Timestamp) -> De
         None if step.starts() => step.place(others),
         None => step.closed(),
     };
-    decision.and_at(operation::look_again_at(view, id))
+    decision
+        .and_at(operation::look_again_at(view, id))
+        .and_at(step.build_is_late_at())
 }
 
 /// Everything that one step is decided on.
@@ -163,6 +168,7 @@ impl<'a> Step<'a> {
         let request = self.spec().power_request;
         let present = self.goal_after_failure(open);
         let present = self.warming_goal(open, present);
+        let present = self.building_goal(open, present, &mut intent);
         let goal = if request > intent.answered_request {
             self.goal_in_turn(open, wanted_goal(self.spec(), present, self.now))
         } else {
@@ -324,7 +330,7 @@ impl<'a> Step<'a> {
             let mut migrations = self.view.active_migrations(self.id);
             migrations.all(|(_, migration)| migration.intent.is_none())
         };
-        is_there && is_wanted && !self.is_kept_warm() && self.spec().power.needs_host() && is_clear()
+        is_there && is_wanted && !self.is_kept_warm() && !self.has_been_built() && self.spec().power.needs_host() && is_clear()
     }
 
     /// Nothing runs, and it is not to be started.

@@ -10,6 +10,7 @@ use driver::journal::Entry;
 use driver::types::{
     CopyJobState, Effect, EffectId, Failure, Input, Mark, MigrationWord, Outcome, Qemu, RunStatusWord,
 };
+use model::build::Built;
 use model::copy::CopyTo;
 use model::document::{Order, StartFrom};
 use model::vm::SavedIn;
@@ -124,6 +125,7 @@ impl World {
                 DONE
             }
             Effect::Announce | Effect::Settle | Effect::Identify => DONE,
+            Effect::Build => Ok(Outcome::Built(Built::default())),
             Effect::CopyAtRest { to } => {
                 let is_off = !self
                     .hosts

@@ -64,6 +64,7 @@ mod tests {
             boot: BootDevice::USUAL.into(),
             firmware: model::vm::Firmware::Bios,
             keeps_memory: false,
+            build: None,
         }
     }
 

@@ -60,12 +60,42 @@ pub enum Step {
 pub struct Errand {
     steps: Vec<Step>,
     deadline: Instant,
-    done: oneshot::Sender<Result<(), String>>,
+    done: oneshot::Sender<Ended>,
+}
+
+/// What the last step printed; or why an errand ended before.
+pub type Ended = Result<String, Trouble>;
+
+/// Why an errand was not done.
+#[derive(Debug)]
+pub struct Trouble {
+    /// For people.
+    pub message: String,
+    /// The guest's agent does not do such things, and would not the next time.
+    pub is_refused: bool,
+}
+
+impl Trouble {
+    const fn new(message: String) -> Self {
+        Self {
+            message,
+            is_refused: false,
+        }
+    }
+}
+
+impl From<GuestAgentError> for Trouble {
+    fn from(error: GuestAgentError) -> Self {
+        Self {
+            is_refused: matches!(error, GuestAgentError::Command { .. }),
+            message: error.to_string(),
+        }
+    }
 }
 
 impl Errand {
     /// With where it is told that it is done, or why not.
-    pub fn new(steps: Vec<Step>, patience: Duration) -> (Self, oneshot::Receiver<Result<(), String>>) {
+    pub fn new(steps: Vec<Step>, patience: Duration) -> (Self, oneshot::Receiver<Ended>) {
         let (done, is_done) = oneshot::channel();
         let deadline = Instant::now() + patience;
         (
@@ -80,7 +110,7 @@ impl Errand {
 
     /// Does all of it. A guest that does not answer yet is waited for.
     pub async fn run(mut self, agent: &mut GuestAgent) {
-        let mut result = Ok(());
+        let mut result = Ok(String::new());
         for step in std::mem::take(&mut self.steps) {
             result = self.step(agent, step).await;
             if result.is_err() {
@@ -91,7 +121,7 @@ impl Errand {
         let _ = self.done.send(result);
     }
 
-    async fn step(&self, agent: &mut GuestAgent, step: Step) -> Result<(), String> {
+    async fn step(&self, agent: &mut GuestAgent, step: Step) -> Ended {
         match step {
             Step::Shell {
                 what,
@@ -105,13 +135,16 @@ impl Errand {
                 words.extend(now.as_deref());
                 words.extend(arguments.iter().map(String::as_str));
                 let ended = self.shell(agent, &words, &input).await;
-                ended.map_err(|error| format!("{what}: {error}"))
+                ended.map_err(|trouble| Trouble {
+                    message: format!("{what}: {}", trouble.message),
+                    ..trouble
+                })
             }
             Step::Wait(whom) => {
-                let waiting = Waiting::start(agent).await?;
+                let waiting = Waiting::start(agent).await.map_err(Trouble::new)?;
                 // Nobody may wait any more.
                 let _ = whom.send(waiting);
-                Ok(())
+                Ok(String::new())
             }
             Step::Tell {
                 waiting,
@@ -120,32 +153,35 @@ impl Errand {
                 words,
             } => {
                 let line = format!("{seed} {} {}\n", seconds(clock.cloud()), words.join(" "));
-                waiting.tell(agent, &line, self.deadline).await
+                let told = waiting.tell(agent, &line, self.deadline).await;
+                told.map(|()| String::new()).map_err(Trouble::new)
             }
         }
     }
 
-    async fn shell(&self, agent: &mut GuestAgent, words: &[&str], input: &str) -> Result<(), String> {
+    async fn shell(&self, agent: &mut GuestAgent, words: &[&str], input: &str) -> Ended {
         let pid = loop {
             match agent.exec_with(SHELL, words, input).await {
                 Ok(pid) => break pid,
                 // It may be run twice: all that is run here may be.
                 Err(GuestAgentError::Timeout { .. }) if Instant::now() < self.deadline => {}
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(error.into()),
             }
         };
         let mut pause = FIRST_PAUSE;
         loop {
             sleep(pause).await;
             match agent.exec_status(pid).await {
-                Ok(ExecStatus::Ended(output)) if output.exit_code == Some(0) => return Ok(()),
-                Ok(ExecStatus::Ended(output)) => return Err(output.complaint()),
+                Ok(ExecStatus::Ended(output)) if output.exit_code == Some(0) => {
+                    return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+                }
+                Ok(ExecStatus::Ended(output)) => return Err(Trouble::new(output.complaint())),
                 Ok(ExecStatus::Running) | Err(GuestAgentError::Timeout { .. }) => {
                     if Instant::now() >= self.deadline {
-                        return Err("it did not end in time".to_owned());
+                        return Err(Trouble::new("it did not end in time".to_owned()));
                     }
                 }
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(error.into()),
             }
             pause = (pause * 3 / 2).min(PAUSE);
         }

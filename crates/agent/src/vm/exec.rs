@@ -234,6 +234,7 @@ impl Vm {
             Effect::LoadWarm { vm, incarnation } => self.load_warm(vm, incarnation).await?,
             Effect::Identify => self.identify().await?,
             Effect::Settle => self.settle().await?,
+            Effect::Build => return self.build().await,
             Effect::Warm => return self.keep_warm().await,
             Effect::OpenPorts => self.open_ports().await?,
             Effect::Continue => self.cont().await?,
@@ -730,6 +731,7 @@ fn deadline(effect: &Effect) -> Duration {
     let seconds = match effect {
         Effect::Save { .. } | Effect::LoadSaved { .. } | Effect::Warm => 1800,
         Effect::Settle => 660,
+        Effect::Build => 90,
         Effect::Identify => 90,
         Effect::Prepare { .. } | Effect::Spawn { .. } | Effect::RemoveVolumes | Effect::Copy { .. } => 60,
         Effect::Kill | Effect::Journal(_) | Effect::SendGo { .. } => 30,

@@ -15,6 +15,7 @@
 //! **Start here:** [`task::run`], then [`exec::Vm::carry_out`].
 
 pub mod apply;
+mod build;
 mod cdrom;
 pub mod console;
 mod copies;

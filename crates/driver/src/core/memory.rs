@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use model::build::Built;
 use model::copy::CopyTo;
 use model::document::{Order, Stop};
 use model::report::{CdromState, StartStep};
@@ -22,6 +23,8 @@ pub(super) struct Memory {
     pub(super) is_identified: bool,
     /// Its guest has ended its boot.
     pub(super) is_settled: bool,
+    /// What came of what is done in a guest that a template is made of.
+    pub(super) built: Option<Built>,
     pub(super) ports_are_open: bool,
     /// Whether the network knows where a guest that came by a stream is now.
     pub(super) announcement: Announcement,
@@ -265,6 +268,7 @@ impl Memory {
                 self.start.follows_nothing(now_us);
             }
             (Effect::Settle, _) => self.is_settled = true,
+            (Effect::Build, Outcome::Built(built)) => self.built = Some(built),
             (Effect::Warm, Outcome::Saved { bytes }) => self.save = Save::Whole { bytes },
             (Effect::OpenPorts, _) => self.ports_are_open = true,
             (Effect::Announce, _) => self.announcement = Announcement::Made,
@@ -310,6 +314,12 @@ impl Memory {
             }
             Effect::Settle | Effect::Warm if is_final => {
                 self.save = Save::Failed(not_kept(&failure.reason.message));
+            }
+            Effect::Build if is_final => {
+                self.built = Some(Built {
+                    reason: Some(failure.reason),
+                    ..Built::default()
+                });
             }
             Effect::Save { .. } => self.save = Save::Failed(suspend_failed(&failure.reason)),
             Effect::Copy { to } | Effect::CopyAtRest { to } if is_final => {

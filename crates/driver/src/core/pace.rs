@@ -89,6 +89,7 @@ pub(super) fn name(effect: &Effect) -> &'static str {
         Effect::LoadWarm { .. } => "load-warm",
         Effect::Identify => "identify",
         Effect::Settle => "settle",
+        Effect::Build => "build",
         Effect::Warm => "warm",
         Effect::OpenPorts => "open-ports",
         Effect::Continue => "continue",
@@ -125,6 +126,8 @@ fn interval_us(effect: &Effect) -> u64 {
         // What succeeds here is not asked for again, or asks for itself.
         Effect::Journal(_) | Effect::Look => 0,
         Effect::AskShutdown => 1_000_000,
+        // What it has begun goes on in the guest.
+        Effect::Build => 1_000_000,
         // A guest that goes down slowly is not asked again too soon: it would take that for a second reboot.
         Effect::AskReboot => 15_000_000,
         Effect::Kill => 200_000,

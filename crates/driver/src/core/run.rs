@@ -5,7 +5,7 @@ use model::document::{Order, StartFrom};
 use model::vm::SavedIn;
 
 use super::memory::Announcement;
-use super::{Core, Plan, STEADY_MS};
+use super::{Core, Desired, Plan, STEADY_MS};
 use crate::column::is_loaded;
 use crate::types::{Effect, GuestEnd, Mark, MigrationWord, Now, QemuState, RunStatusWord};
 
@@ -140,11 +140,19 @@ impl Core {
             Plan::act(effect)
         } else if let Some(plan) = self.plan_beside_guest(state) {
             plan
+        } else if is_running && self.is_to_be_built() {
+            Plan::act(Effect::Build)
         } else if self.memory.guest.ready {
             Plan::wait_ms(STEADY_MS)
         } else {
             Plan::wait_ms(AGENT_MS)
         }
+    }
+
+    /// Whether something is still to be done in a guest of whose disk a template is made.
+    fn is_to_be_built(&self) -> bool {
+        let is_asked = matches!(&self.desired, Desired::Ordered(document) if document.machine.build.is_some());
+        is_asked && self.memory.guest.ready && self.memory.built.is_none()
     }
 
     /// A state that was used is of no more use, and is large.

@@ -46,6 +46,7 @@ impl Core {
                 .cloned(),
             copies: self.copies_told(),
             has_identity: self.marks.identified,
+            built: self.memory.built.clone(),
         })
     }
 

@@ -88,6 +88,7 @@ fn document(incarnation: Incarnation, order: Order) -> Box<VmDocument> {
         boot: BootDevice::USUAL.into(),
         firmware: Default::default(),
         keeps_memory: false,
+        build: None,
     };
     Box::new(VmDocument {
         incarnation,

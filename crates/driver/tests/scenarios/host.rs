@@ -1,6 +1,7 @@
 //! What effects do to a host, and the rules that each one has to keep.
 
 use driver::types::{CopyJobState, Effect, Failure, MigrationWord, Outcome, Qemu, RunStatusWord};
+use model::build::Built;
 use model::document::Order;
 use model::report::{StartStep, StepTime};
 
@@ -58,6 +59,7 @@ impl World {
                 Answer::Done(Outcome::Prepared { steps: vec![disk] })
             }
             Effect::Announce | Effect::Settle | Effect::Identify => Answer::Done(Outcome::Ok),
+            Effect::Build => Answer::Done(Outcome::Built(Built::default())),
             Effect::CopyAtRest { .. } => {
                 assert_eq!(self.hosts[at].process, None, "a disk is copied under a process");
                 Answer::Done(Outcome::Copied { is_frozen: false })

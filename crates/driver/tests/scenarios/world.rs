@@ -197,6 +197,7 @@ fn machine() -> Machine {
         boot: BootDevice::USUAL.into(),
         firmware: Default::default(),
         keeps_memory: false,
+        build: None,
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) fn next_commands(view: &View, id: VmId, phase: Phase) -> Vec<String> 
     let host = || intent?.value.host.filter(|id| view.hosts.contains_key(id));
     let name = name_of(view, Kind::Vm, id.0);
     let object = view.vms.get(&id).and_then(|vm| vm.object.as_ref());
-    if object.is_some_and(|at| at.value.spec.warms.is_some()) {
+    if object.is_some_and(|at| at.value.spec.warms.is_some() || at.value.spec.builds.is_some()) {
         return vec![format!("sterna vm delete {name}")];
     }
     let whole = |word: &&str| match *word {

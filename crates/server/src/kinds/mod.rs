@@ -3,6 +3,7 @@
 
 mod action;
 mod base;
+mod build;
 mod catalog;
 mod clone;
 mod drain;

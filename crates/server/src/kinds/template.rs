@@ -7,7 +7,7 @@ use api::kinds::{Template, TemplateSpec, TemplateStatus};
 use api::template::TemplateVersion;
 use model::limits::{NICS_MAX, VERSIONS_MAX, check_range};
 use model::profile::ProfileSpec;
-use model::template::{self, FIRST_VERSION, FromProfile, Made};
+use model::template::{self, FIRST_VERSION, FromProfile, Made, made};
 use model::{ImageId, Kind, NetworkId, Object, ProfileId, TemplateId, key};
 use planner::view::At;
 use planner::{Plan, View};
@@ -53,6 +53,7 @@ impl Served for Template {
             memory_mib: stored.memory_mib,
             disk_bytes: stored.disk_bytes,
             version: stored.version,
+            built_from: stored.made.as_ref().and_then(|made| made.built_from.clone()),
         })
     }
 
@@ -110,6 +111,7 @@ impl Served for Template {
             Some(Made {
                 at: context.now,
                 by: context.user.name.clone(),
+                built_from: None,
             })
         };
         Ok(new)
@@ -162,15 +164,6 @@ impl Served for Template {
     }
 }
 
-/// How the newest version came to be.
-fn made(template: &Object<template::TemplateSpec>) -> Made {
-    let with_template = || Made {
-        at: template.meta.created_at,
-        by: template.meta.owner.clone(),
-    };
-    template.spec.made.clone().unwrap_or_else(with_template)
-}
-
 /// What a template's versions give, the newest's first.
 fn specs<'v>(
     view: &'v View,
@@ -196,6 +189,7 @@ pub(crate) fn versions(view: &View, id: Uuid) -> Vec<TemplateVersion> {
         version: spec.version,
         made_at: made.at,
         made_by: made.by,
+        built_from: made.built_from,
         vms: used.get(&spec.version).copied().unwrap_or_default(),
         vcpus: spec.vcpus,
         memory_mib: spec.memory_mib,

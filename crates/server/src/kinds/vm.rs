@@ -18,7 +18,7 @@ use super::action::next_commands;
 use super::base::Base;
 use super::catalog::{check_guest_size, check_sizes, guest, guest_spec, hide_texts};
 use super::{
-    Served, clone, find, flatten, host_name, immutable, media, name_of, placement, start, template, warm,
+    Served, build, clone, find, flatten, host_name, immutable, media, name_of, placement, start, template, warm,
 };
 use crate::service::Context;
 use crate::shared::Heard;
@@ -58,11 +58,13 @@ impl Served for Vm {
                 .filter(|full| *full),
             start: Some(stored.start).filter(|start| !start.is_usual()),
             warms: stored.warms.map(|id| name_of(view, Kind::Template, id.0)),
+            builds: build::shown(view, stored),
         }
     }
 
     fn hide_secrets(spec: &mut VmSpec) {
         spec.guest.iter_mut().for_each(hide_texts);
+        spec.builds.iter_mut().for_each(build::hide_script);
     }
 
     fn status(heard: &Heard, view: &View, id: Uuid) -> Option<VmStatus> {
@@ -127,6 +129,9 @@ impl Served for Vm {
         spec: VmSpec,
         plan: &mut Plan,
     ) -> Result<Self::Stored, Problem> {
+        if let Some(builds) = spec.builds.clone() {
+            return build::create(context, builds, spec, plan);
+        }
         match (spec.clone_of.clone(), spec.warms.clone()) {
             (None, Some(template)) => return warm::create(context, &template, spec, plan),
             (Some(source), _) => return clone::create(context, &source, spec, plan),
@@ -183,6 +188,7 @@ impl Served for Vm {
             start: warm::start_choice(context, spec.start, base.template_id())?,
             warms: None,
             flatten_request: 0,
+            builds: None,
         })
     }
 
@@ -286,6 +292,7 @@ fn check_kept(context: &Context<'_>, old: &Object<model::vm::VmSpec>, spec: &VmS
             "how it was started first",
         ),
         (spec.warms != shown.warms, "what it is the warm form of"),
+        (spec.builds != shown.builds, "what it builds"),
         (
             spec.clone_of != shown.clone_of && (source.is_some() || old.spec.clone_of.is_none()),
             "what it is a copy of",

@@ -8,7 +8,7 @@ use planner::view::At;
 use planner::{Plan, View};
 
 use super::vm::{calculated_mac, check_largest_host};
-use super::{find, name_of, placement};
+use super::{build, find, name_of, placement};
 use crate::service::Context;
 
 /// The stored form of a VM that shall be the warm form of the template of that name.
@@ -69,6 +69,7 @@ pub(super) fn create(
         start: StartChoice::Boot,
         warms: Some(TemplateId(id)),
         flatten_request: 0,
+        builds: None,
     })
 }
 
@@ -89,6 +90,7 @@ fn check_overrides(spec: &VmSpec) -> Result<(), Problem> {
         ("boot", spec.boot.is_some()),
         ("clone_of", spec.clone_of.is_some()),
         ("start", spec.start.is_some()),
+        ("builds", spec.builds.is_some()),
     ];
     let Some((field, _)) = given.into_iter().find(|(_, is_given)| *is_given) else {
         return Ok(());
@@ -125,17 +127,23 @@ pub(super) fn start_choice(
 /// Only names and labels of a warm form are changed.
 pub(super) fn check_unchanged(view: &View, old: &Object<vm::VmSpec>, spec: &VmSpec) -> Result<(), Problem> {
     let shown = <api::kinds::Vm as super::Served>::spec(view, &old.spec);
-    if old.spec.warms.is_none() || *spec == shown {
+    if *spec == shown {
         return Ok(());
     }
-    Err(refusal(view, old))
+    match (&old.spec.warms, &old.spec.builds) {
+        (None, None) => Ok(()),
+        (Some(_), _) => Err(refusal(view, old)),
+        (None, Some(builds)) => Err(build::refusal(&old.meta.name, builds)),
+    }
 }
 
 /// A warm form is nothing that is started, stopped, moved, changed or copied.
 pub(super) fn check_ordinary(view: &View, at: &At<Object<vm::VmSpec>>) -> Result<(), Problem> {
-    match at.value.spec.warms {
-        Some(_) => Err(refusal(view, &at.value)),
-        None => Ok(()),
+    let spec = &at.value.spec;
+    match (&spec.warms, &spec.builds) {
+        (None, None) => Ok(()),
+        (Some(_), _) => Err(refusal(view, &at.value)),
+        (None, Some(builds)) => Err(build::refusal(&at.value.meta.name, builds)),
     }
 }
 

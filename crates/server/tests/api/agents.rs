@@ -121,6 +121,7 @@ impl Agent {
             saved_in: model::vm::SavedIn::Host,
             copies: Default::default(),
             has_identity: false,
+            built: None,
             rebooted: None,
             reason: None,
             steps: vec![StepTime {

@@ -255,6 +255,7 @@ impl Machine {
             | Effect::Release
             | Effect::RemoveVolumes
             | Effect::Settle
+            | Effect::Build
             | Effect::Identify
             | Effect::RemoveSaved { .. } => Ok(true),
             effect if world.slots[at].process.is_some() => self.command(world, at, effect),

@@ -155,8 +155,61 @@ pub(crate) enum TemplateCommand {
     /// What can be asked of the kinds that users change.
     #[command(flatten)]
     Write(WriteCommand),
+    /// Boot its newest version, run a script in it, and make that the next version
+    Refresh(RefreshArgs),
     /// Boot it once and keep the memory, so that VMs can start from there
     Warm(WarmArgs),
+}
+
+/// How a template is made of a VM.
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// Instead of --image: the VM that it is made of. A copy of its disk is booted, forgets who it is, and becomes the image; the
+    /// VM itself goes on. Sizes and networks are the VM's
+    #[arg(long, value_name = "VM")]
+    #[arg(conflicts_with_all = ["image", "profile", "memory", "vcpus", "disk", "networks", "firmware", "user_data", "vendor_data",
+        "ssh_key_files", "seed", "labels"])]
+    pub(crate) from_vm: Option<String>,
+    /// With --from-vm: run in the copy before, as root; `-` for standard input
+    #[arg(long, value_name = "FILE", requires = "from_vm")]
+    pub(crate) script: Option<PathBuf>,
+    /// With --from-vm: a network for the copy, which has none otherwise; may be given several times
+    #[arg(long = "build-network", value_name = "NETWORK", requires = "from_vm")]
+    pub(crate) build_networks: Vec<String>,
+    /// With --from-vm: wait for the end
+    #[arg(long, requires = "from_vm")]
+    pub(crate) wait: bool,
+}
+
+/// What the next version is made of.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sterna template refresh web --script patch.sh --network default --wait
+  sterna template refresh web --from-vm golden
+
+\
+    A VM is made of the newest version, WEB-build-1 and so on: it boots, runs the script as root, forgets who it is (machine id, \
+    SSH\nhost keys, what cloud-init keeps), is switched off, and its disk becomes the image of the next version. Then it is deleted. \
+    VMs that\nare there stay as they are. A repeat while it is under way follows that; if a step fails, nothing is left, and the operation \
+    says which.")]
+pub(crate) struct RefreshArgs {
+    /// Name or id
+    pub(crate) name: String,
+    /// Run in it, as root; `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) script: Option<PathBuf>,
+    /// Begin with a copy of this VM's disk, not with the newest version
+    #[arg(long, value_name = "VM")]
+    pub(crate) from_vm: Option<String>,
+    /// A network for it, which has none otherwise; may be given several times
+    #[arg(long = "network", value_name = "NETWORK")]
+    pub(crate) networks: Vec<String>,
+    /// Check it and show what it would be, and do nothing
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) dry_run: bool,
+    /// Whether to wait.
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
 }
 
 /// Which template is warmed.
@@ -182,21 +235,25 @@ pub(crate) struct WarmArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  sterna template create small --image tiny --memory 256MiB --vcpus 1 --disk 10GiB\n  \
-    sterna template create web --image debian --profile large --user-data a.yaml --user-data b.sh"
+    sterna template create web --image debian --profile large --user-data a.yaml --user-data b.sh\n  \
+    sterna template create web --from-vm golden --script prepare.sh --wait"
 )]
 pub(crate) struct TemplateArgs {
     /// What every new object has.
     #[command(flatten)]
     pub(crate) create: CreateArgs,
     /// The image of the root disk
-    #[arg(long)]
-    pub(crate) image: String,
+    #[arg(long, required_unless_present = "from_vm")]
+    pub(crate) image: Option<String>,
+    /// How it is made of a VM.
+    #[command(flatten)]
+    pub(crate) build: BuildArgs,
     /// The profile whose sizes it has, where no others are given here
     #[arg(long)]
     pub(crate) profile: Option<String>,
     /// Main memory, as in 256MiB or 2GiB
     #[arg(long, value_name = "SIZE", value_parser = units::memory_mib, allow_hyphen_values = true)]
-    #[arg(required_unless_present = "profile")]
+    #[arg(required_unless_present_any = ["profile", "from_vm"])]
     pub(crate) memory: Option<u64>,
     /// Virtual processors; 1 if left out, and without a profile
     #[arg(long, value_name = "N")]

@@ -46,7 +46,7 @@ pub(super) async fn apply(context: &Context, args: GuestApplyArgs) -> anyhow::Re
 }
 
 /// The operation's end, however it ended.
-struct Over;
+pub(super) struct Over;
 
 impl Goal<Operation> for Over {
     fn judge(&self, operation: &ObjectOf<Operation>) -> Verdict {
@@ -62,7 +62,7 @@ impl Goal<Operation> for Over {
 }
 
 /// What the guest printed, as it is to be shown; then why it failed, if it did.
-fn tell(context: &Context, operation: &ObjectOf<Operation>) -> anyhow::Result<ExitCode> {
+pub(super) fn tell(context: &Context, operation: &ObjectOf<Operation>) -> anyhow::Result<ExitCode> {
     let status = &operation.status;
     let applied = status.applied.clone().unwrap_or_default();
     match context.output {
@@ -170,7 +170,7 @@ fn file(args: &GuestApplyArgs, path: &str, from: &Path) -> anyhow::Result<ApplyF
 }
 
 /// A file's content, or standard input's, if it can be sent.
-fn content(path: &Path) -> anyhow::Result<Vec<u8>> {
+pub(super) fn content(path: &Path) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let limit = CONTENT_MAX_BYTES as u64 + 1;
     let read = if path == Path::new(STDIN) {

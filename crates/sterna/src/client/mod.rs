@@ -7,6 +7,7 @@
 //!
 //! **Start here:** [`run`], then [`kinds`].
 
+mod build;
 mod clone;
 mod complete;
 mod config;

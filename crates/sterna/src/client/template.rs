@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use api::kinds::{GuestSpec, Profile, ProfileSpec, Template, TemplateSpec};
 use model::user_data::UserData;
 
-use super::{Context, kinds, versions, warm};
+use super::{Context, build, kinds, versions, warm};
 use crate::cli::{GuestArgs, ProfileArgs, ReadCommand, TemplateArgs, TemplateCommand, WriteCommand};
 
 pub(super) async fn run(context: &Context, command: TemplateCommand) -> anyhow::Result<ExitCode> {
@@ -22,14 +22,18 @@ pub(super) async fn run(context: &Context, command: TemplateCommand) -> anyhow::
         {
             versions::delete(context, args).await
         }
+        TemplateCommand::Refresh(args) => build::refresh(context, args).await,
         TemplateCommand::Warm(args) => warm::warm(context, args).await,
         TemplateCommand::Write(command) => kinds::write::<Template>(context, command).await,
     }
 }
 
 async fn create(context: &Context, args: TemplateArgs) -> anyhow::Result<ExitCode> {
+    let Some(image) = args.image else {
+        return build::create(context, args.create.name, args.create.dry_run, args.build).await;
+    };
     let spec = TemplateSpec {
-        image: args.image,
+        image,
         profile: args.profile,
         vcpus: args.vcpus,
         memory_mib: args.memory,

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use api::template::TemplateVersion;
+use model::build::BuiltFrom;
 use serde_json::Value;
 
 use super::output::Table;
@@ -73,13 +74,14 @@ fn parsed(reference: &str) -> anyhow::Result<(&str, u64)> {
 
 fn table(versions: &[TemplateVersion]) -> Table {
     let mut table = Table::new([
-        "VERSION", "MADE", "BY", "IMAGE", "PROFILE", "VCPUS", "MEMORY", "VMS",
+        "VERSION", "MADE", "BY", "FROM", "IMAGE", "PROFILE", "VCPUS", "MEMORY", "VMS",
     ]);
     for version in versions {
         table.push(vec![
             version.version.to_string(),
             version.made_at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             version.made_by.clone(),
+            version.built_from.as_ref().map(from).unwrap_or_default(),
             version.spec.image.clone(),
             version.spec.profile.clone().unwrap_or_default(),
             version.vcpus.to_string(),
@@ -88,4 +90,14 @@ fn table(versions: &[TemplateVersion]) -> Table {
         ]);
     }
     table
+}
+
+/// What a version was built from, in a few words.
+fn from(built: &BuiltFrom) -> String {
+    let base = match (&built.vm, built.version) {
+        (Some(vm), _) => format!("vm {vm}"),
+        (None, Some(version)) => format!("@{version}"),
+        (None, None) => String::new(),
+    };
+    if built.script { format!("{base}, script") } else { base }
 }

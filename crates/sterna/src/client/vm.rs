@@ -251,6 +251,7 @@ fn bodies(args: VmArgs) -> anyhow::Result<Vec<Create<VmSpec>>> {
         clone_full: None,
         start: args.start.map(Into::into),
         warms: None,
+        builds: None,
     };
     let labels: BTreeMap<String, String> = args.labels.into_iter().collect();
     // A held VM is released by itself, so that it is placed by itself.

@@ -291,8 +291,8 @@ impl Vm {
         let (errand, done) = Errand::new(steps, patience);
         self.live().await?.give(errand).await;
         match done.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(message)) => Err(terminal("guest-refused", message)),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(trouble)) => Err(terminal("guest-refused", trouble.message)),
             Err(_) => Err(Failure {
                 reason: Reason::new("qemu-gone", "its QEMU ended meanwhile"),
                 is_retryable: true,
