@@ -68,7 +68,7 @@ fmt: ## format the code
 	$(CARGO) fmt --all
 
 bench: STERNA_BIN := $(CURDIR)/target/release/sterna
-bench: build ## what Sterna adds to bare QEMU and SQLite, as ratios; of one thing by WHAT=store, boots, moves, drain, changes, cli, api, watchers, size, scheduling, start, simulation, import, memory, move, clone, prepared, instant
+bench: build ## what Sterna adds to bare QEMU and SQLite, as ratios; of one thing by WHAT=store, boots, moves, drain, changes, cli, api, watchers, size, scheduling, start, simulation, import, memory, move, clone, prepared, instant, ways
 	target/release/bench $(WHAT)
 
 soak: ## the long tests, which `make test` leaves out

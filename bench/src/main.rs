@@ -28,6 +28,7 @@ mod start;
 mod stats;
 mod sterna;
 mod store;
+mod ways;
 
 use std::path::Path;
 
@@ -64,7 +65,7 @@ const ALL: [&str; 13] = [
 ];
 
 /// What is measured only when it is asked for: it takes long, or is part of another one.
-const ALONE: [&str; 5] = ["memory", "move", "clone", "prepared", "instant"];
+const ALONE: [&str; 6] = ["memory", "move", "clone", "prepared", "instant", "ways"];
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -105,6 +106,7 @@ async fn measure(what: &str, runs: usize) -> anyhow::Result<()> {
         "clone" => return clones::measure(root, runs).await,
         "prepared" => return clones::prepared(root, runs).await,
         "import" => return import::measure(root, runs).await,
+        "ways" => return ways::measure(root, runs).await,
         "start" => return start::measure(root, runs).await,
         // Not on a task: a simulation never waits, and a task would be made to.
         "simulation" => return tokio::task::spawn_blocking(move || simulation::measure(runs)).await?,

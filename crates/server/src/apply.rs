@@ -53,8 +53,9 @@ pub const AT_ONCE_MAX: usize = 32;
 const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
 /// After so long without anything an agent counts as lost.
 const SILENCE_MAX: Duration = Duration::from_secs(40);
-/// How long after a failed write it is tried again.
+/// How long after a failed write it is tried again, at first; each pause is twice the one before.
 const AGAIN: Duration = Duration::from_millis(200);
+const AGAIN_MAX: Duration = Duration::from_secs(10);
 
 /// Takes a request, and has it done.
 pub async fn apply(
@@ -297,6 +298,7 @@ async fn conclude(app: &App, asking: &Asking, ended: Outcome) {
         from: None,
         request: None,
     };
+    let mut pause = AGAIN;
     loop {
         let plan = end(app, asking.operation, ended.clone());
         let Some(plan) = plan else { return };
@@ -308,7 +310,8 @@ async fn conclude(app: &App, asking: &Asking, ended: Outcome) {
             }
             Err(CommitError::Store(error)) => {
                 tracing::warn!(%error, operation = %asking.operation, "how an apply ended was not stored; it is tried again");
-                app.env.sleep(AGAIN).await;
+                app.env.sleep(pause).await;
+                pause = pause.saturating_mul(2).min(AGAIN_MAX);
             }
         }
     }

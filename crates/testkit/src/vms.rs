@@ -96,28 +96,38 @@ impl World {
 
     /// Sends an image of which the template will be; its size in bytes.
     pub async fn import(&self, path: &Path) -> anyhow::Result<u64> {
+        self.import_as(TINY, path).await
+    }
+
+    /// The same with this name.
+    pub async fn import_as(&self, name: &str, path: &Path) -> anyhow::Result<u64> {
         let content = tokio::fs::read(path)
             .await
             .with_context(|| format!("reading {}", path.display()))?;
         let bytes = content.len() as u64;
         self.client()
-            .create::<Image>(&body(TINY, ImageSpec::default()), None, false)
+            .create::<Image>(&body(name, ImageSpec::default()), None, false)
             .await?;
         self.client()
-            .upload(TINY, None, bytes, stream::iter([Ok(content)]))
+            .upload(name, None, bytes, stream::iter([Ok(content)]))
             .await?;
         Ok(bytes)
     }
 
     /// Makes the template of the image.
     pub async fn create_template(&self, memory_mib: u64) -> anyhow::Result<()> {
+        self.create_template_of(TINY, memory_mib).await
+    }
+
+    /// The same of an image, and named like it.
+    pub async fn create_template_of(&self, image: &str, memory_mib: u64) -> anyhow::Result<()> {
         let spec = TemplateSpec {
-            image: TINY.to_owned(),
+            image: image.to_owned(),
             memory_mib: Some(memory_mib),
             ..TemplateSpec::default()
         };
         self.client()
-            .create::<Template>(&body(TINY, spec), None, false)
+            .create::<Template>(&body(image, spec), None, false)
             .await?;
         Ok(())
     }

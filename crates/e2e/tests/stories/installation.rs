@@ -6,8 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::ensure;
-use api::kinds::{CdromSpec, Image, ImageSpec, Vm, VmSpec};
-use futures_util::stream;
+use api::kinds::{CdromSpec, Image, Vm, VmSpec};
 use model::lifecycle::Phase;
 use serde_json::{Value, json};
 use testkit::console::Console;
@@ -27,8 +26,11 @@ async fn a_system_is_installed_from_a_medium() -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     make_media(directory.path())?;
     for name in [INSTALLER, RESCUE] {
-        let content = tokio::fs::read(directory.path().join(format!("{name}.iso"))).await?;
-        send(&world, name, content).await?;
+        world
+            .import_as(name, &directory.path().join(format!("{name}.iso")))
+            .await?;
+        let image = world.client().get::<Image>(name).await?;
+        ensure!(image.status.is_medium == Some(true), "{image:?}");
     }
     let spec = VmSpec {
         memory_mib: Some(192),
@@ -74,23 +76,6 @@ fn make_media(directory: &Path) -> anyhow::Result<()> {
     let made = Command::new(script).arg(guest_image()?).arg(directory).output()?;
     let said = String::from_utf8_lossy(&made.stderr);
     ensure!(made.status.success(), "no media could be made:\n{said}");
-    Ok(())
-}
-
-async fn send(world: &World, name: &str, content: Vec<u8>) -> anyhow::Result<()> {
-    let body = api::Create {
-        name: Some(name.to_owned()),
-        labels: Default::default(),
-        spec: ImageSpec::default(),
-    };
-    let client = world.client();
-    client.create::<Image>(&body, None, false).await?;
-    let bytes = content.len() as u64;
-    client
-        .upload(name, None, bytes, stream::iter([Ok(content)]))
-        .await?;
-    let image = client.get::<Image>(name).await?;
-    ensure!(image.status.is_medium == Some(true), "{image:?}");
     Ok(())
 }
 

@@ -24,6 +24,9 @@ const MAX_TRIVIAL_LINES: usize = 10;
 /// What every crate's documentation has to say.
 const CRATE_DOC_WORDS: [&str; 3] = ["owns", "does not know", "start"];
 
+/// Crates whose manifests say that they have no tests of their own (`test = false`).
+const WITHOUT_UNIT_TESTS: [&str; 2] = ["crates/planner/src/", "crates/sim/src/"];
+
 /// Marks of work left undone, in halves, so that this file has none itself.
 const MARKS: [&str; 3] = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
 
@@ -42,6 +45,7 @@ pub(super) fn check(file: &File) -> Vec<Finding> {
         module_docs,
         crate_docs,
         doc_tests,
+        unrun_tests,
         inherited_lints,
     ]
     .into_iter()
@@ -185,6 +189,21 @@ fn doc_tests(file: &File) -> Vec<Finding> {
     findings
 }
 
+fn unrun_tests(file: &File) -> Vec<Finding> {
+    if !WITHOUT_UNIT_TESTS
+        .iter()
+        .any(|crates| file.path.starts_with(crates))
+    {
+        return Vec::new();
+    }
+    let lines = file.text.lines().enumerate();
+    let tests = lines.filter(|(_, line)| line.trim() == "#[cfg(test)]");
+    let message = "has tests that nobody runs: put them into the crate's `tests`";
+    tests
+        .map(|(index, _)| Finding::new(&file.path, index + 1, message))
+        .collect()
+}
+
 fn inherited_lints(file: &File) -> Vec<Finding> {
     if !file.path.ends_with("/Cargo.toml") {
         return Vec::new();
@@ -305,6 +324,16 @@ mod tests {
             found("crates/api/src/a.rs", text),
             [(7, "begins a block that is not `text`".into())]
         );
+    }
+
+    #[test]
+    fn tests_that_are_not_run_are_found() {
+        let text = "//! Docs.\n\n#[cfg(test)]\nmod tests {}\n";
+        assert_eq!(
+            found("crates/sim/src/a.rs", text),
+            [(3, "has tests that nobody runs".into())]
+        );
+        assert_eq!(found("crates/api/src/a.rs", text), []);
     }
 
     #[test]
