@@ -18,7 +18,8 @@ use super::action::next_commands;
 use super::base::Base;
 use super::catalog::{check_guest_size, check_sizes, guest, guest_spec, hide_texts};
 use super::{
-    Served, build, clone, find, flatten, host_name, immutable, media, name_of, placement, start, template, warm,
+    Served, build, clone, find, flatten, host_name, immutable, media, name_of, placement, start, template,
+    warm,
 };
 use crate::service::Context;
 use crate::shared::Heard;
