@@ -220,6 +220,7 @@ fn of_template(
         firmware: base.firmware,
         start: StartChoice::Boot,
         warms: None,
+        flatten_request: 0,
         builds: None,
     })
 }

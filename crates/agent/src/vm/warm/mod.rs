@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use self::waiting::KEYS;
-pub use self::waiting::Waiting;
+pub(super) use self::waiting::Waiting;
 use super::errand::{Errand, Step};
 use super::exec::{Vm, qmp_failure, storage_failure};
 use super::retryable;
