@@ -59,11 +59,7 @@ async fn vms_start_from_their_templates_memory() -> anyhow::Result<()> {
     forget_what_waits(&memory)?;
     create(&world, "five", "h1", StartChoice::AtOnce).await?;
     let five = world.until_ready("five").await?;
-    ensure!(
-        five.status.layer.as_deref() == Some(WARM),
-        "{:?}",
-        five.status
-    );
+    ensure!(five.status.layer.as_deref() == Some(WARM), "{:?}", five.status);
     all.push(five);
     are_others(&world, &all).await?;
     is_kept_from_people(&world).await?;
