@@ -40,6 +40,8 @@ pub enum Step {
         /// The time when it begins is its first argument, in seconds since 1970.
         clock: Option<Clock>,
     },
+    /// Nothing is asked of the guest, from when that is told until the other is dropped.
+    Rest(oneshot::Sender<()>, oneshot::Receiver<()>),
     /// A process is started that waits to be told who its guest is; which one is told.
     Wait(oneshot::Sender<Waiting>),
     /// It is told: random numbers, the time, and all else.
@@ -139,6 +141,12 @@ impl Errand {
                     message: format!("{what}: {}", trouble.message),
                     ..trouble
                 })
+            }
+            Step::Rest(begun, over) => {
+                // Nobody may wait any more.
+                let _ = begun.send(());
+                let _ = over.await;
+                Ok(())
             }
             Step::Wait(whom) => {
                 let waiting = Waiting::start(agent).await.map_err(Trouble::new)?;

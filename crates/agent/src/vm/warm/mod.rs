@@ -28,6 +28,7 @@ use qemu::migration_settings::warm_capabilities;
 use qemu::qmp::Qmp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use self::waiting::KEYS;
 pub(super) use self::waiting::Waiting;
@@ -42,6 +43,8 @@ const IDENTITY: &str = include_str!("identity.sh");
 
 /// How long a guest may take to end its boot.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(600);
+/// How long it may take until nothing is asked of a guest any more.
+const REST_PATIENCE: Duration = Duration::from_secs(5);
 /// How long what waits in a guest may take to give it an identity, before scripts are to do it.
 const TELL_PATIENCE: Duration = Duration::from_secs(25);
 /// How long scripts may take to give a guest an identity: of that, keys for its services take most.
@@ -184,7 +187,10 @@ impl Vm {
             let message = "its memory is not in a file: it has moved to another host meanwhile";
             return Err(terminal("memory-not-kept", message.to_owned()));
         }
+        // Each copy of the guest would answer first what it is asked now.
+        let rest = timeout(REST_PATIENCE, self.let_rest()).await;
         let bytes = self.save_to(&files.state, warm_capabilities()).await?;
+        drop(rest);
         let form = WarmForm {
             made_by: self.made_by(&self.live().await?.qmp, &machine).await?,
             macs: machine.nics.iter().map(|nic| nic.mac.clone()).collect(),
@@ -195,6 +201,16 @@ impl Vm {
         let sealed = sealed.map_err(|error| retryable("storage-failed", &error))?;
         sealed.map_err(|error| retryable("storage-failed", &error))?;
         Ok(Outcome::Saved { bytes })
+    }
+
+    /// The guest is asked nothing until what is given here is dropped.
+    async fn let_rest(&self) -> Option<oneshot::Sender<()>> {
+        let (begun, has_begun) = oneshot::channel();
+        let (rest, over) = oneshot::channel();
+        let (errand, _) = Errand::new(vec![Step::Rest(begun, over)], REST_PATIENCE);
+        self.live().await.ok()?.give(errand).await;
+        has_begun.await.ok()?;
+        Some(rest)
     }
 
     fn waiting(&self) -> Option<Waiting> {
