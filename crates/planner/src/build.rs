@@ -55,11 +55,14 @@ pub(crate) fn stage(view: &View, vm: VmId) -> Option<Reason> {
     let (code, message) = match (open, run) {
         _ if is_copy => ("build-copies", "the disk that it begins with is copied"),
         (None, _) if is_built => ("build-captures", "its disk is copied for the template's image"),
-        (Some(open), _) if open.goal == Goal::Copy => ("build-captures", "its disk is copied for the template's image"),
-        (Some(_), _) if is_built => ("build-ends", "its guest is shut down"),
-        (Some(_), Some(run)) if run.ready && builds.script.is_some() => {
-            ("build-in-guest", "the script is run in its guest, which then forgets who it is")
+        (Some(open), _) if open.goal == Goal::Copy => {
+            ("build-captures", "its disk is copied for the template's image")
         }
+        (Some(_), _) if is_built => ("build-ends", "its guest is shut down"),
+        (Some(_), Some(run)) if run.ready && builds.script.is_some() => (
+            "build-in-guest",
+            "the script is run in its guest, which then forgets who it is",
+        ),
         (Some(_), Some(run)) if run.ready => ("build-in-guest", "its guest forgets who it is"),
         _ => ("build-boots", "it boots, and its guest's agent is waited for"),
     };
@@ -93,7 +96,10 @@ impl Step<'_> {
     pub(crate) fn build_is_late_at(&self) -> Option<Timestamp> {
         self.builds()?;
         let intent = self.vm.intent.as_ref().map(|at| &at.value)?;
-        let open = intent.open.as_ref().filter(|open| matches!(open.goal, Goal::Run { .. }))?;
+        let open = intent
+            .open
+            .as_ref()
+            .filter(|open| matches!(open.goal, Goal::Run { .. }))?;
         let is_ready = self.vm.runs.get(&open.incarnation).is_some_and(|run| run.ready);
         let more_ms = if is_ready { GUEST_MAX_MS } else { 0 };
         Some(later(open.granted_at, BOOT_MAX_MS.saturating_add(more_ms)))
@@ -104,10 +110,16 @@ impl Step<'_> {
         let intent = self.intent();
         let image = self.view.images.get(&builds.image.0);
         let Some(image) = image.filter(|image| image.object.is_some()) else {
-            return Some(Reason::new("build-image-gone", "the image that it was to become was deleted"));
+            return Some(Reason::new(
+                "build-image-gone",
+                "the image that it was to become was deleted",
+            ));
         };
         let status = image.status.as_ref().map(|at| &at.value);
-        if let Some(failure) = status.filter(|status| status.content.is_none()).and_then(|status| status.failure.as_ref()) {
+        if let Some(failure) = status
+            .filter(|status| status.content.is_none())
+            .and_then(|status| status.failure.as_ref())
+        {
             return Some(at_step("copying its disk for the image", failure));
         }
         if builds.gives.is_none() && !self.view.templates.contains_key(&builds.template.0) {
@@ -152,7 +164,11 @@ impl Step<'_> {
 
     /// What its host shall do with it: shut it down as soon as its guest has forgotten who it is.
     pub(crate) fn building_goal(&self, open: &Open, goal: Goal, intent: &mut VmIntent) -> Goal {
-        let built = self.vm.runs.get(&open.incarnation).and_then(|run| run.built.as_ref());
+        let built = self
+            .vm
+            .runs
+            .get(&open.incarnation)
+            .and_then(|run| run.built.as_ref());
         match (goal, built) {
             (Goal::Run { .. }, Some(built)) if self.builds().is_some() && built.reason.is_none() => {
                 intent.built = Some(built.clone());
@@ -180,8 +196,15 @@ impl Step<'_> {
     /// The template, or its next version, the operation's end and the VM's.
     fn write_template(&self, builds: &Builds) -> Result<Plan, Reason> {
         let mut plan = self.begin("make the template of");
-        let image = self.view.images.get(&builds.image.0).and_then(|image| image.object.as_ref());
-        plan.rely(key::object(Kind::Image, builds.image.0), image.map_or(0, |at| at.revision));
+        let image = self
+            .view
+            .images
+            .get(&builds.image.0)
+            .and_then(|image| image.object.as_ref());
+        plan.rely(
+            key::object(Kind::Image, builds.image.0),
+            image.map_or(0, |at| at.revision),
+        );
         let meta = &self.object.value.meta;
         let made = Made {
             at: self.now,
@@ -259,7 +282,8 @@ impl Step<'_> {
     fn build_operation(&self) -> Option<(OperationId, &Operation)> {
         self.view.operations_on(self.id).find(|(_, operation)| {
             let spec = operation.object.as_ref().map(|at| &at.value.spec);
-            spec.is_some_and(|spec| spec.action == Action::Build) && operation::status(operation).ended_at.is_none()
+            spec.is_some_and(|spec| spec.action == Action::Build)
+                && operation::status(operation).ended_at.is_none()
         })
     }
 
@@ -277,7 +301,10 @@ impl Step<'_> {
 }
 
 fn at_step(step: &str, reason: &Reason) -> Reason {
-    Reason::new(&reason.code, format!("{step} came to nothing: {}", reason.message))
+    Reason::new(
+        &reason.code,
+        format!("{step} came to nothing: {}", reason.message),
+    )
 }
 
 fn is_taken(view: &View, builds: &Builds, project: Option<&str>) -> bool {
@@ -291,7 +318,9 @@ fn is_taken(view: &View, builds: &Builds, project: Option<&str>) -> bool {
 
 fn taken(builds: &Builds) -> Reason {
     let name = &builds.template_name;
-    let message = format!("another template {name} was created meanwhile: build it under another name, or delete that one");
+    let message = format!(
+        "another template {name} was created meanwhile: build it under another name, or delete that one"
+    );
     Reason::new("template-exists", message)
 }
 
@@ -329,7 +358,9 @@ fn next_version(
 }
 
 fn remove_image(view: &View, plan: &mut Plan, image: ImageId) {
-    let Some(found) = view.images.get(&image.0) else { return };
+    let Some(found) = view.images.get(&image.0) else {
+        return;
+    };
     if let Some(at) = &found.object {
         let meta = &at.value.meta;
         plan.remove(key::object(Kind::Image, image.0), at.revision);

@@ -111,9 +111,18 @@ fn without_object(id: VmId) -> Vec<Fault> {
 
 /// What a VM is made of is there.
 fn references(view: &View, id: VmId, vm: &Object<VmSpec>) -> Vec<Fault> {
+    // What came to nothing goes before the VM that it was to be made of.
+    let is_given_up = vm.meta.deleted_at.is_some();
+    let image = vm
+        .spec
+        .builds
+        .as_ref()
+        .filter(|_| is_given_up)
+        .map(|builds| builds.image.0);
     let missing = vm
         .spec
         .needs()
+        .filter(|needed| image.is_none_or(|image| *needed != (Kind::Image, image)))
         .filter(|(kind, id)| view.meta(*kind, *id).is_none());
     missing
         .map(|(kind, needed)| {

@@ -329,7 +329,12 @@ impl<'a> Step<'a> {
             let mut migrations = self.view.active_migrations(self.id);
             migrations.all(|(_, migration)| migration.intent.is_none())
         };
-        is_there && is_wanted && !self.is_kept_warm() && !self.has_been_built() && self.spec().power.needs_host() && is_clear()
+        is_there
+            && is_wanted
+            && !self.is_kept_warm()
+            && !self.has_been_built()
+            && self.spec().power.needs_host()
+            && is_clear()
     }
 
     /// Nothing runs, and it is not to be started.

@@ -29,9 +29,10 @@ pub(crate) use contexts::{ContextCommand, SetContextArgs};
 pub(crate) use files::{ApplyArgs, DESCRIBED, ExportArgs};
 pub(crate) use guest::GuestApplyArgs;
 pub(crate) use kinds::{
-    BuildArgs, CaptureArgs, CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, DrainArgs, GetArgs, GuestArgs,
-    HistoryArgs, HostCommand, ImageCommand, ImportArgs, LabelArgs, ListArgs, MigrationCommand, NetworkArgs,
-    ProfileArgs, ReadCommand, RefreshArgs, Selection, TemplateArgs, TemplateCommand, TokenArgs, WarmArgs, WriteCommand,
+    BuildArgs, CaptureArgs, CatalogCommand, CreateArgs, DatastoreArgs, DeleteArgs, DrainArgs, GetArgs,
+    GuestArgs, HistoryArgs, HostCommand, ImageCommand, ImportArgs, LabelArgs, ListArgs, MigrationCommand,
+    NetworkArgs, ProfileArgs, ReadCommand, RefreshArgs, Selection, TemplateArgs, TemplateCommand, TokenArgs,
+    WarmArgs, WriteCommand,
 };
 pub(crate) use manual::{ManualArgs, write as write_manual};
 pub(crate) use output::{Output, Printing};

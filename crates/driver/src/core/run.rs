@@ -151,7 +151,8 @@ impl Core {
 
     /// Whether something is still to be done in a guest of whose disk a template is made.
     fn is_to_be_built(&self) -> bool {
-        let is_asked = matches!(&self.desired, Desired::Ordered(document) if document.machine.build.is_some());
+        let is_asked =
+            matches!(&self.desired, Desired::Ordered(document) if document.machine.build.is_some());
         is_asked && self.memory.guest.ready && self.memory.built.is_none()
     }
 

@@ -91,10 +91,16 @@ fn check_overrides(spec: &VmSpec) -> Result<(), Problem> {
 fn check_script(script: Option<&str>) -> Result<(), Problem> {
     let Some(script) = script else { return Ok(()) };
     if script == NOT_SHOWN {
-        let detail = "the script is one that was not shown, and stands for another: take it as an operator sees it";
+        let detail =
+            "the script is one that was not shown, and stands for another: take it as an operator sees it";
         return Err(Problem::invalid("user-data-not-shown", detail));
     }
-    check_range("the size of the script in bytes", script.len() as u64, 1, SCRIPT_MAX_BYTES)?;
+    check_range(
+        "the size of the script in bytes",
+        script.len() as u64,
+        1,
+        SCRIPT_MAX_BYTES,
+    )?;
     Ok(())
 }
 
@@ -220,8 +226,11 @@ fn of_template(
 
 /// What a new template gives: the source's sizes, networks and firmware. What that was told it has carried out already.
 fn gives(context: &Context<'_>, built: &vm::VmSpec, image: ImageId) -> Result<TemplateSpec, Problem> {
-    let source = built.clone_of.and_then(|id| context.view.vms.get(&id)?.object.as_ref());
-    let source = source.ok_or_else(|| Problem::conflict("being-deleted", "the VM that it begins with is gone"))?;
+    let source = built
+        .clone_of
+        .and_then(|id| context.view.vms.get(&id)?.object.as_ref());
+    let source =
+        source.ok_or_else(|| Problem::conflict("being-deleted", "the VM that it begins with is gone"))?;
     let networks = source.value.spec.nics.iter().map(|nic| nic.network);
     Ok(TemplateSpec {
         image,
@@ -244,7 +253,11 @@ fn create_image(
     version: u64,
     plan: &mut Plan,
 ) -> Result<(), Problem> {
-    let mut meta = context.meta(Kind::Image, &free_name(context, template, version), BTreeMap::new());
+    let mut meta = context.meta(
+        Kind::Image,
+        &free_name(context, template, version),
+        BTreeMap::new(),
+    );
     meta.id = image.0;
     let object = Object {
         meta,

@@ -17,7 +17,9 @@ use uuid::Uuid;
 use super::action::next_commands;
 use super::base::Base;
 use super::catalog::{check_guest_size, check_sizes, guest, guest_spec, hide_texts};
-use super::{Served, build, clone, find, host_name, immutable, media, name_of, placement, start, template, warm};
+use super::{
+    Served, build, clone, find, host_name, immutable, media, name_of, placement, start, template, warm,
+};
 use crate::service::Context;
 use crate::shared::Heard;
 

@@ -69,7 +69,10 @@ async fn build(
         return output::one::<Vm>(context, &vm);
     }
     let operation = operation(context, &vm).await?;
-    context.note(&format!("{}: template {template} is made of VM {}", operation.name, vm.name));
+    context.note(&format!(
+        "{}: template {template} is made of VM {}",
+        operation.name, vm.name
+    ));
     let ended = until::<Operation, _>(context, vec![operation], &Over).await;
     let [operation] = ended.objects.as_slice() else {
         return Ok(ExitCode::FAILURE);
@@ -106,9 +109,12 @@ async fn operation(context: &Context, vm: &ObjectOf<Vm>) -> anyhow::Result<Objec
     let of_it = all
         .into_iter()
         .filter(|one| one.spec.action == Action::Build && one.spec.object == vm.name);
-    of_it
-        .max_by_key(|one| one.created_at)
-        .with_context(|| format!("no operation tells of VM {}: look at `sterna template get`", vm.name))
+    of_it.max_by_key(|one| one.created_at).with_context(|| {
+        format!(
+            "no operation tells of VM {}: look at `sterna template get`",
+            vm.name
+        )
+    })
 }
 
 /// What no other is called.

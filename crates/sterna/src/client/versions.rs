@@ -99,5 +99,9 @@ fn from(built: &BuiltFrom) -> String {
         (None, Some(version)) => format!("@{version}"),
         (None, None) => String::new(),
     };
-    if built.script { format!("{base}, script") } else { base }
+    if built.script {
+        format!("{base}, script")
+    } else {
+        base
+    }
 }

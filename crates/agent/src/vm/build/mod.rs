@@ -45,7 +45,11 @@ impl Vm {
         let ask = |input: String, words: &[&str]| Step::Shell {
             what: "preparing the guest for a template",
             script: BEGIN.to_owned(),
-            arguments: [token.as_str()].iter().chain(words).map(|word| (*word).to_owned()).collect(),
+            arguments: [token.as_str()]
+                .iter()
+                .chain(words)
+                .map(|word| (*word).to_owned())
+                .collect(),
             input,
             clock: None,
         };
@@ -58,7 +62,7 @@ impl Vm {
         let has_script = if script.is_some() { "script" } else { "-" };
         let kept = OUTPUT_MAX_BYTES.to_string();
         let words = [has_script, timeout_s.as_str(), kept.as_str(), RUN, GENERALISE];
-        let input = STANDARD.encode(script.unwrap_or_default());
+        let input = STANDARD.encode(script.map(executable).unwrap_or_default());
         let said = self.hear(ask(input, &words)).await?;
         Ok(outcome(&said))
     }
@@ -74,6 +78,15 @@ impl Vm {
                 is_retryable: true,
             }),
         }
+    }
+}
+
+/// A script that says by what it is read.
+fn executable(script: String) -> String {
+    if script.starts_with("#!") {
+        script
+    } else {
+        format!("#!/bin/sh\n{script}")
     }
 }
 
@@ -118,16 +131,28 @@ fn outcome(said: &str) -> Outcome {
             (0, Some(Reason::new("build-script-failed", message)))
         }
         Some("late") => {
-            let message = format!("the script had not ended after {} s, and was killed", SCRIPT_MAX.as_secs());
+            let message = format!(
+                "the script had not ended after {} s, and was killed",
+                SCRIPT_MAX.as_secs()
+            );
             (0, Some(Reason::new("build-script-failed", message)))
         }
         Some("generalise") => {
             let message = format!("its guest cannot be generalised: {shown}");
             (1, Some(Reason::new("guest-not-generalised", message)))
         }
-        Some("lost") => (0, Some(Reason::new("build-lost", format!("what was begun in the guest is not there any more: {shown}")))),
+        Some("lost") => (
+            0,
+            Some(Reason::new(
+                "build-lost",
+                format!("what was begun in the guest is not there any more: {shown}"),
+            )),
+        ),
         _ => {
-            let message = format!("the guest gave no readable answer: {}", first.chars().take(200).collect::<String>().escape_debug());
+            let message = format!(
+                "the guest gave no readable answer: {}",
+                first.chars().take(200).collect::<String>().escape_debug()
+            );
             (0, Some(Reason::new("guest-not-generalised", message)))
         }
     };
@@ -153,12 +178,21 @@ mod tests {
         assert_eq!(outcome("under-way\n"), Outcome::Ok);
         let done = built("done 0 7\n\nhello\nx");
         assert_eq!((done.reason, done.applied.output.as_str()), (None, "hello\nx"));
-        assert_eq!((done.applied.exit_status, done.applied.output_bytes), (Some(0), 7));
+        assert_eq!(
+            (done.applied.exit_status, done.applied.output_bytes),
+            (Some(0), 7)
+        );
         let failed = built("script 3 4\n\noops");
         assert_eq!(failed.reason.unwrap().code, "build-script-failed");
-        assert_eq!((failed.applied.exit_status, failed.applied.output.as_str()), (Some(3), "oops"));
+        assert_eq!(
+            (failed.applied.exit_status, failed.applied.output.as_str()),
+            (Some(3), "oops")
+        );
         let refused = built("generalise 1 0\nno \u{1b}keys\n");
-        assert_eq!(refused.reason.unwrap().message, "its guest cannot be generalised: no \\u{1b}keys");
+        assert_eq!(
+            refused.reason.unwrap().message,
+            "its guest cannot be generalised: no \\u{1b}keys"
+        );
         for said in ["", "\n\n", "what", "script x y", "done"] {
             built(said);
         }
