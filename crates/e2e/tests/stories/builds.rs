@@ -22,8 +22,9 @@ const WHO: &str = "echo \"id:$(cat /etc/machine-id)\"; cat /data/was /data/built
 async fn templates_are_made_of_vms() -> anyhow::Result<()> {
     let world = World::up(1).await?;
     world.make_template(192).await?;
-    world.create_vm("golden", vms::spec(Some("h1"), GOLDEN)).await?;
+    world.create_vm("golden", vms::spec(Some("h1"), "")).await?;
     let golden = world.until_ready("golden").await?;
+    does(&world, "golden", GOLDEN).await?;
     let of_golden = BuildSpec {
         template: "web".to_owned(),
         from_vm: Some("golden".to_owned()),
@@ -67,7 +68,7 @@ async fn templates_are_made_of_vms() -> anyhow::Result<()> {
     let applied = failed.status.applied.clone().context("what was printed")?;
     ensure!(reason.code == "build-script-failed", "{reason:?}");
     ensure!(
-        applied.exit_status == Some(3) && applied.output == "oops",
+        applied.exit_status == Some(3) && applied.output == "oops\n",
         "{applied:?}"
     );
     is_gone(&world, &vm.name).await?;

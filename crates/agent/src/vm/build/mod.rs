@@ -105,14 +105,14 @@ fn refused(trouble: &Trouble) -> Failure {
 /// What the guest said: that it is at it; or a line with how the last step ended, one with what there is to say of it, and what
 /// the script printed last.
 fn outcome(said: &str) -> Outcome {
-    let mut lines = said.lines();
-    let first = lines.next().unwrap_or_default();
+    let mut parts = said.splitn(3, '\n');
+    let first = parts.next().unwrap_or_default();
     if first.trim() == UNDER_WAY {
         return Outcome::Ok;
     }
     let words: Vec<&str> = first.split_whitespace().collect();
-    let message = lines.next().unwrap_or_default();
-    let output = said.lines().skip(2).collect::<Vec<_>>().join("\n");
+    let message = parts.next().unwrap_or_default();
+    let output = parts.next().unwrap_or_default();
     let number = |at: usize| words.get(at).and_then(|word| word.parse::<i64>().ok());
     let status = number(1).and_then(|status| i32::try_from(status).ok());
     let applied = |steps_done: usize| Applied {
