@@ -165,6 +165,15 @@ fn a_template_is_made_of_a_vm_step_by_step() {
     is_gone(&mut world);
     assert!(world.view.images.contains_key(&IMAGE.0));
     assert_eq!(world.phase(golden), Phase::Running);
+    // What it was told and what it printed are for nobody who reads the audit trail.
+    let audit = world.store.iter().filter(|(key, _)| key.starts_with("/audit/"));
+    for (key, (value, _)) in audit {
+        let text = String::from_utf8_lossy(value);
+        assert!(
+            !text.contains("secret") && !text.contains("hello"),
+            "{key}: {text}"
+        );
+    }
 }
 
 #[test]
