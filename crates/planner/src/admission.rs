@@ -22,6 +22,8 @@ use crate::view::{Change, Migration, View};
 
 /// Where what a guest printed is in the status of an operation.
 const OUTPUT: &str = "/applied/output";
+/// The same in what is reported and noted of a guest that a template is made of.
+const BUILT_OUTPUT: &str = "/built/applied/output";
 /// What stands in the audit trail for one that was not the same before.
 const CHANGED: &str = "[not shown, changed]";
 
@@ -178,7 +180,7 @@ fn audit_record(plan: &Plan, before: &BTreeMap<String, Before>, stamp: &Stamp<'_
 
 /// The audit trail is kept for good: it says that a guest has texts and whether they changed, not what they are.
 fn leave_texts_out(before: &mut Option<Value>, after: &mut Option<Value>) {
-    for pointer in user_data::IN_OBJECT.into_iter().chain([OUTPUT]) {
+    for pointer in user_data::IN_OBJECT.into_iter().chain([OUTPUT, BUILT_OUTPUT]) {
         let (mut old, mut new) = (text(before, pointer), text(after, pointer));
         let has_changed = old.is_some() && old != new;
         if let Some(old) = &mut old {

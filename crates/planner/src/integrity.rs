@@ -8,7 +8,8 @@ use model::host::JoinToken;
 use model::network::AddressHolder;
 use model::record::{self, Stored, Unreadable};
 use model::token::{RequestRecord, TokenRecord};
-use model::{Kind, VmId, key};
+use model::vm::VmSpec;
+use model::{Kind, Object, VmId, key};
 use uuid::Uuid;
 
 use crate::profiles::is_of_family;
@@ -41,7 +42,7 @@ pub fn faults<'k>(stored: impl IntoIterator<Item = (&'k str, &'k [u8])>) -> Vec<
     found.extend(names(&stored, &view));
     found.extend(view.vms.iter().flat_map(|(id, vm)| {
         let object = vm.object.as_ref().map(|at| &at.value);
-        object.map_or_else(|| without_object(*id), |_| references(&view, *id))
+        object.map_or_else(|| without_object(*id), |vm| references(&view, *id, vm))
     }));
     found.extend(reservations(&view));
     found.extend(
@@ -109,8 +110,13 @@ fn without_object(id: VmId) -> Vec<Fault> {
 }
 
 /// What a VM is made of is there.
-fn references(view: &View, id: VmId) -> Vec<Fault> {
+fn references(view: &View, id: VmId, vm: &Object<VmSpec>) -> Vec<Fault> {
+    // What came to nothing goes before the VM that it was to be made of.
+    let is_given_up = vm.meta.deleted_at.is_some();
+    let builds = vm.spec.builds.as_ref().filter(|_| is_given_up);
+    let image = builds.map(|builds| (Kind::Image, builds.image.0));
     let missing = view.needs(Kind::Vm, id.0).into_iter();
+    let missing = missing.filter(|needed| Some(*needed) != image);
     missing
         .filter(|(kind, id)| view.meta(*kind, *id).is_none())
         .map(|(kind, needed)| {

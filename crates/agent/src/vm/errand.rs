@@ -146,7 +146,7 @@ impl Errand {
                 // Nobody may wait any more.
                 let _ = begun.send(());
                 let _ = over.await;
-                Ok(())
+                Ok(String::new())
             }
             Step::Wait(whom) => {
                 let waiting = Waiting::start(agent).await.map_err(Trouble::new)?;

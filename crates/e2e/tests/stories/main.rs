@@ -2,6 +2,7 @@
 //! is compiled and linked once for each.
 
 mod apply;
+mod builds;
 mod captures;
 mod clones;
 mod console;

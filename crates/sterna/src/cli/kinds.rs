@@ -143,7 +143,7 @@ pub(crate) enum CatalogCommand<T: Args> {
 #[derive(Debug, Subcommand)]
 pub(crate) enum TemplateCommand {
     /// Create one
-    Create(TemplateArgs),
+    Create(Box<TemplateArgs>),
     /// Show its versions: each change of what it gives makes one
     #[command(
         after_help = "Examples:\n  sterna template versions web\n  sterna vm create old --template web@2"
@@ -189,8 +189,8 @@ pub(crate) struct BuildArgs {
 
 \
     A VM is made of the newest version, WEB-build-1 and so on: it boots, runs the script as root, forgets who it is (machine id, \
-    SSH\nhost keys, what cloud-init keeps), is switched off, and its disk becomes the image of the next version. Then it is deleted. \
-    VMs that\nare there stay as they are. A repeat while it is under way follows that; if a step fails, nothing is left, and the operation \
+    SSH host keys, what cloud-init keeps), is switched off, and its disk becomes the image of the next version. Then it is deleted. \
+    VMs that are there stay as they are. A repeat while it is under way follows that; if a step fails, nothing is left, and the operation \
     says which.")]
 pub(crate) struct RefreshArgs {
     /// Name or id

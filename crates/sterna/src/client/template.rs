@@ -12,7 +12,7 @@ use crate::cli::{GuestArgs, ProfileArgs, ReadCommand, TemplateArgs, TemplateComm
 
 pub(super) async fn run(context: &Context, command: TemplateCommand) -> anyhow::Result<ExitCode> {
     match command {
-        TemplateCommand::Create(args) => create(context, args).await,
+        TemplateCommand::Create(args) => create(context, *args).await,
         TemplateCommand::Versions { name } => versions::list(context, &name).await,
         TemplateCommand::Write(WriteCommand::Read(ReadCommand::Get(args))) if args.name.contains('@') => {
             versions::get(context, &args.name).await

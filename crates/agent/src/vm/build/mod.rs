@@ -62,7 +62,7 @@ impl Vm {
         let has_script = if script.is_some() { "script" } else { "-" };
         let kept = OUTPUT_MAX_BYTES.to_string();
         let words = [has_script, timeout_s.as_str(), kept.as_str(), RUN, GENERALISE];
-        let input = STANDARD.encode(script.unwrap_or_default());
+        let input = STANDARD.encode(script.map(executable).unwrap_or_default());
         let said = self.hear(ask(input, &words)).await?;
         Ok(outcome(&said))
     }
@@ -81,6 +81,15 @@ impl Vm {
     }
 }
 
+/// A script that says by what it is read.
+fn executable(script: String) -> String {
+    if script.starts_with("#!") {
+        script
+    } else {
+        format!("#!/bin/sh\n{script}")
+    }
+}
+
 /// What a guest that is asked for nothing it could do lacks.
 fn refused(trouble: &Trouble) -> Failure {
     let message = format!(
@@ -96,14 +105,14 @@ fn refused(trouble: &Trouble) -> Failure {
 /// What the guest said: that it is at it; or a line with how the last step ended, one with what there is to say of it, and what
 /// the script printed last.
 fn outcome(said: &str) -> Outcome {
-    let mut lines = said.lines();
-    let first = lines.next().unwrap_or_default();
+    let mut parts = said.splitn(3, '\n');
+    let first = parts.next().unwrap_or_default();
     if first.trim() == UNDER_WAY {
         return Outcome::Ok;
     }
     let words: Vec<&str> = first.split_whitespace().collect();
-    let message = lines.next().unwrap_or_default();
-    let output = said.lines().skip(2).collect::<Vec<_>>().join("\n");
+    let message = parts.next().unwrap_or_default();
+    let output = parts.next().unwrap_or_default();
     let number = |at: usize| words.get(at).and_then(|word| word.parse::<i64>().ok());
     let status = number(1).and_then(|status| i32::try_from(status).ok());
     let applied = |steps_done: usize| Applied {

@@ -1,0 +1,161 @@
+//! Templates that are made of VMs: of one that runs and goes on, and of a template's newest version; what a guest was is forgotten,
+//! and where a step fails nothing is left.
+
+use anyhow::{Context, ensure};
+use api::Create;
+use api::apply::{ApplyBody, Secret};
+use api::client::ObjectOf;
+use api::kinds::{BuildSpec, Image, Operation, Template, Vm, VmSpec};
+use model::lifecycle::Phase;
+use model::operation::{Action, OperationPhase};
+use testkit::vms::{self, BOOT_PATIENCE, VmObject};
+use testkit::wait::{self, Verdict};
+use testkit::world::World;
+
+use super::disks::is_empty;
+
+/// What a guest is before it is a template's.
+const GOLDEN: &str = "echo 0123456789abcdef0123456789abcdef >/etc/machine-id; echo golden >/data/was; echo x >/var/log/old 2>/dev/null\nsync";
+const WHO: &str = "echo \"id:$(cat /etc/machine-id)\"; cat /data/was /data/built /data/patched; ls -d /var/lib/sterna-build* 2>/dev/null\n";
+
+#[tokio::test]
+async fn templates_are_made_of_vms() -> anyhow::Result<()> {
+    let world = World::up(1).await?;
+    world.make_template(192).await?;
+    world.create_vm("golden", vms::spec(Some("h1"), "")).await?;
+    let golden = world.until_ready("golden").await?;
+    does(&world, "golden", GOLDEN).await?;
+    let of_golden = BuildSpec {
+        template: "web".to_owned(),
+        from_vm: Some("golden".to_owned()),
+        refresh: false,
+        script: Some("echo built >/data/built".to_owned()),
+    };
+    let vm = build(&world, "web-build-1", of_golden.clone()).await?;
+    let again = build(&world, "web-build-2", of_golden.clone()).await;
+    ensure!(
+        code(again).as_deref() == Some("under-way"),
+        "two are made at once"
+    );
+    // Killed while its guest is prepared.
+    let is_up = |vm: &VmObject| Verdict::from(vm.status.ready);
+    wait::until::<Vm>(world.client(), &vm.name, "up", BOOT_PATIENCE, is_up).await?;
+    world.kill_agent("h1").await?;
+    let done = ended(&world, &vm.name).await?;
+    ensure!(done.status.phase == OperationPhase::Done, "{:?}", done.status);
+    let now = world.get_vm("golden").await?;
+    ensure!(
+        now.status.incarnation == golden.status.incarnation,
+        "{:?}",
+        now.status
+    );
+    let again = build(&world, "web-build-2", of_golden).await;
+    ensure!(
+        code(again).as_deref() == Some("template-exists"),
+        "it is made twice"
+    );
+    world.delete_vm("golden").await?;
+
+    let fails = BuildSpec {
+        template: "web".to_owned(),
+        refresh: true,
+        script: Some("echo oops; exit 3".to_owned()),
+        ..BuildSpec::default()
+    };
+    let vm = build(&world, "web-build-3", fails.clone()).await?;
+    let failed = ended(&world, &vm.name).await?;
+    let reason = failed.status.reason.clone().context("why")?;
+    let applied = failed.status.applied.clone().context("what was printed")?;
+    ensure!(reason.code == "build-script-failed", "{reason:?}");
+    ensure!(
+        applied.exit_status == Some(3) && applied.output == "oops\n",
+        "{applied:?}"
+    );
+    is_gone(&world, &vm.name).await?;
+
+    let patches = BuildSpec {
+        script: Some("echo patched >/data/patched".to_owned()),
+        ..fails
+    };
+    let vm = build(&world, "web-build-4", patches).await?;
+    let done = ended(&world, &vm.name).await?;
+    ensure!(done.status.phase == OperationPhase::Done, "{:?}", done.status);
+    is_gone(&world, &vm.name).await?;
+    is_empty(&world)?;
+    let template = world.client().get::<Template>("web").await?;
+    let from = template.status.built_from.context("what it was built from")?;
+    ensure!(
+        (template.status.version, from.version, from.script) == (2, Some(1), true),
+        "{from:?}"
+    );
+    let (images, _) = world.client().list::<Image>().await?;
+    ensure!(images.len() == 3, "{images:?}");
+
+    let spec = VmSpec {
+        template: Some("web".to_owned()),
+        ..VmSpec::default()
+    };
+    world.create_vm("front", spec).await?;
+    world.until_ready("front").await?;
+    let said = does(&world, "front", WHO).await?;
+    ensure!(said == "id:\ngolden\nbuilt\npatched\n", "{said:?}");
+    world.delete_vm("front").await?;
+    world.down().await
+}
+
+async fn build(world: &World, name: &str, asked: BuildSpec) -> Result<VmObject, api::client::ClientError> {
+    let body = Create {
+        name: Some(name.to_owned()),
+        labels: std::collections::BTreeMap::new(),
+        spec: VmSpec {
+            builds: Some(asked),
+            ..VmSpec::default()
+        },
+    };
+    world.client().create::<Vm>(&body, None, false).await
+}
+
+fn code<T>(answer: Result<T, api::client::ClientError>) -> Option<String> {
+    answer.err().and_then(|error| error.code().map(str::to_owned))
+}
+
+/// What tells of its build, when that has ended.
+async fn ended(world: &World, vm: &str) -> anyhow::Result<ObjectOf<Operation>> {
+    let (all, _) = world.client().list::<Operation>().await?;
+    let of_it = all
+        .into_iter()
+        .find(|one| one.spec.action == Action::Build && one.spec.object == vm)
+        .context("no operation tells of it")?;
+    let has_ended = |one: &ObjectOf<Operation>| Verdict::from(one.status.ended_at.is_some());
+    wait::until::<Operation>(world.client(), &of_it.name, "ended", 2 * BOOT_PATIENCE, has_ended).await
+}
+
+async fn is_gone(world: &World, vm: &str) -> anyhow::Result<()> {
+    let is_there = async || {
+        world
+            .get_vm(vm)
+            .await
+            .is_ok_and(|vm| vm.status.phase != Phase::Done)
+    };
+    for _ in 0..600 {
+        if !is_there().await {
+            return Ok(());
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    anyhow::bail!("{vm} is still there")
+}
+
+/// What a script in a guest prints.
+async fn does(world: &World, vm: &str, script: &str) -> anyhow::Result<String> {
+    let body = ApplyBody {
+        script: Some(Secret(format!("#!/bin/sh\n{script}"))),
+        timeout_s: Some(60),
+        ..ApplyBody::default()
+    };
+    let asked = world.client().apply(vm, &body, None).await?;
+    let has_ended = |one: &ObjectOf<Operation>| Verdict::from(one.status.ended_at.is_some());
+    let ended =
+        wait::until::<Operation>(world.client(), &asked.name, "ended", BOOT_PATIENCE, has_ended).await?;
+    Ok(ended.status.applied.unwrap_or_default().output)
+}
