@@ -55,11 +55,16 @@ async fn vms_start_from_their_templates_memory() -> anyhow::Result<()> {
         );
     }
     are_others(&world, &all).await?;
-    // What waits in the copies is given them by a process that waited, and by scripts where it is not found.
+    // They were told by a line to what waited in them; where that is not found, scripts do it.
+    ensure!(!scripts_were_needed(&world)?, "nothing waited in the copies");
     forget_what_waits(&memory)?;
     create(&world, "five", "h1", StartChoice::AtOnce).await?;
     let five = world.until_ready("five").await?;
     ensure!(five.status.layer.as_deref() == Some(WARM), "{:?}", five.status);
+    ensure!(
+        scripts_were_needed(&world)?,
+        "it was told by one that is not there"
+    );
     all.push(five);
     are_others(&world, &all).await?;
     is_kept_from_people(&world).await?;
@@ -133,6 +138,12 @@ async fn warm(world: &World) -> anyhow::Result<PathBuf> {
         .map(|entry| entry.path());
     let mut memory = files.filter(|path| path.extension().is_some_and(|extension| extension == "ram"));
     memory.next().context("its memory is not there")
+}
+
+/// Whether h1's agent says so. The other's was killed, maybe just when it had heard that all was done.
+fn scripts_were_needed(world: &World) -> anyhow::Result<bool> {
+    let log = std::fs::read_to_string(world.directory().join("log/h1.log"))?;
+    Ok(log.contains("scripts shall"))
 }
 
 /// Another process is named in the warm form than the one that waits there.

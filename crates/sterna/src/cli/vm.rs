@@ -82,9 +82,6 @@ impl From<VmGetArgs> for GetArgs {
 
 /// Which VMs are listed.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  sterna vm list -l app=web\n  sterna vm list --filter spec.warms=small   # its warm forms"
-)]
 pub(crate) struct VmListArgs {
     /// Which ones.
     #[command(flatten)]
