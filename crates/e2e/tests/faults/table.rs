@@ -103,7 +103,7 @@ pub(super) enum When {
     Soak,
 }
 
-pub(super) const TABLE: [Entry; 45] = [
+pub(super) const TABLE: [Entry; 46] = [
     soak(Fault::Server, Stage::Running, End::GoesOn),
     usual(Fault::SourceAgent, Stage::Running, End::GoesOn),
     soak(Fault::ServerLink, Stage::Running, End::GoesOn),
