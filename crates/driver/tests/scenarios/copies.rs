@@ -197,7 +197,7 @@ fn what_is_not_wanted_any_more_is_dropped() {
 fn a_disk_is_made_whole_and_that_is_broken_off_before_the_guest_moves() {
     let itself = |request| CopyTo::Itself { request };
     let mut world = running();
-    let mut wants = |world: &mut World, to: Option<CopyTo>, order| {
+    let wants = |world: &mut World, to: Option<CopyTo>, order| {
         world.hosts[SOURCE].copies = to.into_iter().map(|to| (to, CopyShape::default())).collect();
         world.order(SOURCE, order);
         world.settle(3_000_000);

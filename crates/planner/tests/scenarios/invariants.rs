@@ -225,6 +225,9 @@ impl World {
                     .spec
                     .reboot
                     .is_some_and(|asked| asked.request == object.spec.request),
+                None if object.spec.action == Action::Flatten => {
+                    object.spec.request == vm.spec.flatten_request
+                }
                 None => object.spec.request == vm.spec.power_request,
             };
             assert!(

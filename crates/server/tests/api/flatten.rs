@@ -32,13 +32,4 @@ async fn a_disk_is_asked_to_be_whole_once_and_only_where_there_is_one() {
         (&operation["spec"]["action"], &operation["status"]["phase"]),
         (&json!("flatten"), &json!("Running"))
     );
-
-    // One that was never over an image needs none.
-    let blank = json!({ "memory_mib": 64, "disk_bytes": 1 << 30 });
-    make("blank", blank).await;
-    let asked = flatten("blank").await.ok(200);
-    assert_eq!(asked["status"]["disk"]["whole"], true);
-    assert_eq!(asked["status"]["disk"]["flattening"], false);
-    let none = world.get("/v1/operations/blank-flatten-1").await;
-    none.refused(404, "not-found");
 }
