@@ -252,8 +252,8 @@ fn its_operation_ends_with_it() {
                 .filter(|one| {
                     one.object.as_ref().unwrap().value.spec.action == model::operation::Action::Flatten
                 })
-                .map(|one| planner::operation::status(one));
-            found.last().unwrap()
+                .map(planner::operation::status);
+            { found }.next_back().unwrap()
         };
         assert_eq!(phase(&world).phase, OperationPhase::Running);
         says(&mut world, id, to, state);
