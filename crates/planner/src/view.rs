@@ -363,9 +363,8 @@ impl View {
     fn index_vm(&mut self, id: VmId, add: bool) {
         let object = self.vms.get(&id).and_then(|vm| vm.object.as_ref());
         if let Some(at) = object {
-            let spec = &at.value.spec;
-            let built = spec.builds.as_ref().map(|builds| builds.image);
-            for image in spec.images().chain(built) {
+            let built = at.value.spec.builds.as_ref().map(|builds| builds.image);
+            for image in at.value.spec.images().chain(built) {
                 set_index(&mut self.users_of_image, image.0, (Kind::Vm, id.0), add);
             }
         }
@@ -379,8 +378,7 @@ impl View {
         if let Some(source) = self.vms.get(&id).and_then(|vm| awaited_source(vm)) {
             set_index(&mut self.clones_of, source, id, add);
         }
-        let spec = self.vms.get(&id).and_then(|vm| vm.object.as_ref());
-        if let Some(template) = spec.and_then(|at| at.value.spec.warms) {
+        if let Some(template) = object.and_then(|at| at.value.spec.warms) {
             set_index(&mut self.warm_forms, template, id, add);
         }
         let Some(intent) = self.vms.get(&id).and_then(|vm| vm.intent.as_ref()) else {
