@@ -379,8 +379,7 @@ impl View {
         if let Some(source) = self.vms.get(&id).and_then(|vm| awaited_source(vm)) {
             set_index(&mut self.clones_of, source, id, add);
         }
-        let spec = self.vms.get(&id).and_then(|vm| vm.object.as_ref());
-        if let Some(template) = spec.and_then(|at| at.value.spec.warms) {
+        if let Some(template) = object.and_then(|at| at.value.spec.warms) {
             set_index(&mut self.warm_forms, template, id, add);
         }
         let Some(intent) = self.vms.get(&id).and_then(|vm| vm.intent.as_ref()) else {

@@ -56,40 +56,7 @@ async fn templates_are_made_of_vms() -> anyhow::Result<()> {
     );
     world.delete_vm("golden").await?;
 
-    let fails = BuildSpec {
-        template: "web".to_owned(),
-        refresh: true,
-        script: Some("echo oops; exit 3".to_owned()),
-        ..BuildSpec::default()
-    };
-    let vm = build(&world, "web-build-3", fails.clone()).await?;
-    let failed = ended(&world, &vm.name).await?;
-    let reason = failed.status.reason.clone().context("why")?;
-    let applied = failed.status.applied.clone().context("what was printed")?;
-    ensure!(reason.code == "build-script-failed", "{reason:?}");
-    ensure!(
-        applied.exit_status == Some(3) && applied.output == "oops\n",
-        "{applied:?}"
-    );
-    is_gone(&world, &vm.name).await?;
-
-    let patches = BuildSpec {
-        script: Some("echo patched >/data/patched".to_owned()),
-        ..fails
-    };
-    let vm = build(&world, "web-build-4", patches).await?;
-    let done = ended(&world, &vm.name).await?;
-    ensure!(done.status.phase == OperationPhase::Done, "{:?}", done.status);
-    is_gone(&world, &vm.name).await?;
-    is_empty(&world)?;
-    let template = world.client().get::<Template>("web").await?;
-    let from = template.status.built_from.context("what it was built from")?;
-    ensure!(
-        (template.status.version, from.version, from.script) == (2, Some(1), true),
-        "{from:?}"
-    );
-    let (images, _) = world.client().list::<Image>().await?;
-    ensure!(images.len() == 3, "{images:?}");
+    is_refreshed(&world).await?;
 
     let spec = VmSpec {
         template: Some("web".to_owned()),
@@ -101,6 +68,45 @@ async fn templates_are_made_of_vms() -> anyhow::Result<()> {
     ensure!(said == "id:\ngolden\nbuilt\npatched\n", "{said:?}");
     world.delete_vm("front").await?;
     world.down().await
+}
+
+/// By a script that fails, which leaves nothing, and by one that does not.
+async fn is_refreshed(world: &World) -> anyhow::Result<()> {
+    let fails = BuildSpec {
+        template: "web".to_owned(),
+        refresh: true,
+        script: Some("echo oops; exit 3".to_owned()),
+        ..BuildSpec::default()
+    };
+    let vm = build(world, "web-build-3", fails.clone()).await?;
+    let failed = ended(world, &vm.name).await?;
+    let reason = failed.status.reason.clone().context("why")?;
+    let applied = failed.status.applied.clone().context("what was printed")?;
+    ensure!(reason.code == "build-script-failed", "{reason:?}");
+    ensure!(
+        applied.exit_status == Some(3) && applied.output == "oops\n",
+        "{applied:?}"
+    );
+    is_gone(world, &vm.name).await?;
+
+    let patches = BuildSpec {
+        script: Some("echo patched >/data/patched".to_owned()),
+        ..fails
+    };
+    let vm = build(world, "web-build-4", patches).await?;
+    let done = ended(world, &vm.name).await?;
+    ensure!(done.status.phase == OperationPhase::Done, "{:?}", done.status);
+    is_gone(world, &vm.name).await?;
+    is_empty(world)?;
+    let template = world.client().get::<Template>("web").await?;
+    let from = template.status.built_from.context("what it was built from")?;
+    ensure!(
+        (template.status.version, from.version, from.script) == (2, Some(1), true),
+        "{from:?}"
+    );
+    let (images, _) = world.client().list::<Image>().await?;
+    ensure!(images.len() == 3, "{images:?}");
+    Ok(())
 }
 
 async fn build(world: &World, name: &str, asked: BuildSpec) -> Result<VmObject, api::client::ClientError> {

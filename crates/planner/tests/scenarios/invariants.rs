@@ -209,10 +209,11 @@ impl World {
                 .get(&VmId(object.spec.object))
                 .and_then(|vm| vm.object.as_ref());
             let Some(vm) = vm.map(|at| &at.value) else {
-                assert_eq!(
-                    (object.spec.action, status.phase),
-                    (Action::Delete, OperationPhase::Done)
-                );
+                // A build's VM goes with its end, which is told of for a while.
+                let is_build = object.spec.action == Action::Build && status.ended_at.is_some();
+                let is_deletion =
+                    (object.spec.action, status.phase) == (Action::Delete, OperationPhase::Done);
+                assert!(is_build || is_deletion, "{object:?} is {:?}", status.phase);
                 continue;
             };
             let is_last = match vm.meta.deleted_at {
