@@ -16,6 +16,7 @@ pub mod console;
 pub mod document;
 pub mod drain;
 pub mod history;
+pub mod image;
 pub mod kinds;
 pub mod object_store;
 pub mod openapi;
