@@ -70,7 +70,7 @@ async fn versions(world: &World) {
     assert_eq!(
         versions,
         [
-            "VERSION BY IMAGE PROFILE VCPUS MEMORY VMS",
+            "VERSION BY FROM IMAGE PROFILE VCPUS MEMORY VMS",
             "2 admin disk wide 4 96 MiB 0",
             "1 admin disk wide 3 96 MiB 1",
         ]
