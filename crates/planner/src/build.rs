@@ -84,8 +84,7 @@ impl Step<'_> {
         if let Some(reason) = reason {
             return Some(self.fail_build(builds, reason));
         }
-        let content = self.view.image_content(builds.image);
-        content?;
+        self.view.image_content(builds.image)?;
         Some(match self.write_template(builds) {
             Ok(plan) => plan,
             Err(reason) => self.fail_build(builds, reason),

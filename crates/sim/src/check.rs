@@ -15,7 +15,7 @@ use model::audit::AuditRecord;
 use model::key::Part;
 use model::lifecycle::Phase;
 use model::report::{OutgoingState, RunStatus};
-use model::vm::Power;
+use model::vm::{Power, VmIntent};
 use model::{HostId, Kind, NetworkId, VmId, key, record};
 use planner::View;
 use planner::view::Change;
@@ -354,7 +354,9 @@ impl World {
             });
             let intent = vm.intent.as_ref().map(|at| &at.value);
             let answered = intent.map_or(0, |intent| intent.flattening.answered_request);
-            if executes && should && object.spec.flatten_request > answered {
+            // A copy of a whole disk is whole before it was asked for.
+            let is_whole = intent.is_some_and(VmIntent::is_whole);
+            if executes && should && !is_whole && object.spec.flatten_request > answered {
                 wrong.push(format!("the disk of {} is not made whole", object.meta.name));
             }
             if source_executes {

@@ -243,6 +243,15 @@ impl World {
         wait::until::<Migration>(self.client(), name, "ended", PATIENCE, is_final).await
     }
 
+    /// Waits until words are said on a VM's console, since it is on its host.
+    pub async fn said(&self, vm: &VmObject, words: &str) -> anyhow::Result<()> {
+        let host = vm.status.host.as_deref().context("it is on no host")?;
+        let is_there = |line: &str| line.contains(words).then_some(());
+        self.console(host, id(vm))
+            .until(words, BOOT_PATIENCE, is_there)
+            .await
+    }
+
     /// A VM's console on a host.
     pub fn console(&self, host: &str, vm: VmId) -> Console {
         Console::new(self.vm(host, vm).join("console.log"))

@@ -6,7 +6,6 @@ use api::Create;
 use api::apply::{ApplyBody, Secret};
 use api::client::ObjectOf;
 use api::kinds::{BuildSpec, Image, Operation, Template, Vm, VmSpec};
-use model::lifecycle::Phase;
 use model::operation::{Action, OperationPhase};
 use testkit::vms::{self, BOOT_PATIENCE, VmObject};
 use testkit::wait::{self, Verdict};
@@ -87,7 +86,7 @@ async fn is_refreshed(world: &World) -> anyhow::Result<()> {
         applied.exit_status == Some(3) && applied.output == "oops\n",
         "{applied:?}"
     );
-    is_gone(world, &vm.name).await?;
+    world.until_gone::<Vm>(&vm.name).await?;
 
     let patches = BuildSpec {
         script: Some("echo patched >/data/patched".to_owned()),
@@ -96,7 +95,7 @@ async fn is_refreshed(world: &World) -> anyhow::Result<()> {
     let vm = build(world, "web-build-4", patches).await?;
     let done = ended(world, &vm.name).await?;
     ensure!(done.status.phase == OperationPhase::Done, "{:?}", done.status);
-    is_gone(world, &vm.name).await?;
+    world.until_gone::<Vm>(&vm.name).await?;
     is_empty(world)?;
     let template = world.client().get::<Template>("web").await?;
     let from = template.status.built_from.context("what it was built from")?;
@@ -134,22 +133,6 @@ async fn ended(world: &World, vm: &str) -> anyhow::Result<ObjectOf<Operation>> {
         .context("no operation tells of it")?;
     let has_ended = |one: &ObjectOf<Operation>| Verdict::from(one.status.ended_at.is_some());
     wait::until::<Operation>(world.client(), &of_it.name, "ended", 2 * BOOT_PATIENCE, has_ended).await
-}
-
-async fn is_gone(world: &World, vm: &str) -> anyhow::Result<()> {
-    let is_there = async || {
-        world
-            .get_vm(vm)
-            .await
-            .is_ok_and(|vm| vm.status.phase != Phase::Done)
-    };
-    for _ in 0..600 {
-        if !is_there().await {
-            return Ok(());
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
-    anyhow::bail!("{vm} is still there")
 }
 
 /// What a script in a guest prints.

@@ -10,7 +10,6 @@ use api::client::ObjectOf;
 use api::kinds::{Image, ImageSpec, ImageState, Template, Vm};
 use model::lifecycle::Phase;
 use model::vm::Consistency;
-use testkit::console::Console;
 use testkit::vms::{self, TINY, VmObject};
 use testkit::world::World;
 use tokio::time::{sleep, timeout};
@@ -39,7 +38,7 @@ async fn an_image_of_a_running_vm_needs_no_other_and_boots() -> anyhow::Result<(
     world.make_template(192).await?;
     world.create_vm("web", vms::spec(Some("h1"), SCRIPT)).await?;
     let web = world.until_ready("web").await?;
-    said(&world, &web, "the disk was web's first").await?;
+    world.said(&web, "the disk was web's first").await?;
     capture(&world, "base", "web").await?;
     let refused = world.client().delete::<Vm>("web").await;
     let code = refused.err().and_then(|error| error.code().map(str::to_owned));
@@ -74,7 +73,7 @@ async fn an_image_of_a_running_vm_needs_no_other_and_boots() -> anyhow::Result<(
     (spec.vcpus, spec.memory_mib) = (Some(1), Some(192));
     world.create_vm("test", spec).await?;
     let test = world.until_ready("test").await?;
-    said(&world, &test, "the disk was web's first").await?;
+    world.said(&test, "the disk was web's first").await?;
     world.delete_vm("test").await?;
     is_empty(&world)?;
     world.down().await
@@ -87,7 +86,7 @@ async fn an_image_is_made_whoever_is_killed_meanwhile() -> anyhow::Result<()> {
     world.make_template(192).await?;
     world.create_vm("web", vms::spec(Some("h1"), SCRIPT)).await?;
     let web = world.until_ready("web").await?;
-    said(&world, &web, "the disk was web's first").await?;
+    world.said(&web, "the disk was web's first").await?;
     for (n, after) in KILLED_AFTER.into_iter().enumerate() {
         for who in ["agent", "server", "image"] {
             let name = format!("{who}-{n}");
@@ -157,13 +156,6 @@ async fn until_ready(world: &World, name: &str) -> anyhow::Result<ObjectOf<Image
     timeout(PATIENCE, reached)
         .await
         .with_context(|| format!("image {name} is never ready"))?
-}
-
-async fn said(world: &World, vm: &VmObject, words: &str) -> anyhow::Result<()> {
-    let host = vm.status.host.clone().context("it is on no host")?;
-    let mut console: Console = world.console(&host, vms::id(vm));
-    let is_there = |line: &str| line.contains(words).then_some(());
-    console.until(words, vms::BOOT_PATIENCE, is_there).await
 }
 
 fn disk(world: &World, vm: &VmObject) -> PathBuf {

@@ -8,7 +8,6 @@ use anyhow::{Context, ensure};
 use api::kinds::{Image, VmSpec};
 use model::lifecycle::Phase;
 use model::vm::{Consistency, Power};
-use testkit::console::Console;
 use testkit::counter::{Heard, Left};
 use testkit::executing::RunsOnce;
 use testkit::vms::{self, TINY, VmObject};
@@ -48,7 +47,7 @@ async fn a_running_vm_is_copied_and_both_go_their_ways() -> anyhow::Result<()> {
     let web = world.create_vm("web", vms::spec(Some("h1"), SCRIPT)).await?;
     let once = RunsOnce::begin(&world, vms::id(&web));
     let web = world.until_ready("web").await?;
-    said(&world, &web, "ready: web").await?;
+    world.said(&web, "ready: web").await?;
     let test = clone(&world, "test", "web", Power::Running).await?;
     ensure!(test.status.copied.is_none(), "{:?}", test.status);
     let test = world.until_ready("test").await?;
@@ -88,7 +87,7 @@ async fn a_vm_that_is_off_is_copied_as_it_is() -> anyhow::Result<()> {
     world.make_template(192).await?;
     world.create_vm("web", vms::spec(Some("h1"), SCRIPT)).await?;
     let web = world.until_ready("web").await?;
-    said(&world, &web, "ready: web").await?;
+    world.said(&web, "ready: web").await?;
     let source = shut_down(&world, "web").await?;
     clone(&world, "cold", "web", Power::Prepared).await?;
     // Meanwhile it cannot be deleted; afterwards it can be started.
@@ -120,7 +119,7 @@ async fn a_copy_is_made_whoever_is_killed_meanwhile() -> anyhow::Result<()> {
     world.make_template(192).await?;
     world.create_vm("web", vms::spec(Some("h1"), SCRIPT)).await?;
     let web = world.until_ready("web").await?;
-    said(&world, &web, "ready: web").await?;
+    world.said(&web, "ready: web").await?;
     let once = RunsOnce::begin(&world, vms::id(&web));
     for (n, after) in KILLED_AFTER.into_iter().enumerate() {
         let name = format!("copy-{n}");
@@ -198,20 +197,13 @@ async fn full_clone(world: &World, name: &str, source: &str) -> anyhow::Result<(
 async fn is_its_own(world: &World, source: &VmObject, copy: &VmObject) -> anyhow::Result<()> {
     let (first, own) = (vms::address(source)?, vms::address(copy)?);
     ensure!(first != own, "both have {own}");
-    said(
-        world,
-        copy,
-        &format!("the disk was web's first, its first card has {own}/"),
-    )
-    .await?;
-    said(world, copy, &format!("ready: {}", copy.name)).await
-}
-
-async fn said(world: &World, vm: &VmObject, words: &str) -> anyhow::Result<()> {
-    let host = vm.status.host.clone().context("it is on no host")?;
-    let mut console: Console = world.console(&host, vms::id(vm));
-    let is_there = |line: &str| line.contains(words).then_some(());
-    console.until(words, vms::BOOT_PATIENCE, is_there).await
+    world
+        .said(
+            copy,
+            &format!("the disk was web's first, its first card has {own}/"),
+        )
+        .await?;
+    world.said(copy, &format!("ready: {}", copy.name)).await
 }
 
 /// Its disk, which nobody has open any more.

@@ -27,10 +27,12 @@ async fn disks_become_whole_and_their_image_is_deleted_under_none() -> anyhow::R
     let world = World::up(1).await?;
     world.make_template(192).await?;
     world.create_vm("web", vms::spec(Some("h1"), SCRIPT)).await?;
-    world.until_ready("web").await?;
+    let web = world.until_ready("web").await?;
+    world.said(&web, "ready: web").await?;
     clone(&world, "cold", Power::Prepared).await?;
     clone(&world, "live", Power::Running).await?;
     let live = world.until_ready("live").await?;
+    world.said(&live, "ready: live").await?;
     world.client().delete::<Template>(TINY).await?;
 
     // Beside a guest that writes, also when the agent is killed.
@@ -63,9 +65,14 @@ async fn disks_become_whole_and_their_image_is_deleted_under_none() -> anyhow::R
     world.client().delete::<Image>(TINY).await?;
     world.act("web", "resume").await?;
     world.until_phase("web", Phase::Running).await?;
+    let mut console = world.console("h1", vms::id(&live));
+    console.skip();
     world.act("live", "reboot").await?;
     world.act("cold", "start").await?;
-    world.until_ready("cold").await?;
+    let cold = world.until_ready("cold").await?;
+    world.said(&cold, "ready: cold").await?;
+    let is_up = |line: &str| line.contains("ready: live").then_some(());
+    console.until("live, again", vms::BOOT_PATIENCE, is_up).await?;
     for name in ["web", "live", "cold"] {
         let disk = shut_down(&world, name).await?;
         is_clean(&disk, 1)?;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use api::kinds::VmSpec;
 use model::lifecycle::Phase;
 use model::vm::{Firmware, Power};
@@ -26,7 +26,7 @@ async fn a_vm_starts_by_uefi_with_variables_of_its_own() -> anyhow::Result<()> {
     let web = world.create_vm("web", spec).await?;
     let once = RunsOnce::begin(&world, vms::id(&web));
     let web = world.until_ready("web").await?;
-    said(&world, &web, "started by UEFI").await?;
+    world.said(&web, "started by UEFI").await?;
 
     let copy = VmSpec {
         clone_of: Some("web".to_owned()),
@@ -57,13 +57,4 @@ async fn a_vm_starts_by_uefi_with_variables_of_its_own() -> anyhow::Result<()> {
 
 fn variables(world: &World, vm: &VmObject) -> PathBuf {
     world.volumes().join(vm.id.to_string()).join("nvram.fd")
-}
-
-async fn said(world: &World, vm: &VmObject, words: &str) -> anyhow::Result<()> {
-    let host = vm.status.host.as_deref().context("it is on no host")?;
-    let is_there = |line: &str| line.contains(words).then_some(());
-    world
-        .console(host, vms::id(vm))
-        .until(words, vms::BOOT_PATIENCE, is_there)
-        .await
 }
