@@ -11,16 +11,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use api::apply::{ApplyBody, Secret};
 use api::client::ObjectOf;
 use api::kinds::{
-    ActionBody, GuestSpec, Image, ImageSpec, Migration, MigrationSpec, PlacementSpec, Template, TemplateSpec,
-    Vm, VmSpec,
+    ActionBody, GuestSpec, Image, ImageSpec, Migration, MigrationSpec, Operation, PlacementSpec, Template,
+    TemplateSpec, Vm, VmSpec,
 };
 use api::{Create, Resource};
 use futures_util::stream;
 use model::lifecycle::Phase;
 use model::migration::MigrationPhase;
+use model::operation::OperationPhase;
 use model::{Incarnation, VmId};
 use qemu::spawn::{ProcessId, QemuProcess, RECORD_FILE};
 use serde_json::json;
@@ -38,6 +40,8 @@ pub const BOOT_PATIENCE: Duration = Duration::from_secs(90);
 /// How long everything else may take.
 pub const PATIENCE: Duration = Duration::from_secs(45);
 const PAUSE: Duration = Duration::from_millis(5);
+/// How long what is done in a guest may take, in seconds.
+const APPLY_S: u64 = 60;
 
 /// A VM.
 pub type VmObject = ObjectOf<Vm>;
@@ -149,6 +153,42 @@ impl World {
             .client()
             .action::<Vm, _>(name, action, &ActionBody::default())
             .await?)
+    }
+
+    /// What a script in a guest prints, which ends well.
+    pub async fn does(&self, vm: &str, script: &str) -> anyhow::Result<String> {
+        let body = ApplyBody {
+            script: Some(Secret(format!("#!/bin/sh\n{script}"))),
+            timeout_s: Some(APPLY_S),
+            ..ApplyBody::default()
+        };
+        let asked = self.client().apply(vm, &body, None).await?;
+        let ended = self.until_operation_ended(&asked.name).await?;
+        ensure!(
+            ended.status.phase == OperationPhase::Done,
+            "{vm}: {:?}",
+            ended.status
+        );
+        Ok(ended.status.applied.unwrap_or_default().output)
+    }
+
+    /// Waits until an operation in a guest has ended, whichever way.
+    pub async fn until_operation_ended(&self, name: &str) -> anyhow::Result<ObjectOf<Operation>> {
+        let has_ended = |one: &ObjectOf<Operation>| Verdict::from(one.status.ended_at.is_some());
+        wait::until::<Operation>(self.client(), name, "ended", 2 * BOOT_PATIENCE, has_ended).await
+    }
+
+    /// Has a VM's guest shut down; its disk, which nobody has open any more.
+    pub async fn shut_down(&self, name: &str) -> anyhow::Result<PathBuf> {
+        self.act(name, "shutdown").await?;
+        let is_off = |vm: &VmObject| Verdict::from(vm.status.phase == Phase::Off);
+        let vm = self.until_vm(name, "off", is_off).await?;
+        Ok(self.disk(&vm))
+    }
+
+    /// A VM's disk.
+    pub fn disk(&self, vm: &VmObject) -> PathBuf {
+        self.volumes().join(vm.id.to_string()).join("root.qcow2")
     }
 
     /// A VM as it is now.

@@ -10,7 +10,7 @@ use api::client::ObjectOf;
 use api::kinds::{Image, ImageSpec, ImageState, Template, Vm};
 use model::lifecycle::Phase;
 use model::vm::Consistency;
-use testkit::vms::{self, TINY, VmObject};
+use testkit::vms::{self, TINY};
 use testkit::world::World;
 use tokio::time::{sleep, timeout};
 
@@ -60,7 +60,7 @@ async fn an_image_of_a_running_vm_needs_no_other_and_boots() -> anyhow::Result<(
     let cold = until_ready(&world, "cold").await?;
     let copied = cold.status.copied.clone().context("of which instant it is")?;
     ensure!(copied.consistency == Consistency::Off, "{copied:?}");
-    same(&disk(&world, &web), &content(&world, &cold)?)?;
+    same(&world.disk(&web), &content(&world, &cold)?)?;
     is_clean(&content(&world, &base)?, ALONE)?;
     is_clean(&content(&world, &cold)?, ALONE)?;
     world.delete_vm("web").await?;
@@ -156,10 +156,6 @@ async fn until_ready(world: &World, name: &str) -> anyhow::Result<ObjectOf<Image
     timeout(PATIENCE, reached)
         .await
         .with_context(|| format!("image {name} is never ready"))?
-}
-
-fn disk(world: &World, vm: &VmObject) -> PathBuf {
-    world.volumes().join(vm.id.to_string()).join("root.qcow2")
 }
 
 /// Its file on the server.

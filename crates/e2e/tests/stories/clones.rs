@@ -1,7 +1,6 @@
 //! Copies of VMs: of one that runs and of one that is off, each a machine of its own with a disk of its own, also when agent and
 //! server are killed meanwhile.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -11,7 +10,6 @@ use model::vm::{Consistency, Power};
 use testkit::counter::{Heard, Left};
 use testkit::executing::RunsOnce;
 use testkit::vms::{self, TINY, VmObject};
-use testkit::wait::Verdict;
 use testkit::world::World;
 use tokio::time::sleep;
 
@@ -68,11 +66,11 @@ async fn a_running_vm_is_copied_and_both_go_their_ways() -> anyhow::Result<()> {
     once.end().await?;
 
     // The source is gone, and what both are made of is not.
-    let first = Left::behind(&shut_down(&world, "web").await?)?;
+    let first = Left::behind(&world.shut_down("web").await?)?;
     world.delete_vm("web").await?;
     let refused = world.client().delete::<Image>(TINY).await;
     ensure!(refused.is_err(), "an image is deleted under a copy");
-    let second = Left::behind(&shut_down(&world, "test").await?)?;
+    let second = Left::behind(&world.shut_down("test").await?)?;
     for left in [&first, &second] {
         left.is_one_history(COUNTED)?;
     }
@@ -88,7 +86,7 @@ async fn a_vm_that_is_off_is_copied_as_it_is() -> anyhow::Result<()> {
     world.create_vm("web", vms::spec(Some("h1"), SCRIPT)).await?;
     let web = world.until_ready("web").await?;
     world.said(&web, "ready: web").await?;
-    let source = shut_down(&world, "web").await?;
+    let source = world.shut_down("web").await?;
     clone(&world, "cold", "web", Power::Prepared).await?;
     // Meanwhile it cannot be deleted; afterwards it can be started.
     let cold = world.until_phase("cold", Phase::Off).await?;
@@ -99,7 +97,7 @@ async fn a_vm_that_is_off_is_copied_as_it_is() -> anyhow::Result<()> {
         .clone()
         .context("it says nothing of its copy")?;
     ensure!(copied.consistency == Consistency::Off, "{copied:?}");
-    let copy = disk(&world, &cold);
+    let copy = world.disk(&cold);
     is_clean(&copy, OVER_IMAGE)?;
     same(&source, &copy)?;
     world.act("cold", "start").await?;
@@ -127,13 +125,13 @@ async fn a_copy_is_made_whoever_is_killed_meanwhile() -> anyhow::Result<()> {
         sleep(after).await;
         world.kill_agent("h1").await?;
         let copy = world.until_phase(&name, Phase::Off).await?;
-        is_clean(&disk(&world, &copy), OVER_IMAGE)?;
+        is_clean(&world.disk(&copy), OVER_IMAGE)?;
         world.delete_vm(&name).await?;
     }
     clone(&world, "copy-s", "web", Power::Prepared).await?;
     world.kill_server().await?;
     let copy = world.until_phase("copy-s", Phase::Off).await?;
-    is_clean(&disk(&world, &copy), OVER_IMAGE)?;
+    is_clean(&world.disk(&copy), OVER_IMAGE)?;
     // One that is not wanted any more takes with it what there was of it.
     clone(&world, "copy-d", "web", Power::Prepared).await?;
     world.delete_vm("copy-d").await?;
@@ -145,7 +143,7 @@ async fn a_copy_is_made_whoever_is_killed_meanwhile() -> anyhow::Result<()> {
         now.status
     );
     once.end().await?;
-    Left::behind(&shut_down(&world, "web").await?)?.is_one_history(COUNTED)?;
+    Left::behind(&world.shut_down("web").await?)?.is_one_history(COUNTED)?;
     for name in ["web", "copy-s"] {
         world.delete_vm(name).await?;
     }
@@ -180,10 +178,10 @@ async fn full_clone(world: &World, name: &str, source: &str) -> anyhow::Result<(
     world.create_vm(name, spec).await?;
     let whole = world.until_phase(name, Phase::Off).await?;
     ensure!(whole.spec.image.is_none(), "{:?}", whole.spec);
-    qemu_img(&["check", "-q"], &[&disk(world, &whole)])?;
+    qemu_img(&["check", "-q"], &[&world.disk(&whole)])?;
     let info = qemu_img(
         &["info", "--output=json", "--backing-chain"],
-        &[&disk(world, &whole)],
+        &[&world.disk(&whole)],
     )?;
     let chain: Vec<serde_json::Value> = serde_json::from_str(&info)?;
     ensure!(
@@ -204,16 +202,4 @@ async fn is_its_own(world: &World, source: &VmObject, copy: &VmObject) -> anyhow
         )
         .await?;
     world.said(copy, &format!("ready: {}", copy.name)).await
-}
-
-/// Its disk, which nobody has open any more.
-async fn shut_down(world: &World, name: &str) -> anyhow::Result<PathBuf> {
-    world.act(name, "shutdown").await?;
-    let is_off = |vm: &VmObject| Verdict::from(vm.status.phase == Phase::Off);
-    let vm = world.until_vm(name, "off", is_off).await?;
-    Ok(disk(world, &vm))
-}
-
-fn disk(world: &World, vm: &VmObject) -> PathBuf {
-    world.volumes().join(vm.id.to_string()).join("root.qcow2")
 }

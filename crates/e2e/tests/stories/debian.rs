@@ -1,15 +1,19 @@
-//! A Debian with real cloud-init does what its seed tells it, in both forms: name, address, key, parts, vendor data.
+//! A Debian with real cloud-init does what its seed tells it, in both forms: name, address, key, parts, vendor data. As a template it
+//! forgets who it was.
 
 use std::time::Duration;
 
-use anyhow::Context;
-use api::kinds::GuestSpec;
+use anyhow::{Context, ensure};
+use api::kinds::{BuildSpec, GuestSpec};
 use futures_util::future::try_join_all;
+use model::operation::OperationPhase;
 use model::user_data::UserData;
 use model::vm::SeedFormat;
-use testkit::vms;
+use testkit::vms::{self, TINY};
 use testkit::wait::Verdict;
 use testkit::world::{World, debian_image};
+
+use super::builds;
 
 /// What a whole Debian may take where the processor is emulated.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -40,6 +44,63 @@ async fn debian_does_what_either_seed_tells_it() -> anyhow::Result<()> {
     let seeds = [SeedFormat::NoCloud, SeedFormat::ConfigDrive];
     try_join_all(seeds.map(|seed| is_configured(&world, seed))).await?;
     world.down().await
+}
+
+/// Who a guest is, a line each.
+const WHO: &str = "cat /etc/machine-id; cut -d' ' -f2 /etc/ssh/ssh_host_ed25519_key.pub; cat /var/lib/cloud/data/instance-id; hostname\n";
+/// What a build leaves in a guest that shall not be there, and what its script has made.
+const LEFT: &str = "ls -d /var/lib/sterna-build* /run/sterna-build* 2>/dev/null; cat /root/patched; systemctl is-system-running\n";
+
+/// A VM becomes a template, by systemd and cloud-init; a VM of that is somebody else in all that it was.
+#[tokio::test]
+#[ignore = "long: make soak"]
+async fn what_a_debian_was_is_forgotten() -> anyhow::Result<()> {
+    let world = World::up(1).await?;
+    world.import(&debian_image()?).await?;
+    world.create_template(512).await?;
+    let golden = is_somebody(&world, "golden", TINY).await?;
+    let of_golden = BuildSpec {
+        template: "web".to_owned(),
+        from_vm: Some("golden".to_owned()),
+        refresh: false,
+        script: Some("#!/bin/sh\necho patched >/root/patched\n".to_owned()),
+    };
+    let vm = builds::build(&world, "web-build-1", of_golden).await?;
+    let done = builds::ended(&world, &vm.name, PATIENCE).await?;
+    ensure!(done.status.phase == OperationPhase::Done, "{:?}", done.status);
+    ensure!(
+        world.does("golden", WHO).await? == golden,
+        "it is somebody else now"
+    );
+    world.delete_vm("golden").await?;
+    let front = is_somebody(&world, "front", "web").await?;
+    let both: Vec<_> = golden.lines().zip(front.lines()).collect();
+    ensure!(
+        both.len() == 4 && both.iter().all(|(was, is)| was != is && !is.is_empty()),
+        "{both:?}"
+    );
+    let left = world.does("front", LEFT).await?;
+    ensure!(left == "patched\nrunning\n", "{left:?}");
+    world.down().await
+}
+
+/// Who a VM of a template is, once cloud-init has ended well.
+async fn is_somebody(world: &World, name: &str, template: &str) -> anyhow::Result<String> {
+    let mut spec = vms::spec(None, "");
+    spec.template = Some(template.to_owned());
+    spec.guest = Some(GuestSpec {
+        hostname: Some(format!("{name}-guest")),
+        user_data: Some(UserData::Parts(vec![SETTINGS.to_owned()])),
+        ..GuestSpec::default()
+    });
+    let vm = world.create_vm(name, spec).await?;
+    let is_done = |line: &str| line.contains("result: status: done").then_some(());
+    world
+        .console("h1", vms::id(&vm))
+        .until("its result", PATIENCE, is_done)
+        .await
+        .with_context(|| name.to_owned())?;
+    world.does(name, WHO).await
 }
 
 async fn is_configured(world: &World, seed: SeedFormat) -> anyhow::Result<()> {

@@ -1,7 +1,5 @@
 //! Disks that are made whole: of a VM that runs, of one that is saved and of one that is off. Afterwards nothing needs their image.
 
-use std::path::PathBuf;
-
 use anyhow::ensure;
 use api::kinds::{Image, Template, VmSpec};
 use model::lifecycle::Phase;
@@ -59,7 +57,7 @@ async fn disks_become_whole_and_their_image_is_deleted_under_none() -> anyhow::R
     for name in ["web", "cold"] {
         let before = world.act(name, "flatten").await?.status.phase;
         let now = until_whole(&world, name).await?;
-        is_clean(&disk(&world, &now), 1)?;
+        is_clean(&world.disk(&now), 1)?;
         world.until_phase(name, before).await?;
     }
     world.client().delete::<Image>(TINY).await?;
@@ -74,7 +72,7 @@ async fn disks_become_whole_and_their_image_is_deleted_under_none() -> anyhow::R
     let is_up = |line: &str| line.contains("ready: live").then_some(());
     console.until("live, again", vms::BOOT_PATIENCE, is_up).await?;
     for name in ["web", "live", "cold"] {
-        let disk = shut_down(&world, name).await?;
+        let disk = world.shut_down(name).await?;
         is_clean(&disk, 1)?;
         Left::behind(&disk)?.is_one_history(COUNTED)?;
         world.delete_vm(name).await?;
@@ -101,16 +99,4 @@ async fn until_whole(world: &World, name: &str) -> anyhow::Result<VmObject> {
         }
     };
     world.until_vm(name, "whole", is_whole).await
-}
-
-/// Its disk, which nobody has open any more.
-async fn shut_down(world: &World, name: &str) -> anyhow::Result<PathBuf> {
-    world.act(name, "shutdown").await?;
-    let is_off = |vm: &VmObject| Verdict::from(vm.status.phase == Phase::Off);
-    let vm = world.until_vm(name, "off", is_off).await?;
-    Ok(disk(world, &vm))
-}
-
-fn disk(world: &World, vm: &VmObject) -> PathBuf {
-    world.volumes().join(vm.id.to_string()).join("root.qcow2")
 }

@@ -6,12 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, ensure};
-use api::apply::{ApplyBody, Secret};
-use api::client::ObjectOf;
-use api::kinds::{ActionBody, Operation, PlacementSpec, Vm, VmSpec};
+use api::kinds::{ActionBody, PlacementSpec, Vm, VmSpec};
 use model::lifecycle::Phase;
 use model::migration::MigrationPhase;
-use model::operation::OperationPhase;
 use model::vm::StartChoice;
 use rustix::process::{Pid, Signal, kill_process};
 use testkit::vms::{self, BOOT_PATIENCE, PATIENCE, TINY, VmObject};
@@ -88,7 +85,7 @@ async fn what_they_do_stays_theirs(world: &World) -> anyhow::Result<()> {
 
     // What they do stays theirs, through a reset and a move.
     for name in ["one", "two"] {
-        does(world, name, WORK).await?;
+        world.does(name, WORK).await?;
     }
     world
         .client()
@@ -99,13 +96,13 @@ async fn what_they_do_stays_theirs(world: &World) -> anyhow::Result<()> {
     ensure!(ended.status.phase == MigrationPhase::Done, "{:?}", ended.status);
     world.until_ready("two").await?;
     ensure!(
-        does(world, "two", WHO).await?.starts_with("two\n"),
+        world.does("two", WHO).await?.starts_with("two\n"),
         "it is another one after its move"
     );
     let is_back = |vm: &VmObject| Verdict::from(vm.status.ready && vm.status.phase == Phase::Running);
     world.until_vm("one", "back", is_back).await?;
     ensure!(
-        does(world, "one", WHO).await?.starts_with("one\n"),
+        world.does("one", WHO).await?.starts_with("one\n"),
         "it is another one after its reset"
     );
     let four = world
@@ -162,7 +159,7 @@ fn forget_what_waits(memory: &Path) -> anyhow::Result<()> {
 async fn are_others(world: &World, vms: &[VmObject]) -> anyhow::Result<()> {
     let mut seen = BTreeSet::new();
     for vm in vms {
-        let said = does(world, &vm.name, WHO).await?;
+        let said = world.does(&vm.name, WHO).await?;
         let words: Vec<&str> = said.lines().collect();
         let [name, mac, seconds, random, address] = words[..] else {
             anyhow::bail!("{said:?}");
@@ -227,21 +224,6 @@ fn on(host: &str) -> PlacementSpec {
         host: Some(host.to_owned()),
         ..PlacementSpec::default()
     }
-}
-
-/// What a script in a guest prints.
-async fn does(world: &World, vm: &str, script: &str) -> anyhow::Result<String> {
-    let body = ApplyBody {
-        script: Some(Secret(format!("#!/bin/sh\n{script}"))),
-        timeout_s: Some(60),
-        ..ApplyBody::default()
-    };
-    let asked = world.client().apply(vm, &body, None).await?;
-    let has_ended = |one: &ObjectOf<Operation>| Verdict::from(one.status.ended_at.is_some());
-    let ended =
-        wait::until::<Operation>(world.client(), &asked.name, "ended", BOOT_PATIENCE, has_ended).await?;
-    ensure!(ended.status.phase == OperationPhase::Done, "{:?}", ended.status);
-    Ok(ended.status.applied.unwrap_or_default().output)
 }
 
 fn sha256(path: &Path) -> anyhow::Result<String> {

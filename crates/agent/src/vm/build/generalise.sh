@@ -46,7 +46,10 @@ ExecStart=/usr/bin/env ssh-keygen -A
 WantedBy=multi-user.target
 END
     chmod 644 /etc/systemd/system/sterna-host-keys.service
-    systemctl enable sterna-host-keys.service || fail 'the unit that makes SSH host keys cannot be enabled'
+    systemctl enable sterna-host-keys.service || {
+        rm -f /etc/systemd/system/sterna-host-keys.service
+        fail 'the unit that makes SSH host keys cannot be enabled'
+    }
 fi
 if [ "$cloud_init" ]; then
     cloud-init clean --logs --seed || fail 'cloud-init clean has failed'
