@@ -271,7 +271,8 @@ fn create_image(
     Ok(())
 }
 
-/// `web-v2`, or `web-v2-2` if an image is called that.
+/// `web-v2`, or `web-v2-2` if an image is called that. Of two builds that are asked for at once, both take the same one: so one of
+/// them is refused, and looks again.
 fn free_name(context: &Context<'_>, template: &str, version: u64) -> String {
     let short: String = template.chars().take(48).collect();
     let name = format!("{short}-v{version}");

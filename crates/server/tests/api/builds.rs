@@ -1,8 +1,14 @@
 //! VMs that templates are made of: what may be asked for, what is made with it, and what such a VM is not told.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
+use store::{MemoryStore, Store};
 
 use super::world::World;
+
+/// How often two servers are asked at once.
+const TURNS: u32 = 20;
 
 /// With VM `golden`, whose disk may be copied.
 async fn with_golden() -> World {
@@ -130,4 +136,30 @@ async fn a_template_is_refreshed_by_a_vm_of_its_newest_version() {
         .post("/v1/vms", &build("b3", &mixed))
         .await
         .refused(409, "under-way");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_two_servers_that_are_asked_at_once_one_builds() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(store::system_clock()));
+    let one = World::on(store.clone()).await;
+    one.furnish().await;
+    let other = World::on(store).await;
+    for turn in 0..TURNS {
+        let template = json!({ "name": format!("t{turn}"), "spec": { "image": "disk", "memory_mib": 64 } });
+        one.post("/v1/templates", &template).await.ok(201);
+        other
+            .until(&format!("/v1/templates/t{turn}"), |found| {
+                found["name"].is_string()
+            })
+            .await;
+        let asked = json!({ "template": format!("t{turn}"), "refresh": true });
+        let (first, second) = (
+            build(&format!("a{turn}"), &asked),
+            build(&format!("b{turn}"), &asked),
+        );
+        let (first, second) = tokio::join!(one.post("/v1/vms", &first), other.post("/v1/vms", &second));
+        let mut statuses = [first.status, second.status];
+        statuses.sort_unstable();
+        assert_eq!(statuses, [201, 409], "{first:?} {second:?}");
+    }
 }
