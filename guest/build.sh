@@ -51,7 +51,7 @@ fetch() {
     rm -rf "$cache/debs"
     mkdir -p "$cache/debs" "$cache/apt/lists/partial" "$cache/apt/archives/partial"
     own_apt apt-get update >"$cache/apt/log" 2>&1 || { cat "$cache/apt/log" >&2 && die 'apt-get update failed'; }
-    kernel=$(own_apt apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n1)
+    kernel=$(own_apt apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | sed -n 1p)
     [ -n "$kernel" ] || die 'apt knows no package linux-image-cloud-amd64: has this system Debian'\''s main archive for amd64?'
     (cd "$cache/debs" && own_apt apt-get download "$kernel" busybox-static qemu-guest-agent systemd-boot-efi)
     rm -rf "$cache/apt"
@@ -72,7 +72,7 @@ unpack() {
     touch "$cache/unpacked/complete"
 }
 
-busybox_path() { find "$cache/unpacked" -type f -name busybox -perm -u+x | head -n1; }
+busybox_path() { find "$cache/unpacked" -type f -name busybox -perm -u+x | sed -n 1p; }
 kernel_release() { basename "$(echo "$cache"/unpacked/boot/vmlinuz-*)" | sed 's/^vmlinuz-//'; }
 
 # ------------------------------------------------------------------------------------------------------------- probe
@@ -110,7 +110,7 @@ install_modules() { # install_modules DIRECTORY GROUP MODULE…
                 strip -g "$to/$name.ko"
                 echo "$name.ko" >>"$to/$group.order"
             done
-        done < <(grep -E "(^|/)$name\.ko[^ :]*:" "$base/modules.dep" | head -n1 | tr -d : | tr ' ' '\n' | tac | tr '\n' ' ' && echo)
+        done < <(grep -E "(^|/)$name\.ko[^ :]*:" "$base/modules.dep" | sed -n 1p | tr -d : | tr ' ' '\n' | tac | tr '\n' ' ' && echo)
     done
 }
 

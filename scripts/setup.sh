@@ -72,7 +72,7 @@ present() { # present KIND:NAME
     case $1 in
         cmd:*) command -v "${1#cmd:}" >/dev/null ;;
         file:*) [ -e "${1#file:}" ] ;;
-        lib:*) ldconfig -p | grep -q "${1#lib:} " ;;
+        lib:*) grep -q "${1#lib:} " <<<"$(ldconfig -p)" ;; # no pipe: `grep -q` ends before `ldconfig` does
     esac
 }
 
@@ -117,7 +117,7 @@ add_backports() { # add_backports CODENAME
     if grep -q " $suite\$" <<<"$targets"; then
         return 0
     fi
-    uri=$(sed -n "s| $1\$||p" <<<"$targets" | head -n1)
+    uri=$(sed -n "s| $1\$||p" <<<"$targets" | sed -n 1p)
     [ -n "$uri" ] || die "apt has no source for $1: add one, or $suite, to /etc/apt/sources.list"
     signed_by=/usr/share/keyrings/debian-archive-keyring.gpg
     say "setup: adding $suite of $uri as $file (QEMU $min_qemu is not in $1 itself)"
@@ -293,4 +293,4 @@ if [ "$mode" = deb ]; then
 fi
 # The guest's kernel and tools are unpacked into its image, never installed here.
 [ "$mode" = deb ] || [ ! -x "$root_dir/guest/build.sh" ] || as_user "$root_dir/guest/build.sh" --fetch
-say "setup: everything is there ($(qemu-system-x86_64 --version | head -n1))"
+say "setup: everything is there ($(qemu-system-x86_64 --version | sed -n 1p))"
