@@ -2,17 +2,20 @@
 //! take of their host's memory.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::time::{Duration, Instant};
 
+use anyhow::ensure;
 use api::Create;
 use api::kinds::{Template, TemplateSpec, Vm, VmSpec};
 use model::lifecycle::Phase;
 use model::vm::StartChoice;
 use qemu::memory::measure as measure_process;
 use testkit::vms::{self, TINY, VmObject};
-use testkit::world::World;
+use testkit::world::{World, debian_image};
 use tokio::time::sleep;
 
+use crate::cli::asked;
 use crate::stats::Series;
 use crate::sterna::timed;
 
@@ -26,6 +29,15 @@ const LARGE: &str = "large";
 const IDLE: usize = 10;
 /// How long they are left alone before that.
 const REST: Duration = Duration::from_secs(10);
+/// How many are asked for in one call.
+const AT_ONCE: u32 = 20;
+/// A whole system, if its image is there, and how many VMs of it are compared.
+const DEBIAN: &str = "debian";
+const DEBIANS: usize = 2;
+/// Ends when its boot has.
+const SETTLED: &str = "#!/bin/sh\ncloud-init status --wait\n";
+/// How long it may take to boot where the processor is emulated.
+const PATIENCE: &str = "--timeout 30m";
 
 /// Prints a table.
 pub(crate) async fn measure(runs: usize) -> anyhow::Result<()> {
@@ -74,18 +86,52 @@ pub(crate) async fn measure(runs: usize) -> anyhow::Result<()> {
         instant.named,
         large.named.ratio_to(&instant.named)
     );
-    let shared = idle(&world, "si", StartChoice::AtOnce).await?;
-    let own = idle(&world, "sb", StartChoice::Boot).await?;
+    in_one_call(&world).await?;
     println!(
-        "\n| memory (Pss) of {IDLE} idle VMs of {MEMORY_MIB} MiB | MiB | of the booted ones' | asked for |\n|---|---|---|---|"
+        "\n| memory (Pss) of idle VMs of {MEMORY_MIB} MiB | booted, MiB | instant, MiB | ratio | asked for |\n|---|---|---|---|---|"
     );
-    println!("| booted | {} | | |", own / 1024);
+    memory(&world, TINY, IDLE).await?;
+    if debian_image().is_ok() {
+        world.import_as(DEBIAN, &debian_image()?).await?;
+        world.create_template_of(DEBIAN, MEMORY_MIB).await?;
+        let environment = world.environment()?;
+        asked(&format!("template warm {DEBIAN} --wait {PATIENCE}"), &environment).await?;
+        memory(&world, DEBIAN, DEBIANS).await?;
+    }
+    world.down().await
+}
+
+/// How many start in a second when they are asked for together.
+async fn in_one_call(world: &World) -> anyhow::Result<()> {
+    let environment = world.environment()?;
+    let create =
+        format!("vm create q --template {TINY} --start instant --count {AT_ONCE} --wait=ready {PATIENCE}");
+    let took_ms = asked(&create, &environment).await?;
+    let names: Vec<String> = (1..=AT_ONCE).map(|n| format!("q-{n}")).collect();
+    for name in &names {
+        let vm = world.get_vm(name).await?;
+        ensure!(vm.status.booted_instead.is_none(), "{name}: {:?}", vm.status);
+    }
+    asked(&format!("vm delete {} --wait", names.join(" ")), &environment).await?;
+    let rate = 1000.0 * f64::from(AT_ONCE) / took_ms;
     println!(
-        "| instant | {} | {:.2} | 0.25 |",
+        "\n{AT_ONCE} in one call: {:.1} s until all answer, {rate:.2} a second",
+        took_ms / 1000.0
+    );
+    Ok(())
+}
+
+/// A row of what so many VMs of a template take when they are idle, booted and instant.
+async fn memory(world: &World, template: &str, count: usize) -> anyhow::Result<()> {
+    let shared = idle(world, template, count, "instant").await?;
+    let own = idle(world, template, count, "boot").await?;
+    println!(
+        "| {count} of {template} | {} | {} | {:.2} | 0.25 |",
+        own / 1024,
         shared / 1024,
         ratio_of(shared, own)
     );
-    world.down().await
+    Ok(())
 }
 
 async fn make_large_template(world: &World) -> anyhow::Result<()> {
@@ -150,25 +196,31 @@ async fn create(world: &World, template: &str, name: &str, start: StartChoice) -
     world.create_vm(name, spec).await.map(drop)
 }
 
-/// What idle VMs take together.
-async fn idle(world: &World, stem: &str, start: StartChoice) -> anyhow::Result<u64> {
-    let names: Vec<String> = (0..IDLE).map(|n| format!("{stem}-{n}")).collect();
-    let mut all = Vec::new();
-    for name in &names {
-        create(world, TINY, name, start).await?;
-        all.push(vms::id(&world.until_ready(name).await?));
+/// What VMs take together when they are idle: a guest with cloud-init, when that has ended.
+async fn idle(world: &World, template: &str, count: usize, start: &str) -> anyhow::Result<u64> {
+    let environment = world.environment()?;
+    let names: Vec<String> = (1..=count).map(|n| format!("{start}-{n}")).collect();
+    let create = format!(
+        "vm create {start} --template {template} --start {start} --count {count} --wait=ready {PATIENCE}"
+    );
+    asked(&create, &environment).await?;
+    if template == DEBIAN && start == "boot" {
+        let script = world.directory().join("settled.sh");
+        fs::write(&script, SETTLED)?;
+        for name in &names {
+            let apply = format!("vm apply {name} --script {} {PATIENCE}", script.display());
+            asked(&apply, &environment).await?;
+        }
     }
     sleep(REST).await;
     let mut kib = 0;
-    for id in all {
-        for (_, _, pid) in world.living(id) {
+    for name in &names {
+        for (_, _, pid) in world.living(vms::id(&world.get_vm(name).await?)) {
             let held = measure_process(pid)?;
             kib += held.guest_kib + held.own_kib;
         }
     }
-    for name in &names {
-        world.delete_vm(name).await?;
-    }
+    asked(&format!("vm delete {} --wait", names.join(" ")), &environment).await?;
     Ok(kib)
 }
 

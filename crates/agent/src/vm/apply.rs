@@ -28,8 +28,6 @@ const SCRIPT: &str = include_str!("apply/script.sh");
 /// What the guest's processes are called.
 const NAME: &str = "sterna-apply";
 const SHELL: &str = "/bin/sh";
-/// How long a command of the guest's agent may take, its input left out.
-pub const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// Between looks whether a command in the guest has ended, at first: twice as long after each.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// The longest pause between looks.

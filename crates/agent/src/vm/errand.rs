@@ -21,8 +21,8 @@ const SHELL: &str = "/bin/sh";
 const NAME: &str = "sterna-errand";
 /// Between looks whether a command in the guest has ended, at first: half as long again after each.
 const FIRST_PAUSE: Duration = Duration::from_millis(4);
-/// The longest pause between looks.
-const PAUSE: Duration = Duration::from_millis(200);
+/// The longest pause between looks: each takes some of the guest's own time.
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// One step.
 #[derive(Debug)]

@@ -19,11 +19,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::apply::{self, Job, Work};
+use super::apply::{Job, Work};
 use super::live::{Ask, EndAsk, FreezeAsk};
 
-/// How long one request may wait in the socket.
+/// How long one look may wait in the socket.
 const ANSWER_DEADLINE: Duration = Duration::from_millis(1500);
+/// How long what is done in a guest may: a busy guest takes long to begin a process, and asked again it would begin another.
+const WORK_DEADLINE: Duration = Duration::from_secs(10);
 /// Between requests until the first answer.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Between looks at the addresses while there are none, at first: twice as long after each. Many guests never have one.
@@ -210,7 +212,7 @@ async fn serve(agent: &mut GuestAgent, wanted: &mut Wanted, pause: Duration) {
                 if due.is_none_or(|due| due > until) {
                     return;
                 }
-                agent.set_deadline(apply::ANSWER_DEADLINE);
+                agent.set_deadline(WORK_DEADLINE);
                 if let Some((work, _)) = wanted.present.take() {
                     let next = work.advance(agent).await;
                     wanted.present = next.map(|(work, pause)| (work, Instant::now() + pause));
@@ -227,7 +229,11 @@ async fn serve(agent: &mut GuestAgent, wanted: &mut Wanted, pause: Duration) {
 async fn answer(agent: &mut GuestAgent, ask: Ask) {
     match ask {
         Ask::End(ask) => end(agent, &ask).await,
-        Ask::Errand(errand) => errand.run(agent).await,
+        Ask::Errand(errand) => {
+            agent.set_deadline(WORK_DEADLINE);
+            errand.run(agent).await;
+            agent.set_deadline(ANSWER_DEADLINE);
+        }
         Ask::Freeze(ask) => freeze(agent, ask).await,
     }
 }

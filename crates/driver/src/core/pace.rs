@@ -126,8 +126,8 @@ fn interval_us(effect: &Effect) -> u64 {
         // What succeeds here is not asked for again, or asks for itself.
         Effect::Journal(_) | Effect::Look => 0,
         Effect::AskShutdown => 1_000_000,
-        // What it has begun goes on in the guest.
-        Effect::Build => 1_000_000,
+        // What it has begun goes on in the guest, whose time each question takes.
+        Effect::Build => 2_000_000,
         // A guest that goes down slowly is not asked again too soon: it would take that for a second reboot.
         Effect::AskReboot => 15_000_000,
         Effect::Kill => 200_000,

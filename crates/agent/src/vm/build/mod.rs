@@ -26,8 +26,8 @@ const BEGIN: &str = include_str!("begin.sh");
 const RUN: &str = include_str!("run.sh");
 const GENERALISE: &str = include_str!("generalise.sh");
 
-/// How long a guest may take to answer how far it is.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a guest may take to answer how far it is: while it boots or its script runs it may be busy for long.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// How long the script may take.
 const SCRIPT_MAX: Duration = Duration::from_secs(3600);
 /// How much of what the script printed is kept.

@@ -42,7 +42,7 @@ const ENTROPY: &str = include_str!("entropy.sh");
 const IDENTITY: &str = include_str!("identity.sh");
 
 /// How long a guest may take to end its boot.
-const SETTLE_PATIENCE: Duration = Duration::from_secs(600);
+const SETTLE_PATIENCE: Duration = Duration::from_secs(1800);
 /// How long it may take until nothing is asked of a guest any more.
 const REST_PATIENCE: Duration = Duration::from_secs(5);
 /// How long what waits in a guest may take to give it an identity, before scripts are to do it.
