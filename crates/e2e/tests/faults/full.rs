@@ -22,7 +22,7 @@ use testkit::wait::{self, Verdict};
 use testkit::world::World;
 
 use super::moves::{Before, is_the_same, leaves_one_history};
-use super::table::{End, Entry, Fault, Stage, entries};
+use super::table::{End, Entry, Fault, Stage, When, entries};
 
 const SMALL: &str = "small";
 const LATE: &str = "late";
@@ -39,6 +39,16 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 #[tokio::test]
 async fn a_datastore_is_full() -> anyhow::Result<()> {
+    make_all(When::Usual).await
+}
+
+#[tokio::test]
+#[ignore = "long: make soak"]
+async fn a_datastore_is_full_at_length() -> anyhow::Result<()> {
+    make_all(When::Soak).await
+}
+
+async fn make_all(when: When) -> anyhow::Result<()> {
     let Ok(files) = Small::mount() else {
         println!("skipped: this user cannot mount a file system");
         return Ok(());
@@ -56,7 +66,7 @@ async fn a_datastore_is_full() -> anyhow::Result<()> {
     };
     world.client().create::<Datastore>(&body, None, false).await?;
     let mut pair = Pair::create_on(&world, Some(SMALL)).await?;
-    for entry in entries(|one| one.fault == Fault::FullDatastore) {
+    for entry in entries(|one| one.fault == Fault::FullDatastore && one.when == when) {
         let told = format!("{:?} at {:?}", entry.fault, entry.stage);
         make(&world, &files, &mut pair, entry).await.context(told)?;
     }

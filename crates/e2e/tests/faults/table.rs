@@ -154,7 +154,7 @@ pub(super) const TABLE: [Entry; 46] = [
     usual(Fault::FullDatastore, Stage::Boot, End::Fails),
     usual(Fault::FullDatastore, Stage::Stop, End::Refused),
     usual(Fault::FullDatastore, Stage::Copy, End::Refused),
-    usual(Fault::FullDatastore, Stage::Flatten, End::Refused),
+    soak(Fault::FullDatastore, Stage::Flatten, End::Refused),
 ];
 
 const fn usual(fault: Fault, stage: Stage, end: End) -> Entry {
