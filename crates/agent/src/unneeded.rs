@@ -62,7 +62,8 @@ pub(crate) async fn collect_all(client: reqwest::Client, server: String, kept_fo
         };
         let looked = tokio::task::spawn_blocking(move || {
             for datastore in &contents.datastores {
-                if let Err(error) = collector.look_at(Path::new(datastore), &contents.sha256, Instant::now()) {
+                if let Err(error) = collector.look_at(Path::new(datastore), &contents.sha256, Instant::now())
+                {
                     tracing::warn!(%error, datastore, "images that nobody needs were not looked for; that is done again");
                 }
             }
@@ -142,9 +143,10 @@ impl Collector {
         // In this order: see above.
         let found = Found::in_directory(&image_dir(datastore))?;
         let is_idle = |one: &Found| !one.is_aside() && needed.contains(&one.sha256);
-        let named = match found.iter().all(is_idle) {
-            true => BTreeSet::new(),
-            false => named_by_disks(datastore)?,
+        let named = if found.iter().all(is_idle) {
+            BTreeSet::new()
+        } else {
+            named_by_disks(datastore)?
         };
         for one in found {
             let is_needed = needed.contains(&one.sha256);
@@ -159,7 +161,8 @@ impl Collector {
             one.take(step(one.is_aside(), is_needed, is_named, is_due));
         }
         // Other hosts have taken steps too.
-        self.since.retain(|path, _| !path.starts_with(datastore) || path.exists());
+        self.since
+            .retain(|path, _| !path.starts_with(datastore) || path.exists());
         Ok(())
     }
 }
@@ -187,11 +190,8 @@ impl Found {
         let name = path.file_name()?.to_str()?;
         let mut parts = name.split('.');
         let (sha256, format) = (parts.next()?, parts.next()?);
-        let is_ours = match (parts.next(), parts.next(), parts.next()) {
-            (None, ..) => true,
-            (Some(_), Some(ASIDE), None) => true,
-            _ => false,
-        };
+        let rest = (parts.next(), parts.next(), parts.next());
+        let is_ours = matches!(rest, (None, ..) | (Some(_), Some(ASIDE), None));
         let is_image = is_ours && model::limits::is_sha256(sha256) && matches!(format, "qcow2" | "raw");
         let original = path.with_file_name(format!("{sha256}.{format}"));
         is_image.then(|| Self {
@@ -214,9 +214,15 @@ impl Found {
                 let mut name = OsString::from(&self.original);
                 name.push(".");
                 name.push(aside);
-                (fs::rename(&self.path, PathBuf::from(name)), "put aside: no image has it")
+                (
+                    fs::rename(&self.path, PathBuf::from(name)),
+                    "put aside: no image has it",
+                )
             }
-            Step::GiveBack => (fs::rename(&self.path, &self.original), "taken back: it is needed again"),
+            Step::GiveBack => (
+                fs::rename(&self.path, &self.original),
+                "taken back: it is needed again",
+            ),
             Step::Remove => (fs::remove_file(&self.path), "removed: no image has it"),
         };
         let path = self.path.display();
@@ -339,7 +345,11 @@ mod tests {
             let step = step(is_aside, is_needed, is_named, is_due);
             let is_wanted = is_needed || is_named;
             assert_eq!(step == Step::GiveBack, is_aside && is_wanted, "{case}");
-            assert_eq!(step == Step::PutAside, !is_aside && !is_wanted && is_due, "{case}");
+            assert_eq!(
+                step == Step::PutAside,
+                !is_aside && !is_wanted && is_due,
+                "{case}"
+            );
             assert_eq!(step == Step::Remove, is_aside && !is_wanted && is_due, "{case}");
         }
     }
@@ -444,7 +454,12 @@ mod tests {
         let store = Store::new();
         fs::write(store.path("e"), "content").unwrap();
         // Its header says where a name stands, and that is after its end.
-        let header = [&QCOW2[..], &[0, 0, 0, 3], &[0, 0, 0, 0, 9, 9, 9, 9], &[0, 0, 0, 9]];
+        let header = [
+            &QCOW2[..],
+            &[0, 0, 0, 3],
+            &[0, 0, 0, 0, 9, 9, 9, 9],
+            &[0, 0, 0, 9],
+        ];
         fs::write(store.disk(), header.concat()).unwrap();
         let mut collector = Collector::new(Duration::ZERO);
         let looked = collector.look_at(store.directory.path(), &store.needed, store.begun);

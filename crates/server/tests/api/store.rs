@@ -247,7 +247,11 @@ async fn hosts_are_told_what_images_have_and_nothing_of_it_while_that_is_not_kno
     assert!(matches!(nobody, 401 | 403), "{nobody}");
     // An image that cannot be read may have any content.
     let other = format!("/image/{}", other["id"].as_str().unwrap());
-    world.store.txn(Txn::new().put(other.clone(), "{}")).await.unwrap();
+    world
+        .store
+        .txn(Txn::new().put(other.clone(), "{}"))
+        .await
+        .unwrap();
     assert_eq!(told().await, json!(null));
     world.store.txn(Txn::new().delete(other)).await.unwrap();
     assert_eq!(told().await["sha256"], json!([]));
