@@ -22,6 +22,7 @@ use testkit::wait::{self, Verdict};
 use testkit::world::World;
 
 use super::moves::{Before, is_the_same, leaves_one_history};
+use super::streams::{in_a_stream, names_a_base};
 use super::table::{End, Entry, Fault, Stage, When, entries};
 
 const SMALL: &str = "small";
@@ -203,6 +204,21 @@ async fn flatten(world: &World, files: &Small, pair: &mut Pair<'_>, heard: Heard
     ensure!(why.message.contains("room"), "{why:?}");
     goes_on(world, pair, &before).await?;
     files.empty()?;
+    // Also if it becomes full when a part has come.
+    let path = files.path().join("volumes").join(pair.web.id.to_string());
+    let path = path.join("root.qcow2");
+    in_a_stream(world, &path).await?;
+    files.leave(0)?;
+    let refused = world
+        .until_vm(WEB, "not made whole for want of room, in the middle", |vm| {
+            Verdict::from(disk(vm).reason.is_some() && !disk(vm).flattening)
+        })
+        .await?;
+    let why = disk(&refused).reason.context("there is no reason")?;
+    ensure!(why.message.contains("space"), "{why:?}");
+    ensure!(names_a_base(&path)?, "it is not whole, and names nothing");
+    files.empty()?;
+    goes_on(world, pair, &before).await?;
     world.act(WEB, "flatten").await?;
     world
         .until_vm(WEB, "whole", |vm| Verdict::from(disk(vm).whole))
