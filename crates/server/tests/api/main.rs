@@ -6,6 +6,7 @@ mod agents;
 mod any_bytes;
 mod apply;
 mod bad_input;
+mod builds;
 mod certificates;
 mod clones;
 mod console;
