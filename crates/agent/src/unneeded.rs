@@ -398,6 +398,12 @@ mod tests {
         store.needed.clear();
         store.look(&mut collector, DAY * 5);
         assert_eq!(store.count(), (1, 0));
+        // Also if it had not gone that far.
+        store.needed.insert("b".repeat(64));
+        store.look(&mut collector, DAY * 11 / 2);
+        store.needed.clear();
+        store.look(&mut collector, DAY * 6);
+        assert_eq!(store.count(), (1, 0));
     }
 
     /// The orders that two hosts may take steps in: one of them has looked at the headers already.
