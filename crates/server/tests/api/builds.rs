@@ -17,13 +17,13 @@ fn detail(said: &Said) -> &str {
 async fn a_template_is_made_of_something_that_is_there() {
     let world = World::new().await;
     let of = |vm: &str| json!({ "builds": { "template": "new", "from_vm": vm } });
-    build(&world, of("nobody")).await.refused(404, "not-found");
+    build(&world, of("nobody")).await.refused(422, "not-found");
     let nothing = json!({ "builds": { "template": "new" } });
     let said = build(&world, nothing).await;
     said.refused(422, "build-needs-source");
     assert!(detail(&said).contains("--from-vm"), "{said:#?}");
     let unknown = json!({ "builds": { "template": "new", "refresh": true } });
-    build(&world, unknown).await.refused(404, "not-found");
+    build(&world, unknown).await.refused(422, "not-found");
     let held = json!({ "name": "held", "spec": { "template": "small", "power": "hold" } });
     world.post("/v1/vms", &held).await.ok(201);
     build(&world, of("held")).await.refused(409, "clone-source-empty");
