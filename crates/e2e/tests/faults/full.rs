@@ -17,6 +17,7 @@ use model::vm::Power;
 use tempfile::TempDir;
 use testkit::counter::Heard;
 use testkit::pair::{MEMORY_MIB, Pair, WEB};
+use testkit::process::Frozen;
 use testkit::vms::{self, PATIENCE, VmObject};
 use testkit::wait::{self, Verdict};
 use testkit::world::World;
@@ -208,7 +209,9 @@ async fn flatten(world: &World, files: &Small, pair: &mut Pair<'_>, heard: Heard
     let path = files.path().join("volumes").join(pair.web.id.to_string());
     let path = path.join("root.qcow2");
     in_a_stream(world, &path).await?;
+    let stands_still = Frozen::stop(before.process)?;
     files.leave(0)?;
+    drop(stands_still);
     let refused = world
         .until_vm(WEB, "not made whole for want of room, in the middle", |vm| {
             Verdict::from(disk(vm).reason.is_some() && !disk(vm).flattening)
