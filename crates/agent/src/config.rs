@@ -9,6 +9,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use model::{Incarnation, VmId};
 
@@ -37,6 +38,8 @@ pub struct Config {
     pub migration_buffer: Option<usize>,
     /// Users that are nobody else's, for the VMs' QEMUs.
     pub qemu_uids: RangeInclusive<u32>,
+    /// How long a file of an image that is no more is kept in a datastore, and for how long once more after it was put aside.
+    pub unneeded_kept_for: Duration,
 }
 
 /// What lets a host join, once.
@@ -159,7 +162,12 @@ impl VmDir {
 
 /// The disks of a VM in a datastore.
 pub fn volume_dir(datastore: &Path, vm: VmId) -> PathBuf {
-    datastore.join("volumes").join(vm.to_string())
+    volumes_dir(datastore).join(vm.to_string())
+}
+
+/// The disks of all VMs in a datastore.
+pub fn volumes_dir(datastore: &Path) -> PathBuf {
+    datastore.join("volumes")
 }
 
 /// The memory that an incarnation saved into a datastore, beside its disks.

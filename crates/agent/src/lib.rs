@@ -23,6 +23,7 @@ pub mod pki;
 pub mod reconcile;
 pub mod seed;
 pub mod storage;
+mod unneeded;
 pub mod users;
 pub mod vm;
 
@@ -169,6 +170,7 @@ impl Joined {
         let session = chance::unique();
         let clock = self.clock.clone();
         let (client, server) = (self.client.clone(), self.config.server.clone());
+        let kept_for = self.config.unneeded_kept_for;
         let (journal, state) = match open_journal(&self.dir) {
             Ok(opened) => opened,
             Err(error) => {
@@ -188,6 +190,7 @@ impl Joined {
             link::reports(client.clone(), server.clone(), &board, session),
             peer::serve(listener, from_peers, Arc::clone(&fleet)),
             calls::answer_all(client.clone(), server.clone(), &host),
+            unneeded::collect_all(client.clone(), server.clone(), kept_for),
             pki::renew(client.clone(), server.clone(), host.dir.clone(), own, clock),
         );
         Ok(())

@@ -31,6 +31,7 @@ use tokio::time::timeout;
 
 use crate::chance;
 use crate::config::{image_dir, volume_dir};
+use crate::unneeded;
 
 /// How long a server may be silent in the midst of an image.
 const SILENCE_DEADLINE: Duration = Duration::from_secs(30);
@@ -139,6 +140,7 @@ impl Storage {
         }
         let turn = Arc::clone(self.fetches.lock().await.entry(path.clone()).or_default());
         let _turn = turn.lock().await;
+        unneeded::back(&path);
         if !path.exists() {
             let directory = image_dir(datastore);
             fs::create_dir_all(&directory).map_err(file("make", &directory))?;
@@ -280,6 +282,10 @@ impl Storage {
             (None, None) => self.tool.create_empty(&temporary, disk.bytes).await?,
         }
         fs::rename(&temporary, &path).map_err(file("rename", &temporary))?;
+        if let Some(image) = &disk.image {
+            // Another host that did not see this disk yet may have put it aside.
+            self.image(datastore, image).await?;
+        }
         Ok(path)
     }
 }

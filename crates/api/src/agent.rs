@@ -1,5 +1,7 @@
 //! What agents and servers, and agents among themselves, say beside documents and reports.
 
+use std::collections::BTreeSet;
+
 use model::{HostId, Incarnation, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +19,15 @@ pub const TIME_HEADER: &str = "sterna-time";
 /// A header of every request of an agent that has joined: what tells this start of its machine, and the directory that it
 /// works in, from all others, as 64 hexadecimal digits from which nothing else can be learned. An agent of before has none.
 pub const SPEAKER_HEADER: &str = "sterna-speaker";
+
+/// What images have, for agents that look for files which no image has any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contents {
+    /// The directories of all datastores.
+    pub datastores: Vec<String>,
+    /// The digests of all images' contents.
+    pub sha256: BTreeSet<String>,
+}
 
 /// A host that wants to join.
 #[derive(Debug, Clone, Serialize, Deserialize)]

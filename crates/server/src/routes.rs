@@ -86,6 +86,7 @@ pub fn router(app: App) -> Router {
         .route("/agent/v1/report", post(agents::report))
         .route("/agent/v1/calls", get(calls::listen))
         .route("/agent/v1/calls/{id}", get(calls::answer))
+        .route("/agent/v1/images", get(images::needed::contents))
         .route("/agent/v1/images/{sha256}", get(images::download))
         .route(
             "/agent/v1/copies/{image}/{incarnation}",

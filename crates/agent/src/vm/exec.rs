@@ -204,13 +204,11 @@ impl Vm {
         *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// What its disk is made of, if that is to be made, and its medium.
+    /// What its disk is over, or will be, and its medium.
     async fn fetch_images(&self) -> Result<(), Failure> {
         let Machine { disk, cdrom, .. } = self.desired()?.machine;
-        let has_disk = storage::disk_path(self.id.vm, &disk).exists();
-        let of_disk = disk.image.filter(|_| !has_disk);
         let medium = cdrom.and_then(|cdrom| cdrom.medium);
-        for image in of_disk.iter().chain(&medium) {
+        for image in disk.image.iter().chain(&medium) {
             let fetched = self.host.storage.image(Path::new(&disk.datastore), image).await;
             fetched.map_err(storage_failure)?;
         }

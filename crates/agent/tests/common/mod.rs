@@ -179,6 +179,7 @@ impl Side {
             reserved_mib: 256,
             migration_buffer: Some(256 << 10),
             qemu_uids: 1_879_048_192..=1_879_113_727,
+            unneeded_kept_for: Duration::from_secs(24 * 3600),
         };
         let mut side = Self {
             host,

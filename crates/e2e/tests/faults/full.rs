@@ -17,12 +17,14 @@ use model::vm::Power;
 use tempfile::TempDir;
 use testkit::counter::Heard;
 use testkit::pair::{MEMORY_MIB, Pair, WEB};
+use testkit::process::Frozen;
 use testkit::vms::{self, PATIENCE, VmObject};
 use testkit::wait::{self, Verdict};
 use testkit::world::World;
 
 use super::moves::{Before, is_the_same, leaves_one_history};
-use super::table::{End, Entry, Fault, Stage, entries};
+use super::streams::{in_a_stream, names_a_base};
+use super::table::{End, Entry, Fault, Stage, When, entries};
 
 const SMALL: &str = "small";
 const LATE: &str = "late";
@@ -39,6 +41,16 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 #[tokio::test]
 async fn a_datastore_is_full() -> anyhow::Result<()> {
+    make_all(When::Usual).await
+}
+
+#[tokio::test]
+#[ignore = "long: make soak"]
+async fn a_datastore_is_full_at_length() -> anyhow::Result<()> {
+    make_all(When::Soak).await
+}
+
+async fn make_all(when: When) -> anyhow::Result<()> {
     let Ok(files) = Small::mount() else {
         println!("skipped: this user cannot mount a file system");
         return Ok(());
@@ -56,7 +68,7 @@ async fn a_datastore_is_full() -> anyhow::Result<()> {
     };
     world.client().create::<Datastore>(&body, None, false).await?;
     let mut pair = Pair::create_on(&world, Some(SMALL)).await?;
-    for entry in entries(|one| one.fault == Fault::FullDatastore) {
+    for entry in entries(|one| one.fault == Fault::FullDatastore && one.when == when) {
         let told = format!("{:?} at {:?}", entry.fault, entry.stage);
         make(&world, &files, &mut pair, entry).await.context(told)?;
     }
@@ -193,6 +205,23 @@ async fn flatten(world: &World, files: &Small, pair: &mut Pair<'_>, heard: Heard
     ensure!(why.message.contains("room"), "{why:?}");
     goes_on(world, pair, &before).await?;
     files.empty()?;
+    // Also if it becomes full when a part has come.
+    let path = files.path().join("volumes").join(pair.web.id.to_string());
+    let path = path.join("root.qcow2");
+    in_a_stream(world, &path).await?;
+    let stands_still = Frozen::stop(before.process)?;
+    files.leave(0)?;
+    drop(stands_still);
+    let refused = world
+        .until_vm(WEB, "not made whole for want of room, in the middle", |vm| {
+            Verdict::from(disk(vm).reason.is_some() && !disk(vm).flattening)
+        })
+        .await?;
+    let why = disk(&refused).reason.context("there is no reason")?;
+    ensure!(why.message.contains("space"), "{why:?}");
+    ensure!(names_a_base(&path)?, "it is not whole, and names nothing");
+    files.empty()?;
+    goes_on(world, pair, &before).await?;
     world.act(WEB, "flatten").await?;
     world
         .until_vm(WEB, "whole", |vm| Verdict::from(disk(vm).whole))

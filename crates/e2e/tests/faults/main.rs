@@ -18,5 +18,6 @@ mod greedy;
 mod held;
 mod life;
 mod moves;
+mod streams;
 mod table;
 mod traces;

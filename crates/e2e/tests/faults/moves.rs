@@ -4,7 +4,7 @@
 //!
 //! **Start here:** [`make`].
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep};
 
 use super::calendar;
 use super::held::Held;
+use super::streams::{in_a_stream, names_a_base};
 use super::table::{End, Entry, Fault, Stage, When, entries};
 
 /// Longer than a source goes on sending into a link that is cut: a minute, and more for its memory.
@@ -44,7 +45,7 @@ async fn parts_and_links_fail_under_a_vm() -> anyhow::Result<()> {
 #[tokio::test]
 #[ignore = "long: make soak"]
 async fn everything_fails_while_a_vm_runs() -> anyhow::Result<()> {
-    make(&entries(|one| is_here(one) && one.stage == Stage::Running)).await
+    make(&entries(|one| is_here(one) && !one.stage.is_of_a_move())).await
 }
 
 #[tokio::test]
@@ -72,7 +73,8 @@ async fn everything_fails_after_the_switch_over() -> anyhow::Result<()> {
 }
 
 fn is_here(entry: &Entry) -> bool {
-    entry.stage == Stage::Running && entry.fault != Fault::FullDatastore || entry.stage.is_of_a_move()
+    let is_at_rest = matches!(entry.stage, Stage::Running | Stage::Flatten);
+    is_at_rest && entry.fault != Fault::FullDatastore || entry.stage.is_of_a_move()
 }
 
 async fn make(entries: &[Entry]) -> anyhow::Result<()> {
@@ -184,6 +186,9 @@ fn goes_by_the_record(entry: Entry) -> bool {
 async fn at_rest(world: &World, pair: &mut Pair<'_>, entry: Entry, heard: Heard) -> anyhow::Result<String> {
     let before = Before::of(pair, heard).await?;
     let home = before.host.as_str();
+    if entry.stage == Stage::Flatten {
+        in_a_stream(world, &root_disk(world, pair)).await?;
+    }
     match entry.fault {
         Fault::Server => world.kill_server().await?,
         Fault::SourceAgent => world.kill_agent(home).await?,
@@ -200,7 +205,14 @@ async fn at_rest(world: &World, pair: &mut Pair<'_>, entry: Entry, heard: Heard)
         other => anyhow::bail!("{other:?} makes no sense where nothing moves"),
     }
     if entry.end == End::Fails {
+        if entry.stage == Stage::Flatten {
+            let has_base = names_a_base(&root_disk(world, pair))?;
+            ensure!(has_base, "all was brought before its QEMU was killed");
+        }
         fails_and_starts(world, pair, heard).await?;
+        if entry.stage == Stage::Flatten {
+            becomes_whole(world, pair).await?;
+        }
         return Ok("Failed".to_owned());
     }
     world.until_phase(WEB, Phase::Running).await?;
@@ -210,6 +222,20 @@ async fn at_rest(world: &World, pair: &mut Pair<'_>, entry: Entry, heard: Heard)
     world.act(WEB, "resume").await?;
     is_the_same(world, pair, &before).await?;
     Ok("the same process".to_owned())
+}
+
+async fn becomes_whole(world: &World, pair: &mut Pair<'_>) -> anyhow::Result<()> {
+    let is_whole = |vm: &VmObject| Verdict::from(vm.status.disk.as_ref().is_some_and(|disk| disk.whole));
+    world.until_vm(WEB, "whole", is_whole).await?;
+    ensure!(
+        !names_a_base(&root_disk(world, pair))?,
+        "a whole disk names another file"
+    );
+    pair.ear.goes_on().await.map(drop)
+}
+
+fn root_disk(world: &World, pair: &Pair<'_>) -> PathBuf {
+    world.volumes().join(pair.web.id.to_string()).join("root.qcow2")
 }
 
 /// Makes a fault in the middle of a move.

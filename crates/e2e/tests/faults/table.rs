@@ -8,6 +8,8 @@
 //!
 //! What is left out:
 //! - **server, agents and QEMU while a VM boots, is suspended or resumed**: [`super::life`] kills them there, at more instants;
+//! - **the agent while a disk is made whole**: `stories/flatten` kills it there, and the server is asked for nothing then;
+//! - **the deletion of the image while a disk is copied or made whole**: it is refused as long as the disk is over it;
 //! - **the link between the hosts while no VM moves**: nothing of Sterna's crosses it then;
 //! - **the target's agent and QEMU while no VM moves**: there are none;
 //! - **the link one way, or the source alone, at pre-switchover**: they are made right before it, in pre-copy, and right after it;
@@ -103,13 +105,15 @@ pub(super) enum When {
     Soak,
 }
 
-pub(super) const TABLE: [Entry; 46] = [
+pub(super) const TABLE: [Entry; 47] = [
     soak(Fault::Server, Stage::Running, End::GoesOn),
     usual(Fault::SourceAgent, Stage::Running, End::GoesOn),
     soak(Fault::ServerLink, Stage::Running, End::GoesOn),
     soak(Fault::HostClock, Stage::Running, End::GoesOn),
     soak(Fault::ServerClock, Stage::Running, End::GoesOn),
     soak(Fault::SourceQemu, Stage::Running, End::Fails),
+    // Its disk is an overlay with more of its own, and is whole after the next start.
+    soak(Fault::SourceQemu, Stage::Flatten, End::Fails),
     soak(Fault::Server, Stage::PreCopy, End::AtEither),
     soak(Fault::SourceAgent, Stage::PreCopy, End::AtEither),
     soak(Fault::TargetAgent, Stage::PreCopy, End::AtEither),
@@ -154,7 +158,7 @@ pub(super) const TABLE: [Entry; 46] = [
     usual(Fault::FullDatastore, Stage::Boot, End::Fails),
     usual(Fault::FullDatastore, Stage::Stop, End::Refused),
     usual(Fault::FullDatastore, Stage::Copy, End::Refused),
-    usual(Fault::FullDatastore, Stage::Flatten, End::Refused),
+    soak(Fault::FullDatastore, Stage::Flatten, End::Refused),
 ];
 
 const fn usual(fault: Fault, stage: Stage, end: End) -> Entry {

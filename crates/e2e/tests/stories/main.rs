@@ -29,3 +29,4 @@ mod storm;
 mod three_machines;
 mod twice;
 mod uefi;
+mod unneeded;

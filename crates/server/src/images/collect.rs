@@ -17,14 +17,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use controller::cache::{Cache, Since};
-use model::{Kind, Timestamp, key};
-use planner::View;
-use planner::view::Change;
-use store::{KeyValue, RangeRequest, StoreError};
+use model::{Kind, Timestamp};
+use store::StoreError;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
-use uuid::Uuid;
 
+use super::needed::Needed;
 use super::upload;
 use crate::routes::App;
 
@@ -95,48 +93,6 @@ impl Changes {
     }
 }
 
-/// What images have, and which of them take content.
-#[derive(Debug, Default)]
-struct Needed {
-    contents: BTreeSet<String>,
-    takers: BTreeSet<Uuid>,
-}
-
-impl Needed {
-    fn by(view: &View) -> Self {
-        let mut needed = Self::default();
-        for (id, image) in &view.images {
-            let content = image.status.as_ref().and_then(|at| at.value.content.as_ref());
-            match content {
-                Some(content) => needed.contents.insert(content.sha256.clone()),
-                None => needed.takers.insert(*id),
-            };
-        }
-        needed
-    }
-
-    /// By what is stored. `None` if that does not tell: a restored store may not know all that it will, and an image that
-    /// cannot be read may have any content.
-    fn stored(images: &[KeyValue], is_held: bool) -> Option<Self> {
-        let mut view = View::default();
-        for kv in images {
-            view.apply(Change {
-                key: &kv.key,
-                value: Some(&kv.value),
-                revision: kv.mod_revision,
-            });
-        }
-        (!is_held && view.unreadable.is_empty()).then(|| Self::by(&view))
-    }
-
-    fn has(&self, name: &str) -> bool {
-        match upload::image_of(name) {
-            Some(image) => self.takers.contains(&image),
-            None => !model::limits::is_sha256(name) || self.contents.contains(name),
-        }
-    }
-}
-
 /// What this start of the server knows of contents.
 #[derive(Debug)]
 struct Known {
@@ -184,11 +140,7 @@ impl Known {
 /// Removes contents that no image has, and what was sent for images that take nothing any more.
 async fn collect(app: &App, known: &mut Known) -> Result<(), StoreError> {
     let _nothing_is_named_meanwhile = app.keeping.lock().await;
-    let found = app
-        .store
-        .range(RangeRequest::prefix(key::kind_prefix(Kind::Image)))
-        .await?;
-    let Some(needed) = Needed::stored(&found.items, app.cache.view().is_held()) else {
+    let Some(needed) = Needed::now(app).await? else {
         return Ok(());
     };
     for path in known.due(superfluous(app, &needed), Instant::now()) {
@@ -232,57 +184,9 @@ fn written(path: &Path) -> Option<SystemTime> {
 mod tests {
     use std::fs::File;
 
-    use bytes::Bytes;
-    use model::image::ImageSpec;
-    use model::{ImageId, record, samples};
+    use uuid::Uuid;
 
     use super::*;
-
-    const IMAGE: Uuid = Uuid::from_u128(7);
-
-    fn kv(key: String, value: Vec<u8>) -> KeyValue {
-        KeyValue {
-            key: key.into(),
-            value: Bytes::from(value),
-            create_revision: 1,
-            mod_revision: 1,
-            version: 1,
-            lease: None,
-        }
-    }
-
-    fn image() -> [KeyValue; 2] {
-        let object = samples::object(
-            Kind::Image,
-            IMAGE,
-            "disk",
-            Timestamp::UNIX_EPOCH,
-            ImageSpec::default(),
-        );
-        [
-            kv(key::object(Kind::Image, IMAGE), record::encode(&object)),
-            kv(
-                key::image_status(ImageId(IMAGE)),
-                record::encode(&samples::image_status()),
-            ),
-        ]
-    }
-
-    #[test]
-    fn a_held_store_does_not_tell_what_is_needed() {
-        assert!(Needed::stored(&image(), true).is_none());
-        let needed = Needed::stored(&image(), false).unwrap();
-        assert_eq!(needed.contents.len(), 1);
-    }
-
-    #[test]
-    fn an_image_that_cannot_be_read_may_need_anything() {
-        for damaged in 0..2 {
-            let mut images = image();
-            images[damaged].value = Bytes::from_static(b"{}");
-            assert!(Needed::stored(&images, false).is_none(), "{damaged}");
-        }
-    }
 
     #[test]
     fn only_what_is_not_needed_and_what_nobody_went_on_with_goes() {

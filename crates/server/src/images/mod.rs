@@ -3,6 +3,7 @@
 pub(crate) mod collect;
 mod confined;
 pub mod import;
+pub mod needed;
 mod sink;
 mod take;
 pub mod upload;

@@ -49,7 +49,7 @@ async fn a_copy_beside_its_host_is_refused_everything_and_the_host_says_so() {
     let mut two = Two::begin().await;
     let world = &two.world;
     two.other.beat(world).await.refused(409, "host-twice");
-    for path in ["document", "calls", "calls/x", "images/x"] {
+    for path in ["document", "calls", "calls/x", "images", "images/x"] {
         two.other.ask(world, path).await.refused(409, "host-twice");
     }
     let request = json!({ "agent_csr_pem": two.keys.request, "migration_csr_pem": Keys::new().request });

@@ -11,7 +11,8 @@ use store::{MemoryStore, Txn};
 use tempfile::TempDir;
 
 use super::agents::{Agent, id};
-use super::world::{World, sqlite};
+use super::imports::digest;
+use super::world::{World, raw_disk, sqlite};
 
 async fn hold(world: &World) {
     let restored = Restored {
@@ -224,4 +225,36 @@ async fn a_database_that_was_put_back_by_hand_is_held_as_soon_as_a_host_shows_it
     said.refused(409, "store-put-back");
     let detail = said.body["detail"].as_str().unwrap();
     assert!(detail.contains("h1") && detail.contains("1000000"), "{detail}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_are_told_what_images_have_and_nothing_of_it_while_that_is_not_known() {
+    let world = World::new().await;
+    let agent = Agent::join(&world, "h1").await;
+    let told = || async { agent.ask(&world, "images").await.ok(200) };
+    let of_disk = digest(&raw_disk());
+    let all = json!({ "datastores": ["/tmp/sterna-test"], "sha256": [of_disk] });
+    assert_eq!(told().await, all);
+    // What has no content yet needs none, and what is used is not deleted.
+    let other = json!({ "name": "other", "spec": {} });
+    let other = world.post("/v1/images", &other).await.ok(201);
+    world.delete("/v1/images/disk").await.refused(409, "in-use");
+    assert_eq!(told().await, all);
+    world.delete("/v1/templates/small").await.ok(200);
+    world.delete("/v1/images/disk").await.ok(200);
+    assert_eq!(told().await["sha256"], json!([]));
+    let nobody = world.get("/agent/v1/images").await.status;
+    assert!(matches!(nobody, 401 | 403), "{nobody}");
+    // An image that cannot be read may have any content.
+    let other = format!("/image/{}", other["id"].as_str().unwrap());
+    world
+        .store
+        .txn(Txn::new().put(other.clone(), "{}"))
+        .await
+        .unwrap();
+    assert_eq!(told().await, json!(null));
+    world.store.txn(Txn::new().delete(other)).await.unwrap();
+    assert_eq!(told().await["sha256"], json!([]));
+    hold(&world).await;
+    assert_eq!(told().await, json!(null));
 }

@@ -155,6 +155,9 @@ pub(crate) struct AgentArgs {
     /// runs as one of them
     #[arg(long, value_name = "FIRST-LAST", default_value = "1879048192-1879113727", value_parser = uids)]
     pub(crate) qemu_uids: RangeInclusive<u32>,
+    /// How long a file in a datastore is kept after the last image with its content is gone, and then once more under another name
+    #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = units::duration, env = "STERNA_KEEP_UNNEEDED_IMAGES")]
+    pub(crate) keep_unneeded_images: Duration,
     /// Enter this network namespace first
     #[arg(long, value_name = "PATH", hide = true)]
     pub(crate) namespace: Option<PathBuf>,

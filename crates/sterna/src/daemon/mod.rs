@@ -203,6 +203,7 @@ pub(crate) fn agent(args: AgentArgs) -> anyhow::Result<ExitCode> {
         migration_buffer: (args.migration_buffer_kib > 0)
             .then(|| usize::from(args.migration_buffer_kib) << 10),
         qemu_uids: args.qemu_uids,
+        unneeded_kept_for: args.keep_unneeded_images,
     };
     runtime(2)?.block_on(agent::run(config, say_ready, asked_to_end()))?;
     Ok(ExitCode::SUCCESS)

@@ -87,5 +87,6 @@ fn config(world: &World, dir: &HostDir, token: String) -> Config {
         reserved_mib: 0,
         migration_buffer: None,
         qemu_uids: 1_879_048_192..=1_879_113_727,
+        unneeded_kept_for: Duration::from_secs(24 * 3600),
     }
 }
