@@ -8,7 +8,7 @@ use planner::view::At;
 use planner::{Plan, View};
 
 use super::vm::{calculated_mac, check_largest_host};
-use super::{build, find, name_of, placement};
+use super::{build, find, given, name_of, placement};
 use crate::service::Context;
 
 /// The stored form of a VM that shall be the warm form of the template of that name.
@@ -75,24 +75,7 @@ pub(super) fn create(
 
 /// All that makes it is its template's.
 fn check_overrides(spec: &VmSpec) -> Result<(), Problem> {
-    let given = [
-        ("template", spec.template.is_some()),
-        ("vcpus", spec.vcpus.is_some()),
-        ("memory_mib", spec.memory_mib.is_some()),
-        ("image", spec.image.is_some()),
-        ("disk_bytes", spec.disk_bytes.is_some()),
-        ("nics", spec.nics.is_some()),
-        ("guest", spec.guest.is_some()),
-        ("power", spec.power.is_some()),
-        ("firmware", spec.firmware.is_some()),
-        ("profile", spec.profile.is_some()),
-        ("cdrom", spec.cdrom.is_some()),
-        ("boot", spec.boot.is_some()),
-        ("clone_of", spec.clone_of.is_some()),
-        ("start", spec.start.is_some()),
-        ("builds", spec.builds.is_some()),
-    ];
-    let Some((field, _)) = given.into_iter().find(|(_, is_given)| *is_given) else {
+    let Some(field) = given::first_beside(spec, &["warms", "datastore", "placement"]) else {
         return Ok(());
     };
     let detail =
