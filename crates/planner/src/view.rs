@@ -21,7 +21,7 @@ use model::operation::{OperationSpec, OperationStatus};
 use model::record::Unreadable;
 use model::report::RunStatus;
 use model::restored::Restored;
-use model::template::TemplateSpec;
+use model::template::{TemplateIntent, TemplateSpec};
 use model::vm::{VmIntent, VmSpec};
 use model::{HostId, ImageId, Incarnation, Kind, MigrationId, Object, OperationId, TemplateId, VmId};
 use uuid::Uuid;
@@ -120,6 +120,8 @@ pub struct View {
     pub templates: BTreeMap<Uuid, At<Object<TemplateSpec>>>,
     /// The earlier versions of templates.
     pub template_versions: Versions,
+    /// What was done to keep templates warm.
+    pub template_intents: BTreeMap<TemplateId, At<TemplateIntent>>,
     /// Profiles.
     pub profiles: Profiles,
     /// Networks.
@@ -236,6 +238,12 @@ impl View {
             (Kind::Template, Part::Version(number)) => {
                 self.template_versions.set(id, number, None);
                 self.template_versions.set(id, number, read(change)?);
+            }
+            (Kind::Template, Part::Intent) => {
+                self.template_intents.remove(&TemplateId(id));
+                let intent = read(change)?;
+                self.template_intents
+                    .extend(intent.map(|intent| (TemplateId(id), intent)));
             }
             (Kind::Profile, Part::Object) => set_plain(&mut self.profiles.stored, id, change)?,
             (Kind::Network, Part::Object) => set_plain(&mut self.networks, id, change)?,
@@ -500,6 +508,7 @@ impl View {
             images: self.images.clone(),
             templates: self.templates.clone(),
             template_versions: self.template_versions.clone(),
+            template_intents: self.template_intents.clone(),
             profiles: self.profiles.clone(),
             networks: self.networks.clone(),
             datastores: self.datastores.clone(),
@@ -517,6 +526,12 @@ impl View {
                     copy.migrations
                         .extend(found.map(|migration| (MigrationId(id), migration)));
                     copy.index_migration(MigrationId(id), true);
+                }
+                Kind::Template => {
+                    for form in self.warm_forms(TemplateId(id)) {
+                        copy.vms.extend(self.vms.get(&form).map(|vm| (form, vm.clone())));
+                        copy.index_vm(form, true);
+                    }
                 }
                 Kind::Image => {
                     let users = self.users_of_image(id).filter(|(kind, _)| *kind == Kind::Vm);
@@ -574,11 +589,14 @@ impl View {
                     .map(|(id, _)| (Kind::Migration, id.0));
                 let drained = self.draining_hosts_of(VmId(id)).into_iter();
                 let copies = self.sides_of_copies(VmId(id)).into_iter();
+                let vm = self.vms.get(&VmId(id)).and_then(|vm| vm.object.as_ref());
+                let warms = vm.and_then(|at| at.value.spec.warms);
                 let images = self.images_of.get(&VmId(id)).into_iter().flatten();
                 migrations
                     .chain(drained.map(|host| (Kind::Host, host.0)))
                     .chain(copies.map(|vm| (Kind::Vm, vm.0)))
                     .chain(images.map(|image| (Kind::Image, *image)))
+                    .chain(warms.map(|template| (Kind::Template, template.0)))
                     .collect()
             }
             Kind::Image => {

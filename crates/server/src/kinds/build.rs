@@ -227,6 +227,7 @@ fn gives(context: &Context<'_>, built: &vm::VmSpec, image: ImageId) -> Result<Te
         profile: None,
         version: FIRST_VERSION,
         made: None,
+        keep_warm: None,
     })
 }
 
