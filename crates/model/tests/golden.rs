@@ -36,7 +36,7 @@ fn again<T: Stored + PartialEq + Debug>(bytes: &[u8]) -> Value {
 }
 
 /// The files by their names, each with its type. `vm-intent-kill` is a `vm-intent`.
-const KINDS: [(&str, Again); 25] = [
+const KINDS: [(&str, Again); 26] = [
     ("vm", again::<Object<VmSpec>>),
     ("vm-intent", again::<VmIntent>),
     ("vm-run", again::<RunStatus>),

@@ -155,33 +155,46 @@ impl<'v> Keeper<'v> {
 
     fn next(&self, keep: &KeepWarm, now: Timestamp, next_id: &mut dyn FnMut() -> Uuid) -> Decision {
         let forms = self.forms();
-        for (id, form) in &forms {
-            if let Some(plan) = self.tidy(*id, form, now) {
-                return plan.into();
-            }
+        if let Some(plan) = forms
+            .iter()
+            .find_map(|(id, form)| self.note_failure(*id, form, now))
+        {
+            return plan.into();
+        }
+        let warmth = self.warmth(&forms);
+        let is_due = matches!(warmth, Warmth::Due(at) if at.is_none_or(|at| at <= now));
+        if is_due {
+            return self.make(keep, &forms, now, next_id()).into();
+        }
+        if let Some(plan) = forms.iter().find_map(|(id, form)| self.tidy(*id, form, now)) {
+            return plan.into();
         }
         let has_outdated = forms.iter().any(|(_, form)| matches!(form, Form::Outdated(_)));
         let look = has_outdated.then(|| later(now, LOOK_MS));
-        match self.warmth(&forms) {
+        match warmth {
             Warmth::Ready(_) if self.intent.is_some_and(|at| at.value.failures > 0) => self.succeed().into(),
             Warmth::Ready(_) | Warmth::GivenUp => Decision::wait_for_room().and_at(look),
             Warmth::Making(form) => Decision::nothing().and_at(look).and_at(self.late_at(form)),
-            Warmth::Due(Some(at)) if at > now => Decision::wait_for_room().and_at(look).and_at(Some(at)),
-            Warmth::Due(_) => self.make(keep, &forms, now, next_id()).into(),
+            Warmth::Due(at) => Decision::wait_for_room().and_at(look).and_at(at),
         }
     }
 
-    /// The end of a form that is of no use: of one that failed at once, of others when nobody needs them.
+    /// The end of a form that nobody can use any more, nor needs.
     fn tidy(&self, id: VmId, form: &Form, now: Timestamp) -> Option<Plan> {
+        let is_free = matches!(form, Form::Outdated(_)) && users_of(self.view, id).next().is_none();
+        is_free.then(|| self.delete(id, now)).flatten()
+    }
+
+    /// The end of a form that failed.
+    fn note_failure(&self, id: VmId, form: &Form, now: Timestamp) -> Option<Plan> {
         let is_late = *form == Form::Making && self.late_at(id).is_some_and(|at| at <= now);
-        let failure = match form {
-            Form::Failed(reason) => Some(reason.clone()),
-            _ if is_late => Some(late()),
-            Form::Outdated(_) if users_of(self.view, id).next().is_none() => None,
+        let reason = match form {
+            Form::Failed(reason) => reason.clone(),
+            _ if is_late => late(),
             _ => return None,
         };
         let mut plan = self.delete(id, now)?;
-        if let (Some(reason), Some(at)) = (failure, self.intent) {
+        if let Some(at) = self.intent {
             let mut intent = at.value.clone();
             intent.failures = intent.failures.saturating_add(1);
             intent.failed = Some(reason);

@@ -3,8 +3,8 @@
 use driver::types::{CopyJobState, Effect, Failure, MigrationWord, Outcome, Qemu, RunStatusWord};
 use model::build::Built;
 use model::document::Order;
-use model::template::ANOTHER_BUILD;
 use model::report::{StartStep, StepTime};
+use model::template::ANOTHER_BUILD;
 
 use crate::world::{Answer, Host, M, SOURCE, TARGET, World, failure};
 use driver::qemu_model::Process;

@@ -75,6 +75,14 @@ fn update(world: &mut World, host: &str, qemu_version: &str) {
     world.settle();
 }
 
+/// Nothing of it is left.
+fn remove(world: &mut World, vm: VmId) {
+    let host = world.host_of(vm);
+    world.delete(vm);
+    world.report(&host, vm, FIRST, |run| run.state = RunState::Removed);
+    assert!(!world.view.vms.contains_key(&vm));
+}
+
 /// How many forms were made.
 fn made(world: &World) -> usize {
     world
@@ -152,9 +160,7 @@ fn a_template_that_changes_gets_another_form_and_the_one_before_goes_when_nobody
     succeed(&mut world, next);
     assert_eq!(stands(&world, id), Warmth::Ready(next));
     assert!(!is_deleted(&world, form), "its memory was taken from under a VM");
-    world.delete(user);
-    world.close("h1", user, FIRST, None);
-    world.settle();
+    remove(&mut world, user);
     assert!(is_deleted(&world, form) && !is_deleted(&world, next) && made(&world) == 2);
 }
 
@@ -270,9 +276,7 @@ fn off_leaves_nothing_that_nobody_needs() {
     let user = asked(&mut world, "quick", id, StartChoice::AtOnce);
     change(&mut world, id, |spec| spec.keep_warm = None);
     assert!(!is_deleted(&world, form) && warmth(&world.view, id).is_none());
-    world.delete(user);
-    world.close("h1", user, FIRST, None);
-    world.settle();
+    remove(&mut world, user);
     assert!(is_deleted(&world, form));
     assert!(!world.store.contains_key(&key::template_intent(id)));
     assert_eq!(made(&world), 1);
