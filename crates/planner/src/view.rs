@@ -241,9 +241,8 @@ impl View {
             }
             (Kind::Template, Part::Intent) => {
                 self.template_intents.remove(&TemplateId(id));
-                let intent = read(change)?;
-                self.template_intents
-                    .extend(intent.map(|intent| (TemplateId(id), intent)));
+                let intent = read(change)?.map(|intent| (TemplateId(id), intent));
+                self.template_intents.extend(intent);
             }
             (Kind::Profile, Part::Object) => set_plain(&mut self.profiles.stored, id, change)?,
             (Kind::Network, Part::Object) => set_plain(&mut self.networks, id, change)?,
@@ -516,23 +515,16 @@ impl View {
         };
         for (kind, id) in objects {
             match kind {
-                Kind::Vm => {
-                    let found = self.vms.get(&VmId(id)).cloned();
-                    copy.vms.extend(found.map(|vm| (VmId(id), vm)));
-                    copy.index_vm(VmId(id), true);
-                }
+                Kind::Vm => copy.take_vm(self, VmId(id)),
                 Kind::Migration => {
                     let found = self.migrations.get(&MigrationId(id)).cloned();
                     copy.migrations
                         .extend(found.map(|migration| (MigrationId(id), migration)));
                     copy.index_migration(MigrationId(id), true);
                 }
-                Kind::Template => {
-                    for form in self.warm_forms(TemplateId(id)) {
-                        copy.vms.extend(self.vms.get(&form).map(|vm| (form, vm.clone())));
-                        copy.index_vm(form, true);
-                    }
-                }
+                Kind::Template => self
+                    .warm_forms(TemplateId(id))
+                    .for_each(|form| copy.take_vm(self, form)),
                 Kind::Image => {
                     let users = self.users_of_image(id).filter(|(kind, _)| *kind == Kind::Vm);
                     let vms = users.filter_map(|(_, vm)| Some((VmId(vm), self.vms.get(&VmId(vm))?.clone())));
