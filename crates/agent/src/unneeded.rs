@@ -247,7 +247,9 @@ fn list(directory: &Path) -> io::Result<Vec<fs::DirEntry>> {
 /// host knows nothing of. What cannot be looked at may be over anything: that is an error.
 fn named_by_disks(datastore: &Path) -> io::Result<BTreeSet<OsString>> {
     let mut named = BTreeSet::new();
-    for volume in list(&volumes_dir(datastore))? {
+    // Not there, it may be mounted apart: then it is not known what is in it.
+    for volume in fs::read_dir(volumes_dir(datastore))? {
+        let volume = volume?;
         if !volume.file_type()?.is_dir() {
             continue;
         }
@@ -306,6 +308,7 @@ mod tests {
         fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
             fs::create_dir_all(image_dir(directory.path())).unwrap();
+            fs::create_dir_all(volumes_dir(directory.path())).unwrap();
             Self {
                 directory,
                 needed: BTreeSet::new(),

@@ -2,7 +2,7 @@
 
 use model::build::BuiltFrom;
 use model::vm::Firmware;
-use model::{Kind, Timestamp};
+use model::{Kind, Reason, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +39,49 @@ pub struct TemplateSpec {
     /// What starts the guest, `bios` or `uefi`; `bios` if `null`.
     #[serde(default)]
     pub firmware: Option<Firmware>,
+    /// Whether a warm form of its newest version is always kept, so that VMs can start from there; not if `null`. A change of this
+    /// makes no version.
+    #[serde(default)]
+    pub keep_warm: Option<KeepWarm>,
+}
+
+/// A warm form is made whenever there is none that VMs can start from, and deleted when nobody needs it any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeepWarm {
+    /// Where the memory is kept; `default` if `null`.
+    pub datastore: Option<String>,
+}
+
+/// How a template is kept warm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Warmth {
+    /// How it stands.
+    pub state: WarmState,
+    /// The warm form that VMs start from, or the one that is made now: a VM.
+    pub form: Option<String>,
+    /// The host whose QEMU kept its memory, or is to.
+    pub host: Option<String>,
+    /// How many forms have failed in a row.
+    pub failures: u32,
+    /// Why the last one failed; else why the last one was made.
+    pub reason: Option<Reason>,
+    /// When the next one is made at the earliest.
+    pub next_at: Option<Timestamp>,
+}
+
+/// How it stands with the warm form of a template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WarmState {
+    /// VMs can start from it.
+    Ready,
+    /// It is being made.
+    Making,
+    /// There is none, and one will be made.
+    Due,
+    /// Making one has failed too often: none is made until the template or the hosts' QEMUs change.
+    GivenUp,
 }
 
 /// What VMs get that are made from a template.
@@ -55,6 +98,8 @@ pub struct TemplateStatus {
     pub version: u64,
     /// What the newest version was built from; `null` if it was not.
     pub built_from: Option<BuiltFrom>,
+    /// How it is kept warm; `null` if it is not.
+    pub warm: Option<Warmth>,
 }
 
 /// A version of a template.
@@ -90,7 +135,9 @@ pub struct TemplateVersions {
 
 impl Resource for Template {
     const KIND: Kind = Kind::Template;
-    const COLUMNS: &'static [&'static str] = &["IMAGE", "VERSION", "PROFILE", "VCPUS", "MEMORY", "NETWORKS"];
+    const COLUMNS: &'static [&'static str] = &[
+        "IMAGE", "VERSION", "PROFILE", "VCPUS", "MEMORY", "NETWORKS", "WARM",
+    ];
     type Spec = TemplateSpec;
     type Status = TemplateStatus;
 
@@ -104,6 +151,17 @@ impl Resource for Template {
             status.vcpus.to_string(),
             format!("{} MiB", status.memory_mib),
             networks,
+            status.warm.as_ref().map(word).unwrap_or_default(),
         ]
     }
+}
+
+fn word(warm: &Warmth) -> String {
+    let word = match warm.state {
+        WarmState::Ready => "ready",
+        WarmState::Making => "making",
+        WarmState::Due => "due",
+        WarmState::GivenUp => "given-up",
+    };
+    word.to_owned()
 }

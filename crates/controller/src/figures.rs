@@ -34,13 +34,14 @@ impl Outcome {
 }
 
 /// The kinds of items, in the order in which they are counted.
-pub const ITEMS: [&str; 3] = ["vm", "migration", "host"];
+pub const ITEMS: [&str; 4] = ["vm", "migration", "host", "template"];
 
 const fn place(item: Item) -> usize {
     match item {
         Item::Vm(_) => 0,
         Item::Migration(_) => 1,
         Item::Host(_) => 2,
+        Item::Template(_) => 3,
     }
 }
 

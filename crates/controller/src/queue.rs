@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use model::{HostId, Kind, MigrationId, Timestamp, VmId};
+use model::{HostId, Kind, MigrationId, TemplateId, Timestamp, VmId};
 use planner::View;
 use uuid::Uuid;
 
@@ -15,6 +15,8 @@ pub enum Item {
     Migration(MigrationId),
     /// A host that is being emptied.
     Host(HostId),
+    /// A template that is kept warm, or was.
+    Template(TemplateId),
 }
 
 /// The items to look at, in the order in which they were named first.
@@ -41,6 +43,9 @@ impl Queue {
         }
         for id in view.hosts.keys() {
             queue.push(Item::Host(*id));
+        }
+        for id in view.templates.keys() {
+            queue.push(Item::Template(TemplateId(*id)));
         }
         queue
     }
@@ -72,6 +77,7 @@ impl Queue {
                     self.push(Item::Host(HostId(id)));
                 }
             }
+            Kind::Template => self.push(Item::Template(TemplateId(id))),
             _ => {}
         }
         // What of a host matters to its VMs is named as a change of theirs.
@@ -85,6 +91,7 @@ impl Queue {
                 Kind::Vm => self.push(Item::Vm(VmId(id))),
                 Kind::Migration => self.push(Item::Migration(MigrationId(id))),
                 Kind::Host => self.push(Item::Host(HostId(id))),
+                Kind::Template => self.push(Item::Template(TemplateId(id))),
                 _ => {}
             }
         }

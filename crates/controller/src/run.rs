@@ -138,7 +138,7 @@ fn cause(writer: Writer<'_>, item: Item) -> Option<Cause> {
     let vm = match item {
         Item::Vm(id) => id,
         Item::Migration(id) => view.migrations.get(&id)?.object.as_ref()?.value.spec.vm,
-        Item::Host(_) => return None,
+        Item::Host(_) | Item::Template(_) => return None,
     };
     planner::operation::cause(&view, vm)
 }
@@ -163,5 +163,6 @@ fn decide(writer: Writer<'_>, item: Item, next: impl Iterator<Item = Item>) -> D
             let mut next_id = || writer.env.next_id();
             planner::host::plan_beside(&view, id, &others.collect::<Vec<_>>(), now, &mut next_id)
         }
+        Item::Template(id) => planner::keep_warm::plan(&view, id, now, &mut || writer.env.next_id()),
     }
 }

@@ -47,6 +47,13 @@ pub enum What {
         /// Whether it takes more now.
         exceeded: bool,
     },
+    /// A warm form is made of a template that is kept warm, or could not be made.
+    WarmForm {
+        /// How many have failed in a row.
+        failures: u32,
+        /// Whether one has failed just now; else another is begun.
+        has_failed: bool,
+    },
 }
 
 /// A VM's change of phase with what it holds from now on.

@@ -147,6 +147,16 @@ const fn is_false(value: &bool) -> bool {
     !*value
 }
 
+impl HostStatus {
+    /// What memory that was kept here can be used with: QEMU's release, the processor that guests see, how they are run.
+    pub fn build(&self) -> String {
+        format!(
+            "QEMU {}, {}, {:?}",
+            self.qemu_version, self.cpu_model, self.accelerator.name
+        )
+    }
+}
+
 /// As whom QEMU runs, and why not with fewer rights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct QemuUser {

@@ -6,6 +6,7 @@
 //! /vm/{id}/run/{incarnation}          the part of the agent that holds that incarnation
 //! /placement/first                    the VM that had a place last before the others of its group
 //! /template/{id}/version/{n}           what an earlier version of the template gives
+//! /template/{id}/intent                the controller's part: how it is kept warm
 //! /host/{id}/status                   the agent's part
 //! /host/{id}/reservations             the controller's part
 //! /host/{id}/contact                  the server's part: whether the host is heard
@@ -53,6 +54,11 @@ pub fn vm_run(id: VmId, incarnation: Incarnation) -> String {
 /// A version of a template after which others came. The number is padded, so that keys sort as numbers do.
 pub fn template_version(id: TemplateId, number: u64) -> String {
     format!("/template/{id}/version/{number:012}")
+}
+
+/// What the controller has done about a template.
+pub fn template_intent(id: TemplateId) -> String {
+    format!("/template/{id}/intent")
 }
 
 /// What a host reports of itself.
@@ -223,6 +229,7 @@ mod tests {
                 Kind::Template,
                 Part::Version(3),
             ),
+            (template_intent(TemplateId(id)), Kind::Template, Part::Intent),
             (host_status(HostId(id)), Kind::Host, Part::Status),
             (host_reservations(HostId(id)), Kind::Host, Part::Reservations),
             (host_contact(HostId(id)), Kind::Host, Part::Contact),

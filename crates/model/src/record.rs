@@ -18,7 +18,7 @@ use crate::operation::{OperationSpec, OperationStatus};
 use crate::profile::ProfileSpec;
 use crate::report::RunStatus;
 use crate::restored::Restored;
-use crate::template::{TemplateSpec, TemplateVersion};
+use crate::template::{TemplateIntent, TemplateSpec, TemplateVersion};
 use crate::token::{RequestRecord, TokenRecord};
 use crate::vm::{VmIntent, VmSpec};
 
@@ -138,6 +138,7 @@ parts!(
     Restored,
     RunStatus,
     String,
+    TemplateIntent,
     TemplateVersion,
     TokenRecord,
     Uuid,

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::build::BuiltFrom;
 use crate::vm::{Firmware, GuestConfig};
-use crate::{ImageId, Kind, NetworkId, Object, ProfileId};
+use crate::{DatastoreId, ImageId, Kind, NetworkId, Object, ProfileId, Reason, VmId};
 
 /// Defaults for new VMs. A VM keeps what it was given when it was created.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,38 @@ pub struct TemplateSpec {
     /// How this version came to be; with the template if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made: Option<Made>,
+    /// Whether a warm form of its newest version shall always be there, and where. It is nothing that VMs are given: a change of it
+    /// makes no version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_warm: Option<KeepWarm>,
+}
+
+/// A template of whose newest version a warm form is made whenever there is none that can be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepWarm {
+    /// Where the memory is kept.
+    pub datastore: DatastoreId,
+}
+
+/// Why a VM cannot start from kept memory where QEMU is of another build than what kept it.
+pub const ANOTHER_BUILD: &str = "warm-form-of-another-build";
+
+/// The controller's part of a template: which warm form was made last for one that is kept warm, and how often that was tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateIntent {
+    /// What the tries were for: when this is another, they are counted anew.
+    pub made_for: String,
+    /// How many forms failed since then, with none between them that could be used.
+    pub failures: u32,
+    /// When the last was made.
+    pub tried_at: Timestamp,
+    /// The last one.
+    pub form: VmId,
+    /// Why it was made.
+    pub why: Reason,
+    /// Why the last one that failed did: it is deleted then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<Reason>,
 }
 
 /// The number of a template's first version.
@@ -57,6 +89,7 @@ impl TemplateSpec {
         let plain = |spec: &Self| Self {
             version: FIRST_VERSION,
             made: None,
+            keep_warm: None,
             ..spec.clone()
         };
         plain(self) == plain(other)
@@ -65,7 +98,14 @@ impl TemplateSpec {
     /// All that has to be there as long as it is.
     pub fn needs(&self) -> impl Iterator<Item = (Kind, Uuid)> {
         let networks = self.networks.iter().map(|network| (Kind::Network, network.0));
-        [(Kind::Image, self.image.0)].into_iter().chain(networks)
+        let keeps = self
+            .keep_warm
+            .iter()
+            .map(|keep| (Kind::Datastore, keep.datastore.0));
+        [(Kind::Image, self.image.0)]
+            .into_iter()
+            .chain(networks)
+            .chain(keeps)
     }
 }
 

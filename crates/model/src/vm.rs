@@ -496,6 +496,14 @@ impl SavedIn {
     }
 }
 
+/// A locally administered MAC, from the VM's id and the interface's number.
+pub fn calculated_mac(id: Uuid, index: usize) -> String {
+    // The last bytes of a UUID v7 are random; with fewer than five of them thousands of VMs would meet.
+    let [.., a, b, c, d, last] = *id.as_bytes();
+    let last = last.wrapping_add(u8::try_from(index).unwrap_or(0));
+    format!("52:{a:02x}:{b:02x}:{c:02x}:{d:02x}:{last:02x}")
+}
+
 /// A saved memory state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedState {
@@ -515,6 +523,12 @@ pub struct SavedState {
     pub memory_mib: u64,
     /// See `memory_mib`.
     pub vcpus: u32,
+    /// Of a warm form: what kept its memory, since only the same can go on from it; see [`crate::host::HostStatus::build`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<String>,
+    /// Of a warm form: the hosts that could not go on from it, since what they run is of another build.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub refused_by: BTreeSet<HostId>,
 }
 
 /// How an incarnation ended.

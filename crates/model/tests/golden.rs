@@ -18,7 +18,7 @@ use model::operation::{OperationSpec, OperationStatus};
 use model::profile::ProfileSpec;
 use model::record::{self, Stored};
 use model::report::RunStatus;
-use model::template::{TemplateSpec, TemplateVersion};
+use model::template::{TemplateIntent, TemplateSpec, TemplateVersion};
 use model::token::{RequestRecord, TokenRecord};
 use model::vm::{VmIntent, VmSpec};
 use serde_json::Value;
@@ -36,7 +36,7 @@ fn again<T: Stored + PartialEq + Debug>(bytes: &[u8]) -> Value {
 }
 
 /// The files by their names, each with its type. `vm-intent-kill` is a `vm-intent`.
-const KINDS: [(&str, Again); 25] = [
+const KINDS: [(&str, Again); 26] = [
     ("vm", again::<Object<VmSpec>>),
     ("vm-intent", again::<VmIntent>),
     ("vm-run", again::<RunStatus>),
@@ -49,6 +49,7 @@ const KINDS: [(&str, Again); 25] = [
     ("image", again::<Object<ImageSpec>>),
     ("image-status", again::<ImageStatus>),
     ("template", again::<Object<TemplateSpec>>),
+    ("template-intent", again::<TemplateIntent>),
     ("template-version", again::<TemplateVersion>),
     ("profile", again::<Object<ProfileSpec>>),
     ("network", again::<Object<NetworkSpec>>),

@@ -11,7 +11,7 @@ use model::event::{EventSpec, Lifecycle, What};
 use model::lifecycle::{self, Availability, Phase};
 use model::user_data::{self, NOT_SHOWN};
 use model::vm::{VmIntent, VmSpec};
-use model::{Kind, Meta, MigrationId, Object, Reason, Timestamp, VmId, key};
+use model::{Kind, Meta, MigrationId, Object, Reason, TemplateId, Timestamp, VmId, key};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -96,6 +96,7 @@ pub fn admit(plan: &mut Plan, view: &View, before: &BTreeMap<String, Before>, st
             Kind::Vm => vm_event(view, &old, &new, VmId(id), stamp.now),
             Kind::Migration => migration_event(&old, &new, MigrationId(id), stamp.now),
             Kind::Host => contact_event(&old, &new, id, stamp.now),
+            Kind::Template => warm_event(view, &old, &new, TemplateId(id), stamp.now),
             _ => None,
         });
         if kind == Kind::Host {
@@ -259,6 +260,29 @@ fn migration_event(old: &View, new: &View, id: MigrationId, now: Timestamp) -> O
         now,
         What::Migration { phase },
         reason,
+    ))
+}
+
+fn warm_event(view: &View, old: &View, new: &View, id: TemplateId, now: Timestamp) -> Option<Event> {
+    let intent = &new.template_intents.get(&id)?.value;
+    let before = old.template_intents.get(&id).map(|at| &at.value);
+    let has_failed = before.is_some_and(|before| intent.failures > before.failures);
+    let is_begun = before.is_none_or(|before| before.form != intent.form);
+    if !has_failed && !is_begun {
+        return None;
+    }
+    let failed = intent.failed.as_ref().filter(|_| has_failed);
+    let meta = &view.templates.get(&id.0)?.value.meta;
+    let what = What::WarmForm {
+        failures: intent.failures,
+        has_failed,
+    };
+    Some(event(
+        Kind::Template,
+        meta,
+        now,
+        what,
+        Some(failed.unwrap_or(&intent.why).clone()),
     ))
 }
 

@@ -344,7 +344,10 @@ fn next_version(
     let number = at.value.spec.version;
     let kept = TemplateVersion {
         made: made(&at.value),
-        spec: at.value.spec.clone(),
+        spec: TemplateSpec {
+            keep_warm: None,
+            ..at.value.spec.clone()
+        },
     };
     plan.create(key::template_version(builds.template, number), &kept);
     let mut object = at.value.clone();

@@ -2,7 +2,7 @@
 //!
 //! **Owns:** the view of the store that decisions are made on ([`view`]), the next step of a VM ([`vm`]) and of a
 //! migration ([`migration`]), of a host ([`host`]), the
-//! copies of VMs' disks ([`copies`]), VMs that templates are made of ([`build`]), how far long actions are ([`operation`]), the desired document of a
+//! copies of VMs' disks ([`copies`]), VMs that templates are made of ([`build`]), templates that are kept warm ([`keep_warm`]), how far long actions are ([`operation`]), the desired document of a
 //! host ([`document`]) and whose may have changed ([`concern`]), which reports count ([`reports`]), when a restored store goes on ([`restored`]), whether what is
 //! stored agrees with itself ([`integrity`]), which profiles there are ([`profiles`]) and which versions of templates
 //! ([`versions`]), and what every write carries beside itself ([`admission`]).
@@ -24,6 +24,7 @@ pub mod flatten;
 pub mod hardware;
 pub mod host;
 pub mod integrity;
+pub mod keep_warm;
 pub mod migration;
 pub mod operation;
 pub mod placement;

@@ -21,7 +21,7 @@ use model::operation::{OperationSpec, OperationStatus};
 use model::record::Unreadable;
 use model::report::RunStatus;
 use model::restored::Restored;
-use model::template::TemplateSpec;
+use model::template::{TemplateIntent, TemplateSpec};
 use model::vm::{VmIntent, VmSpec};
 use model::{HostId, ImageId, Incarnation, Kind, MigrationId, Object, OperationId, TemplateId, VmId};
 use uuid::Uuid;
@@ -120,6 +120,8 @@ pub struct View {
     pub templates: BTreeMap<Uuid, At<Object<TemplateSpec>>>,
     /// The earlier versions of templates.
     pub template_versions: Versions,
+    /// What was done to keep templates warm.
+    pub template_intents: BTreeMap<TemplateId, At<TemplateIntent>>,
     /// Profiles.
     pub profiles: Profiles,
     /// Networks.
@@ -236,6 +238,11 @@ impl View {
             (Kind::Template, Part::Version(number)) => {
                 self.template_versions.set(id, number, None);
                 self.template_versions.set(id, number, read(change)?);
+            }
+            (Kind::Template, Part::Intent) => {
+                self.template_intents.remove(&TemplateId(id));
+                let intent = read(change)?.map(|intent| (TemplateId(id), intent));
+                self.template_intents.extend(intent);
             }
             (Kind::Profile, Part::Object) => set_plain(&mut self.profiles.stored, id, change)?,
             (Kind::Network, Part::Object) => set_plain(&mut self.networks, id, change)?,
@@ -500,6 +507,7 @@ impl View {
             images: self.images.clone(),
             templates: self.templates.clone(),
             template_versions: self.template_versions.clone(),
+            template_intents: self.template_intents.clone(),
             profiles: self.profiles.clone(),
             networks: self.networks.clone(),
             datastores: self.datastores.clone(),
@@ -507,17 +515,16 @@ impl View {
         };
         for (kind, id) in objects {
             match kind {
-                Kind::Vm => {
-                    let found = self.vms.get(&VmId(id)).cloned();
-                    copy.vms.extend(found.map(|vm| (VmId(id), vm)));
-                    copy.index_vm(VmId(id), true);
-                }
+                Kind::Vm => copy.take_vm(self, VmId(id)),
                 Kind::Migration => {
                     let found = self.migrations.get(&MigrationId(id)).cloned();
                     copy.migrations
                         .extend(found.map(|migration| (MigrationId(id), migration)));
                     copy.index_migration(MigrationId(id), true);
                 }
+                Kind::Template => self
+                    .warm_forms(TemplateId(id))
+                    .for_each(|form| copy.take_vm(self, form)),
                 Kind::Image => {
                     let users = self.users_of_image(id).filter(|(kind, _)| *kind == Kind::Vm);
                     let vms = users.filter_map(|(_, vm)| Some((VmId(vm), self.vms.get(&VmId(vm))?.clone())));
@@ -574,11 +581,14 @@ impl View {
                     .map(|(id, _)| (Kind::Migration, id.0));
                 let drained = self.draining_hosts_of(VmId(id)).into_iter();
                 let copies = self.sides_of_copies(VmId(id)).into_iter();
+                let vm = self.vms.get(&VmId(id)).and_then(|vm| vm.object.as_ref());
+                let warms = vm.and_then(|at| at.value.spec.warms);
                 let images = self.images_of.get(&VmId(id)).into_iter().flatten();
                 migrations
                     .chain(drained.map(|host| (Kind::Host, host.0)))
                     .chain(copies.map(|vm| (Kind::Vm, vm.0)))
                     .chain(images.map(|image| (Kind::Image, *image)))
+                    .chain(warms.map(|template| (Kind::Template, template.0)))
                     .collect()
             }
             Kind::Image => {

@@ -22,6 +22,7 @@ use crate::operation;
 use crate::placement::{Sees, avoided_until, failed_starts, host_views, rest_on, start_request};
 use crate::plan::{Decision, Plan};
 use crate::view::{At, View, Vm};
+use crate::warm;
 
 /// How long a guest has to shut down before the plug is pulled.
 pub const SHUTDOWN_GRACE_MS: i64 = 60_000;
@@ -272,6 +273,8 @@ impl<'a> Step<'a> {
             vcpus: open.vcpus,
             saved_in: run.map_or(SavedIn::Host, |run| run.saved_in),
             cpu_model: self.cpu_model(host),
+            build: self.build_that_keeps(open, host),
+            refused_by: BTreeSet::new(),
         });
         intent.saved = match &open.start {
             // It was not started, whatever became of its host.
@@ -287,6 +290,7 @@ impl<'a> Step<'a> {
             intent.ended = Some(ended);
         }
         self.give_up_instant(open, run, &mut intent);
+        warm::note_refusal(self.view, &mut plan, open, run, intent.host);
         intent.open = None;
         intent.answered_reboot = self.spec().reboot.map_or(0, |asked| asked.request);
         if let Some(host) = intent.host {
@@ -312,6 +316,12 @@ impl<'a> Step<'a> {
     fn cpu_model(&self, host: HostId) -> Option<String> {
         let status = self.view.hosts.get(&host)?.status.as_ref()?;
         Some(status.value.cpu_model.clone())
+    }
+
+    /// What a warm form's memory can be used with.
+    fn build_that_keeps(&self, open: &Open, host: HostId) -> Option<String> {
+        let status = self.view.hosts.get(&host)?.status.as_ref()?;
+        (open.goal == Goal::Warm).then(|| status.value.build())
     }
 
     /// Whether it was asked for something since the last time.

@@ -9,9 +9,14 @@
 //! somebody of its own, it was never heard of by anybody: it gets another disk, over the image, and boots.
 
 use model::report::{RunState, RunStatus};
-use model::vm::{Goal, Open, Power, SavedState, Start, StartChoice, VmIntent, VmSpec};
-use model::{Reason, TemplateId, VmId};
+use model::template::{ANOTHER_BUILD, TemplateSpec};
+use model::vm::{
+    Goal, Nic, Open, PlacementRule, Power, SavedState, Start, StartChoice, VmIntent, VmSpec, calculated_mac,
+};
+use model::{DatastoreId, HostId, NetworkId, Reason, TemplateId, VmId, key};
+use uuid::Uuid;
 
+use crate::plan::Plan;
 use crate::view::View;
 use crate::vm::Step;
 
@@ -91,6 +96,99 @@ pub fn warm_forms(view: &View, template: TemplateId) -> impl Iterator<Item = VmI
     view.warm_forms(template)
 }
 
+/// A VM that shall be the warm form of a template's newest version. Its guest has interfaces, which are plugged in nowhere,
+/// and no addresses.
+pub fn form_spec(id: TemplateId, template: &TemplateSpec, new_id: Uuid, datastore: DatastoreId) -> VmSpec {
+    let nic = |(index, network): (usize, &NetworkId)| Nic {
+        network: *network,
+        mac: calculated_mac(new_id, index),
+        address: None,
+        prefix_len: 0,
+    };
+    let from = template.profile.as_ref();
+    VmSpec {
+        template: Some(id),
+        template_version: Some(template.version),
+        profile: from.map(|from| from.profile),
+        vcpus: template.vcpus,
+        memory_mib: template.memory_mib,
+        image: Some(template.image),
+        disk_bytes: template.disk_bytes,
+        datastore,
+        nics: template.networks.iter().enumerate().map(nic).collect(),
+        guest: template.guest.clone(),
+        placement: PlacementRule {
+            host_labels: from.map(|from| from.host_labels.clone()).unwrap_or_default(),
+            ..PlacementRule::default()
+        },
+        power: Power::Running,
+        force: false,
+        power_request: 1,
+        reboot: None,
+        cdrom: None,
+        boot: Vec::new(),
+        clone_of: None,
+        firmware: template.firmware,
+        start: StartChoice::Boot,
+        warms: Some(id),
+        flatten_request: 0,
+        builds: None,
+    }
+}
+
+/// Why VMs cannot start from a warm VM's memory any more.
+pub fn outdated(view: &View, id: VmId) -> Option<Reason> {
+    staleness(view, id).or_else(|| of_another_build(view, id))
+}
+
+/// Whether no host can go on from a warm VM's memory: what they run is of another build than what kept it.
+fn of_another_build(view: &View, id: VmId) -> Option<Reason> {
+    let saved = view.vms.get(&id)?.intent.as_ref()?.value.saved.as_ref()?;
+    let living = view.hosts.iter().filter(|(_, host)| !host.is_dead());
+    let mut builds = living.filter_map(|(id, host)| Some((id, host.status.as_ref()?.value.build())));
+    let first = builds.next()?;
+    let fits = |(host, build): &(&HostId, String)| {
+        !saved.refused_by.contains(host) && saved.build.as_ref().is_none_or(|kept| kept == build)
+    };
+    if fits(&first) || builds.any(|other| fits(&other)) {
+        return None;
+    }
+    let kept = saved.build.as_deref().unwrap_or("another QEMU");
+    let message = format!(
+        "its memory was kept by {kept}, and no host can go on from that ({} here): warm the template again, and delete this VM \
+         when no other needs it",
+        first.1
+    );
+    Some(Reason::new(ANOTHER_BUILD, message))
+}
+
+/// The host of an incarnation that could not go on from a warm VM's memory is not asked to again.
+pub(crate) fn note_refusal(
+    view: &View,
+    plan: &mut Plan,
+    open: &Open,
+    run: Option<&RunStatus>,
+    host: Option<HostId>,
+) {
+    let is_refused = run
+        .and_then(|run| run.reason.as_ref())
+        .is_some_and(|why| why.code == ANOTHER_BUILD);
+    let (Start::Warm { vm, .. }, Some(host), true) = (&open.start, host, is_refused) else {
+        return;
+    };
+    let Some(at) = view.vms.get(vm).and_then(|vm| vm.intent.as_ref()) else {
+        return;
+    };
+    let mut intent = at.value.clone();
+    let is_new = intent
+        .saved
+        .as_mut()
+        .is_some_and(|saved| saved.refused_by.insert(host));
+    if is_new {
+        plan.replace(key::vm_intent(*vm), at.revision, &intent);
+    }
+}
+
 /// Why a warm VM is not like its template any more.
 pub fn staleness(view: &View, id: VmId) -> Option<Reason> {
     let spec = &view.vms.get(&id)?.object.as_ref()?.value.spec;
@@ -139,7 +237,7 @@ fn fits<'v>(view: &'v View, id: VmId, spec: &VmSpec) -> Result<&'v SavedState, S
         return Err(unknown());
     }
     let name = &object.meta.name;
-    if let Some(stale) = staleness(view, id) {
+    if let Some(stale) = outdated(view, id) {
         return Err(format!("of {name}, {}", stale.message));
     }
     let saved = vm.intent.as_ref().and_then(|at| at.value.saved.as_ref());

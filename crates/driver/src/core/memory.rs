@@ -12,7 +12,7 @@ use model::{Incarnation, Reason};
 use super::reboot::UnderWay;
 use super::run::not_loaded;
 use super::start::StartTimes;
-use super::warm::{not_kept, not_started};
+use super::warm::{not_kept, not_loaded_warm, not_started};
 use crate::passes::Passes;
 use crate::types::{CopyJob, CopyJobState, Effect, Failure, Guest, Now, Outcome, QemuState, RunStatusWord};
 
@@ -304,7 +304,7 @@ impl Memory {
             // Whether there is a process, the next look tells; if there is none, this is why.
             Effect::Spawn { .. } => self.fault = Some(failure.reason),
             Effect::LoadSaved { .. } => self.fault = Some(not_loaded(&failure.reason.message)),
-            Effect::LoadWarm { .. } => self.fault = Some(not_started(&failure.reason.message)),
+            Effect::LoadWarm { .. } => self.fault = Some(not_loaded_warm(&failure.reason)),
             Effect::Identify if is_final => {
                 let cause = format!(
                     "its guest could not be given an identity: {}",

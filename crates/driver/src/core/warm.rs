@@ -6,6 +6,7 @@
 
 use model::Reason;
 use model::document::{Order, StartFrom, Stop};
+use model::template::ANOTHER_BUILD;
 use model::vm::SavedIn;
 
 use super::memory::Save;
@@ -110,6 +111,19 @@ fn close(reason: Option<Reason>) -> Plan {
 pub(super) fn not_started(cause: &str) -> Reason {
     let message = format!("it could not be started from its template's kept memory: {cause}");
     Reason::new("instant-start-failed", message)
+}
+
+/// The same of one that could not be loaded. That it was kept by another build keeps its code: nobody else there can load it
+/// either.
+pub(super) fn not_loaded_warm(failure: &Reason) -> Reason {
+    let reason = not_started(&failure.message);
+    let is_of_another_build = failure.code == ANOTHER_BUILD;
+    let code = if is_of_another_build {
+        ANOTHER_BUILD
+    } else {
+        &reason.code
+    };
+    Reason::new(code, reason.message.as_str())
 }
 
 /// Why a guest's memory was not kept.

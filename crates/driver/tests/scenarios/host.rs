@@ -4,6 +4,7 @@ use driver::types::{CopyJobState, Effect, Failure, MigrationWord, Outcome, Qemu,
 use model::build::Built;
 use model::document::Order;
 use model::report::{StartStep, StepTime};
+use model::template::ANOTHER_BUILD;
 
 use crate::world::{Answer, Host, M, SOURCE, TARGET, World, failure};
 use driver::qemu_model::Process;
@@ -14,7 +15,9 @@ impl World {
     /// Carries an effect out, as a shell would.
     pub(crate) fn carry_out(&mut self, at: usize, effect: &Effect) -> Answer {
         if let Some(is_retryable) = self.hosts[at].broken.get(name(effect)) {
-            return Answer::Failed(failure("broken", *is_retryable));
+            let is_load = matches!(effect, Effect::LoadWarm { .. });
+            let code = if is_load { ANOTHER_BUILD } else { "broken" };
+            return Answer::Failed(failure(code, *is_retryable));
         }
         match effect {
             Effect::Journal(mark) => {

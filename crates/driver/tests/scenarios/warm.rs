@@ -3,6 +3,7 @@
 use driver::types::{Effect, Mark};
 use model::document::{Order, StartFrom, Stop};
 use model::report::RunState;
+use model::template::ANOTHER_BUILD;
 use model::vm::SavedIn;
 use model::{Incarnation, VmId};
 
@@ -65,6 +66,17 @@ fn one_that_cannot_be_given_an_identity_is_closed_unheard_of() {
     assert_eq!(last.reason.as_ref().unwrap().code, "instant-start-failed");
     assert!(!last.has_identity && !last.ready);
     assert!(!log(&world).contains(&Effect::OpenPorts));
+}
+
+#[test]
+fn memory_that_another_build_kept_is_named_so() {
+    let mut world = World::new();
+    world.hosts[SOURCE].broken.insert("load-warm", false);
+    world.order(SOURCE, instant(false));
+    world.settle(120_000_000);
+    let last = world.hosts[SOURCE].last();
+    assert_eq!(last.state, RunState::Closed);
+    assert_eq!(last.reason.as_ref().unwrap().code, ANOTHER_BUILD);
 }
 
 #[test]

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::Object;
 use model::key::Part;
 use model::record::{self, Spec, Stored, Unreadable};
+use model::{Object, VmId};
 use uuid::Uuid;
 
-use super::{At, Change, WithStatus};
+use super::{At, Change, View, WithStatus};
 
 pub(super) fn set_index<K: Ord + Copy, V: Ord + Copy>(
     index: &mut BTreeMap<K, BTreeSet<V>>,
@@ -67,4 +67,13 @@ pub(super) fn set_plain<S: Spec>(
         all.insert(id, object);
     }
     Ok(())
+}
+
+impl View {
+    /// Takes a VM over from another view, if it is there.
+    pub(super) fn take_vm(&mut self, from: &Self, id: VmId) {
+        let found = from.vms.get(&id).cloned();
+        self.vms.extend(found.map(|vm| (id, vm)));
+        self.index_vm(id, true);
+    }
 }

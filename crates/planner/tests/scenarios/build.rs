@@ -29,6 +29,7 @@ fn gives(image: ImageId) -> TemplateSpec {
         profile: None,
         version: FIRST_VERSION,
         made: None,
+        keep_warm: None,
     }
 }
 

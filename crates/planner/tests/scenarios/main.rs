@@ -12,6 +12,7 @@ mod guest;
 mod host;
 mod integrity;
 mod invariants;
+mod keep_warm;
 mod migration;
 mod operation;
 mod rules;

@@ -10,7 +10,7 @@ use super::world::World;
 
 const WARMED: Incarnation = Incarnation(1);
 
-fn template(world: &mut World) -> TemplateId {
+pub(super) fn template(world: &mut World) -> TemplateId {
     let image = ImageId(world.view.find(Kind::Image, Some("default"), "image").unwrap());
     let spec = TemplateSpec {
         image,
@@ -23,11 +23,12 @@ fn template(world: &mut World) -> TemplateId {
         profile: None,
         version: FIRST_VERSION,
         made: None,
+        keep_warm: None,
     };
     TemplateId(world.create(Kind::Template, "small", spec))
 }
 
-fn asked(world: &mut World, name: &str, template: TemplateId, start: StartChoice) -> VmId {
+pub(super) fn asked(world: &mut World, name: &str, template: TemplateId, start: StartChoice) -> VmId {
     let id = world.asked_for(name, Power::Hold, 256);
     world.change_vm(id, |object| {
         object.spec.template = Some(template);
@@ -52,7 +53,7 @@ fn up(world: &mut World, template: TemplateId) -> VmId {
     id
 }
 
-fn warm(world: &mut World, template: TemplateId) -> VmId {
+pub(super) fn warm(world: &mut World, template: TemplateId) -> VmId {
     let id = up(world, template);
     let host = world.host_of(id);
     assert_eq!(world.told(&host, id), "stop 1 warm");

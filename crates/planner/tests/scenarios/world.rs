@@ -13,8 +13,8 @@ use model::record::{Spec, Stored};
 use model::report::{Outgoing, OutgoingState, Report, RunState, RunStatus, Samples, VmRun};
 use model::vm::{Power, RebootRequest, VmIntent, VmSpec};
 use model::{
-    DatastoreId, HostId, ImageId, Incarnation, Kind, MigrationId, Object, Reason, Timestamp, VmId, key,
-    samples,
+    DatastoreId, HostId, ImageId, Incarnation, Kind, MigrationId, Object, Reason, TemplateId, Timestamp,
+    VmId, key, samples,
 };
 use planner::admission::{self, Before, Stamp};
 use planner::concern::{Concerned, Concerns};
@@ -549,7 +549,14 @@ impl World {
             .hosts
             .keys()
             .map(|id| planner::host::plan(&self.view, *id, self.now, &mut next_id));
-        vms.chain(migrations).chain(hosts).collect()
+        let mut next_id = || {
+            self.drain_ids.set(self.drain_ids.get() + 1);
+            Uuid::from_u128(self.drain_ids.get())
+        };
+        let templates = self.view.templates.keys();
+        let templates =
+            templates.map(|id| planner::keep_warm::plan(&self.view, TemplateId(*id), self.now, &mut next_id));
+        vms.chain(migrations).chain(hosts).chain(templates).collect()
     }
 
     /// The next plan, if there is anything to do.

@@ -312,6 +312,13 @@ pub fn command_line(spec: &LaunchSpec) -> Result<CommandLine, LaunchSpecError> {
 }
 
 impl CommandLine {
+    /// Whether the guest's memory is a copy of a file's. What is left of QEMU's own memory then is little, and most of it touched
+    /// here and there: a huge page for each costs more than it gains.
+    pub fn maps_a_copy(&self) -> bool {
+        let mut files = self.files.iter();
+        files.any(|file| file.is_mapped && file.access == Access::ReadOnly)
+    }
+
     /// Has a file opened for QEMU. Returns the name under which QEMU finds it.
     fn open(&mut self, path: &Path, access: Access, cache: Cache) -> String {
         let set = self.files.len();

@@ -241,15 +241,21 @@ fn kept_memory_is_written_by_one_and_only_read_by_others() {
             .find(|argument| argument.contains("pc.ram\""))
             .unwrap();
         let object: Value = serde_json::from_str(object).unwrap();
-        (object, file.map(|set| (set, line.files[set].access)))
+        (
+            object,
+            line.maps_a_copy(),
+            file.map(|set| (set, line.files[set].access)),
+        )
     };
     let path = PathBuf::from("/data/volumes/warm/memory-1.ram");
-    let (kept, file) = of(Memory::Kept(path.clone()));
+    let (kept, is_copy, file) = of(Memory::Kept(path.clone()));
+    assert!(!is_copy);
     let (set, access) = file.unwrap();
     assert_eq!(access, Access::ReadWrite);
     assert_eq!(kept["mem-path"], format!("/dev/fdset/{set}"));
     assert_eq!(kept["share"], true);
-    let (copy, file) = of(Memory::CopyOf(path));
+    let (copy, is_copy, file) = of(Memory::CopyOf(path));
+    assert!(is_copy);
     assert_eq!(file.unwrap().1, Access::ReadOnly);
     assert_eq!(
         (&copy["share"], &copy["readonly"], &copy["rom"]),

@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::thread::disable_transparent_huge_pages;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
@@ -134,7 +135,7 @@ pub fn spawn(
         .stdin(Stdio::from(lock))
         .stdout(Stdio::from(log))
         .stderr(Stdio::from(log_too));
-    hand_over(&mut command, files, user);
+    prepare_child(&mut command, files, user, line.maps_a_copy());
     let child = user::with_right_to_change(user, || command.spawn());
     let mut child = child.map_err(|source| SpawnError::Start {
         program: program.to_owned(),
@@ -192,16 +193,21 @@ fn descriptors(files: &[File], named: &[OpenFile]) -> impl Iterator<Item = Strin
     })
 }
 
-/// Lets the child, and nobody else, inherit the files under the numbers that they have here.
+/// Lets the child, and nobody else, inherit the files under the numbers that they have here. Whether it has its memory in small
+/// pages only is the child's own too.
 #[expect(
     unsafe_code,
     reason = "std has no safe way to let a child inherit a descriptor"
 )]
-fn hand_over(command: &mut Command, files: Vec<File>, user: Option<User>) {
+fn prepare_child(command: &mut Command, files: Vec<File>, user: Option<User>, small_pages: bool) {
     let in_child = move || {
         if user.is_some() {
             // What it makes are sockets, in a directory that nobody else can get to; its starter has to use them.
             rustix::process::umask(Mode::empty());
+        }
+        if small_pages {
+            // An old kernel that cannot do so takes more memory.
+            let _ = disable_transparent_huge_pages(true);
         }
         let mut files = files.iter();
         Ok(files.try_for_each(|file| fcntl_setfd(file, FdFlags::empty()))?)

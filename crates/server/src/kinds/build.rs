@@ -15,7 +15,7 @@ use planner::{Plan, View};
 use uuid::Uuid;
 
 use super::vm::{check_largest_host, nics};
-use super::{clone, find, name_of, placement};
+use super::{clone, find, given, name_of, placement};
 use crate::service::{self, Context};
 
 /// The longest script: it is stored, and sent to the guest in one message.
@@ -62,24 +62,7 @@ pub(super) fn create(
 
 /// Only what it begins with is chosen, and its interfaces.
 fn check_overrides(spec: &VmSpec) -> Result<(), Problem> {
-    let given = [
-        ("template", spec.template.is_some()),
-        ("vcpus", spec.vcpus.is_some()),
-        ("memory_mib", spec.memory_mib.is_some()),
-        ("image", spec.image.is_some()),
-        ("disk_bytes", spec.disk_bytes.is_some()),
-        ("guest", spec.guest.is_some()),
-        ("power", spec.power.is_some()),
-        ("firmware", spec.firmware.is_some()),
-        ("profile", spec.profile.is_some()),
-        ("cdrom", spec.cdrom.is_some()),
-        ("boot", spec.boot.is_some()),
-        ("clone_of", spec.clone_of.is_some()),
-        ("clone_full", spec.clone_full.is_some()),
-        ("start", spec.start.is_some()),
-        ("warms", spec.warms.is_some()),
-    ];
-    let Some((field, _)) = given.into_iter().find(|(_, is_given)| *is_given) else {
+    let Some(field) = given::first_beside(spec, &["builds", "datastore", "nics", "placement"]) else {
         return Ok(());
     };
     let detail = format!(
@@ -244,6 +227,7 @@ fn gives(context: &Context<'_>, built: &vm::VmSpec, image: ImageId) -> Result<Te
         profile: None,
         version: FIRST_VERSION,
         made: None,
+        keep_warm: None,
     })
 }
 

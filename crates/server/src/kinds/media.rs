@@ -246,6 +246,8 @@ mod tests {
         let saved = SavedState {
             host: HOST,
             saved_in: Default::default(),
+            build: None,
+            refused_by: Default::default(),
             cpu_model: None,
             incarnation: Incarnation(1),
             bytes: 1,

@@ -8,6 +8,7 @@ mod catalog;
 mod clone;
 mod drain;
 mod flatten;
+mod given;
 mod host;
 mod image;
 mod media;

@@ -125,6 +125,10 @@ fn summary(what: &What) -> String {
         What::Migration { phase } => format!("{phase:?}"),
         What::HostContact { silent: true } => "silent".to_owned(),
         What::HostContact { silent: false } => "heard again".to_owned(),
+        What::WarmForm {
+            has_failed: false, ..
+        } => "a warm form is made".to_owned(),
+        What::WarmForm { failures, .. } => format!("making a warm form failed {failures} times in a row"),
         What::MemoryReservation { exceeded: true } => "takes more memory than is reserved".to_owned(),
         What::MemoryReservation { exceeded: false } => "takes no more memory than is reserved".to_owned(),
     }

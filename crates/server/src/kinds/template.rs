@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use api::Problem;
 use api::kinds::{Template, TemplateSpec, TemplateStatus};
-use api::template::TemplateVersion;
+use api::template::{KeepWarm, TemplateVersion};
 use model::limits::{NICS_MAX, VERSIONS_MAX, check_range};
 use model::profile::ProfileSpec;
 use model::template::{self, FIRST_VERSION, FromProfile, Made, made};
@@ -14,7 +14,7 @@ use planner::{Plan, View};
 use uuid::Uuid;
 
 use super::catalog::{check_sizes, guest, guest_spec, hide_texts};
-use super::{Served, base, find, media, name_of, remove_at_once};
+use super::{Served, base, find, media, name_of, remove_at_once, warm};
 use crate::service::Context;
 use crate::shared::Heard;
 
@@ -39,6 +39,9 @@ impl Served for Template {
             networks: Some(networks),
             guest: guest_spec(&stored.guest),
             firmware: Some(stored.firmware),
+            keep_warm: stored.keep_warm.as_ref().map(|keep| KeepWarm {
+                datastore: Some(name_of(view, Kind::Datastore, keep.datastore.0)),
+            }),
         }
     }
 
@@ -54,12 +57,13 @@ impl Served for Template {
             disk_bytes: stored.disk_bytes,
             version: stored.version,
             built_from: stored.made.as_ref().and_then(|made| made.built_from.clone()),
+            warm: warm::warmth(view, TemplateId(id)),
         })
     }
 
     fn create(
         context: &Context<'_>,
-        _: &str,
+        name: &str,
         spec: TemplateSpec,
         _: &mut Plan,
     ) -> Result<Self::Stored, Problem> {
@@ -79,6 +83,10 @@ impl Served for Template {
         if let Some(content) = context.view.image_content(image) {
             media::check_is_disk(content, &spec.image)?;
         }
+        let firmware = spec.firmware.unwrap_or_default();
+        let keep_warm = spec
+            .keep_warm
+            .map(|keep| warm::kept(context, name, firmware, keep));
         Ok(template::TemplateSpec {
             image,
             vcpus: sizes.vcpus,
@@ -86,10 +94,11 @@ impl Served for Template {
             disk_bytes: sizes.disk_bytes,
             networks: networks?,
             guest: guest(spec.guest)?,
-            firmware: spec.firmware.unwrap_or_default(),
+            firmware,
             profile: sizes.from,
             version: FIRST_VERSION,
             made: None,
+            keep_warm: keep_warm.transpose()?,
         })
     }
 
@@ -99,10 +108,23 @@ impl Served for Template {
         spec: TemplateSpec,
     ) -> Result<Self::Stored, Problem> {
         // What a profile says now is taken with the next change, and not with a repeat.
-        if spec == Self::spec(context.view, &old.spec) {
+        let shown = Self::spec(context.view, &old.spec);
+        if spec == shown {
             return Ok(old.spec.clone());
         }
-        let mut new = Self::create(context, "", spec, &mut Plan::default())?;
+        let gives = |spec: &TemplateSpec| TemplateSpec {
+            keep_warm: None,
+            ..spec.clone()
+        };
+        if gives(&spec) == gives(&shown) {
+            let keep = spec.keep_warm;
+            let kept = keep.map(|keep| warm::kept(context, &old.meta.name, old.spec.firmware, keep));
+            return Ok(template::TemplateSpec {
+                keep_warm: kept.transpose()?,
+                ..old.spec.clone()
+            });
+        }
+        let mut new = Self::create(context, &old.meta.name, spec, &mut Plan::default())?;
         let is_same = new.gives_the_same(&old.spec);
         new.version = old.spec.version.saturating_add(u64::from(!is_same));
         new.made = if is_same {
@@ -145,7 +167,10 @@ impl Served for Template {
         }
         let kept = template::TemplateVersion {
             made: made(&old.value),
-            spec: spec.clone(),
+            spec: template::TemplateSpec {
+                keep_warm: None,
+                ..spec.clone()
+            },
         };
         plan.create(key::template_version(TemplateId(meta.id), number), &kept);
         Ok(())
@@ -160,6 +185,7 @@ impl Served for Template {
         for (number, version) in context.view.template_versions.of(id) {
             plan.remove(key::template_version(TemplateId(id), number), version.revision);
         }
+        plan.writes.insert(key::template_intent(TemplateId(id)), None);
         remove_at_once::<Self>(context, at, plan)
     }
 }

@@ -7,7 +7,7 @@ use api::kinds::{GuestSpec, NicSpec, Placement, PlacementSpec, Vm, VmMemory, VmS
 use model::lifecycle::{self, Phase};
 use model::limits::{NICS_MAX, check_range};
 use model::network::{AddressHolder, NetworkSpec};
-use model::vm::{Goal, GuestConfig, Nic, Power, VmIntent};
+use model::vm::{Goal, GuestConfig, Nic, Power, VmIntent, calculated_mac};
 use model::{DatastoreId, ImageId, Kind, NetworkId, Object, Reason, Timestamp, VmId, key};
 use planner::placement::with_qemu_mib;
 use planner::view::At;
@@ -549,14 +549,6 @@ fn address(
             format!("network {name} has no free address: delete a VM in it, or take another network");
         Problem::conflict("network-full", detail)
     })
-}
-
-/// A locally administered MAC, from the VM's id and the interface's number.
-pub(super) fn calculated_mac(id: Uuid, index: usize) -> String {
-    // The last bytes of a UUID v7 are random; with fewer than five of them thousands of VMs would meet.
-    let [.., a, b, c, d, last] = *id.as_bytes();
-    let last = last.wrapping_add(u8::try_from(index).unwrap_or(0));
-    format!("52:{a:02x}:{b:02x}:{c:02x}:{d:02x}:{last:02x}")
 }
 
 fn checked_mac(mac: &str) -> Result<String, Problem> {

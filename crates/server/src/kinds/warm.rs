@@ -2,13 +2,16 @@
 
 use api::Problem;
 use api::kinds::VmSpec;
-use model::vm::{self, Nic, Power, StartChoice};
-use model::{DatastoreId, Kind, NetworkId, Object, Reason, TemplateId, VmId, key};
+use api::template::{self, WarmState};
+use model::template::{KeepWarm, TemplateIntent};
+use model::vm::{self, Firmware, StartChoice};
+use model::{DatastoreId, Kind, Object, Reason, TemplateId, VmId, key};
+use planner::keep_warm::Warmth;
 use planner::view::At;
 use planner::{Plan, View};
 
-use super::vm::{calculated_mac, check_largest_host};
-use super::{build, find, name_of, placement};
+use super::vm::check_largest_host;
+use super::{build, find, given, host_name, name_of, placement};
 use crate::service::Context;
 
 /// The stored form of a VM that shall be the warm form of the template of that name.
@@ -32,67 +35,30 @@ pub(super) fn create(
     let datastore = spec.datastore.as_deref().unwrap_or("default");
     let mut rule = placement::rule(context, spec.placement)?;
     rule.batch = None;
-    // Its guest has interfaces, which are plugged in nowhere, and no addresses.
-    let nic = |(index, network): (usize, &NetworkId)| Nic {
-        network: *network,
-        mac: calculated_mac(context.new_id, index),
-        address: None,
-        prefix_len: 0,
-    };
-    if !base.firmware.is_usual() {
-        let detail = format!(
-            "template {template} is started by UEFI, whose variables each VM has of its own: only what is started by \
-             BIOS is warmed"
-        );
-        return Err(Problem::invalid("warm-form-needs-bios", detail));
-    }
+    check_firmware(template, base.firmware)?;
+    let datastore = DatastoreId(find(context, Kind::Datastore, datastore)?);
+    let form = planner::warm::form_spec(TemplateId(id), base, context.new_id, datastore);
     Ok(vm::VmSpec {
-        template: Some(TemplateId(id)),
-        template_version: Some(base.version),
-        profile: base.profile.as_ref().map(|from| from.profile),
-        vcpus: base.vcpus,
-        memory_mib: base.memory_mib,
-        image: Some(base.image),
-        disk_bytes: base.disk_bytes,
-        datastore: DatastoreId(find(context, Kind::Datastore, datastore)?),
-        nics: base.networks.iter().enumerate().map(nic).collect(),
-        guest: base.guest.clone(),
         placement: rule,
-        power: Power::Running,
-        force: false,
-        power_request: 1,
-        reboot: None,
-        cdrom: None,
-        boot: Vec::new(),
-        clone_of: None,
-        firmware: base.firmware,
-        start: StartChoice::Boot,
-        warms: Some(TemplateId(id)),
-        flatten_request: 0,
-        builds: None,
+        ..form
     })
+}
+
+/// Variables of UEFI are each VM's own.
+pub(super) fn check_firmware(template: &str, firmware: Firmware) -> Result<(), Problem> {
+    if firmware.is_usual() {
+        return Ok(());
+    }
+    let detail = format!(
+        "template {template} is started by UEFI, whose variables each VM has of its own: only what is started by \
+         BIOS is warmed"
+    );
+    Err(Problem::invalid("warm-form-needs-bios", detail))
 }
 
 /// All that makes it is its template's.
 fn check_overrides(spec: &VmSpec) -> Result<(), Problem> {
-    let given = [
-        ("template", spec.template.is_some()),
-        ("vcpus", spec.vcpus.is_some()),
-        ("memory_mib", spec.memory_mib.is_some()),
-        ("image", spec.image.is_some()),
-        ("disk_bytes", spec.disk_bytes.is_some()),
-        ("nics", spec.nics.is_some()),
-        ("guest", spec.guest.is_some()),
-        ("power", spec.power.is_some()),
-        ("firmware", spec.firmware.is_some()),
-        ("profile", spec.profile.is_some()),
-        ("cdrom", spec.cdrom.is_some()),
-        ("boot", spec.boot.is_some()),
-        ("clone_of", spec.clone_of.is_some()),
-        ("start", spec.start.is_some()),
-        ("builds", spec.builds.is_some()),
-    ];
-    let Some((field, _)) = given.into_iter().find(|(_, is_given)| *is_given) else {
+    let Some(field) = given::first_beside(spec, &["warms", "datastore", "placement"]) else {
         return Ok(());
     };
     let detail =
@@ -176,7 +142,61 @@ pub(super) fn check_deletable(view: &View, at: &At<Object<vm::VmSpec>>) -> Resul
     Err(Problem::conflict("warm-form-in-use", detail))
 }
 
+/// The wish that a template is kept warm.
+pub(super) fn kept(
+    context: &Context<'_>,
+    template: &str,
+    firmware: Firmware,
+    keep: template::KeepWarm,
+) -> Result<KeepWarm, Problem> {
+    check_firmware(template, firmware)?;
+    let datastore = keep.datastore.as_deref().unwrap_or("default");
+    Ok(KeepWarm {
+        datastore: DatastoreId(find(context, Kind::Datastore, datastore)?),
+    })
+}
+
+/// How a template is kept warm, if it is to be.
+pub(super) fn warmth(view: &View, id: TemplateId) -> Option<template::Warmth> {
+    let (warmth, intent) = planner::keep_warm::warmth(view, id)?;
+    let (state, form, next_at) = match warmth {
+        Warmth::Ready(form) => (WarmState::Ready, Some(form), None),
+        Warmth::Making(form) => (WarmState::Making, Some(form), None),
+        Warmth::Due(at) => (WarmState::Due, None, at),
+        Warmth::GivenUp => (WarmState::GivenUp, None, None),
+    };
+    let of_form = form.and_then(|id| view.vms.get(&id)?.intent.as_ref());
+    let saved = of_form.and_then(|at| at.value.saved.as_ref().map(|saved| saved.host));
+    let host = saved.or_else(|| of_form.and_then(|at| at.value.host));
+    let last = |intent: &TemplateIntent| intent.failed.clone().unwrap_or_else(|| intent.why.clone());
+    let reason = match (state, intent) {
+        (WarmState::GivenUp, Some(intent)) => Some(given_up(view, id, intent)),
+        _ => intent.map(last),
+    };
+    Some(template::Warmth {
+        state,
+        form: form.map(|id| name_of(view, Kind::Vm, id.0)),
+        host: host
+            .filter(|id| view.hosts.contains_key(id))
+            .map(|id| host_name(view, id)),
+        failures: intent.map_or(0, |intent| intent.failures),
+        reason,
+        next_at,
+    })
+}
+
+fn given_up(view: &View, id: TemplateId, intent: &TemplateIntent) -> Reason {
+    let name = name_of(view, Kind::Template, id.0);
+    let why = intent.failed.as_ref().unwrap_or(&intent.why);
+    let message = format!(
+        "{} warm forms in a row failed, the last one because: {}. Another is made when the template or the hosts' QEMUs change, or \
+         after `sterna template warm {name} --off` and `sterna template warm {name}`",
+        intent.failures, why.message
+    );
+    Reason::new("warming-given-up", message)
+}
+
 /// What people are told of a warm form that is of no more use.
 pub(super) fn staleness(view: &View, id: VmId) -> Option<Reason> {
-    planner::warm::staleness(view, id)
+    planner::warm::outdated(view, id)
 }

@@ -36,11 +36,13 @@ async fn a_warm_form_is_only_read_and_only_of_what_can_be_warmed() {
         .post("/v1/images", &image)
         .await
         .refused(409, "vm-is-warm-form");
-    let other = json!({ "name": "other", "spec": { "warms": "small", "vcpus": 2 } });
-    world
-        .post("/v1/vms", &other)
-        .await
-        .refused(422, "warm-form-has-its-templates");
+    for (field, value) in [("vcpus", json!(2)), ("clone_full", json!(true))] {
+        let other = json!({ "name": "other", "spec": { "warms": "small", field: value } });
+        world
+            .post("/v1/vms", &other)
+            .await
+            .refused(422, "warm-form-has-its-templates");
+    }
     let uefi = json!({ "name": "uefi", "spec": { "image": "disk", "memory_mib": 64, "firmware": "uefi" } });
     world.post("/v1/templates", &uefi).await.ok(201);
     let warm = json!({ "name": "uefi-warm-1", "spec": { "warms": "uefi" } });
@@ -48,5 +50,31 @@ async fn a_warm_form_is_only_read_and_only_of_what_can_be_warmed() {
         .post("/v1/vms", &warm)
         .await
         .refused(422, "warm-form-needs-bios");
+    world
+        .patch("/v1/templates/uefi", &json!({ "spec": { "keep_warm": {} } }))
+        .await
+        .refused(422, "warm-form-needs-bios");
     world.delete("/v1/vms/small-warm-1").await.ok(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_a_template_is_kept_warm_is_no_part_of_what_it_gives() {
+    let world = World::new().await;
+    let profile = json!({ "name": "own", "spec": { "vcpus": 1, "memory_mib": 64 } });
+    world.post("/v1/profiles", &profile).await.ok(201);
+    let template = json!({ "name": "web", "spec": { "image": "disk", "profile": "own" } });
+    world.post("/v1/templates", &template).await.ok(201);
+    let larger = json!({ "spec": { "memory_mib": 128 } });
+    world.patch("/v1/profiles/own", &larger).await.ok(200);
+    for (keep_warm, state) in [(json!({}), json!("due")), (json!(null), json!(null))] {
+        let patch = json!({ "spec": { "keep_warm": keep_warm } });
+        let kept = world.patch("/v1/templates/web", &patch).await.ok(200);
+        let status = &kept["status"];
+        assert_eq!(
+            (&status["version"], &status["memory_mib"]),
+            (&json!(1), &json!(64)),
+            "the profile's sizes were taken anew"
+        );
+        assert_eq!(status["warm"].get("state").unwrap_or(&json!(null)), &state);
+    }
 }

@@ -157,7 +157,7 @@ pub(crate) enum TemplateCommand {
     Write(WriteCommand),
     /// Boot its newest version, run a script in it, and make that the next version
     Refresh(RefreshArgs),
-    /// Boot it once and keep the memory, so that VMs can start from there
+    /// Keep it warm: VMs can start from the memory of one that was booted before
     Warm(WarmArgs),
 }
 
@@ -212,20 +212,26 @@ pub(crate) struct RefreshArgs {
     pub(crate) wait: WaitArgs,
 }
 
-/// Which template is warmed.
+/// Which template is kept warm.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
   sterna template warm small --wait && sterna vm create quick --template small --start instant
+  sterna template warm small --off
 
 \
-    A VM is made, SMALL-warm-1 and so on, which is booted once and then only read. All that start from its memory share what \
-    its\nprograms had drawn at random: keep no secrets in a warm template. A template that is warm already is left as it is.")]
+    A VM is made, SMALL-warm-1 and so on, which is booted once and then only read: its warm form. Another is made by itself when \
+    the template changes, or the hosts' QEMU, and when one fails, ever more slowly, five times in a row; the ones before are deleted \
+    when no VM needs them. `sterna template get` shows how it stands. All that start from its memory share what its programs had \
+    drawn at random: keep no secrets in a warm template.")]
 pub(crate) struct WarmArgs {
     /// Name or id
     pub(crate) name: String,
-    /// Where the memory is kept
+    /// Where the memory is kept; where it was, or in `default`, if left out
     #[arg(long)]
     pub(crate) datastore: Option<String>,
+    /// Keep it warm no longer: what was made for that is deleted when no VM needs it
+    #[arg(long, conflicts_with_all = ["datastore", "wait"])]
+    pub(crate) off: bool,
     /// Whether to wait.
     #[command(flatten)]
     pub(crate) wait: WaitArgs,

@@ -41,6 +41,7 @@ async fn create(context: &Context, args: TemplateArgs) -> anyhow::Result<ExitCod
         networks: (!args.networks.is_empty()).then_some(args.networks),
         guest: guest(&args.guest, None)?.unwrap_or_default(),
         firmware: args.firmware.map(Into::into),
+        keep_warm: None,
     };
     kinds::create::<Template>(context, args.create, spec).await
 }

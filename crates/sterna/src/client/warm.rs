@@ -1,26 +1,34 @@
-//! Warming a template: a VM of it is booted once, and its memory is kept for others.
+//! Keeping a template warm: the server makes a warm form of it whenever there is none, and VMs start from that.
 
 use std::process::ExitCode;
 
-use api::Create;
 use api::client::ObjectOf;
-use api::kinds::{Template, Vm, VmSpec};
-use model::lifecycle::Phase;
+use api::kinds::Template;
+use api::template::WarmState;
+use serde_json::{Value, json};
 
 use super::wait::{Goal, Verdict, because, until};
 use super::{Context, output};
 use crate::cli::WarmArgs;
 
-/// A template's memory is kept.
-struct Kept;
+/// VMs can start from its memory.
+struct Warm;
 
-impl Goal<Vm> for Kept {
-    fn judge(&self, vm: &ObjectOf<Vm>) -> Verdict {
-        match vm.status.phase {
-            Phase::Stopped => Verdict::Reached,
-            Phase::Failed => Verdict::Impossible(because("it is Failed", vm.status.reason.as_ref())),
-            Phase::Epilog | Phase::Done => Verdict::Impossible("it is being deleted".to_owned()),
-            _ => Verdict::NotYet,
+impl Goal<Template> for Warm {
+    fn judge(&self, template: &ObjectOf<Template>) -> Verdict {
+        let Some(warm) = &template.status.warm else {
+            return Verdict::Impossible("it shall not be kept warm any more".to_owned());
+        };
+        let reason = warm.reason.as_ref();
+        match warm.state {
+            WarmState::Ready => Verdict::Reached,
+            WarmState::GivenUp => Verdict::Impossible(because("no more warm forms are made", reason)),
+            WarmState::Due if warm.failures > 0 => {
+                let next = warm.next_at.map(|at| format!(", and is tried again at {at}"));
+                let what = format!("making its warm form failed{}", next.unwrap_or_default());
+                Verdict::Impossible(because(&what, reason))
+            }
+            WarmState::Making | WarmState::Due => Verdict::NotYet,
         }
     }
 
@@ -30,50 +38,17 @@ impl Goal<Vm> for Kept {
 }
 
 pub(super) async fn warm(context: &Context, args: WarmArgs) -> anyhow::Result<ExitCode> {
-    let template = context.client.get::<Template>(&args.name).await?.name;
-    let (vms, _) = context.client.list::<Vm>().await?;
-    let forms: Vec<ObjectOf<Vm>> = vms
-        .into_iter()
-        .filter(|vm| vm.spec.warms.as_deref() == Some(&template))
-        .collect();
-    let name = next_name(&template, &forms);
-    let present = forms.into_iter().rev().find(is_of_use);
-    let vm = match present {
-        Some(vm) => vm,
-        None => {
-            let body = Create {
-                name: Some(name),
-                labels: std::collections::BTreeMap::new(),
-                spec: VmSpec {
-                    warms: Some(template),
-                    datastore: args.datastore,
-                    ..VmSpec::default()
-                },
-            };
-            context.client.create::<Vm>(&body, None, false).await?
-        }
+    let keep_warm = match (args.off, &args.datastore) {
+        (true, _) => Value::Null,
+        (false, Some(datastore)) => json!({"datastore": datastore}),
+        (false, None) => json!({}),
     };
-    if !args.wait.wait {
-        return output::one::<Vm>(context, &vm);
+    let patch = json!({"spec": {"keep_warm": keep_warm}});
+    let template = context.client.patch::<Template>(&args.name, &patch, None).await?;
+    if args.off || !args.wait.wait {
+        return output::one::<Template>(context, &template);
     }
-    let ended = until::<Vm, _>(context, vec![vm], &Kept).await;
-    output::several::<Vm>(context, &ended.objects.iter().collect::<Vec<_>>())?;
+    let ended = until::<Template, _>(context, vec![template], &Warm).await;
+    output::several::<Template>(context, &ended.objects.iter().collect::<Vec<_>>())?;
     Ok(ended.code_after(ExitCode::SUCCESS))
-}
-
-/// Whether VMs can start from it, or will be able to.
-fn is_of_use(vm: &ObjectOf<Vm>) -> bool {
-    let is_stale = vm
-        .status
-        .reason
-        .as_ref()
-        .is_some_and(|reason| reason.code == "warm-form-stale");
-    vm.deleted_at.is_none() && vm.status.phase != Phase::Failed && !is_stale
-}
-
-/// What no other is called.
-fn next_name(template: &str, forms: &[ObjectOf<Vm>]) -> String {
-    let name = |number: usize| format!("{template}-warm-{number}");
-    let is_free = |number: &usize| forms.iter().all(|vm| vm.name != name(*number));
-    name((1..).find(is_free).unwrap_or(1))
 }

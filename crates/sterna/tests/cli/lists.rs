@@ -50,12 +50,42 @@ async fn labels_choose_what_is_acted_on() {
 async fn warm_forms_are_listed_when_they_are_asked_for() {
     let world = World::new().await;
     world.run("vm create a --template small --hold").await.ok();
-    world.run("template warm small").await.ok();
+    world.write(
+        "form.yaml",
+        "kind: vm\nname: small-warm-1\nspec: {warms: small}\n",
+    );
+    world.run("apply -f form.yaml").await.ok();
     let list = async |words: &str| world.run(&format!("vm list {words} -o name")).await.ok();
     assert_eq!(list("").await, "vm/a\n");
     assert_eq!(list("--all").await, "vm/a\nvm/small-warm-1\n");
     assert_eq!(list("--filter spec.warms=small").await, "vm/small-warm-1\n");
     assert_eq!(list("--filter spec.vcpus>=1").await, "vm/a\nvm/small-warm-1\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_template_is_kept_warm_until_it_is_not() {
+    let world = World::new().await;
+    let shown = async || {
+        let json = world.run("template get small -o json").await.ok();
+        let template: serde_json::Value = serde_json::from_str(&json).unwrap();
+        (template["spec"]["keep_warm"].clone(), template["status"].clone())
+    };
+    for _ in 0..2 {
+        world.run("template warm small").await.ok();
+        let (keep, status) = shown().await;
+        assert_eq!(keep["datastore"], "default");
+        assert_eq!(
+            (&status["warm"]["state"], &status["version"]),
+            (&"due".into(), &1.into())
+        );
+    }
+    world
+        .run("template warm small --off --wait")
+        .await
+        .refused(2, &["cannot be used with"]);
+    world.run("template warm small --off").await.ok();
+    let (keep, status) = shown().await;
+    assert!(keep.is_null() && status["warm"].is_null(), "{keep} {status}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -129,7 +159,7 @@ async fn forms_of_output() {
     assert_eq!(
         titles,
         [
-            "NAME", "IMAGE", "VERSION", "PROFILE", "VCPUS", "MEMORY", "NETWORKS", "LABELS", "OWNER",
+            "NAME", "IMAGE", "VERSION", "PROFILE", "VCPUS", "MEMORY", "NETWORKS", "WARM", "LABELS", "OWNER",
             "REVISION", "ID"
         ]
     );

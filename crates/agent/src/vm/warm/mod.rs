@@ -22,6 +22,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use driver::types::{Failure, Outcome};
 use model::document::{Machine, Order, Port, StartFrom};
+use model::template::ANOTHER_BUILD;
 use model::{Incarnation, Reason, VmId};
 use qemu::command_line::{MACHINE_TYPE, Memory};
 use qemu::migration_settings::warm_capabilities;
@@ -241,7 +242,7 @@ impl Vm {
                 "it was made by {:?}, and here is {here:?}: warm the template again",
                 form.made_by
             );
-            return Err(terminal("warm-form-of-another-build", message));
+            return Err(terminal(ANOTHER_BUILD, message));
         }
         self.load_from(&files.state, warm_capabilities()).await?;
         set_links(&qmp, &machine.nics, false).await

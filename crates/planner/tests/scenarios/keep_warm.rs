@@ -1,0 +1,299 @@
+//! Templates that are kept warm: a form is made when there is none that can be used, one at a time, and not for ever.
+
+use model::event::What;
+use model::host::HostStatus;
+use model::lifecycle::Phase;
+use model::report::RunState;
+use model::template::{ANOTHER_BUILD, KeepWarm, TemplateSpec};
+use model::vm::{SavedIn, StartChoice};
+use model::{DatastoreId, Incarnation, Kind, Object, TemplateId, VmId, key, samples};
+use planner::keep_warm::{FAILURES_MAX, Warmth, warmth};
+
+use super::warm::{asked, template};
+use super::world::World;
+
+const FIRST: Incarnation = Incarnation(1);
+
+fn change(world: &mut World, id: TemplateId, change: impl FnOnce(&mut TemplateSpec)) {
+    let mut object: Object<TemplateSpec> = world.view.templates[&id.0].value.clone();
+    change(&mut object.spec);
+    world.write(key::object(Kind::Template, id.0), &object);
+    world.settle();
+}
+
+/// A template that is kept warm, and its first form, which is being made.
+fn kept(world: &mut World) -> (TemplateId, VmId) {
+    let id = template(world);
+    keep(world, id);
+    (id, making(world, id))
+}
+
+fn keep(world: &mut World, id: TemplateId) {
+    let datastore = DatastoreId(world.view.find(Kind::Datastore, None, "default").unwrap());
+    change(world, id, |spec| spec.keep_warm = Some(KeepWarm { datastore }));
+}
+
+fn stands(world: &World, id: TemplateId) -> Warmth {
+    warmth(&world.view, id).unwrap().0
+}
+
+fn making(world: &World, id: TemplateId) -> VmId {
+    match stands(world, id) {
+        Warmth::Making(form) => form,
+        other => panic!("{other:?}: {:#?}", world.log),
+    }
+}
+
+/// Its guest is up, and its memory is kept.
+fn succeed(world: &mut World, form: VmId) {
+    world.run(form, |run| {
+        run.state = RunState::Running;
+        run.ready = true;
+    });
+    let host = world.host_of(form);
+    world.report(&host, form, FIRST, |run| {
+        run.state = RunState::Closed;
+        run.saved_bytes = Some(4096);
+        run.saved_in = SavedIn::Datastore;
+    });
+}
+
+fn fail(world: &mut World, form: VmId) {
+    let host = world.host_of(form);
+    world.close(&host, form, FIRST, Some("warming-failed"));
+}
+
+/// Its host says that it runs another QEMU from now on.
+fn update(world: &mut World, host: &str, qemu_version: &str) {
+    let status = HostStatus {
+        qemu_version: qemu_version.to_owned(),
+        peer_address: None,
+        ..samples::host_status(1, 4096)
+    };
+    let id = world.host_id(host);
+    world.write(key::host_status(id), &status);
+    world.settle();
+}
+
+/// Nothing of it is left.
+fn remove(world: &mut World, vm: VmId) {
+    let host = world.host_of(vm);
+    world.delete(vm);
+    world.report(&host, vm, FIRST, |run| run.state = RunState::Removed);
+    assert!(!world.view.vms.contains_key(&vm));
+}
+
+/// How many forms were made.
+fn made(world: &World) -> usize {
+    world
+        .log
+        .iter()
+        .filter(|line| line.contains(": make small-warm-"))
+        .count()
+}
+
+fn is_deleted(world: &World, id: VmId) -> bool {
+    let object = world.view.vms.get(&id).and_then(|vm| vm.object.as_ref());
+    object.is_none_or(|at| at.value.meta.deleted_at.is_some())
+}
+
+fn events(world: &World) -> Vec<(bool, String)> {
+    let events = world.view.events.values().map(|at| &at.value.spec);
+    let of_forms = events.filter_map(|event| match event.what {
+        What::WarmForm { has_failed, .. } => Some((has_failed, event.reason.clone()?.code)),
+        _ => None,
+    });
+    of_forms.collect()
+}
+
+#[test]
+fn a_form_is_made_once_and_again_when_it_is_deleted() {
+    let mut world = World::new(1);
+    let (id, form) = kept(&mut world);
+    assert_eq!(world.object(form).value.meta.name, "small-warm-1");
+    succeed(&mut world, form);
+    assert_eq!(
+        (stands(&world, id), world.phase(form)),
+        (Warmth::Ready(form), Phase::Stopped)
+    );
+    for _ in 0..10 {
+        world.pass(3600);
+        world.settle();
+    }
+    assert_eq!(
+        (made(&world), world.view.templates[&id.0].value.spec.version),
+        (1, 1)
+    );
+    world.delete(form);
+    let next = making(&world, id);
+    assert!(next != form && made(&world) == 2);
+    let event = (false, "warm-form-missing".to_owned());
+    assert_eq!(events(&world), [event.clone(), event]);
+}
+
+#[test]
+fn one_that_is_there_is_taken_as_it_is() {
+    let mut world = World::new(1);
+    let id = template(&mut world);
+    let form = super::warm::warm(&mut world, id);
+    keep(&mut world, id);
+    assert_eq!((stands(&world, id), made(&world)), (Warmth::Ready(form), 0));
+    // Nobody's wish: it is left as it was found.
+    change(&mut world, id, |spec| spec.keep_warm = None);
+    assert!(!is_deleted(&world, form));
+}
+
+#[test]
+fn a_template_that_changes_gets_another_form_and_the_one_before_goes_when_nobody_needs_it() {
+    let mut world = World::new(1);
+    let (id, form) = kept(&mut world);
+    succeed(&mut world, form);
+    let user = asked(&mut world, "quick", id, StartChoice::AtOnce);
+    assert_eq!(world.intent(user).layer, Some(form));
+    change(&mut world, id, |spec| {
+        spec.vcpus = 2;
+        spec.version = 2;
+    });
+    let next = making(&world, id);
+    let spec = world.object(next).value.spec;
+    assert_eq!((spec.vcpus, spec.template_version), (2, Some(2)));
+    succeed(&mut world, next);
+    assert_eq!(stands(&world, id), Warmth::Ready(next));
+    assert!(!is_deleted(&world, form), "its memory was taken from under a VM");
+    remove(&mut world, user);
+    assert!(is_deleted(&world, form) && !is_deleted(&world, next) && made(&world) == 2);
+}
+
+#[test]
+fn another_qemu_on_the_host_leads_to_one_form_more() {
+    let mut world = World::new(1);
+    let (id, form) = kept(&mut world);
+    succeed(&mut world, form);
+    update(&mut world, "h1", "11.0.0");
+    let next = making(&world, id);
+    assert!(is_deleted(&world, form));
+    succeed(&mut world, next);
+    for _ in 0..10 {
+        world.pass(3600);
+        update(&mut world, "h1", "11.0.0");
+    }
+    assert_eq!((stands(&world, id), made(&world)), (Warmth::Ready(next), 2));
+    assert!(events(&world).contains(&(false, ANOTHER_BUILD.to_owned())));
+}
+
+#[test]
+fn a_form_that_some_host_can_use_is_kept() {
+    let mut world = World::new(2);
+    let (id, form) = kept(&mut world);
+    let (own, other) = match world.host_of(form).as_str() {
+        "h1" => ("h1", "h2"),
+        _ => ("h2", "h1"),
+    };
+    succeed(&mut world, form);
+    update(&mut world, other, "11.0.0");
+    assert_eq!((stands(&world, id), made(&world)), (Warmth::Ready(form), 1));
+    update(&mut world, own, "11.0.0");
+    assert_ne!(making(&world, id), form);
+}
+
+#[test]
+fn a_host_that_says_its_qemu_is_another_is_believed() {
+    let mut world = World::new(1);
+    let (id, form) = kept(&mut world);
+    succeed(&mut world, form);
+    let vm = asked(&mut world, "quick", id, StartChoice::AtOnce);
+    world.close("h1", vm, FIRST, Some(ANOTHER_BUILD));
+    assert_eq!(world.told("h1", vm), "run 2 from disk");
+    assert!(world.intent(vm).booted_instead.is_some());
+    world.pass(60);
+    world.settle();
+    let next = making(&world, id);
+    assert!(is_deleted(&world, form) && made(&world) == 2);
+    // Any other failure says nothing of the form.
+    succeed(&mut world, next);
+    let vm = asked(&mut world, "second", id, StartChoice::AtOnce);
+    world.close("h1", vm, FIRST, Some("instant-start-failed"));
+    assert_eq!((stands(&world, id), made(&world)), (Warmth::Ready(next), 2));
+}
+
+#[test]
+fn what_fails_is_tried_ever_more_slowly_and_then_given_up_until_something_changes() {
+    let mut world = World::new(1);
+    let (id, mut form) = kept(&mut world);
+    let mut waits = Vec::new();
+    for failure in 1..=FAILURES_MAX {
+        fail(&mut world, form);
+        assert!(is_deleted(&world, form));
+        if failure == FAILURES_MAX {
+            break;
+        }
+        let Warmth::Due(Some(at)) = stands(&world, id) else {
+            panic!("{:?}", stands(&world, id));
+        };
+        waits.push(at.duration_since(world.now).as_secs());
+        world.pass(waits.last().unwrap() - 1);
+        world.settle();
+        assert_eq!(made(&world), failure as usize);
+        world.pass(1);
+        world.settle();
+        form = making(&world, id);
+    }
+    assert_eq!(waits, [30, 120, 480, 1920]);
+    world.pass(1_000_000);
+    world.settle();
+    let (stands, intent) = warmth(&world.view, id).unwrap();
+    assert_eq!((stands, made(&world)), (Warmth::GivenUp, 5));
+    assert_eq!(intent.unwrap().failed.as_ref().unwrap().code, "warming-failed");
+    assert_eq!(events(&world).iter().filter(|(failed, _)| *failed).count(), 5);
+
+    update(&mut world, "h1", "11.0.0");
+    let form = making(&world, id);
+    succeed(&mut world, form);
+    let intent = warmth(&world.view, id).unwrap().1.unwrap();
+    assert_eq!((intent.failures, &intent.failed, made(&world)), (0, &None, 6));
+}
+
+#[test]
+fn a_guest_that_is_never_ready_has_failed() {
+    let mut world = World::new(1);
+    let (id, form) = kept(&mut world);
+    world.run(form, |run| run.state = RunState::Booting);
+    world.pass(1799);
+    world.settle();
+    assert_eq!(making(&world, id), form);
+    world.pass(1);
+    world.settle();
+    assert!(is_deleted(&world, form));
+    let intent = warmth(&world.view, id).unwrap().1.unwrap();
+    assert_eq!(intent.failed.as_ref().unwrap().code, "warming-late");
+}
+
+#[test]
+fn off_leaves_nothing_that_nobody_needs() {
+    let mut world = World::new(1);
+    let (id, form) = kept(&mut world);
+    succeed(&mut world, form);
+    let user = asked(&mut world, "quick", id, StartChoice::AtOnce);
+    change(&mut world, id, |spec| spec.keep_warm = None);
+    assert!(!is_deleted(&world, form) && warmth(&world.view, id).is_none());
+    remove(&mut world, user);
+    assert!(is_deleted(&world, form));
+    assert!(!world.store.contains_key(&key::template_intent(id)));
+    assert_eq!(made(&world), 1);
+}
+
+#[test]
+fn two_controllers_make_one_form() {
+    let mut world = World::new(1);
+    let id = template(&mut world);
+    let datastore = DatastoreId(world.view.find(Kind::Datastore, None, "default").unwrap());
+    let mut object = world.view.templates[&id.0].value.clone();
+    object.spec.keep_warm = Some(KeepWarm { datastore });
+    world.write(key::object(Kind::Template, id.0), &object);
+    let (one, other) = (world.next_plan().unwrap(), world.next_plan().unwrap());
+    world.commit(one).unwrap();
+    assert!(world.commit(other).is_err());
+    // One that was killed after any of its writes goes on from what is stored.
+    world.settle();
+    assert_eq!(made(&world), 1);
+}
