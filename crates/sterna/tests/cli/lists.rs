@@ -73,11 +73,13 @@ async fn a_template_is_kept_warm_until_it_is_not() {
     for _ in 0..2 {
         world.run("template warm small").await.ok();
         let (keep, status) = shown().await;
-        assert_eq!(keep["datastore"], "default");
         assert_eq!(
-            (&status["warm"]["state"], &status["version"]),
-            (&"due".into(), &1.into())
+            (&keep["datastore"], &status["version"]),
+            (&"default".into(), &1.into())
         );
+        // The controller may have begun already.
+        let state = status["warm"]["state"].as_str().unwrap();
+        assert!(["due", "making"].contains(&state), "{status}");
     }
     world
         .run("template warm small --off --wait")
