@@ -16,7 +16,7 @@ use super::disks::is_empty;
 
 /// What a guest is before it is a template's.
 const GOLDEN: &str = "echo 0123456789abcdef0123456789abcdef >/etc/machine-id; echo golden >/data/was; echo x >/var/log/old 2>/dev/null\nsync";
-const WHO: &str = "echo \"id:$(cat /etc/machine-id)\"; cat /data/was /data/built /data/patched; ls -d /var/lib/sterna-build* 2>/dev/null\n";
+const WHO: &str = "echo \"id:$(cat /etc/machine-id)\"; cat /data/was /data/built /data/patched; ls -d /var/lib/sterna-build* 2>/dev/null; :\n";
 
 #[tokio::test]
 async fn templates_are_made_of_vms() -> anyhow::Result<()> {

@@ -11,7 +11,7 @@ use planner::view::At;
 use planner::{Plan, View, flatten};
 
 use super::vm::{check_largest_host, merged_guest, nics};
-use super::{catalog, find, placement};
+use super::{catalog, find, given, placement};
 use crate::service::Context;
 
 /// The stored form of a VM that shall be a copy of the one of that name.
@@ -67,20 +67,21 @@ pub(super) fn create(
     })
 }
 
-/// What is in a disk that is copied, or follows from it, is the source's.
+/// What a copy may have of its own. All else is in the disk that is copied, or follows from it.
+const OWN: [&str; 9] = [
+    "clone_of",
+    "clone_full",
+    "vcpus",
+    "memory_mib",
+    "disk_bytes",
+    "nics",
+    "guest",
+    "placement",
+    "power",
+];
+
 fn check_overrides(spec: &VmSpec) -> Result<(), Problem> {
-    let given = [
-        ("template", spec.template.is_some()),
-        ("profile", spec.profile.is_some()),
-        ("image", spec.image.is_some()),
-        ("datastore", spec.datastore.is_some()),
-        ("cdrom", spec.cdrom.is_some()),
-        ("boot", spec.boot.is_some()),
-        ("firmware", spec.firmware.is_some()),
-        ("start", spec.start.is_some()),
-        ("warms", spec.warms.is_some()),
-    ];
-    let Some((field, _)) = given.into_iter().find(|(_, is_given)| *is_given) else {
+    let Some(field) = given::first_beside(spec, &OWN) else {
         return Ok(());
     };
     let detail = format!("a copy of a VM has its source's `{field}`: leave it out, or leave `clone_of` out");

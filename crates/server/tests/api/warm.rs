@@ -1,6 +1,6 @@
 //! Warm forms of templates, as people may ask for them and for what is made of them.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::world::World;
 
@@ -66,7 +66,9 @@ async fn that_a_template_is_kept_warm_is_no_part_of_what_it_gives() {
     world.post("/v1/templates", &template).await.ok(201);
     let larger = json!({ "spec": { "memory_mib": 128 } });
     world.patch("/v1/profiles/own", &larger).await.ok(200);
-    for (keep_warm, state) in [(json!({}), json!("due")), (json!(null), json!(null))] {
+    // The controller may have begun already.
+    let is_begun = |state: Option<&Value>| state.is_some_and(|state| state == "due" || state == "making");
+    for (keep_warm, is_kept) in [(json!({}), true), (json!(null), false)] {
         let patch = json!({ "spec": { "keep_warm": keep_warm } });
         let kept = world.patch("/v1/templates/web", &patch).await.ok(200);
         let status = &kept["status"];
@@ -75,6 +77,6 @@ async fn that_a_template_is_kept_warm_is_no_part_of_what_it_gives() {
             (&json!(1), &json!(64)),
             "the profile's sizes were taken anew"
         );
-        assert_eq!(status["warm"].get("state").unwrap_or(&json!(null)), &state);
+        assert_eq!(is_begun(status["warm"].get("state")), is_kept, "{status}");
     }
 }
