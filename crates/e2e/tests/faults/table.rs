@@ -107,7 +107,7 @@ pub(super) enum When {
 
 pub(super) const TABLE: [Entry; 47] = [
     soak(Fault::Server, Stage::Running, End::GoesOn),
-    usual(Fault::SourceAgent, Stage::Running, End::GoesOn),
+    soak(Fault::SourceAgent, Stage::Running, End::GoesOn),
     soak(Fault::ServerLink, Stage::Running, End::GoesOn),
     soak(Fault::HostClock, Stage::Running, End::GoesOn),
     soak(Fault::ServerClock, Stage::Running, End::GoesOn),
