@@ -49,6 +49,7 @@ esac
 case $mode in test | soak) packages+='xorriso|cmd:xorriso|makes the media that a test installs from
 isolinux|file:/usr/lib/ISOLINUX/isolinux.bin|boots them
 libnfs-utils|cmd:nfs-cat|reads images of NFS servers
+openssh-client|cmd:ssh-keygen|makes the host keys that a guest would have
 ' ;;
 esac
 [ "$mode" != deb ] || packages+='dpkg-dev|cmd:dpkg-shlibdeps|finds out which libraries the package depends on

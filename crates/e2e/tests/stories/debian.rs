@@ -1,16 +1,20 @@
 //! A Debian with real cloud-init does what its seed tells it, in both forms: name, address, key, parts, vendor data. As a template it
 //! forgets who it was.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use api::kinds::{BuildSpec, GuestSpec};
+use api::client::ObjectOf;
+use api::kinds::{BuildSpec, GuestSpec, Template};
+use api::template::WarmState;
 use futures_util::future::try_join_all;
 use model::operation::OperationPhase;
 use model::user_data::UserData;
-use model::vm::SeedFormat;
+use model::vm::{SeedFormat, StartChoice};
+use serde_json::json;
 use testkit::vms::{self, TINY};
-use testkit::wait::Verdict;
+use testkit::wait::{self, Verdict};
 use testkit::world::{World, debian_image};
 
 use super::builds;
@@ -32,6 +36,10 @@ write_files:
 runcmd:
   - [systemd-run, --no-block, sh, /root/look]
 "#;
+/// What one from memory has of its own.
+const FROM_MEMORY: &str = "cat /etc/machine-id; cut -d' ' -f2 /etc/ssh/ssh_host_*_key.pub; hostname\n";
+/// A boot takes minutes here; the scripts which would do instead of what waits begin after 25 seconds.
+const AT_ONCE: Duration = Duration::from_secs(20);
 const SCRIPT: &str = "#!/bin/sh\necho second part >/dev/ttyS0\n";
 const VENDOR: &str = "#!/bin/sh\necho vendor part >/dev/ttyS0\n";
 
@@ -81,6 +89,42 @@ async fn what_a_debian_was_is_forgotten() -> anyhow::Result<()> {
     );
     let left = world.does("front", LEFT).await?;
     ensure!(left == "patched\nrunning\n", "{left:?}");
+    world.down().await
+}
+
+/// Those that start from a Debian's memory are there within the time that a process in them has to be told who it is, and are somebody
+/// of their own.
+#[tokio::test]
+#[ignore = "long: make soak"]
+async fn debians_start_from_memory_at_once() -> anyhow::Result<()> {
+    let world = World::up(1).await?;
+    world.import(&debian_image()?).await?;
+    world.create_template(256).await?;
+    let wish = json!({ "spec": { "keep_warm": {} } });
+    world.client().patch::<Template>(TINY, &wish, None).await?;
+    let is_warm = |template: &ObjectOf<Template>| {
+        let warm = template.status.warm.as_ref();
+        Verdict::from(warm.is_some_and(|warm| warm.state == WarmState::Ready))
+    };
+    wait::until::<Template>(world.client(), TINY, "warm", PATIENCE, is_warm).await?;
+    let mut seen = BTreeSet::new();
+    for name in ["one", "two"] {
+        let begun = Instant::now();
+        let mut spec = vms::spec(None, "");
+        spec.start = Some(StartChoice::AtOnce);
+        world.create_vm(name, spec).await?;
+        let is_ready = |vm: &vms::VmObject| Verdict::from(vm.status.ready);
+        world.until_vm(name, "ready", is_ready).await?;
+        ensure!(begun.elapsed() < AT_ONCE, "{name}: {:?}", begun.elapsed());
+        let who = world.does(name, FROM_MEMORY).await?;
+        ensure!(
+            who.ends_with(&format!("{name}\n")) && who.lines().count() >= 3,
+            "{who:?}"
+        );
+        for line in who.lines() {
+            ensure!(seen.insert(line.to_owned()), "{line:?} was seen before: {seen:?}");
+        }
+    }
     world.down().await
 }
 

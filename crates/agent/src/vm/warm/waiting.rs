@@ -96,3 +96,59 @@ impl Waiting {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::process::Command;
+
+    use super::*;
+
+    const KINDS: [&str; 3] = ["rsa", "ecdsa", "ed25519"];
+    /// The making of a key for RSA is left to chance.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn read(directory: &Path, kind: &str) -> Option<String> {
+        fs::read_to_string(directory.join(format!("ssh_host_{kind}_key.pub"))).ok()
+    }
+
+    async fn renewed(kinds: &[&str]) {
+        let directory = tempfile::tempdir().expect("directory");
+        let directory = directory.path();
+        for kind in kinds {
+            let key = directory.join(format!("ssh_host_{kind}_key"));
+            let made = Command::new("ssh-keygen")
+                .args(["-q", "-t", kind, "-N", "", "-f"])
+                .arg(key)
+                .status();
+            assert!(made.expect("ssh-keygen").success());
+        }
+        let before: Vec<_> = kinds.iter().map(|kind| read(directory, kind)).collect();
+        let script = KEYS.replace("/etc/ssh", &directory.to_string_lossy());
+        // No server of this machine is told anything.
+        let script = script
+            .replace("/run/sshd.pid", "/nowhere")
+            .replace("systemctl", "false");
+        let ran = Command::new(SHELL).args(["-c", &script]).status();
+        assert!(ran.expect("the script").success());
+        let deadline = Instant::now() + PATIENCE;
+        for (kind, was) in kinds.iter().zip(before) {
+            while read(directory, kind).is_none() && Instant::now() < deadline {
+                sleep(Duration::from_millis(20)).await;
+            }
+            let is = read(directory, kind);
+            assert!(is.is_some() && is != was, "{kind}: {is:?}");
+        }
+        let files = fs::read_dir(directory).expect("directory").count();
+        assert_eq!(files, 2 * kinds.len(), "no key of another kind was made");
+    }
+
+    #[tokio::test]
+    async fn host_keys_are_of_the_kinds_that_were_there() {
+        renewed(&KINDS).await;
+        renewed(&["ed25519"]).await;
+        renewed(&["rsa"]).await;
+        renewed(&[]).await;
+    }
+}
