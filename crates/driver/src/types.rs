@@ -321,7 +321,7 @@ pub enum Input {
     Done(EffectId, Outcome),
     /// An effect failed or ran out of time. It may have taken effect all the same.
     Failed(EffectId, Failure),
-    /// An effect was not begun: the incarnation's order changed while it waited for its turn.
+    /// An effect was not begun, or left when it only waited for the guest: the incarnation's order changed meanwhile.
     NotBegun(EffectId),
     /// An event hinted that something may have changed, or a timer rang.
     LookAgain,

@@ -147,10 +147,14 @@ impl Vm {
             return Input::Observed(self.observe().await);
         }
         let (name, deadline) = (format!("{effect:?}"), deadline(&effect));
-        let keeps_turn = keeps_turn(&effect);
+        let (keeps_turn, gives_way) = (keeps_turn(&effect), gives_way(&effect));
+        let mut orders = self.order.subscribe();
         let watch = Stopwatch::start();
         let result = match self.make_way(&effect, &watch).await {
-            Ok(Way::Clear) => within(&name, deadline, self.act(effect, &watch)).await,
+            Ok(Way::Clear) => tokio::select! {
+                result = within(&name, deadline, self.act(effect, &watch)) => result,
+                Ok(()) = orders.changed(), if gives_way => return Input::NotBegun(id),
+            },
             Ok(Way::GivenUp) => return Input::NotBegun(id),
             Err(failure) => Err(failure),
         };
@@ -709,6 +713,11 @@ fn keeps_turn(effect: &Effect) -> bool {
     matches!(effect, Effect::Prepare { .. } | Effect::Journal(_))
 }
 
+/// Whether an effect is left when the VM is to do something else: it only waits for the guest, and may be done again.
+fn gives_way(effect: &Effect) -> bool {
+    matches!(effect, Effect::Identify | Effect::Settle)
+}
+
 /// Does something, but not for ever.
 async fn within<T>(
     name: &str,
@@ -728,9 +737,9 @@ async fn within<T>(
 fn deadline(effect: &Effect) -> Duration {
     let seconds = match effect {
         Effect::Save { .. } | Effect::LoadSaved { .. } | Effect::Warm => 1800,
-        Effect::Settle => 660,
+        Effect::Settle => 1890,
+        Effect::Identify => 270,
         Effect::Build => 90,
-        Effect::Identify => 90,
         Effect::Prepare { .. } | Effect::Spawn { .. } | Effect::RemoveVolumes | Effect::Copy { .. } => 60,
         Effect::Kill | Effect::Journal(_) | Effect::SendGo { .. } => 30,
         _ => 15,

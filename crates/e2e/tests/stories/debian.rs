@@ -38,7 +38,7 @@ runcmd:
 "#;
 /// What one from memory has of its own.
 const FROM_MEMORY: &str = "cat /etc/machine-id; cut -d' ' -f2 /etc/ssh/ssh_host_*_key.pub; hostname\n";
-/// A boot takes minutes here; the scripts which would do instead of what waits begin after 25 seconds.
+/// A boot takes minutes here.
 const AT_ONCE: Duration = Duration::from_secs(20);
 const SCRIPT: &str = "#!/bin/sh\necho second part >/dev/ttyS0\n";
 const VENDOR: &str = "#!/bin/sh\necho vendor part >/dev/ttyS0\n";
@@ -92,8 +92,7 @@ async fn what_a_debian_was_is_forgotten() -> anyhow::Result<()> {
     world.down().await
 }
 
-/// Those that start from a Debian's memory are there within the time that a process in them has to be told who it is, and are somebody
-/// of their own.
+/// Those that start from a Debian's memory are there in seconds, and are somebody of their own.
 #[tokio::test]
 #[ignore = "long: make soak"]
 async fn debians_start_from_memory_at_once() -> anyhow::Result<()> {

@@ -4,7 +4,7 @@ PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 set -e
 make() {
     kind=${1##*/ssh_host_}
-    ssh-keygen -q -t "${kind%_key}" -N '' -f "$1" </dev/null >/dev/null
+    $2 ssh-keygen -q -t "${kind%_key}" -N '' -f "$1" </dev/null >/dev/null
 }
 # The server has its keys in memory: it starts itself again when it is told to.
 show() {
@@ -26,7 +26,7 @@ for key in /etc/ssh/ssh_host_*_key; do
     esac
 done
 if [ "$made" ] && [ "$rsa" ]; then
-    (make "$rsa" && show) </dev/null >/dev/null 2>&1 &
+    (make "$rsa" nice && show) </dev/null >/dev/null 2>&1 &
 elif [ "$rsa" ]; then
     make "$rsa"
     made=yes

@@ -46,10 +46,11 @@ const IDENTITY: &str = include_str!("identity.sh");
 const SETTLE_PATIENCE: Duration = Duration::from_secs(1800);
 /// How long it may take until nothing is asked of a guest any more.
 const REST_PATIENCE: Duration = Duration::from_secs(5);
-/// How long what waits in a guest may take to give it an identity, before scripts are to do it.
-const TELL_PATIENCE: Duration = Duration::from_secs(25);
-/// How long scripts may take to give a guest an identity: of that, keys for its services take most.
-const IDENTITY_PATIENCE: Duration = Duration::from_secs(60);
+/// How long what waits in a guest may take to give it an identity, before scripts are to do it: of that, keys for its services take
+/// most. Where many start at once on an emulated processor it is long, and a boot instead would be far longer.
+const TELL_PATIENCE: Duration = Duration::from_secs(120);
+/// How long scripts may take to give a guest an identity.
+const IDENTITY_PATIENCE: Duration = Duration::from_secs(120);
 /// What waits in a guest that is being warmed, in its run directory.
 const WAITING_FILE: &str = "waiting.json";
 /// What a guest's random numbers are drawn anew from.
