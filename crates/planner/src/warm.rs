@@ -77,9 +77,10 @@ impl Step<'_> {
         }
     }
 
-    /// Whether some VM's disk lies over its own.
-    pub(crate) fn is_layer(&self) -> bool {
-        self.spec().warms.is_some() && users_of(self.view, self.id).next().is_some()
+    /// The first VM whose disk lies over its own.
+    pub(crate) fn layer_of(&self) -> Option<VmId> {
+        self.spec().warms?;
+        users_of(self.view, self.id).next()
     }
 }
 

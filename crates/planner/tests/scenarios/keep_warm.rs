@@ -283,6 +283,70 @@ fn off_leaves_nothing_that_nobody_needs() {
 }
 
 #[test]
+fn what_was_made_goes_with_the_last_of_many_that_need_it() {
+    let mut world = World::new(1);
+    let (id, form) = kept(&mut world);
+    succeed(&mut world, form);
+    let users = ["first", "second", "third"].map(|name| asked(&mut world, name, id, StartChoice::AtOnce));
+    change(&mut world, id, |spec| {
+        spec.vcpus = 2;
+        spec.version = 2;
+    });
+    let next = making(&world, id);
+    succeed(&mut world, next);
+    // In any order: what is waited for is only one of them.
+    remove(&mut world, users[1]);
+    remove(&mut world, users[0]);
+    assert!(!is_deleted(&world, form), "it was taken from under a VM");
+    // Its disk is made whole.
+    let mut intent = world.intent(users[2]);
+    intent.layer = None;
+    world.write(key::vm_intent(users[2]), &intent);
+    world.settle();
+    assert!(is_deleted(&world, form) && stands(&world, id) == Warmth::Ready(next));
+}
+
+#[test]
+fn one_that_is_deleted_under_a_vm_goes_when_that_has() {
+    let mut world = World::new(1);
+    let (id, form) = kept(&mut world);
+    succeed(&mut world, form);
+    let user = asked(&mut world, "quick", id, StartChoice::AtOnce);
+    world.delete(form);
+    let decision = planner::vm::plan(&world.view, form, world.now);
+    assert_eq!((decision.plan, decision.awaits), (None, vec![user]));
+}
+
+#[test]
+fn a_template_takes_with_it_what_was_made_for_it_once_nobody_needs_that() {
+    let mut world = World::new(1);
+    let (id, form) = kept(&mut world);
+    succeed(&mut world, form);
+    let user = asked(&mut world, "quick", id, StartChoice::AtOnce);
+    world.remove(key::object(Kind::Template, id.0));
+    assert!(!is_deleted(&world, form), "it was taken from under a VM");
+    assert!(warmth(&world.view, id).is_none());
+    remove(&mut world, user);
+    assert!(is_deleted(&world, form));
+    assert!(!world.store.contains_key(&key::template_intent(id)));
+}
+
+#[test]
+fn at_a_templates_end_one_that_is_being_made_goes_and_one_that_somebody_asked_for_stays() {
+    let mut world = World::new(1);
+    let (id, form) = kept(&mut world);
+    world.remove(key::object(Kind::Template, id.0));
+    assert!(is_deleted(&world, form));
+
+    let mut world = World::new(1);
+    let id = template(&mut world);
+    let form = super::warm::warm(&mut world, id);
+    keep(&mut world, id);
+    world.remove(key::object(Kind::Template, id.0));
+    assert!(!is_deleted(&world, form));
+}
+
+#[test]
 fn two_controllers_make_one_form() {
     let mut world = World::new(1);
     let id = template(&mut world);
