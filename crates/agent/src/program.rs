@@ -127,7 +127,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("qemu");
         let mut program = Program::find(&path).await;
-        assert_eq!((program.version(), program.look().await), ("unknown", false));
+        assert!(!program.look().await && program.version() == "unknown");
         let asked = dir.path().join("asked");
         let says = |version: &str| {
             format!(
