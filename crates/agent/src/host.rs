@@ -9,30 +9,26 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 
 use model::host::{Accelerator, AcceleratorName, HostStatus, Lack, QemuUser};
 use model::report::{AgentUse, Samples};
 use qemu::command_line::TCG_CPU_MODEL;
 use qemu::probe_accelerator::{AcceleratorKind, PROBE_DEADLINE, probe_accelerator};
 use serde::{Deserialize, Serialize};
-use tokio::process::Command;
-use tokio::time::timeout;
 
 use crate::config::{Config, HostDir};
 use crate::firmware;
+use crate::program::Program;
 use crate::storage;
 use crate::users::Way;
-
-const VERSION_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What a machine can do, found out by trying.
 #[derive(Debug, Clone)]
 pub struct Abilities {
     /// How guests are run.
     pub accelerator: Accelerator,
-    /// QEMU's release.
-    pub qemu_version: String,
+    /// QEMU's program.
+    pub qemu: Program,
     /// What the kernel cannot do.
     pub lacks: Vec<Lack>,
     /// As whom QEMU can run.
@@ -50,9 +46,9 @@ struct Probed {
 impl Abilities {
     /// Tries. A probe of this start of the machine is not repeated.
     pub async fn find(config: &Config, dir: &HostDir, qemu: &Path) -> Self {
-        let (accelerator, qemu_version, lacks, (way, qemu_user)) = tokio::join!(
+        let (accelerator, program, lacks, (way, qemu_user)) = tokio::join!(
             accelerator(dir, qemu),
-            qemu_version(qemu),
+            Program::find(qemu),
             hostnet::probe_kernel(),
             Way::find(config.qemu_uids.clone(), qemu)
         );
@@ -62,7 +58,7 @@ impl Abilities {
         };
         Self {
             accelerator,
-            qemu_version,
+            qemu: program,
             lacks: lacks.into_iter().map(lack).collect(),
             way,
             qemu_user,
@@ -73,7 +69,7 @@ impl Abilities {
     pub fn status(self, config: &Config, peer_address: SocketAddr) -> HostStatus {
         HostStatus {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            qemu_version: self.qemu_version,
+            qemu_version: self.qemu.version().to_owned(),
             cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
             memory_mib: meminfo_mib("MemTotal"),
             reserved_mib: config.reserved_mib,
@@ -118,24 +114,6 @@ async fn accelerator(dir: &HostDir, qemu: &Path) -> Accelerator {
         );
     }
     accelerator
-}
-
-/// The third word of `QEMU emulator version 10.0.2 (…)` that follows "version".
-async fn qemu_version(qemu: &Path) -> String {
-    let output = timeout(
-        VERSION_DEADLINE,
-        Command::new(qemu).arg("--version").kill_on_drop(true).output(),
-    )
-    .await;
-    let text = match output {
-        Ok(Ok(output)) => String::from_utf8_lossy(&output.stdout).into_owned(),
-        _ => String::new(),
-    };
-    let version = text
-        .split_whitespace()
-        .skip_while(|word| *word != "version")
-        .nth(1);
-    version.unwrap_or("unknown").to_owned()
 }
 
 /// Which start of the machine this is.

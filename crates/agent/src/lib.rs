@@ -20,6 +20,7 @@ pub mod machine;
 pub mod network;
 pub mod peer;
 pub mod pki;
+pub mod program;
 pub mod reconcile;
 pub mod seed;
 pub mod storage;
@@ -49,6 +50,7 @@ use link::Board;
 use network::{Network, NetworkError};
 use peer::Peers;
 use pki::{HostIdentity, PkiError, Tls};
+use program::Program;
 use reconcile::Fleet;
 use storage::Storage;
 use users::Users;
@@ -130,6 +132,7 @@ async fn serve(config: Config, ready: impl FnOnce()) -> Result<(), AgentError> {
         .peer_advertise
         .unwrap_or(SocketAddr::new(config.underlay_address, port));
     let users = Users::open(abilities.way.clone(), &dir);
+    let qemu = abilities.qemu.clone();
     let status = abilities.status(&config, peer_address);
     let speaker = machine::speaker(&dir.0);
     let client = pki::http_client(tls.to_servers.clone(), speaker.as_deref())?;
@@ -143,6 +146,7 @@ async fn serve(config: Config, ready: impl FnOnce()) -> Result<(), AgentError> {
         client,
         speaker,
         status,
+        qemu,
         users,
         clock: Clock::start(),
     }
@@ -159,6 +163,7 @@ struct Joined {
     client: reqwest::Client,
     speaker: Option<String>,
     status: HostStatus,
+    qemu: Program,
     users: Users,
     clock: Clock,
 }
@@ -170,7 +175,7 @@ impl Joined {
         let session = chance::unique();
         let clock = self.clock.clone();
         let (client, server) = (self.client.clone(), self.config.server.clone());
-        let kept_for = self.config.unneeded_kept_for;
+        let (kept_for, qemu) = (self.config.unneeded_kept_for, self.qemu.clone());
         let (journal, state) = match open_journal(&self.dir) {
             Ok(opened) => opened,
             Err(error) => {
@@ -188,6 +193,7 @@ impl Joined {
             fleet.hear(link),
             link::documents(client.clone(), server.clone(), events),
             link::reports(client.clone(), server.clone(), &board, session),
+            qemu.watch(&board),
             peer::serve(listener, from_peers, Arc::clone(&fleet)),
             calls::answer_all(client.clone(), server.clone(), &host),
             unneeded::collect_all(client.clone(), server.clone(), kept_for),

@@ -225,6 +225,13 @@ impl Board {
         self.changed.notify_one();
     }
 
+    /// The host's QEMU is of another release from now on.
+    pub fn set_qemu_version(&self, version: &str) {
+        let now_us = self.clock.now().monotonic_us;
+        self.lock().set_qemu_version(now_us, version);
+        self.changed.notify_one();
+    }
+
     /// Waits until something has to be posted, or a heartbeat is due.
     async fn wait(&self) {
         let heartbeat = Instant::now() + Duration::from_millis(KEEP_ALIVE_MS);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use model::{HostId, Kind, MigrationId, TemplateId, Timestamp, VmId};
-use planner::View;
+use planner::{Decision, View};
 use uuid::Uuid;
 
 /// Something that the planner has a next step for.
@@ -29,6 +29,8 @@ pub struct Queue {
     rung_at: Option<Timestamp>,
     /// Items that nothing could be done for: a change of any host or image may help.
     waiting: BTreeSet<Item>,
+    /// The items that a VM's next change, or its end, may matter to.
+    awaiting: BTreeMap<VmId, BTreeSet<Item>>,
 }
 
 impl Queue {
@@ -44,8 +46,8 @@ impl Queue {
         for id in view.hosts.keys() {
             queue.push(Item::Host(*id));
         }
-        for id in view.templates.keys() {
-            queue.push(Item::Template(TemplateId(*id)));
+        for id in view.kept_templates() {
+            queue.push(Item::Template(id));
         }
         queue
     }
@@ -60,7 +62,12 @@ impl Queue {
     /// Names all that a changed object may matter to.
     pub fn wake(&mut self, view: &View, kind: Kind, id: Uuid) {
         match kind {
-            Kind::Vm => self.push(Item::Vm(VmId(id))),
+            Kind::Vm => {
+                self.push(Item::Vm(VmId(id)));
+                for item in self.awaiting.remove(&VmId(id)).unwrap_or_default() {
+                    self.push(item);
+                }
+            }
             Kind::Migration => {
                 self.push(Item::Migration(MigrationId(id)));
                 let waits = |migration: &planner::view::Migration| migration.intent.is_none();
@@ -128,11 +135,14 @@ impl Queue {
     }
 
     /// Nothing is to be done for an item now.
-    pub fn wait(&mut self, item: Item, until: Option<Timestamp>, for_room: bool) {
-        if for_room {
+    pub fn wait(&mut self, item: Item, decision: &Decision) {
+        if decision.is_waiting {
             self.waiting.insert(item);
         }
-        match until {
+        for vm in &decision.awaits {
+            self.awaiting.entry(*vm).or_default().insert(item);
+        }
+        match decision.look_again_at {
             Some(at) => self.timers.insert(item, at),
             None => self.timers.remove(&item),
         };
@@ -172,7 +182,7 @@ mod tests {
         queue.push(a);
         assert_eq!((queue.pop(), queue.pop(), queue.pop()), (Some(a), Some(b), None));
         let at = Timestamp::from_second(10).unwrap();
-        queue.wait(a, Some(at), false);
+        queue.wait(a, &Decision::wait_until(at));
         assert_eq!(queue.ring(Timestamp::from_second(9).unwrap()), Some(at));
         assert_eq!(queue.pop(), None);
         assert_eq!(queue.ring(at), None);
@@ -187,8 +197,8 @@ mod tests {
         );
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut queue = Queue::default();
-        queue.wait(a, Some(at(100_010)), false);
-        queue.wait(b, Some(at(200_000)), false);
+        queue.wait(a, &Decision::wait_until(at(100_010)));
+        queue.wait(b, &Decision::wait_until(at(200_000)));
         assert_eq!(queue.ring(at(100_000)), Some(at(100_010)));
         assert_eq!(queue.ring(at(13_600)), None);
         assert_eq!((queue.pop(), queue.pop(), queue.pop()), (Some(a), Some(b), None));
@@ -198,8 +208,25 @@ mod tests {
     fn a_host_wakes_what_waits() {
         let a = Item::Vm(VmId(Uuid::from_u128(1)));
         let mut queue = Queue::default();
-        queue.wait(a, None, true);
+        queue.wait(a, &Decision::wait_for_room());
         queue.wake(&View::default(), Kind::Host, Uuid::from_u128(9));
         assert_eq!(queue.pop(), Some(a));
+    }
+
+    #[test]
+    fn a_vm_wakes_what_waits_for_it_once() {
+        let (vm, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let template = Item::Template(TemplateId(Uuid::from_u128(3)));
+        let mut queue = Queue::default();
+        let decision = Decision {
+            awaits: vec![VmId(vm)],
+            ..Decision::nothing()
+        };
+        queue.wait(template, &decision);
+        for (id, woken) in [(other, None), (vm, Some(template)), (vm, None)] {
+            queue.wake(&View::default(), Kind::Vm, id);
+            assert_eq!(queue.pop(), Some(Item::Vm(VmId(id))));
+            assert_eq!(queue.pop(), woken);
+        }
     }
 }

@@ -96,9 +96,9 @@ fn wake_changed(cache: &Cache, queue: &mut Queue, seen: u64) -> u64 {
 
 /// Looks at one item, and commits what the planner wants.
 async fn step(writer: Writer<'_>, queue: &mut Queue, item: Item) -> Outcome {
-    let decision = decide(writer, item, queue.next(BESIDE_MAX));
-    let Some(plan) = decision.plan else {
-        queue.wait(item, decision.look_again_at, decision.is_waiting);
+    let mut decision = decide(writer, item, queue.next(BESIDE_MAX));
+    let Some(plan) = decision.plan.take() else {
+        queue.wait(item, &decision);
         return Outcome::Nothing;
     };
     let action = plan.action.clone();

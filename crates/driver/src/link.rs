@@ -93,6 +93,12 @@ impl Board {
         self.post_within(now_us, Duration::ZERO);
     }
 
+    /// The host's QEMU is of another release from now on; posted at once.
+    pub fn set_qemu_version(&mut self, now_us: u64, version: &str) {
+        version.clone_into(&mut self.host.qemu_version);
+        self.post_within(now_us, Duration::ZERO);
+    }
+
     fn post_within(&mut self, now_us: u64, within: Duration) {
         let within_us = u64::try_from(within.as_micros()).unwrap_or(u64::MAX);
         let due_us = now_us.saturating_add(within_us);

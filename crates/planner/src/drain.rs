@@ -130,9 +130,9 @@ pub fn plan(view: &View, id: HostId, now: Timestamp, next_id: &mut dyn FnMut() -
         return begin(view, object, drain, held, next_id(), now).map_or_else(Decision::nothing, Into::into);
     }
     Decision {
-        plan: None,
         look_again_at: ready.map(not_before).min(),
         is_waiting: progress.outlook() != Outlook::Drained,
+        ..Decision::nothing()
     }
 }
 

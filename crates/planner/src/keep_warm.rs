@@ -8,7 +8,10 @@
 //! follows, each time it is looked at, from the forms that are there; kept is only how often making one has failed, and for
 //! what that counts. So it goes on after a restart where it was. One form is made at a time. One that failed is deleted with
 //! the note of why; one that is out of date when no VM's disk lies over its own. After [`FAILURES_MAX`] failures nothing is
-//! tried until the template or the hosts' QEMUs are others.
+//! tried until the template or the hosts' QEMUs are others. What was made for a template goes as it does when it shall be warm
+//! no more, also when it is no more itself.
+//!
+//! Nothing is looked at from time to time: a form that is to go and is needed waits for the first of those that need it.
 //!
 //! **Start here:** [`warmth`], which says how a template stands; [`plan`] does the next thing.
 
@@ -32,8 +35,6 @@ const PAUSE_MS: i64 = 60_000;
 const FIRST_RETRY_MS: i64 = 30_000;
 /// How long a guest may take until its memory is kept, from its grant on.
 const MAKING_MAX_MS: i64 = 1_800_000;
-/// How often it is looked at whether an outdated form is needed still.
-const LOOK_MS: i64 = 30_000;
 
 /// How a warm form is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,18 +64,16 @@ pub enum Warmth {
 
 /// How a template stands, and what was done last for it; `None` if it is not kept warm.
 pub fn warmth(view: &View, id: TemplateId) -> Option<(Warmth, Option<&TemplateIntent>)> {
-    let keeper = Keeper::of(view, id)?;
+    let keeper = Keeper::of(view, id);
     let intent = keeper.intent.map(|at| &at.value);
-    keeper.keep.map(|_| (keeper.warmth(&keeper.forms()), intent))
+    keeper.kept().map(|_| (keeper.warmth(&keeper.forms()), intent))
 }
 
 /// What is to be done about a template now. `next_id` makes the id of what is created.
 pub fn plan(view: &View, id: TemplateId, now: Timestamp, next_id: &mut dyn FnMut() -> Uuid) -> Decision {
-    let Some(keeper) = Keeper::of(view, id) else {
-        return Decision::nothing();
-    };
-    match keeper.keep {
-        Some(keep) => keeper.next(keep, now, next_id),
+    let keeper = Keeper::of(view, id);
+    match keeper.kept() {
+        Some((template, keep)) => keeper.next(template, keep, now, next_id),
         None => keeper.let_go(now),
     }
 }
@@ -82,21 +81,25 @@ pub fn plan(view: &View, id: TemplateId, now: Timestamp, next_id: &mut dyn FnMut
 struct Keeper<'v> {
     view: &'v View,
     id: TemplateId,
-    template: &'v At<Object<TemplateSpec>>,
-    keep: Option<&'v KeepWarm>,
+    /// `None` once it is no more.
+    template: Option<&'v At<Object<TemplateSpec>>>,
     intent: Option<&'v At<TemplateIntent>>,
 }
 
 impl<'v> Keeper<'v> {
-    fn of(view: &'v View, id: TemplateId) -> Option<Self> {
-        let template = view.templates.get(&id.0)?;
-        Some(Self {
+    fn of(view: &'v View, id: TemplateId) -> Self {
+        Self {
             view,
             id,
-            template,
-            keep: template.value.spec.keep_warm.as_ref(),
+            template: view.templates.get(&id.0),
             intent: view.template_intents.get(&id),
-        })
+        }
+    }
+
+    /// The template, if it shall be warm.
+    fn kept(&self) -> Option<(&'v Object<TemplateSpec>, &'v KeepWarm)> {
+        let template = &self.template?.value;
+        Some((template, template.spec.keep_warm.as_ref()?))
     }
 
     /// The forms that nobody has deleted, the newest first.
@@ -146,14 +149,17 @@ impl<'v> Keeper<'v> {
         let statuses = self.view.hosts.values().filter_map(|host| host.status.as_ref());
         let builds: BTreeSet<String> = statuses.map(|at| at.value.build()).collect();
         let builds: Vec<String> = builds.into_iter().collect();
-        format!(
-            "version {}; {}",
-            self.template.value.spec.version,
-            builds.join("; ")
-        )
+        let version = self.template.map_or(0, |at| at.value.spec.version);
+        format!("version {version}; {}", builds.join("; "))
     }
 
-    fn next(&self, keep: &KeepWarm, now: Timestamp, next_id: &mut dyn FnMut() -> Uuid) -> Decision {
+    fn next(
+        &self,
+        template: &Object<TemplateSpec>,
+        keep: &KeepWarm,
+        now: Timestamp,
+        next_id: &mut dyn FnMut() -> Uuid,
+    ) -> Decision {
         let forms = self.forms();
         if let Some(plan) = forms
             .iter()
@@ -164,19 +170,27 @@ impl<'v> Keeper<'v> {
         let warmth = self.warmth(&forms);
         let is_due = matches!(warmth, Warmth::Due(at) if at.is_none_or(|at| at <= now));
         if is_due {
-            return self.make(keep, &forms, now, next_id()).into();
+            return self.make(template, keep, &forms, now, next_id()).into();
         }
         if let Some(plan) = forms.iter().find_map(|(id, form)| self.tidy(*id, form, now)) {
             return plan.into();
         }
-        let has_outdated = forms.iter().any(|(_, form)| matches!(form, Form::Outdated(_)));
-        let look = has_outdated.then(|| later(now, LOOK_MS));
-        match warmth {
+        let outdated = forms.iter().filter(|(_, form)| matches!(form, Form::Outdated(_)));
+        let users = self.first_users(outdated.map(|(id, _)| *id));
+        let decision = match warmth {
             Warmth::Ready(_) if self.intent.is_some_and(|at| at.value.failures > 0) => self.succeed().into(),
-            Warmth::Ready(_) | Warmth::GivenUp => Decision::wait_for_room().and_at(look),
-            Warmth::Making(form) => Decision::nothing().and_at(look).and_at(self.late_at(form)),
-            Warmth::Due(at) => Decision::wait_for_room().and_at(look).and_at(at),
-        }
+            Warmth::Ready(_) | Warmth::GivenUp => Decision::wait_for_room(),
+            Warmth::Making(form) => Decision::nothing().and_at(self.late_at(form)),
+            Warmth::Due(at) => Decision::wait_for_room().and_at(at),
+        };
+        decision.and_after(users)
+    }
+
+    /// Of each form, one that needs it: as long as that does, it does not matter who else does.
+    fn first_users(&self, forms: impl Iterator<Item = VmId>) -> Vec<VmId> {
+        forms
+            .filter_map(|form| users_of(self.view, form).next())
+            .collect()
     }
 
     /// The end of a form that nobody can use any more, nor needs.
@@ -210,9 +224,11 @@ impl<'v> Keeper<'v> {
     }
 
     fn begin(&self, what: &str) -> Plan {
-        let meta = &self.template.value.meta;
-        let mut plan = Plan::new(format!("keep template {} warm: {what}", meta.name));
-        plan.rely(key::object(Kind::Template, meta.id), self.template.revision);
+        let name = self.template.map(|at| at.value.meta.name.clone());
+        let name = name.unwrap_or_else(|| self.id.to_string());
+        let mut plan = Plan::new(format!("keep template {name} warm: {what}"));
+        let revision = self.template.map_or(0, |at| at.revision);
+        plan.rely(key::object(Kind::Template, self.id.0), revision);
         plan
     }
 
@@ -240,9 +256,15 @@ impl<'v> Keeper<'v> {
         plan
     }
 
-    fn make(&self, keep: &KeepWarm, forms: &[(VmId, Form)], now: Timestamp, new_id: Uuid) -> Plan {
-        let template = &self.template.value;
-        let name = self.free_name();
+    fn make(
+        &self,
+        template: &Object<TemplateSpec>,
+        keep: &KeepWarm,
+        forms: &[(VmId, Form)],
+        now: Timestamp,
+        new_id: Uuid,
+    ) -> Plan {
+        let name = self.free_name(&template.meta);
         let mut plan = self.begin(&format!("make {name}"));
         let meta = Meta {
             id: new_id,
@@ -276,8 +298,7 @@ impl<'v> Keeper<'v> {
     }
 
     /// `small-warm-1`, or the next that no VM is called.
-    fn free_name(&self) -> String {
-        let meta = &self.template.value.meta;
+    fn free_name(&self, meta: &Meta) -> String {
         let short: String = meta.name.chars().take(48).collect();
         let name = |number: u64| format!("{short}-warm-{number}");
         let is_free = |name: &String| {
@@ -287,7 +308,8 @@ impl<'v> Keeper<'v> {
         (1..).map(name).find(is_free).unwrap_or_else(|| name(0))
     }
 
-    /// The wish was taken back: what was made for it goes when nobody needs it. Forms that users asked for later are theirs.
+    /// The wish was taken back, or the template is no more: what was made for it goes when nobody needs it. Forms that users asked
+    /// for later are theirs.
     fn let_go(&self, now: Timestamp) -> Decision {
         let Some(at) = self.intent else {
             return Decision::nothing();
@@ -299,7 +321,7 @@ impl<'v> Keeper<'v> {
             return plan.into();
         }
         if !ours.is_empty() {
-            return Decision::wait_until(later(now, LOOK_MS));
+            return Decision::wait_for(self.first_users(ours.into_iter()));
         }
         let mut plan = self.begin("no longer");
         plan.remove(key::template_intent(self.id), at.revision);

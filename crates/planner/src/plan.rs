@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use model::Timestamp;
 use model::record::{self, Stored};
+use model::{Timestamp, VmId};
 
 /// Writes that are made together, or not at all if anything they rely on has changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,6 +63,8 @@ pub struct Decision {
     pub look_again_at: Option<Timestamp>,
     /// Whether there is something to do that a change of any host or image may make possible.
     pub is_waiting: bool,
+    /// The VMs whose next change, or end, may make something possible.
+    pub awaits: Vec<VmId>,
 }
 
 impl Decision {
@@ -77,6 +79,21 @@ impl Decision {
             look_again_at: Some(at),
             ..Self::default()
         }
+    }
+
+    /// Nothing to do until one of these VMs changes, or is no more.
+    pub(crate) fn wait_for(awaits: Vec<VmId>) -> Self {
+        Self {
+            awaits,
+            ..Self::default()
+        }
+    }
+
+    /// The same, and look again when one of these VMs changes, or is no more.
+    #[must_use]
+    pub(crate) fn and_after(mut self, awaits: Vec<VmId>) -> Self {
+        self.awaits.extend(awaits);
+        self
     }
 
     /// The same, and look again at this time at the latest.

@@ -407,6 +407,12 @@ impl View {
         self.warm_forms.get(&template).into_iter().flatten().copied()
     }
 
+    /// The templates that are kept warm or may be, and those that are no more and were.
+    pub fn kept_templates(&self) -> BTreeSet<TemplateId> {
+        let there = self.templates.keys().map(|id| TemplateId(*id));
+        there.chain(self.template_intents.keys().copied()).collect()
+    }
+
     fn index_template(&mut self, id: Uuid, add: bool) {
         let newest = self.templates.get(&id).map(|at| at.value.spec.image);
         let earlier = self.template_versions.of(id).map(|(_, at)| at.value.spec.image);

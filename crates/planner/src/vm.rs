@@ -480,8 +480,11 @@ impl<'a> Step<'a> {
 
     /// Nothing runs and the VM is to go: its volumes first, then its records.
     fn deleted(&self) -> Decision {
-        if self.is_being_written() || self.is_layer() {
+        if self.is_being_written() {
             return Decision::nothing();
+        }
+        if let Some(user) = self.layer_of() {
+            return Decision::wait_for(vec![user]);
         }
         let intent = self.intent();
         let removed = self.vm.runs.values().any(|run| run.state == RunState::Removed);

@@ -77,9 +77,10 @@ impl Step<'_> {
         }
     }
 
-    /// Whether some VM's disk lies over its own.
-    pub(crate) fn is_layer(&self) -> bool {
-        self.spec().warms.is_some() && users_of(self.view, self.id).next().is_some()
+    /// The first VM whose disk lies over its own.
+    pub(crate) fn layer_of(&self) -> Option<VmId> {
+        self.spec().warms?;
+        users_of(self.view, self.id).next()
     }
 }
 
@@ -155,9 +156,9 @@ fn of_another_build(view: &View, id: VmId) -> Option<Reason> {
     }
     let kept = saved.build.as_deref().unwrap_or("another QEMU");
     let message = format!(
-        "its memory was kept by {kept}, and no host can go on from that ({} here): warm the template again, and delete this VM \
-         when no other needs it",
-        first.1
+        "its memory was kept by {kept}, and no host can go on from that ({} here): {}",
+        first.1,
+        remedy(view, id)
     );
     Some(Reason::new(ANOTHER_BUILD, message))
 }
@@ -206,11 +207,25 @@ pub fn staleness(view: &View, id: VmId) -> Option<Reason> {
     let changed: Vec<&str> = changed.map(|(part, _)| part).collect();
     (!changed.is_empty()).then(|| {
         let message = format!(
-            "its template has changed since ({}): warm the template again, and delete this VM when no other needs it",
-            changed.join(", ")
+            "its template has changed since ({}): {}",
+            changed.join(", "),
+            remedy(view, id)
         );
         Reason::new("warm-form-stale", message)
     })
+}
+
+/// What comes after a warm VM that is of no more use.
+fn remedy(view: &View, id: VmId) -> String {
+    let template = || view.vms.get(&id)?.object.as_ref()?.value.spec.warms;
+    let template = template().and_then(|id| view.templates.get(&id.0));
+    match template.map(|at| &at.value) {
+        Some(template) if template.spec.keep_warm.is_none() => format!(
+            "`sterna template warm {}` has another made, and this VM deleted when no other needs it",
+            template.meta.name
+        ),
+        _ => "another is made by itself, and this VM deleted when no other needs it".to_owned(),
+    }
 }
 
 /// The newest warm VM that a VM can start from.
@@ -240,8 +255,6 @@ fn fits<'v>(view: &'v View, id: VmId, spec: &VmSpec) -> Result<&'v SavedState, S
     if let Some(stale) = outdated(view, id) {
         return Err(format!("of {name}, {}", stale.message));
     }
-    let saved = vm.intent.as_ref().and_then(|at| at.value.saved.as_ref());
-    let saved = saved.ok_or_else(|| format!("the memory of {name} is not kept yet"))?;
     let warm = &object.spec;
     let told = |spec: &VmSpec| {
         (
@@ -262,10 +275,17 @@ fn fits<'v>(view: &'v View, id: VmId, spec: &VmSpec) -> Result<&'v SavedState, S
         ("guest", told(warm) == told(spec)),
     ];
     let other = parts.into_iter().find(|(_, is_same)| !is_same);
-    match other {
-        Some((part, _)) => Err(format!("it has another `{part}` than {name}")),
-        None => Ok(saved),
+    if let Some((part, _)) = other {
+        let versions = (spec.template_version, warm.template_version);
+        return Err(match versions {
+            (Some(own), Some(newest)) if own != newest => format!(
+                "it is of version {own} of its template and {name} of version {newest}, which has another `{part}`"
+            ),
+            _ => format!("it has another `{part}` than {name}"),
+        });
     }
+    let saved = vm.intent.as_ref().and_then(|at| at.value.saved.as_ref());
+    saved.ok_or_else(|| format!("the memory of {name} is not kept yet"))
 }
 
 fn booted(why: &str) -> Reason {

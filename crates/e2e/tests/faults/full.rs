@@ -1,10 +1,11 @@
 //! The entries of the table whose datastore is full, on a small file system of its own.
 //!
 //! **Owns:** taking room away and giving it back, and what must hold at each end. Only root can mount the file system that
-//! this needs; anybody else's run says so and ends.
+//! this needs; anybody else's run says so and leaves these entries out. The usual ones are made by [`super::moves`], in the world of
+//! all others.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -40,23 +41,24 @@ const ATTEMPTS: usize = 20;
 const PAUSE: Duration = Duration::from_millis(100);
 
 #[tokio::test]
-async fn a_datastore_is_full() -> anyhow::Result<()> {
-    make_all(When::Usual).await
-}
-
-#[tokio::test]
 #[ignore = "long: make soak"]
 async fn a_datastore_is_full_at_length() -> anyhow::Result<()> {
-    make_all(When::Soak).await
-}
-
-async fn make_all(when: When) -> anyhow::Result<()> {
-    let Ok(files) = Small::mount() else {
-        println!("skipped: this user cannot mount a file system");
+    let Some(files) = Small::mount_if_possible() else {
         return Ok(());
     };
     let world = World::up(3).await?;
     world.make_template(MEMORY_MIB).await?;
+    let mut pair = files.pair(&world).await?;
+    for entry in entries(|one| one.fault == Fault::FullDatastore && one.when == When::Soak) {
+        let told = format!("{:?} at {:?}", entry.fault, entry.stage);
+        make(&world, &files, &mut pair, entry).await.context(told)?;
+    }
+    leaves_one_history(&world, pair, &files.volumes()).await?;
+    world.down().await
+}
+
+/// Makes it a datastore.
+async fn register(world: &World, files: &Small) -> anyhow::Result<()> {
     let spec = DatastoreSpec {
         path: files.path().to_string_lossy().into_owned(),
         coherent: true,
@@ -66,17 +68,16 @@ async fn make_all(when: When) -> anyhow::Result<()> {
         labels: BTreeMap::new(),
         spec,
     };
-    world.client().create::<Datastore>(&body, None, false).await?;
-    let mut pair = Pair::create_on(&world, Some(SMALL)).await?;
-    for entry in entries(|one| one.fault == Fault::FullDatastore && one.when == when) {
-        let told = format!("{:?} at {:?}", entry.fault, entry.stage);
-        make(&world, &files, &mut pair, entry).await.context(told)?;
-    }
-    leaves_one_history(&world, pair, &files.path().join("volumes")).await?;
-    world.down().await
+    let made = world.client().create::<Datastore>(&body, None, false).await;
+    Ok(made.map(drop)?)
 }
 
-async fn make(world: &World, files: &Small, pair: &mut Pair<'_>, entry: Entry) -> anyhow::Result<()> {
+pub(super) async fn make(
+    world: &World,
+    files: &Small,
+    pair: &mut Pair<'_>,
+    entry: Entry,
+) -> anyhow::Result<()> {
     let before = pair.ear.goes_on().await?;
     match (entry.stage, entry.end) {
         (Stage::Running, End::Waits) => running(world, files, pair, before).await,
@@ -263,9 +264,27 @@ fn says(vm: &VmObject, word: &str) -> anyhow::Result<()> {
 }
 
 /// A file system of its own, in memory.
-struct Small(TempDir);
+pub(super) struct Small(TempDir);
 
 impl Small {
+    pub(super) fn mount_if_possible() -> Option<Self> {
+        let mounted = Self::mount();
+        if let Err(error) = &mounted {
+            println!("no datastore is full: this user cannot mount a file system: {error:#}");
+        }
+        mounted.ok()
+    }
+
+    /// A pair, with the disk of the one that moves in it.
+    pub(super) async fn pair<'w>(&self, world: &'w World) -> anyhow::Result<Pair<'w>> {
+        register(world, self).await?;
+        Pair::create_on(world, Some(SMALL)).await
+    }
+
+    pub(super) fn volumes(&self) -> PathBuf {
+        self.path().join("volumes")
+    }
+
     fn mount() -> anyhow::Result<Self> {
         let small = Self(tempfile::tempdir()?);
         let options = format!("size={ROOM_BYTES}");

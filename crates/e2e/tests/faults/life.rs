@@ -189,9 +189,11 @@ async fn the_agent_is_killed_in_operations_of_a_vm() -> anyhow::Result<()> {
     walk(Part::Agent, steps, |step| step.usual_stage(Part::Agent)).await
 }
 
+/// Of those that it is killed in at the same stage, with the same end, one is left to `make soak`.
 #[tokio::test]
 async fn the_qemu_is_killed_in_the_operations_of_a_vm() -> anyhow::Result<()> {
-    let steps = LIFE.iter().filter(|step| step.qemu.is_some());
+    let is_usual = |step: &&Step| step.qemu.is_some() && step.ask != Ask::Act("reboot");
+    let steps = LIFE.iter().filter(is_usual);
     walk(Part::Qemu, steps, |step| step.usual_stage(Part::Qemu)).await
 }
 

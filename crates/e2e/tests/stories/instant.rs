@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use api::client::ObjectOf;
@@ -19,6 +20,8 @@ use testkit::wait::{self, Verdict};
 use testkit::world::World;
 
 const WARM: &str = "tiny-warm-1";
+/// Shorter than anything that looks from time to time would take.
+const AT_ONCE: Duration = Duration::from_secs(15);
 /// Who it is, and what it draws at random.
 const WHO: &str = "hostname; cat /sys/class/net/eth0/address; date +%s; od -An -v -tx1 -N48 /dev/urandom | tr -d ' \\n'; echo\n\
     ip -o -4 address show dev eth0 | awk '{ print $4 }'; ls -d /run/sterna-identity 2>/dev/null; ps | grep '[p]robe identity'; :\n";
@@ -69,18 +72,21 @@ async fn vms_start_from_their_templates_memory() -> anyhow::Result<()> {
     are_others(&world, &all).await?;
     is_kept_from_people(&world).await?;
 
+    // One is killed in the midst: it is booted instead, or had started.
+    let killed = create(&world, "four", "h1", StartChoice::Auto).await?;
+    kill_qemu(&world, &killed).await?;
+    changes_and_is_kept_warm(&world).await?;
     what_they_do_stays_theirs(&world).await?;
     ensure!(sha256(&memory)? == before, "the kept memory was written");
 
-    is_warmed_anew(&world).await?;
+    is_warm_again(&world).await?;
     let left: Vec<_> = std::fs::read_dir(world.volumes())?.collect::<Result<_, _>>()?;
     ensure!(left.is_empty(), "{left:?}");
     world.down().await
 }
 
-/// Kept warm from now on, the template has what was made by hand; when it changes another form is made by itself, and the one before
-/// goes with the last VM that needs it.
-async fn is_warmed_anew(world: &World) -> anyhow::Result<()> {
+/// Kept warm from now on, the template has what was made by hand; when it changes another form is made by itself.
+async fn changes_and_is_kept_warm(world: &World) -> anyhow::Result<()> {
     let warmth = change(world, json!({"keep_warm": {}})).await?;
     let is_as_before = warmth.as_ref().is_some_and(|warm| {
         warm.state == WarmState::Ready
@@ -88,7 +94,11 @@ async fn is_warmed_anew(world: &World) -> anyhow::Result<()> {
             && warm.host.as_deref() == Some("h1")
     });
     ensure!(is_as_before, "{warmth:?}");
-    change(world, json!({"memory_mib": 208})).await?;
+    change(world, json!({"memory_mib": 208})).await.map(drop)
+}
+
+/// By another form; the one before goes at once with the last VM that needs it, and the other with its template.
+async fn is_warm_again(world: &World) -> anyhow::Result<()> {
     let is_ready = |template: &ObjectOf<Template>| {
         let warm = template.status.warm.as_ref();
         Verdict::from(warm.is_some_and(|warm| {
@@ -103,9 +113,9 @@ async fn is_warmed_anew(world: &World) -> anyhow::Result<()> {
     for name in ["one", "two", "three", "four", "five"] {
         world.delete_vm(name).await?;
     }
-    wait::until_gone::<Vm>(world.client(), WARM, BOOT_PATIENCE).await?;
-    change(world, json!({"keep_warm": null})).await?;
-    wait::until_gone::<Vm>(world.client(), "tiny-warm-2", PATIENCE).await
+    wait::until_gone::<Vm>(world.client(), WARM, AT_ONCE).await?;
+    world.client().delete::<Template>(TINY).await?;
+    wait::until_gone::<Vm>(world.client(), "tiny-warm-2", AT_ONCE).await
 }
 
 async fn change(world: &World, spec: serde_json::Value) -> anyhow::Result<Option<Warmth>> {
@@ -118,11 +128,6 @@ async fn change(world: &World, spec: serde_json::Value) -> anyhow::Result<Option
 
 /// Through work, a reset and a move, and while one is killed in the midst of its start.
 async fn what_they_do_stays_theirs(world: &World) -> anyhow::Result<()> {
-    // One is killed in the midst: it is booted instead, or had started.
-    let killed = create(world, "four", "h1", StartChoice::Auto).await?;
-    kill_qemu(world, &killed).await?;
-
-    // What they do stays theirs, through a reset and a move.
     for name in ["one", "two"] {
         world.does(name, WORK).await?;
     }

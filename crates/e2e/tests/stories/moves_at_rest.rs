@@ -49,7 +49,7 @@ async fn is_prepared(world: &World) -> anyhow::Result<VmObject> {
     Ok(vm)
 }
 
-/// Once by itself when it is asked, once by force: the same incarnation, the same process.
+/// Once by itself when it is asked, once by force in the midst of the boot that follows: the same incarnation, the same process.
 async fn reboots(world: &World, before: &VmObject) -> anyhow::Result<VmObject> {
     let host = before.status.host.clone().context("it is on no host")?;
     let mut console = world.console(&host, vms::id(before));
@@ -68,11 +68,6 @@ async fn reboots(world: &World, before: &VmObject) -> anyhow::Result<VmObject> {
             .await?;
         let is_over = |vm: &VmObject| Verdict::from(vm.status.operation.is_none());
         world.until_vm(NAME, "rebooted", is_over).await?;
-        let vm = world.until_ready(NAME).await?;
-        ensure!(
-            vm.status.incarnation == before.status.incarnation,
-            "a reboot ended the incarnation"
-        );
         let told = told(world).await?;
         let expected = if force {
             "web-reboot-2 Done reset"
@@ -81,11 +76,16 @@ async fn reboots(world: &World, before: &VmObject) -> anyhow::Result<VmObject> {
         };
         ensure!(told.last().is_some_and(|last| last == expected), "{told:?}");
     }
+    let vm = world.until_ready(NAME).await?;
+    ensure!(
+        vm.status.incarnation == before.status.incarnation,
+        "a reboot ended the incarnation"
+    );
     ensure!(
         world.living(vms::id(before)) == processes,
         "a reboot made another process"
     );
-    world.get_vm(NAME).await
+    Ok(vm)
 }
 
 /// Saved into the datastore it holds no host; elsewhere the same guest goes on, under a new incarnation.

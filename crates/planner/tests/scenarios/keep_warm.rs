@@ -5,7 +5,7 @@ use model::host::HostStatus;
 use model::lifecycle::Phase;
 use model::report::RunState;
 use model::template::{ANOTHER_BUILD, KeepWarm, TemplateSpec};
-use model::vm::{SavedIn, StartChoice};
+use model::vm::{Power, SavedIn, StartChoice};
 use model::{DatastoreId, Incarnation, Kind, Object, TemplateId, VmId, key, samples};
 use planner::keep_warm::{FAILURES_MAX, Warmth, warmth};
 
@@ -280,6 +280,116 @@ fn off_leaves_nothing_that_nobody_needs() {
     assert!(is_deleted(&world, form));
     assert!(!world.store.contains_key(&key::template_intent(id)));
     assert_eq!(made(&world), 1);
+}
+
+#[test]
+fn what_was_made_goes_with_the_last_of_many_that_need_it() {
+    let mut world = World::new(1);
+    let (id, form) = kept(&mut world);
+    succeed(&mut world, form);
+    let users = ["first", "second", "third"].map(|name| asked(&mut world, name, id, StartChoice::AtOnce));
+    change(&mut world, id, |spec| {
+        spec.vcpus = 2;
+        spec.version = 2;
+    });
+    let next = making(&world, id);
+    succeed(&mut world, next);
+    // In any order: what is waited for is only one of them.
+    remove(&mut world, users[1]);
+    remove(&mut world, users[0]);
+    assert!(!is_deleted(&world, form), "it was taken from under a VM");
+    // Its disk is made whole.
+    let mut intent = world.intent(users[2]);
+    intent.layer = None;
+    world.write(key::vm_intent(users[2]), &intent);
+    world.settle();
+    assert!(is_deleted(&world, form) && stands(&world, id) == Warmth::Ready(next));
+}
+
+#[test]
+fn one_that_is_deleted_under_a_vm_goes_when_that_has() {
+    let mut world = World::new(1);
+    let (id, form) = kept(&mut world);
+    succeed(&mut world, form);
+    let user = asked(&mut world, "quick", id, StartChoice::AtOnce);
+    world.delete(form);
+    let decision = planner::vm::plan(&world.view, form, world.now);
+    assert_eq!((decision.plan, decision.awaits), (None, vec![user]));
+}
+
+#[test]
+fn a_template_takes_with_it_what_was_made_for_it_once_nobody_needs_that() {
+    let mut world = World::new(1);
+    let (id, form) = kept(&mut world);
+    succeed(&mut world, form);
+    let user = asked(&mut world, "quick", id, StartChoice::AtOnce);
+    world.remove(key::object(Kind::Template, id.0));
+    assert!(!is_deleted(&world, form), "it was taken from under a VM");
+    assert!(warmth(&world.view, id).is_none());
+    remove(&mut world, user);
+    assert!(is_deleted(&world, form));
+    assert!(!world.store.contains_key(&key::template_intent(id)));
+}
+
+#[test]
+fn at_a_templates_end_one_that_is_being_made_goes_and_one_that_somebody_asked_for_stays() {
+    let mut world = World::new(1);
+    let (id, form) = kept(&mut world);
+    world.remove(key::object(Kind::Template, id.0));
+    assert!(is_deleted(&world, form));
+
+    let mut world = World::new(1);
+    let id = template(&mut world);
+    let form = super::warm::warm(&mut world, id);
+    keep(&mut world, id);
+    world.remove(key::object(Kind::Template, id.0));
+    assert!(!is_deleted(&world, form));
+}
+
+#[test]
+fn a_vm_of_an_earlier_version_boots_and_says_why() {
+    let mut world = World::new(1);
+    let (id, form) = kept(&mut world);
+    succeed(&mut world, form);
+    change(&mut world, id, |spec| {
+        spec.memory_mib = 512;
+        spec.version = 2;
+    });
+    let next = making(&world, id);
+    // Before the memory of the next one is kept, and after.
+    for name in ["early", "late"] {
+        let pinned = world.asked_for(name, Power::Hold, 256);
+        world.change_vm(pinned, |object| {
+            object.spec.template = Some(id);
+            object.spec.template_version = Some(1);
+            object.spec.start = StartChoice::AtOnce;
+            object.spec.power = Power::Running;
+        });
+        assert_eq!(world.told(&world.host_of(pinned), pinned), "run 1 from disk");
+        let why = world.intent(pinned).booted_instead.unwrap().message;
+        let expected = "it is of version 1 of its template and small-warm-2 of version 2, which has another `memory_mib`";
+        assert!(why.contains(expected), "{why}");
+        if name == "early" {
+            succeed(&mut world, next);
+        }
+    }
+}
+
+#[test]
+fn what_is_of_no_more_use_says_who_makes_the_next() {
+    let mut world = World::new(1);
+    let id = template(&mut world);
+    let form = super::warm::warm(&mut world, id);
+    let user = asked(&mut world, "quick", id, StartChoice::AtOnce);
+    assert_eq!(world.intent(user).layer, Some(form));
+    let says = |world: &World| planner::warm::staleness(&world.view, form).unwrap().message;
+    change(&mut world, id, |spec| {
+        spec.vcpus = 2;
+        spec.version = 2;
+    });
+    assert!(says(&world).contains("`sterna template warm small` has another made"));
+    keep(&mut world, id);
+    assert!(says(&world).contains("another is made by itself"));
 }
 
 #[test]

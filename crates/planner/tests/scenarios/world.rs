@@ -48,6 +48,8 @@ pub(crate) struct World {
     concerns: Concerns,
     /// The last of the ids that drains were given for their migrations.
     drain_ids: Cell<u128>,
+    /// What was said last of each template, when something was named that may matter to it.
+    templates: BTreeMap<TemplateId, Decision>,
 }
 
 /// A commit that something overtook.
@@ -67,6 +69,7 @@ impl World {
             ids: 0,
             concerns: Concerns::default(),
             drain_ids: Cell::new(1 << 100),
+            templates: BTreeMap::new(),
         };
         let image = world.create(Kind::Image, "image", ImageSpec::default());
         world.write(key::image_status(ImageId(image)), &samples::image_status());
@@ -477,8 +480,38 @@ impl World {
         let changed = self.apply(&plan);
         self.log.push(plan.action.clone());
         self.check(&former, &plan);
+        self.check_templates(changed.clone());
         self.check_concerns(&documents, changed);
         Ok(())
+    }
+
+    /// Nothing is to be done about a template that nobody would look at: as the controller does it, one is looked at when it is
+    /// named by a change, when what it waits for changes, or when its time has come.
+    fn check_templates(&mut self, mut changed: BTreeSet<(Kind, Uuid)>) {
+        let affected: Vec<_> = changed
+            .iter()
+            .flat_map(|(kind, id)| self.view.affected(*kind, *id))
+            .collect();
+        changed.extend(affected);
+        let has_room = |kind| matches!(kind, Kind::Host | Kind::Image);
+        let may_have_room = changed.iter().any(|(kind, _)| has_room(*kind));
+        for id in self.view.kept_templates() {
+            let says = planner::keep_warm::plan(&self.view, id, self.now, &mut || Uuid::from_u128(1 << 99));
+            let is_asleep = self.templates.get(&id).is_some_and(|before| {
+                let is_awaited = |vm: &VmId| changed.contains(&(Kind::Vm, vm.0));
+                let is_named = changed.contains(&(Kind::Template, id.0))
+                    || before.awaits.iter().any(is_awaited)
+                    || (before.is_waiting && may_have_room)
+                    || before.look_again_at.is_some_and(|at| at <= self.now);
+                before.plan.is_none() && !is_named
+            });
+            if is_asleep {
+                let what = says.plan.map(|plan| plan.action);
+                assert_eq!(what, None, "nobody looks after {:?}", self.log.last());
+                continue;
+            }
+            self.templates.insert(id, says);
+        }
     }
 
     fn documents(&self) -> BTreeMap<HostId, HostDocument> {
@@ -553,9 +586,8 @@ impl World {
             self.drain_ids.set(self.drain_ids.get() + 1);
             Uuid::from_u128(self.drain_ids.get())
         };
-        let templates = self.view.templates.keys();
-        let templates =
-            templates.map(|id| planner::keep_warm::plan(&self.view, TemplateId(*id), self.now, &mut next_id));
+        let templates = self.view.kept_templates().into_iter();
+        let templates = templates.map(|id| planner::keep_warm::plan(&self.view, id, self.now, &mut next_id));
         vms.chain(migrations).chain(hosts).chain(templates).collect()
     }
 

@@ -185,11 +185,6 @@ impl Served for Template {
         for (number, version) in context.view.template_versions.of(id) {
             plan.remove(key::template_version(TemplateId(id), number), version.revision);
         }
-        let id = TemplateId(id);
-        // Of one that is kept warm it may just have come to be.
-        if at.value.spec.keep_warm.is_some() || context.view.template_intents.contains_key(&id) {
-            plan.writes.insert(key::template_intent(id), None);
-        }
         remove_at_once::<Self>(context, at, plan)
     }
 }

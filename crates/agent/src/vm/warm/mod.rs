@@ -240,7 +240,8 @@ impl Vm {
         let here = self.made_by(&qmp, &machine).await?;
         if form.made_by != here {
             let message = format!(
-                "it was made by {:?}, and here is {here:?}: warm the template again",
+                "it was made by {:?}, and here is {here:?}: a VM starts at once here when the template has another warm form, which is \
+                 made by itself if it is kept warm (`sterna template warm`)",
                 form.made_by
             );
             return Err(terminal(ANOTHER_BUILD, message));
