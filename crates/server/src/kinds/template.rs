@@ -189,6 +189,7 @@ impl Served for Template {
         // Of one that is kept warm it may just have come to be.
         if at.value.spec.keep_warm.is_some() || context.view.template_intents.contains_key(&id) {
             plan.writes.insert(key::template_intent(id), None);
+            warm::drop_forms(context, id, plan);
         }
         remove_at_once::<Self>(context, at, plan)
     }

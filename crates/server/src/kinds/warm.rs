@@ -142,6 +142,22 @@ pub(super) fn check_deletable(view: &View, at: &At<Object<vm::VmSpec>>) -> Resul
     Err(Problem::conflict("warm-form-in-use", detail))
 }
 
+/// What was made to keep a template warm ends with it, but for what disks lie over. Forms that were made as VMs of their own stay.
+pub(super) fn drop_forms(context: &Context<'_>, template: TemplateId, plan: &mut Plan) {
+    let view = context.view;
+    let last = view.template_intents.get(&template).map(|at| at.value.form);
+    let ours = planner::warm::warm_forms(view, template).filter(|form| Some(*form) <= last);
+    for form in ours.filter(|form| planner::warm::users_of(view, *form).next().is_none()) {
+        let Some(at) = view.vms.get(&form).and_then(|vm| vm.object.as_ref()) else {
+            continue;
+        };
+        let mut object = at.value.clone();
+        object.meta.deleted_at = object.meta.deleted_at.or(Some(context.now));
+        object.meta.updated_at = context.now;
+        plan.replace(key::object(Kind::Vm, form.0), at.revision, &object);
+    }
+}
+
 /// The wish that a template is kept warm.
 pub(super) fn kept(
     context: &Context<'_>,
