@@ -234,6 +234,30 @@ fn whichever_step_fails_is_named_and_leaves_nothing() {
 }
 
 #[test]
+fn nothing_is_looked_at_by_a_time_that_is_past() {
+    let looks = |world: &World| {
+        let decision = planner::vm::plan(&world.view, BUILDER, world.now);
+        decision.plan.is_none() && decision.look_again_at.is_none_or(|at| at > world.now)
+    };
+    // Its host says nothing any more, so it is there still when it was given up.
+    let mut world = World::new(1);
+    asked(&mut world, None, None);
+    world.run(BUILDER, |run| run.state = RunState::Running);
+    world.pass(1000);
+    world.settle();
+    assert!(world.view.vms.contains_key(&BUILDER));
+    world.pass(1000);
+    assert!(looks(&world));
+    // Its guest is done, and goes down slowly.
+    let mut world = World::new(1);
+    asked(&mut world, None, None);
+    up(&mut world);
+    built(&mut world, None);
+    world.pass(20);
+    assert!(looks(&world));
+}
+
+#[test]
 fn one_whose_host_is_dead_is_not_begun_anew() {
     let mut world = World::new(2);
     asked(&mut world, None, None);
