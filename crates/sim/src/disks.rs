@@ -69,7 +69,10 @@ impl World {
                 .image
                 .as_deref()
                 .is_none_or(|image| contents.contains(image));
-            let has_layer = under.layer.is_none_or(|layer| self.overlays.contains(&layer));
+            // One that could not start from memory gets another disk: that over the warm VM's is nothing any more.
+            let intent = self.checks.view.vms.get(*vm).and_then(|vm| vm.intent.as_ref());
+            let is_given_up = intent.is_some_and(|at| at.value.layer != under.layer);
+            let has_layer = under.layer.is_none_or(|layer| self.overlays.contains(&layer)) || is_given_up;
             !self.wholes.contains(*vm) && !(has_image && has_layer)
         };
         let bare = self.unders.iter().find(is_bare);
