@@ -223,7 +223,7 @@ impl Joined {
             guests: vm::apply::Guests::default(),
             turns: Turns::new(self.status.cpus.try_into().unwrap_or(1)),
             network: Network::open(&self.config.data_dir, self.config.underlay_address)?,
-            storage: Storage::new(self.client, self.config.server),
+            storage: Storage::new(self.client, self.config.server, self.identity.id),
             users: self.users,
             peers: Peers::new(self.tls.to_peers),
             identity: self.identity,

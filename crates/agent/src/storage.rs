@@ -21,7 +21,7 @@ use futures_util::StreamExt;
 use model::digest::hex;
 use model::document::{Disk, ImageFile, Machine};
 use model::image::ImageFormat;
-use model::{ImageId, VmId};
+use model::{HostId, ImageId, VmId};
 use qemu::image::{ImageError, QemuImg};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -117,16 +117,18 @@ pub fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Storag
 pub struct Storage {
     client: reqwest::Client,
     server: String,
+    host: HostId,
     tool: QemuImg,
     fetches: Arc<Mutex<BTreeMap<PathBuf, Arc<Mutex<()>>>>>,
 }
 
 impl Storage {
-    /// Fetches images from this server.
-    pub fn new(client: reqwest::Client, server: String) -> Self {
+    /// Fetches images from this server, for this host.
+    pub fn new(client: reqwest::Client, server: String, host: HostId) -> Self {
         Self {
             client,
             server,
+            host,
             tool: QemuImg::default(),
             fetches: Arc::default(),
         }
@@ -145,13 +147,14 @@ impl Storage {
             let directory = image_dir(datastore);
             fs::create_dir_all(&directory).map_err(file("make", &directory))?;
             remove_stale(&directory);
+            remove_own(&directory, self.host, &image.sha256);
             self.fetch(&image.sha256, &path).await?;
         }
         Ok(path)
     }
 
     async fn fetch(&self, sha256: &str, path: &Path) -> Result<(), StorageError> {
-        let temporary = path.with_extension(format!("{}.part", chance::unique()));
+        let temporary = path.with_extension(format!("{}-{}.part", self.host, chance::unique()));
         let fetched = self.fetch_to(sha256, &temporary).await;
         let kept = fetched.and_then(|()| fs::rename(&temporary, path).map_err(file("rename", &temporary)));
         if kept.is_err() {
@@ -187,7 +190,8 @@ impl Storage {
             written.map_err(file("write", temporary))?;
             bytes += chunk.len() as u64;
         }
-        output.set_len(bytes).await.map_err(file("write", temporary))?;
+        let ended = end_writing(&mut output, bytes).await;
+        ended.map_err(file("write", temporary))?;
         let found = hex(&digest.finalize());
         if found != sha256 {
             return Err(StorageError::Digest {
@@ -306,6 +310,12 @@ async fn write_data(
         *position = at + block.len() as u64;
     }
     Ok(())
+}
+
+/// The file has these bytes, and all that was written has gone well: what became of the last piece is said by a flush only.
+async fn end_writing(output: &mut tokio::fs::File, bytes: u64) -> io::Result<()> {
+    output.flush().await?;
+    output.set_len(bytes).await
 }
 
 /// Makes a directory for guests' disks, in which others on the host, and on the storage, have no business.
@@ -432,21 +442,84 @@ pub async fn keep_saved_state(temporary: PathBuf, path: PathBuf) -> Result<u64, 
     })
 }
 
-fn remove_stale(directory: &Path) {
+/// Removes what an agent of this host that was killed had of an image: whoever calls this is the only one who fetches it here.
+fn remove_own(directory: &Path, host: HostId, sha256: &str) {
+    let own = format!("{sha256}.{host}-");
+    remove_parts(directory, |part| part.name.starts_with(&own));
+}
+
+/// Removes what hosts left that fetched something and never came back to it.
+pub(crate) fn remove_stale(directory: &Path) {
+    remove_parts(directory, |part| part.age.is_some_and(|age| age > STALE_AGE));
+}
+
+/// A file on its way.
+struct Part {
+    name: String,
+    age: Option<Duration>,
+}
+
+fn remove_parts(directory: &Path, is_left: impl Fn(&Part) -> bool) {
     let Ok(entries) = fs::read_dir(directory) else {
         return;
     };
     for entry in entries.flatten() {
         let path = entry.path();
-        let age = entry
-            .metadata()
-            .and_then(|metadata| metadata.modified())
-            .map(|time| time.elapsed());
-        let is_stale = path.extension().is_some_and(|extension| extension == "part")
-            && matches!(age, Ok(Ok(age)) if age > STALE_AGE);
-        if is_stale {
+        let written = entry.metadata().and_then(|metadata| metadata.modified());
+        let part = Part {
+            name: entry.file_name().to_string_lossy().into_owned(),
+            age: written.ok().and_then(|time| time.elapsed().ok()),
+        };
+        if path.extension().is_some_and(|extension| extension == "part") && is_left(&part) {
             tracing::info!(path = %path.display(), "deleting what an interrupted fetch left");
             let _ = fs::remove_file(path);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_last_piece_that_was_not_written_is_told() {
+        // A disk without room, which says so when the piece is written: after the write was taken.
+        let full = tokio::fs::OpenOptions::new().write(true).open("/dev/full").await;
+        let mut full = full.unwrap();
+        let mut position = 0;
+        let taken = write_data(&mut full, &[7; 4096], 0, &mut position).await;
+        taken.unwrap();
+        let ended = end_writing(&mut full, 4096).await;
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+
+    #[test]
+    fn what_a_killed_agent_had_of_an_image_goes_and_what_others_fetch_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let [own, other] = [1, 2].map(|n| HostId(uuid::Uuid::from_u128(n)));
+        let (sha256, another) = ("a".repeat(64), "b".repeat(64));
+        let name = |sha256: &str, host: HostId| format!("{sha256}.{host}-{}.part", chance::unique());
+        let left = [
+            name(&sha256, own),
+            name(&another, own),
+            name(&sha256, other),
+            format!("{sha256}.qcow2"),
+        ];
+        for name in &left {
+            fs::write(directory.path().join(name), "x").unwrap();
+        }
+        let are_there = || left.each_ref().map(|name| directory.path().join(name).exists());
+        remove_own(directory.path(), own, &sha256);
+        assert_eq!(are_there(), [false, true, true, true]);
+        remove_stale(directory.path());
+        assert_eq!(are_there(), [false, true, true, true]);
+        for name in &left[1..] {
+            let file = fs::File::options().write(true).open(directory.path().join(name));
+            file.unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        }
+        remove_stale(directory.path());
+        assert_eq!(are_there(), [false, false, false, true]);
     }
 }

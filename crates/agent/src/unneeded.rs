@@ -33,6 +33,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::chance;
 use crate::config::{image_dir, volumes_dir};
 use crate::link;
+use crate::storage::remove_stale;
 
 /// The most time between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
@@ -62,6 +63,7 @@ pub(crate) async fn collect_all(client: reqwest::Client, server: String, kept_fo
         };
         let looked = tokio::task::spawn_blocking(move || {
             for datastore in &contents.datastores {
+                remove_stale(&image_dir(Path::new(datastore)));
                 if let Err(error) = collector.look_at(Path::new(datastore), &contents.sha256, Instant::now())
                 {
                     tracing::warn!(%error, datastore, "images that nobody needs were not looked for; that is done again");

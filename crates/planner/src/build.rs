@@ -91,10 +91,15 @@ impl Step<'_> {
         })
     }
 
-    /// When something is to have come of it that has not.
+    /// When something is to have come of it that has not. Of one that is given up, or done, nothing is waited for by that time: it
+    /// may be past for long.
     pub(crate) fn build_is_late_at(&self) -> Option<Timestamp> {
         self.builds()?;
         let intent = self.vm.intent.as_ref().map(|at| &at.value)?;
+        let is_over = self.object.value.meta.deleted_at.is_some() || intent.built.is_some();
+        if is_over || self.built_by_run().is_some() {
+            return None;
+        }
         let open = intent
             .open
             .as_ref()

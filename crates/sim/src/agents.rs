@@ -31,7 +31,7 @@ const STREAM_LOST_US: u64 = api::agent::STREAM_LOST_MS * 1000;
 /// How long a document that cannot be kept waits until it is tried again.
 const KEEP_AGAIN_US: u64 = 2_000_000;
 /// How long a report, or a `go`, may go unanswered.
-const DEADLINE_US: u64 = 10_000_000;
+pub(crate) const DEADLINE_US: u64 = 10_000_000;
 
 pub(crate) fn failure(code: &str, is_retryable: bool) -> Failure {
     Failure {

@@ -18,6 +18,7 @@ use model::report::{OutgoingState, RunStatus};
 use model::vm::{Power, VmIntent};
 use model::{HostId, Kind, NetworkId, VmId, key, record};
 use planner::View;
+use planner::admission::leave_texts_out;
 use planner::view::Change;
 use server::kinds::render;
 use server::shared::Heard;
@@ -25,6 +26,7 @@ use store::{Event, EventKind, MemoryStore, RangeRequest, Store, WatchItem, Watch
 
 use crate::host::Key;
 use crate::script::{Rule, Script};
+use crate::templates::Forms;
 use crate::world::World;
 
 /// What the checks see and remember.
@@ -49,6 +51,8 @@ pub(crate) struct Checks {
     /// What executes, where; kept for its memory only.
     executing: Vec<(Key, usize)>,
     heard: Heard,
+    /// How often a template's warm form was begun.
+    pub(crate) forms: Forms,
 }
 
 impl Checks {
@@ -67,6 +71,7 @@ impl Checks {
             is_settled: false,
             executing: Vec::new(),
             heard: Heard::default(),
+            forms: Forms::default(),
         }
     }
 
@@ -106,10 +111,11 @@ impl Checks {
             .collect();
         for event in events.iter().filter(|event| key::parse(&event.kv.key).is_some()) {
             let key = &event.kv.key;
-            let was: Option<serde_json::Value> = event
+            let mut was: Option<serde_json::Value> = event
                 .prev
                 .as_ref()
                 .map(|kv| serde_json::from_slice(&kv.value).unwrap_or_default());
+            leave_texts_out(&mut was, &mut None);
             let said = changes.get(key.as_ref());
             // Events and operations are the admission's own, and made once.
             let is_own = said.is_none() && event.prev.is_none();
@@ -141,6 +147,10 @@ impl Checks {
     /// Every state has a way on, and incarnations only grow.
     fn check_vm(&mut self, id: VmId) {
         self.check_addresses(id);
+        let object = self.view.vms.get(&id).and_then(|vm| vm.object.as_ref());
+        if let Some(template) = object.and_then(|at| at.value.spec.warms) {
+            self.forms.note(template, id);
+        }
         let Some((phase, _)) = self.view.phase(id) else {
             return;
         };
@@ -254,8 +264,12 @@ impl World {
             if touched.iter().any(|(kind, _)| *kind == Kind::Host) {
                 self.checks.check_rules();
             }
+            let is_image = touched.iter().any(|(kind, _)| *kind == Kind::Image);
             for (kind, id) in touched {
                 self.checks.check_object(kind, id);
+            }
+            if is_image {
+                self.check_bases();
             }
             self.checks.check_calm(&events);
             self.fence_wrongly();
@@ -330,7 +344,10 @@ impl World {
                         .as_ref()
                         .is_none_or(|record| record.chosen.is_some())
                 });
-            let should = object.spec.power == Power::Running
+            // Of these it is looked at the end what has become of them.
+            let is_ordinary = object.spec.warms.is_none() && object.spec.builds.is_none();
+            let should = is_ordinary
+                && object.spec.power == Power::Running
                 && object.meta.deleted_at.is_none()
                 && !matches!(phase, Phase::Failed | Phase::Suspended | Phase::Stopped)
                 && fits;
@@ -444,6 +461,7 @@ impl World {
         }
         let overlays = self.overlays.iter().filter(|vm| !view.vms.contains_key(vm));
         wrong.extend(overlays.map(|vm| format!("the disk of {vm:?} is left")));
+        wrong.extend(self.left_of_templates());
         wrong.extend(self.lost_writes());
         wrong.extend(self.disagreements());
         if let Some(first) = wrong.into_iter().next() {

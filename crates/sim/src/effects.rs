@@ -13,6 +13,7 @@ use driver::types::{
 use model::build::Built;
 use model::copy::CopyTo;
 use model::document::{Order, StartFrom};
+use model::template::ANOTHER_BUILD;
 use model::vm::SavedIn;
 use model::{Incarnation, VmId};
 use rand::RngExt;
@@ -50,10 +51,19 @@ impl World {
                 }
                 None
             }
-            effect => Some(match self.carry_out(n, key, &effect) {
-                Ok(outcome) => Input::Done(id, outcome),
-                Err(failure) => Input::Failed(id, failure),
-            }),
+            effect => {
+                let content = self.content_of(n, key, &effect);
+                if let Some(content) = content {
+                    self.must_be_at_rest(key, &effect);
+                    self.give_content(n, key, id, content);
+                    None
+                } else {
+                    Some(match self.carry_out(n, key, &effect) {
+                        Ok(outcome) => Input::Done(id, outcome),
+                        Err(failure) => Input::Failed(id, failure),
+                    })
+                }
+            }
         };
         if let Some(input) = input {
             self.tell_agent(n, takes_us, AgentEvent::Told(key, input));
@@ -124,16 +134,12 @@ impl World {
                 self.check_identity(n, key);
                 DONE
             }
-            Effect::Announce | Effect::Settle | Effect::Identify => DONE,
-            Effect::Build => Ok(Outcome::Built(Built::default())),
+            Effect::Announce | Effect::Identify => DONE,
+            Effect::Settle if self.comes_to_nothing() => Err(failure("guest-not-settled", false)),
+            Effect::Settle => DONE,
+            Effect::Build => self.build(),
             Effect::CopyAtRest { to } => {
-                let is_off = !self
-                    .hosts
-                    .iter()
-                    .any(|host| host.qemus.keys().any(|other| other.0 == key.0));
-                self.checks.must(is_off, || {
-                    format!("{key:?} copies a disk at rest that a QEMU has")
-                });
+                self.must_be_at_rest(key, effect);
                 self.copied(n, key, *to, false)
             }
             Effect::DropCopy { to } => {
@@ -144,6 +150,33 @@ impl World {
             }
             effect => self.command(n, key, effect),
         }
+    }
+
+    /// What is done in guests fails now and then.
+    fn comes_to_nothing(&mut self) -> bool {
+        !self.is_mended && self.chance.random_range(0..5) == 0
+    }
+
+    /// It takes a while, and is asked for again until it has ended.
+    fn build(&mut self) -> Answer {
+        if self.chance.random_range(0..3) > 0 {
+            return DONE;
+        }
+        let reason = self
+            .comes_to_nothing()
+            .then(|| failure("build-script-failed", false).reason);
+        Ok(Outcome::Built(Built {
+            reason,
+            ..Built::default()
+        }))
+    }
+
+    fn must_be_at_rest(&mut self, key: Key, effect: &Effect) {
+        let mut processes = self.hosts.iter().flat_map(|host| host.qemus.keys());
+        let is_off = !matches!(effect, Effect::CopyAtRest { .. }) || processes.all(|other| other.0 != key.0);
+        self.checks.must(is_off, || {
+            format!("{key:?} copies a disk at rest that a QEMU has")
+        });
     }
 
     fn keep_mark(&mut self, n: usize, key: Key, mark: &Mark) -> Answer {
@@ -173,7 +206,14 @@ impl World {
             self.checks.must(!is_clone || self.copies.contains(&key.0), || {
                 format!("{key:?} is made ready before its disk is copied")
             });
+            let disk = self
+                .task(n, key)
+                .and_then(|task| Some(task.desired.as_ref()?.machine.disk.clone()));
+            if let Some(disk) = disk {
+                self.lies_over(key.0, &disk);
+            }
             self.overlays.insert(key.0);
+            self.check_bases();
         }
         DONE
     }
@@ -203,9 +243,12 @@ impl World {
         match to {
             CopyTo::Vm(to) => {
                 let task = self.task(n, key);
-                let disk = task.and_then(|task| Some(&task.desired.as_ref()?.machine.disk));
-                if disk.is_some_and(|disk| disk.image.is_none()) {
+                let disk = task.and_then(|task| Some(task.desired.as_ref()?.machine.disk.clone()));
+                if disk.as_ref().is_some_and(|disk| disk.image.is_none()) {
                     self.wholes.insert(to);
+                }
+                if let Some(disk) = &disk {
+                    self.lies_over(to, disk);
                 }
                 self.overlays.insert(to);
                 self.copies.insert(to);
@@ -228,6 +271,7 @@ impl World {
         *launches += 1;
         let (is_first, is_alone) = (*launches == 1, !host.qemus.contains_key(&key));
         host.qemus.insert(key, process);
+        self.builds.insert(key, self.hosts[n].build);
         self.checks.must(is_first && is_alone, || {
             format!("{key:?} was launched twice on {}", n + 1)
         });
@@ -258,6 +302,8 @@ impl World {
 
     fn remove_volumes(&mut self, n: usize, vm: VmId) {
         self.overlays.remove(&vm);
+        self.unders.remove(&vm);
+        self.check_bases();
         self.copies.remove(&vm);
         self.wholes.remove(&vm);
         self.hosts[n].saved.retain(|(of, _)| *of != vm);
@@ -445,6 +491,9 @@ impl World {
     fn load_warm(&mut self, n: usize, key: Key, from: Key) -> Answer {
         let spoils = self.hosts[n].spoils_loads;
         let is_there = self.stored.contains(&from);
+        if self.builds.get(&from) != self.builds.get(&key) {
+            return Err(failure(ANOTHER_BUILD, false));
+        }
         match self.hosts[n].qemus.get_mut(&key) {
             Some(process) if is_there && !spoils => {
                 process.load(RunStatusWord::Paused);

@@ -52,6 +52,7 @@ impl World {
                 return Some(told_ms);
             }
             Step::Join { host } if self.has(Node::Host(host)) => self.join(host),
+            Step::Upgrade => self.upgrade(),
             Step::KillQemu { host, nth } if self.has(Node::Host(host)) => self.kill_qemu(host, nth),
             Step::HangQemu { host, nth, for_ms } if self.has(Node::Host(host)) => {
                 self.hang_qemu(host, nth, for_ms);
@@ -112,6 +113,7 @@ impl World {
     /// Everything works again, and whatever was down comes back.
     pub(crate) fn mend(&mut self) {
         self.is_mended = true;
+        self.checks.forms.mended();
         self.weather(|weather| *weather = Weather::default());
         self.cuts.clear();
         for server in 0..self.servers.len() {
@@ -189,6 +191,16 @@ impl World {
         }
         self.ask_to_join(n);
         self.after(AGAIN_US, Event::Join(n));
+    }
+
+    /// Every host gets another build of QEMU, and its agent is started anew. What runs goes on with the one that it has.
+    fn upgrade(&mut self) {
+        for n in 0..self.hosts.len() {
+            self.hosts[n].build += 1;
+            if self.hosts[n].agent.is_some() {
+                self.crash_agent(n, AGAIN_US);
+            }
+        }
     }
 
     fn kill_qemu(&mut self, n: usize, nth: usize) {

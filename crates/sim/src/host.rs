@@ -44,6 +44,8 @@ pub(crate) struct Host {
     /// The server that it asks next.
     pub(crate) server: usize,
     pub(crate) boots: u64,
+    /// Which build its QEMU is of.
+    pub(crate) build: u64,
     pub(crate) agent: Option<Agent>,
     pub(crate) journal: State,
     pub(crate) document: Option<HostDocument>,
@@ -137,6 +139,7 @@ impl Host {
             is_member: true,
             server: 0,
             boots: 0,
+            build: 0,
             agent: None,
             journal: State::default(),
             document: None,
@@ -162,6 +165,7 @@ impl Host {
         HostStatus {
             cpus: 16,
             agent_version: "sim".to_owned(),
+            qemu_version: format!("10.0.{}", self.build),
             accelerator: Accelerator {
                 name: AcceleratorName::Simulated,
                 why: Some("the host is simulated, and so are its VMs".to_owned()),

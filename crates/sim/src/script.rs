@@ -148,6 +148,8 @@ pub enum Step {
         /// The word that the API has for it.
         action: &'static str,
     },
+    /// A user asks for something that is about templates or images.
+    Of(Catalog),
     /// A host that was not there joins. It is one of those that are named from the beginning, and is not yet on.
     Join {
         /// Which.
@@ -190,6 +192,8 @@ pub enum Step {
         /// After how long.
         for_ms: u64,
     },
+    /// All hosts get another build of QEMU.
+    Upgrade,
     /// A QEMU ends.
     KillQemu {
         /// Where.
@@ -260,6 +264,62 @@ pub enum Step {
     },
 }
 
+/// Something that is about templates and images. Those that were not made by number are named by their place among all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Catalog {
+    /// A template shall be warm, or no longer.
+    KeepWarm {
+        /// Which.
+        nth: usize,
+        /// Whether it shall.
+        on: bool,
+    },
+    /// A template gives another size.
+    Change {
+        /// Which.
+        nth: usize,
+        /// Of VMs that are made of it from then on.
+        memory_mib: u64,
+    },
+    /// A VM is made of a template, and shall start from its memory.
+    Start {
+        /// The VM's number.
+        vm: usize,
+        /// The template.
+        nth: usize,
+    },
+    /// The next version of a template is built.
+    Refresh {
+        /// Which.
+        nth: usize,
+    },
+    /// A template is built of a VM.
+    Build {
+        /// The VM's number.
+        of: usize,
+    },
+    /// An image is made of a VM's disk.
+    Capture {
+        /// The VM's number.
+        of: usize,
+    },
+    /// A template is deleted.
+    Delete {
+        /// Which.
+        nth: usize,
+    },
+    /// An image is deleted.
+    DeleteImage {
+        /// Which.
+        nth: usize,
+    },
+    /// A VM of which a template is made is deleted.
+    GiveUp {
+        /// Which.
+        nth: usize,
+    },
+}
+
 /// What happens, and when: in microseconds from the beginning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Script {
@@ -282,7 +342,9 @@ impl Step {
             | Self::Migrate { .. }
             | Self::Cancel { .. }
             | Self::Operate { .. }
+            | Self::Of(_)
             | Self::Join { .. } => return None,
+            Self::Upgrade => "QEMU upgraded",
             Self::LoseHost { .. } => "host lost",
             Self::CrashServer { .. } => "server crash",
             Self::CrashAgent { .. } => "agent crash",
@@ -361,6 +423,7 @@ impl Script {
             };
             steps.extend((chance.random_range(0..3) == 0).then_some((at_us, step)));
         }
+        catalog(&mut chance, size, &mut steps);
         steps.sort_by_key(|(at_us, _)| *at_us);
         Self { seed, size, steps }
     }
@@ -409,6 +472,44 @@ fn wish(chance: &mut ChaCha8Rng, size: Size) -> Step {
             host,
             action: "uncordon",
         },
+    }
+}
+
+/// What is asked for of templates and images: nothing where users ask for nothing else.
+fn catalog(chance: &mut ChaCha8Rng, size: Size, steps: &mut Vec<(u64, Step)>) {
+    let end_us = size.seconds * 1_000_000;
+    let first_start = size.vms + size.vms / 2;
+    for start in 0..size.vms {
+        let (nth, of) = (chance.random_range(0..6_usize), chance.random_range(0..size.vms));
+        let on = chance.random_range(0..3) > 0;
+        let wish = match chance.random_range(0..16) {
+            0..3 => Catalog::KeepWarm { nth, on },
+            3 => Catalog::Change {
+                nth,
+                memory_mib: [256, 320][of % 2],
+            },
+            4 | 5 => Catalog::Refresh { nth },
+            6 | 7 => Catalog::Build { of },
+            8..10 => Catalog::Capture { of },
+            10 => Catalog::Delete { nth },
+            11 | 12 => Catalog::DeleteImage { nth },
+            13 => Catalog::GiveUp { nth },
+            _ => Catalog::Start {
+                vm: first_start + start,
+                nth,
+            },
+        };
+        steps.push((chance.random_range(end_us / 10..end_us), Step::Of(wish)));
+    }
+    if size.vms > 0 && chance.random_range(0..2) == 0 {
+        let warm = Catalog::KeepWarm { nth: 0, on: true };
+        steps.push((chance.random_range(0..end_us / 3), Step::Of(warm)));
+        let vm = first_start + size.vms;
+        let at_us = chance.random_range(end_us / 2..end_us);
+        steps.push((at_us, Step::Of(Catalog::Start { vm, nth: 0 })));
+        let upgrades = size.faults > 0 && chance.random_range(0..3) == 0;
+        let at_us = chance.random_range(end_us / 3..end_us);
+        steps.extend(upgrades.then_some((at_us, Step::Upgrade)));
     }
 }
 

@@ -9,7 +9,7 @@
 use std::sync::{Arc, PoisonError};
 
 use api::drain::HostActionBody;
-use api::kinds::{Datastore, Host as ApiHost, Image, Migration, Network, Vm};
+use api::kinds::{Datastore, Host as ApiHost, Image, Migration, Network, Template, Vm};
 use api::{Create, Problem};
 use controller::cache::Cache;
 use controller::commit::{Writer, commit};
@@ -30,6 +30,7 @@ use uuid::Uuid;
 
 use crate::bugs::Bug;
 use crate::script::{Rule, Step};
+use crate::templates::TEMPLATE;
 use crate::world::{Said, World};
 
 /// What became of a request.
@@ -70,7 +71,7 @@ pub(crate) fn vm_name(vm: usize) -> String {
     format!("vm{vm}")
 }
 
-fn named(name: Option<String>, spec: Value) -> Create<Value> {
+pub(crate) fn named(name: Option<String>, spec: Value) -> Create<Value> {
     Create {
         name,
         labels: Default::default(),
@@ -79,7 +80,7 @@ fn named(name: Option<String>, spec: Value) -> Create<Value> {
 }
 
 /// What is asked for, as a function of what is there.
-type Decide = Box<dyn Fn(&Context<'_>, &mut Plan) -> Result<Uuid, Problem> + Send + Sync>;
+pub(crate) type Decide = Box<dyn Fn(&Context<'_>, &mut Plan) -> Result<Uuid, Problem> + Send + Sync>;
 
 impl World {
     /// A wish of the script reaches a server.
@@ -143,6 +144,7 @@ impl World {
                     Box::new(move |context, plan| decide_create::<Migration>(context, plan, request.clone())),
                 );
             }
+            Step::Of(wish) => self.ask_of_templates(n, wish),
             Step::Cancel { vm } => self.cancel(n, &vm_name(*vm)),
             Step::Operate { host, action } => {
                 if let Some(host) = self.hosts.get(*host).map(crate::host::Host::name) {
@@ -183,7 +185,7 @@ impl World {
         );
     }
 
-    fn request<R: Served + 'static>(&mut self, n: usize, status: u16, decide: Decide) {
+    pub(crate) fn request<R: Served + 'static>(&mut self, n: usize, status: u16, decide: Decide) {
         let server = n % self.servers.len();
         let Some(cloud) = self.servers[server].cloud.clone() else {
             return;
@@ -206,9 +208,9 @@ impl World {
                 answered.step
             )
         });
-        if let (Some(Step::Create { .. } | Step::Clone { .. }), Some(name)) =
-            (self.the_step(answered.step), answer.body["name"].as_str())
-        {
+        let step = self.the_step(answered.step);
+        let is_made = step.is_some_and(|step| Self::is_made_for_good(&step));
+        if let Some(name) = answer.body["name"].as_str().filter(|_| is_made) {
             self.checks.created.insert(name.to_owned());
         }
     }
@@ -306,6 +308,13 @@ async fn furnish(cloud: &Cloud, hosts: Vec<(HostId, String)>) -> Result<(), Stri
         .await
         .map_err(make("image"))?;
     let id: Uuid = serde_json::from_value(answer.body["id"].clone()).map_err(|error| error.to_string())?;
+    let template = json!({ "image": "tiny", "memory_mib": 256, "vcpus": 1, "networks": [] });
+    let template = named(Some(TEMPLATE.to_owned()), template);
+    let decide =
+        |context: &Context<'_>, plan: &mut Plan| decide_create::<Template>(context, plan, template.clone());
+    service::write::<Template>(cloud, &user, 201, None, decide)
+        .await
+        .map_err(make("template"))?;
     let mut plan = Plan::new("furnish");
     plan.create(key::image_status(id.into()), &samples::image_status());
     for (id, name) in hosts {

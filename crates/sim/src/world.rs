@@ -35,6 +35,7 @@ use uuid::Uuid;
 
 use crate::bugs::Bug;
 use crate::check::Checks;
+use crate::disks::{Given, Under};
 use crate::host::{Host, Key};
 use crate::script::{Node, Script, Step};
 use crate::store::{SimStore, Weather};
@@ -175,6 +176,8 @@ pub(crate) enum Said {
     },
     /// A user was answered.
     Answered(Answered),
+    /// An image's content was taken, or not.
+    Given(Given),
 }
 
 /// Everything.
@@ -195,7 +198,13 @@ pub(crate) struct World {
     pub(crate) copies: BTreeSet<VmId>,
     /// Those of them that are over nothing, though they were made over an image.
     pub(crate) wholes: BTreeSet<VmId>,
+    /// What each disk is over.
+    pub(crate) unders: BTreeMap<VmId, Under>,
+    /// Warm VMs that a disk has been over.
+    pub(crate) layers: BTreeSet<VmId>,
     pub(crate) stored: BTreeSet<Key>,
+    /// The build of the QEMU that each process is of, and that kept each memory.
+    pub(crate) builds: BTreeMap<Key, u64>,
     pub(crate) chance: ChaCha8Rng,
     pub(crate) checks: Checks,
     pub(crate) is_mended: bool,
@@ -253,7 +262,10 @@ impl World {
             overlays: BTreeSet::new(),
             copies: BTreeSet::new(),
             wholes: BTreeSet::new(),
+            unders: BTreeMap::new(),
+            layers: BTreeSet::new(),
             stored: BTreeSet::new(),
+            builds: BTreeMap::new(),
             chance,
             is_mended: false,
             next_serial: 0,
@@ -442,6 +454,7 @@ impl World {
                         }
                     }
                     Said::Answered(answered) => self.note_answer(answered),
+                    Said::Given(given) => self.note_given(&given),
                 }
             }
         }

@@ -123,6 +123,12 @@ impl Core {
         }
     }
 
+    /// As any other here, it stands still if it shall, and what is made beside it is made: its migration is no more.
+    pub(super) fn go_on_after_failure(&self, state: &QemuState) -> Plan {
+        let beside = self.plan_beside_guest(state).filter(|_| self.is_paused_by_spec());
+        beside.unwrap_or_else(|| self.continue_as_specified())
+    }
+
     /// N is here, and stays: see that it is as the spec says and that the network reaches it.
     pub(super) fn keep(&self, state: &QemuState) -> Plan {
         let is_running = state.run == RunStatusWord::Running;

@@ -8,7 +8,7 @@
 //!
 //! What is left out:
 //! - **server, agents and QEMU while a VM boots, is suspended or resumed**: [`super::life`] kills them there, at more instants;
-//! - **the agent while a disk is made whole**: `stories/flatten` kills it there, and the server is asked for nothing then;
+//! - **server and agent while a disk is made whole**: `stories/flatten` kills both there, since a disk is made whole once;
 //! - **the deletion of the image while a disk is copied or made whole**: it is refused as long as the disk is over it;
 //! - **the link between the hosts while no VM moves**: nothing of Sterna's crosses it then;
 //! - **the target's agent and QEMU while no VM moves**: there are none;

@@ -33,10 +33,11 @@ async fn disks_become_whole_and_their_image_is_deleted_under_none() -> anyhow::R
     world.said(&live, "ready: live").await?;
     world.client().delete::<Template>(TINY).await?;
 
-    // Beside a guest that writes, also when the agent is killed.
+    // Beside a guest that writes, also when the agent and the server are killed.
     let once = RunsOnce::begin(&world, vms::id(&live));
     world.act("live", "flatten").await?;
-    world.kill_agent("h1").await?;
+    tokio::try_join!(world.kill_agent("h1"), world.kill_server())?;
+    world.until_phase("live", Phase::Running).await?;
     let refused = world.client().delete::<Image>(TINY).await;
     ensure!(
         refused.is_err_and(|error| format!("{error:#}").contains("cold")),

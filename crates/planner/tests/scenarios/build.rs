@@ -3,9 +3,10 @@
 use model::build::{Builds, Built, BuiltFrom};
 use model::image::{ImageSpec, ImageStatus};
 use model::lifecycle::Phase;
+use model::limits::VERSIONS_MAX;
 use model::operation::{Action, Applied, OperationPhase, OperationStatus};
 use model::report::{CopyState, RunState};
-use model::template::{FIRST_VERSION, TemplateSpec};
+use model::template::{FIRST_VERSION, Made, TemplateSpec, TemplateVersion};
 use model::vm::{Firmware, GuestConfig, Power, VmSpec};
 use model::{ImageId, Incarnation, Kind, Object, Reason, TemplateId, VmId, key, samples};
 use planner::{Plan, operation};
@@ -233,6 +234,30 @@ fn whichever_step_fails_is_named_and_leaves_nothing() {
 }
 
 #[test]
+fn nothing_is_looked_at_by_a_time_that_is_past() {
+    let looks = |world: &World| {
+        let decision = planner::vm::plan(&world.view, BUILDER, world.now);
+        decision.plan.is_none() && decision.look_again_at.is_none_or(|at| at > world.now)
+    };
+    // Its host says nothing any more, so it is there still when it was given up.
+    let mut world = World::new(1);
+    asked(&mut world, None, None);
+    world.run(BUILDER, |run| run.state = RunState::Running);
+    world.pass(1000);
+    world.settle();
+    assert!(world.view.vms.contains_key(&BUILDER));
+    world.pass(1000);
+    assert!(looks(&world));
+    // Its guest is done, and goes down slowly.
+    let mut world = World::new(1);
+    asked(&mut world, None, None);
+    up(&mut world);
+    built(&mut world, None);
+    world.pass(20);
+    assert!(looks(&world));
+}
+
+#[test]
 fn one_whose_host_is_dead_is_not_begun_anew() {
     let mut world = World::new(2);
     asked(&mut world, None, None);
@@ -259,6 +284,28 @@ fn a_template_that_is_there_or_gone_by_then_is_named() {
     asked(&mut world, None, Some(id));
     world.remove(key::object(Kind::Template, id.0));
     failed(&mut world, "template-gone");
+}
+
+#[test]
+fn a_template_that_has_all_its_versions_by_then_gets_no_more() {
+    let mut world = World::new(1);
+    let image = ImageId(world.view.find(Kind::Image, Some("default"), "image").unwrap());
+    let id = TemplateId(world.create(Kind::Template, "web", gives(image)));
+    asked(&mut world, None, Some(id));
+    for number in 1..VERSIONS_MAX as u64 {
+        let version = TemplateVersion {
+            made: Made {
+                at: world.now,
+                by: "ann".to_owned(),
+                built_from: None,
+            },
+            spec: gives(image),
+        };
+        world.write(key::template_version(id, number + 1000), &version);
+    }
+    captured(&mut world);
+    assert_eq!(world.view.templates[&id.0].value.spec.version, FIRST_VERSION);
+    failed(&mut world, "too-many-versions");
 }
 
 #[test]

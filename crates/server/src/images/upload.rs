@@ -39,6 +39,7 @@ use crate::answer::{Path, Refused, commit_problem};
 use crate::auth::{Agent, PROJECT, User};
 use crate::kinds::{Served, render, takes_content, takes_copy};
 use crate::routes::{App, QueryOf, find, query};
+use crate::shared::Cloud;
 
 /// How long a client that sends content may be silent.
 const SILENCE_DEADLINE: Duration = Duration::from_secs(60);
@@ -335,18 +336,46 @@ impl Upload {
             }
             Err(problem) => failed(problem),
         };
-        let is_open = |stored: &ImageStatus| stored.content.is_none();
-        let plan = import::status_plan(&self.app, ImageId(self.image), &status, is_open);
         let (By::User(actor) | By::Host(_, actor)) = &self.by;
-        let committed = controller::commit::commit(self.app.writer(actor), plan.ok_or_else(|| self.gone())?);
-        let revision = committed.await.map_err(commit_problem)?;
-        self.app.cache.reach(revision, Duration::from_secs(5)).await;
+        store_status(&self.app, self.image, &status, actor).await?;
         kept.map(drop)
     }
 
     fn gone(&self) -> Problem {
         Problem::not_found(Kind::Image, &self.image.to_string())
     }
+}
+
+/// Stores that an image has the content that a host gave, if that host was told to copy a disk for it.
+pub async fn store_copy(
+    cloud: &Cloud,
+    image: Uuid,
+    by: Copier,
+    actor: &Actor,
+    content: ImageContent,
+) -> Result<(), Problem> {
+    let copied = takes_copy(&cloud.cache.view(), image, by, cloud.env.now())?;
+    let status = ImageStatus {
+        copied: Some(copied),
+        ..ImageStatus::ready(content)
+    };
+    store_status(cloud, image, &status, actor).await
+}
+
+/// Stores what became of an image's content, unless the image is gone or has its content.
+async fn store_status(
+    cloud: &Cloud,
+    image: Uuid,
+    status: &ImageStatus,
+    actor: &Actor,
+) -> Result<(), Problem> {
+    let is_open = |stored: &ImageStatus| stored.content.is_none();
+    let plan = import::status_plan(cloud, ImageId(image), status, is_open);
+    let plan = plan.ok_or_else(|| Problem::not_found(Kind::Image, &image.to_string()))?;
+    let committed = controller::commit::commit(cloud.writer(actor), plan);
+    let revision = committed.await.map_err(commit_problem)?;
+    cloud.cache.reach(revision, Duration::from_secs(5)).await;
+    Ok(())
 }
 
 /// What a client sends, as long as it does and no other one begins. All of it, or a problem at its end.

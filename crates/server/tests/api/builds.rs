@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use model::limits::VERSIONS_MAX;
 use serde_json::{Value, json};
 use store::{MemoryStore, Store};
 
@@ -149,6 +150,25 @@ async fn a_template_is_refreshed_by_a_vm_of_its_newest_version() {
     };
     world.until("/v1/images", is_gone).await;
     world.post("/v1/vms", &build("b2", &asked)).await.ok(201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_template_with_as_many_versions_as_there_can_be_is_refused_before_anything_is_made() {
+    let world = World::new().await;
+    for memory_mib in (64..).skip(1).take(VERSIONS_MAX - 1) {
+        let patch = json!({ "spec": { "memory_mib": memory_mib } });
+        world.patch("/v1/templates/small", &patch).await.ok(200);
+    }
+    let next = build("b1", &json!({ "template": "small", "refresh": true }));
+    world
+        .post("/v1/vms", &next)
+        .await
+        .refused(409, "too-many-versions");
+    let images = world.get("/v1/images").await.ok(200);
+    assert_eq!(images["items"].as_array().unwrap().len(), 1);
+    // What is said to lead on does.
+    world.delete("/v1/templates/small/versions/7").await.ok(200);
+    world.post("/v1/vms", &next).await.ok(201);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

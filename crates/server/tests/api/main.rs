@@ -13,6 +13,7 @@ mod console;
 mod contents;
 mod documents;
 mod flatten;
+mod full;
 mod guests;
 mod hosts;
 mod images;

@@ -80,3 +80,20 @@ async fn that_a_template_is_kept_warm_is_no_part_of_what_it_gives() {
         assert_eq!(is_begun(status["warm"].get("state")), is_kept, "{status}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_made_to_keep_a_template_warm_ends_with_it_and_what_people_made_stays() {
+    let world = World::new().await;
+    let spec = json!({ "image": "disk", "memory_mib": 64, "keep_warm": {} });
+    let template = json!({ "name": "web", "spec": spec });
+    world.post("/v1/templates", &template).await.ok(201);
+    let is_made = |found: &Value| found["spec"]["warms"] == "web";
+    world.until("/v1/vms/web-warm-1", is_made).await;
+    let own = json!({ "name": "own", "spec": { "warms": "web" } });
+    world.post("/v1/vms", &own).await.ok(201);
+    world.delete("/v1/templates/web").await.ok(200);
+    let is_gone = |found: &Value| found["code"] == "not-found";
+    world.until("/v1/vms/web-warm-1", is_gone).await;
+    let own = world.get("/v1/vms/own").await.ok(200);
+    assert_eq!(own["deleted_at"], Value::Null);
+}

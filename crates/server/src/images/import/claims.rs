@@ -18,6 +18,7 @@ use store::{RangeRequest, StoreError};
 use uuid::Uuid;
 
 use crate::routes::App;
+use crate::shared::Cloud;
 
 /// How long is waited for the view to have a write, and before a store that failed is tried again.
 const CATCH_UP: Duration = Duration::from_secs(5);
@@ -135,12 +136,12 @@ pub(super) async fn conclude(app: &App, image: ImageId, status: &ImageStatus) ->
 
 /// A new status, if the image is there and its status is as it is expected to be.
 pub(in crate::images) fn status_plan(
-    app: &App,
+    cloud: &Cloud,
     image: ImageId,
     status: &ImageStatus,
     is_expected: impl FnOnce(&ImageStatus) -> bool,
 ) -> Option<Plan> {
-    let view = app.cache.view();
+    let view = cloud.cache.view();
     let found = view.images.get(&image.0)?;
     let object = found.object.as_ref()?;
     let (stored, revision) = match &found.status {
