@@ -73,7 +73,7 @@ impl World {
             let intent = self.checks.view.vms.get(*vm).and_then(|vm| vm.intent.as_ref());
             let is_given_up = intent.is_some_and(|at| at.value.layer != under.layer);
             let has_layer = under.layer.is_none_or(|layer| self.overlays.contains(&layer)) || is_given_up;
-            !self.wholes.contains(*vm) && !(has_image && has_layer)
+            !(self.wholes.contains(*vm) || has_image && has_layer)
         };
         let bare = self.unders.iter().find(is_bare);
         let bare = bare.map(|(vm, under)| format!("the disk of {vm:?} lies over what is gone: {under:?}"));
