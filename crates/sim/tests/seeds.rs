@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use sim::{Script, Size, Tally, run};
 
 /// For how long seeds are run, unless `STERNA_SIM_SECONDS` says otherwise.
-const SECONDS: u64 = 75;
+const SECONDS: u64 = 60;
 
 /// How many seeds are run at most where every run has to be as the last one was.
 const SEEDS: u64 = 1000;

@@ -29,7 +29,7 @@ async fn a_generated_python_client_runs_a_life_cycle() -> anyhow::Result<()> {
 }
 
 /// How long the server is asked.
-const ASKED_FOR_S: &str = "40";
+const ASKED_FOR_S: &str = "25";
 
 #[tokio::test]
 async fn no_answer_is_other_than_described() -> anyhow::Result<()> {
