@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use api::Create;
 use api::client::ObjectOf;
-use api::kinds::{BuildSpec, Image, Operation, Template, Vm, VmSpec};
+use api::kinds::{BuildSpec, Image, Operation, OperationStatus, Template, Vm, VmSpec};
 use model::lifecycle::Phase;
 use model::operation::{Action, OperationPhase};
 use testkit::clocks::SERVER;
@@ -101,21 +101,13 @@ async fn a_script_that_fails_leaves_nothing() -> anyhow::Result<()> {
     let world = World::up(1).await?;
     world.make_template(192).await?;
     let vm = build(&world, "tiny-build-1", refreshes(vms::TINY, "echo oops; exit 3")).await?;
-    let failed = ended(&world, &vm.name, 2 * BOOT_PATIENCE).await?;
-    let reason = failed.status.reason.clone().context("why")?;
-    let applied = failed.status.applied.clone().context("what was printed")?;
+    let failed = failed(&world, &vm.name, 2 * BOOT_PATIENCE).await?;
+    let reason = failed.reason.context("why")?;
+    let applied = failed.applied.context("what was printed")?;
     ensure!(reason.code == "build-script-failed", "{reason:?}");
     ensure!(
         applied.exit_status == Some(3) && applied.output == "oops\n",
         "{applied:?}"
-    );
-    world.until_gone::<Vm>(&vm.name).await?;
-    is_empty(&world)?;
-    let template = world.client().get::<Template>(vms::TINY).await?;
-    let (images, _) = world.client().list::<Image>().await?;
-    ensure!(
-        template.status.version == 1 && images.len() == 1,
-        "{template:?} {images:?}"
     );
     world.down().await
 }
@@ -137,21 +129,29 @@ async fn a_guest_without_an_agent_is_given_up_in_time_and_leaves_nothing() -> an
     // Longer than is waited for a guest's agent passes by the calendar; the next look sees it.
     world.set_clock(SERVER, 3600)?;
     world.kill_server().await?;
-    let failed = ended(&world, &vm.name, BOOT_PATIENCE).await?;
-    let reason = failed.status.reason.clone().context("why")?;
+    let reason = failed(&world, &vm.name, BOOT_PATIENCE)
+        .await?
+        .reason
+        .context("why")?;
     ensure!(
         reason.code == "build-late" && reason.message.contains("install qemu-guest-agent"),
         "{reason:?}"
     );
-    world.until_gone::<Vm>(&vm.name).await?;
-    is_empty(&world)?;
+    world.down().await
+}
+
+/// What tells of a refresh that has failed, and nothing of it is left.
+async fn failed(world: &World, vm: &str, within: Duration) -> anyhow::Result<OperationStatus> {
+    let failed = ended(world, vm, within).await?;
+    world.until_gone::<Vm>(vm).await?;
+    is_empty(world)?;
     let template = world.client().get::<Template>(vms::TINY).await?;
     let (images, _) = world.client().list::<Image>().await?;
     ensure!(
         template.status.version == 1 && images.len() == 1,
         "{template:?} {images:?}"
     );
-    world.down().await
+    Ok(failed.status)
 }
 
 fn refreshes(template: &str, script: &str) -> BuildSpec {

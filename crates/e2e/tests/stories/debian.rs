@@ -43,12 +43,18 @@ const AT_ONCE: Duration = Duration::from_secs(20);
 const SCRIPT: &str = "#!/bin/sh\necho second part >/dev/ttyS0\n";
 const VENDOR: &str = "#!/bin/sh\necho vendor part >/dev/ttyS0\n";
 
+/// One host, and a template of a Debian.
+async fn of_debian(memory_mib: u64) -> anyhow::Result<World> {
+    let world = World::up(1).await?;
+    world.import(&debian_image()?).await?;
+    world.create_template(memory_mib).await?;
+    Ok(world)
+}
+
 #[tokio::test]
 #[ignore = "long: make soak"]
 async fn debian_does_what_either_seed_tells_it() -> anyhow::Result<()> {
-    let world = World::up(1).await?;
-    world.import(&debian_image()?).await?;
-    world.create_template(512).await?;
+    let world = of_debian(512).await?;
     let seeds = [SeedFormat::NoCloud, SeedFormat::ConfigDrive];
     try_join_all(seeds.map(|seed| is_configured(&world, seed))).await?;
     world.down().await
@@ -63,9 +69,7 @@ const LEFT: &str = "ls -d /var/lib/sterna-build* /run/sterna-build* 2>/dev/null;
 #[tokio::test]
 #[ignore = "long: make soak"]
 async fn what_a_debian_was_is_forgotten() -> anyhow::Result<()> {
-    let world = World::up(1).await?;
-    world.import(&debian_image()?).await?;
-    world.create_template(512).await?;
+    let world = of_debian(512).await?;
     let golden = is_somebody(&world, "golden", TINY).await?;
     let of_golden = BuildSpec {
         template: "web".to_owned(),
@@ -96,9 +100,7 @@ async fn what_a_debian_was_is_forgotten() -> anyhow::Result<()> {
 #[tokio::test]
 #[ignore = "long: make soak"]
 async fn debians_start_from_memory_at_once() -> anyhow::Result<()> {
-    let world = World::up(1).await?;
-    world.import(&debian_image()?).await?;
-    world.create_template(256).await?;
+    let world = of_debian(256).await?;
     let wish = json!({ "spec": { "keep_warm": {} } });
     world.client().patch::<Template>(TINY, &wish, None).await?;
     let is_warm = |template: &ObjectOf<Template>| {

@@ -34,9 +34,14 @@ fn gives(image: ImageId) -> TemplateSpec {
     }
 }
 
+fn web(world: &mut World) -> TemplateId {
+    let image = world.image();
+    TemplateId(world.create(Kind::Template, "web", gives(image)))
+}
+
 /// As a server asks for it: of a running VM's disk, or of a template's newest version.
 fn asked(world: &mut World, golden: Option<VmId>, template: Option<TemplateId>) {
-    let image = ImageId(world.view.find(Kind::Image, Some("default"), "image").unwrap());
+    let image = world.image();
     let datastore = world.view.find(Kind::Datastore, None, "default").unwrap();
     let builds = Builds {
         template: template.unwrap_or(TEMPLATE),
@@ -181,8 +186,7 @@ fn a_template_is_made_of_a_vm_step_by_step() {
 #[test]
 fn a_refresh_is_the_next_version_and_keeps_what_else_the_newest_gives() {
     let mut world = World::new(1);
-    let image = ImageId(world.view.find(Kind::Image, Some("default"), "image").unwrap());
-    let id = TemplateId(world.create(Kind::Template, "web", gives(image)));
+    let id = web(&mut world);
     asked(&mut world, None, Some(id));
     // It is changed meanwhile.
     let mut object = world.view.templates[&id.0].value.clone();
@@ -192,7 +196,7 @@ fn a_refresh_is_the_next_version_and_keeps_what_else_the_newest_gives() {
     let newest = &world.view.templates[&id.0].value.spec;
     assert_eq!((newest.image, newest.vcpus, newest.version), (IMAGE, 3, 2));
     let before = &world.view.template_versions.get(id.0, 1).unwrap().value.spec;
-    assert_eq!((before.image, before.vcpus), (image, 3));
+    assert_eq!((before.image, before.vcpus), (world.image(), 3));
     assert_eq!(ended(&world).phase, OperationPhase::Done);
     is_gone(&mut world);
 }
@@ -274,13 +278,12 @@ fn a_template_that_is_there_or_gone_by_then_is_named() {
     let mut world = World::new(1);
     asked(&mut world, None, None);
     up(&mut world);
-    let image = ImageId(world.view.find(Kind::Image, Some("default"), "image").unwrap());
-    world.create(Kind::Template, "web", gives(image));
+    web(&mut world);
     world.settle();
     failed(&mut world, "template-exists");
 
     let mut world = World::new(1);
-    let id = TemplateId(world.create(Kind::Template, "web", gives(image)));
+    let id = web(&mut world);
     asked(&mut world, None, Some(id));
     world.remove(key::object(Kind::Template, id.0));
     failed(&mut world, "template-gone");
@@ -289,8 +292,7 @@ fn a_template_that_is_there_or_gone_by_then_is_named() {
 #[test]
 fn a_template_that_has_all_its_versions_by_then_gets_no_more() {
     let mut world = World::new(1);
-    let image = ImageId(world.view.find(Kind::Image, Some("default"), "image").unwrap());
-    let id = TemplateId(world.create(Kind::Template, "web", gives(image)));
+    let id = web(&mut world);
     asked(&mut world, None, Some(id));
     for number in 1..VERSIONS_MAX as u64 {
         let version = TemplateVersion {
@@ -299,7 +301,7 @@ fn a_template_that_has_all_its_versions_by_then_gets_no_more() {
                 by: "ann".to_owned(),
                 built_from: None,
             },
-            spec: gives(image),
+            spec: gives(world.image()),
         };
         world.write(key::template_version(id, number + 1000), &version);
     }

@@ -4,7 +4,7 @@ use model::lifecycle::Phase;
 use model::migration::MigrationPhase as M;
 use model::report::{CdromState, OutgoingState, RunState};
 use model::vm::{Cdrom, Outcome, Power};
-use model::{HostId, ImageId, Incarnation, Kind, MigrationId, Reason, VmId};
+use model::{HostId, Incarnation, MigrationId, Reason, VmId};
 
 use super::world::World;
 
@@ -137,7 +137,7 @@ fn a_paused_vm_moves_and_stays_paused() {
 fn a_vm_whose_medium_is_still_being_changed_is_not_moved() {
     let mut world = World::new(2);
     let vm = world.running("web", "h1");
-    let image = ImageId(world.view.find(Kind::Image, Some("default"), "image").unwrap());
+    let image = world.image();
     let cdrom = Cdrom {
         medium: Some(image),
         force: false,

@@ -61,7 +61,7 @@ fn without_room_the_explanation_is_kept_once_and_a_new_host_is_taken() {
 #[test]
 fn a_vm_with_a_blank_disk_waits_for_its_mediums_content() {
     let mut world = World::new(1);
-    let image = model::ImageId(world.view.find(Kind::Image, Some("default"), "image").unwrap());
+    let image = world.image();
     world.write(key::image_status(image), &model::image::ImageStatus::default());
     let vm = world.asked_for("web", Power::Running, 256);
     world.change_vm(vm, |object| {
@@ -85,7 +85,7 @@ fn a_vm_with_a_blank_disk_waits_for_its_mediums_content() {
 #[test]
 fn a_vm_waits_for_its_images_content() {
     let mut world = World::new(1);
-    let image = model::ImageId(world.view.find(Kind::Image, Some("default"), "image").unwrap());
+    let image = world.image();
     world.write(key::image_status(image), &model::image::ImageStatus::default());
     let vm = world.vm("web", Power::Running);
     assert_eq!(world.phase(vm), Phase::Pending);

@@ -4,14 +4,14 @@ use model::lifecycle::Phase;
 use model::report::RunState;
 use model::template::{FIRST_VERSION, TemplateSpec};
 use model::vm::{Firmware, GuestConfig, Power, SavedIn, StartChoice};
-use model::{ImageId, Incarnation, Kind, TemplateId, VmId};
+use model::{Incarnation, Kind, TemplateId, VmId};
 
 use super::world::World;
 
 const WARMED: Incarnation = Incarnation(1);
 
 pub(super) fn template(world: &mut World) -> TemplateId {
-    let image = ImageId(world.view.find(Kind::Image, Some("default"), "image").unwrap());
+    let image = world.image();
     let spec = TemplateSpec {
         image,
         vcpus: 1,

@@ -148,6 +148,11 @@ impl World {
         self.write(key::host_status(id), &status);
     }
 
+    /// The image that is there from the beginning.
+    pub(crate) fn image(&self) -> ImageId {
+        ImageId(self.view.find(Kind::Image, Some("default"), "image").unwrap())
+    }
+
     pub(crate) fn host_id(&self, name: &str) -> HostId {
         HostId(self.view.find(Kind::Host, None, name).unwrap())
     }
@@ -186,7 +191,7 @@ impl World {
 
     /// A VM that nothing has been decided about.
     pub(crate) fn asked_for(&mut self, name: &str, power: Power, memory_mib: u64) -> VmId {
-        let image = ImageId(self.view.find(Kind::Image, Some("default"), "image").unwrap());
+        let image = self.image();
         let datastore = DatastoreId(self.view.find(Kind::Datastore, None, "default").unwrap());
         let spec = VmSpec {
             memory_mib,
