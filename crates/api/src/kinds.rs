@@ -56,7 +56,8 @@ pub struct VmSpec {
     pub disk_bytes: Option<u64>,
     /// Where its volumes are.
     pub datastore: Option<String>,
-    /// Network interfaces.
+    /// Network interfaces; if `null` one in each of the template's networks, and without a template one in the network `default` if
+    /// there is one.
     pub nics: Option<Vec<NicSpec>>,
     /// What the guest is told.
     pub guest: Option<GuestSpec>,

@@ -8,11 +8,13 @@
 
 use std::time::Duration;
 
-use model::Timestamp;
+use driver::types::Failure;
+use model::{Reason, Timestamp};
 use qemu::guest_agent::{ExecStatus, GuestAgent, GuestAgentError};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
+use super::exec::Vm;
 use super::warm::Waiting;
 use crate::clock::Clock;
 
@@ -193,6 +195,18 @@ impl Errand {
             }
             pause = (pause * 3 / 2).min(PAUSE);
         }
+    }
+}
+
+impl Vm {
+    /// Has all of it done in the guest, and says how that ended. It ends without a word of the guest when its QEMU does.
+    pub(super) async fn done_in_guest(&self, steps: Vec<Step>, patience: Duration) -> Result<Ended, Failure> {
+        let (errand, done) = Errand::new(steps, patience);
+        self.live().await?.give(errand).await;
+        done.await.map_err(|_| Failure {
+            reason: Reason::new("qemu-gone", "its QEMU ended meanwhile"),
+            is_retryable: true,
+        })
     }
 }
 

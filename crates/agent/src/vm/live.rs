@@ -188,12 +188,8 @@ impl Live {
         to.guest.recall(&to.directory);
         let agent = to.directory.join(AGENT_SOCKET);
         let wanted = guest::Wanted::new(asked, to.guests.publish(to.vm));
-        tasks.spawn(guest::watch(
-            agent,
-            to.guest.clone(),
-            Arc::clone(&to.look),
-            wanted,
-        ));
+        let asking = guest::watch(agent, to.guest.clone(), Arc::clone(&to.look), wanted);
+        tasks.spawn(while_it_lives(Arc::clone(&process), asking));
         match connect(&to.directory, CONSOLE_SOCKET).await {
             Ok(console) => drop(tasks.spawn(console::serve(to.vm, console, to.console_log, to.consoles))),
             Err(error) => tracing::warn!(%error, "the guest's console is not logged"),
@@ -366,6 +362,14 @@ async fn watch_process(process: Arc<QemuProcess>, look: Arc<Notify>) {
         tracing::warn!(%error, "QEMU's end will be seen late");
     }
     look.notify_one();
+}
+
+/// Ends with the process, so that nobody waits for what a guest that is gone was to do.
+async fn while_it_lives(process: Arc<QemuProcess>, task: impl Future<Output = ()>) {
+    tokio::select! {
+        () = task => {}
+        Ok(_) = process.gone() => {}
+    }
 }
 
 /// Measures what QEMU takes beside its guest's memory, now and then.

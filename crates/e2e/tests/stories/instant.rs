@@ -12,6 +12,7 @@ use api::kinds::{ActionBody, PlacementSpec, Template, Vm, VmSpec};
 use api::template::{WarmState, Warmth};
 use model::lifecycle::Phase;
 use model::migration::MigrationPhase;
+use model::report::StartStep;
 use model::vm::StartChoice;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -73,7 +74,12 @@ async fn vms_start_from_their_templates_memory() -> anyhow::Result<()> {
     is_kept_from_people(&world).await?;
 
     // One is killed in the midst: it is booted instead, or had started.
-    let killed = create(&world, "four", "h1", StartChoice::Auto).await?;
+    create(&world, "four", "h1", StartChoice::Auto).await?;
+    let is_given_identity =
+        |vm: &VmObject| Verdict::from(vm.status.steps.iter().any(|took| took.step == StartStep::Boot));
+    let killed = world
+        .until_vm("four", "being given its identity", is_given_identity)
+        .await?;
     kill_qemu(&world, &killed).await?;
     changes_and_is_kept_warm(&world).await?;
     what_they_do_stays_theirs(&world).await?;

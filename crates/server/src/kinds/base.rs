@@ -12,6 +12,9 @@ use model::{ImageId, Kind, NetworkId, ProfileId, TemplateId};
 use super::{find, template};
 use crate::service::Context;
 
+/// The network of VMs and templates that name none.
+pub(super) const DEFAULT_NETWORK: &str = "default";
+
 /// What a new VM is made from.
 #[derive(Default)]
 pub(super) struct Base<'v> {
@@ -74,15 +77,19 @@ impl<'v> Base<'v> {
         own.or(self.template().and_then(|template| template.disk_bytes))
     }
 
-    /// An interface in each of the template's networks.
-    pub(super) fn nics(&self) -> Vec<NicSpec> {
-        let networks = self.template().map(|template| template.networks.clone());
-        let nic = |id: NetworkId| NicSpec {
-            network: id.to_string(),
+    /// An interface in each of the template's networks; in the network `default`, if there is one, without a template.
+    pub(super) fn nics(&self, context: &Context<'_>) -> Vec<NicSpec> {
+        let networks = match self.template() {
+            Some(template) => template.networks.iter().map(NetworkId::to_string).collect(),
+            None if find(context, Kind::Network, DEFAULT_NETWORK).is_ok() => vec![DEFAULT_NETWORK.to_owned()],
+            None => Vec::new(),
+        };
+        let nic = |network| NicSpec {
+            network,
             mac: None,
             address: None,
         };
-        networks.into_iter().flatten().map(nic).collect()
+        networks.into_iter().map(nic).collect()
     }
 
     pub(super) fn guest(&self) -> GuestConfig {

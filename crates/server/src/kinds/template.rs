@@ -13,6 +13,7 @@ use planner::view::At;
 use planner::{Plan, View};
 use uuid::Uuid;
 
+use super::base::DEFAULT_NETWORK;
 use super::catalog::{check_sizes, guest, guest_spec, hide_texts};
 use super::{Served, base, find, media, name_of, remove_at_once, warm};
 use crate::service::Context;
@@ -68,7 +69,7 @@ impl Served for Template {
         _: &mut Plan,
     ) -> Result<Self::Stored, Problem> {
         let sizes = Sizes::of(context, &spec)?;
-        let networks = spec.networks.unwrap_or_else(|| vec!["default".to_owned()]);
+        let networks = spec.networks.unwrap_or_else(|| vec![DEFAULT_NETWORK.to_owned()]);
         check_range(
             "the number of networks",
             networks.len() as u64,

@@ -175,7 +175,7 @@ impl Served for Vm {
             image,
             disk_bytes,
             datastore: DatastoreId(datastore),
-            nics: nics(context, spec.nics.unwrap_or_else(|| base.nics()), plan)?,
+            nics: nics(context, spec.nics.unwrap_or_else(|| base.nics(context)), plan)?,
             guest: merged_guest(spec.guest, base.guest())?,
             placement: placement::rule(context, wanted)?,
             power: spec.power.unwrap_or(Power::Running),

@@ -239,6 +239,37 @@ async fn fifty_creates(world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_without_a_template_is_in_the_default_network_if_there_is_one() {
+    let world = World::new().await;
+    let made = async |name: &str, nics: Option<Value>| {
+        let mut spec = json!({ "image": "disk", "memory_mib": 64, "power": "hold" });
+        if let Some(nics) = nics {
+            spec["nics"] = nics;
+        }
+        let body = json!({ "name": name, "spec": spec });
+        world.post("/v1/vms", &body).await.ok(201)["spec"]["nics"].clone()
+    };
+    let default = made("default", None).await;
+    assert_eq!(
+        (default.as_array().unwrap().len(), &default[0]["network"]),
+        (1, &json!("default"))
+    );
+    assert_eq!(made("none", Some(json!([]))).await, json!([]));
+    let without = json!({ "name": "alone", "spec": { "image": "disk", "memory_mib": 64, "networks": [] } });
+    world.post("/v1/templates", &without).await.ok(201);
+    let of_it = json!({ "name": "of-it", "spec": { "template": "alone", "power": "hold" } });
+    assert_eq!(
+        world.post("/v1/vms", &of_it).await.ok(201)["spec"]["nics"],
+        json!([])
+    );
+
+    for what in ["vms/default", "templates/small", "networks/default"] {
+        world.delete(&format!("/v1/{what}")).await.ok(200);
+    }
+    assert_eq!(made("nowhere", None).await, json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_vms_at_once_get_addresses_of_their_own() {
     fifty_creates(&World::new().await).await;
 }

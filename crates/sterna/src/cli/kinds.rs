@@ -270,6 +270,9 @@ pub(crate) struct TemplateArgs {
     /// A network to plug an interface into; may be given several times; `default` if left out
     #[arg(long = "network", value_name = "NETWORK")]
     pub(crate) networks: Vec<String>,
+    /// Plug its VMs into no network
+    #[arg(long, conflicts_with = "networks")]
+    pub(crate) no_network: bool,
     /// What starts guests: bios, or uefi with variables of each VM's own; bios if left out
     #[arg(long, value_enum, value_name = "FIRMWARE", hide_possible_values = true)]
     pub(crate) firmware: Option<FirmwareArg>,

@@ -160,9 +160,13 @@ pub(crate) struct VmArgs {
     /// Where it may run.
     #[command(flatten)]
     pub(crate) rules: RuleArgs,
-    /// A network to plug an interface into; may be given several times
+    /// A network to plug an interface into; may be given several times; the template's networks if left out, and without a template
+    /// `default` if there is one
     #[arg(long = "network", value_name = "NETWORK[,address=IP][,mac=MAC]", value_parser = units::nic)]
     pub(crate) nics: Vec<NicSpec>,
+    /// Plug it into no network
+    #[arg(long, conflicts_with = "nics")]
+    pub(crate) no_network: bool,
     /// The guest's host name; the VM's name if left out
     #[arg(long)]
     pub(crate) hostname: Option<String>,

@@ -38,7 +38,7 @@ async fn create(context: &Context, args: TemplateArgs) -> anyhow::Result<ExitCod
         vcpus: args.vcpus,
         memory_mib: args.memory,
         disk_bytes: args.disk,
-        networks: (!args.networks.is_empty()).then_some(args.networks),
+        networks: (args.no_network || !args.networks.is_empty()).then_some(args.networks),
         guest: guest(&args.guest, None)?.unwrap_or_default(),
         firmware: args.firmware.map(Into::into),
         keep_warm: None,

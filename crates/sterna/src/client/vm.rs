@@ -237,7 +237,7 @@ fn bodies(args: VmArgs) -> anyhow::Result<Vec<Create<VmSpec>>> {
         image: args.image,
         disk_bytes: args.disk,
         datastore: args.datastore,
-        nics: (!args.nics.is_empty()).then_some(args.nics),
+        nics: (args.no_network || !args.nics.is_empty()).then_some(args.nics),
         guest: template::guest(&args.guest, args.hostname)?,
         placement: placement(args.host, args.host_labels, args.rules),
         power: first_power(args.hold, args.off),

@@ -19,7 +19,7 @@ use model::Reason;
 use model::build::Built;
 use model::operation::Applied;
 
-use super::errand::{Errand, Step, Trouble};
+use super::errand::{Step, Trouble};
 use super::exec::Vm;
 
 const BEGIN: &str = include_str!("begin.sh");
@@ -68,16 +68,8 @@ impl Vm {
     }
 
     async fn hear(&self, step: Step) -> Result<String, Failure> {
-        let (errand, done) = Errand::new(vec![step], PATIENCE);
-        self.live().await?.give(errand).await;
-        match done.await {
-            Ok(Ok(said)) => Ok(said),
-            Ok(Err(trouble)) => Err(refused(&trouble)),
-            Err(_) => Err(Failure {
-                reason: Reason::new("qemu-gone", "its QEMU ended meanwhile"),
-                is_retryable: true,
-            }),
-        }
+        let ended = self.done_in_guest(vec![step], PATIENCE).await?;
+        ended.map_err(|trouble| refused(&trouble))
     }
 }
 

@@ -307,16 +307,9 @@ impl Vm {
     }
 
     async fn run_errand(&self, steps: Vec<Step>, patience: Duration) -> Result<(), Failure> {
-        let (errand, done) = Errand::new(steps, patience);
-        self.live().await?.give(errand).await;
-        match done.await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(trouble)) => Err(terminal("guest-refused", trouble.message)),
-            Err(_) => Err(Failure {
-                reason: Reason::new("qemu-gone", "its QEMU ended meanwhile"),
-                is_retryable: true,
-            }),
-        }
+        let ended = self.done_in_guest(steps, patience).await?;
+        let done = ended.map(drop);
+        done.map_err(|trouble| terminal("guest-refused", trouble.message))
     }
 }
 
