@@ -11,7 +11,8 @@
 use model::report::{RunState, RunStatus};
 use model::template::{ANOTHER_BUILD, TemplateSpec};
 use model::vm::{
-    Firmware, Goal, Nic, Open, PlacementRule, Power, SavedState, Start, StartChoice, VmIntent, VmSpec, calculated_mac,
+    Firmware, Goal, Nic, Open, PlacementRule, Power, SavedState, Start, StartChoice, VmIntent, VmSpec,
+    calculated_mac,
 };
 use model::{DatastoreId, HostId, NetworkId, Reason, TemplateId, VmId, key};
 use uuid::Uuid;

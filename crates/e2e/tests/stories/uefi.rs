@@ -59,6 +59,7 @@ async fn a_vm_starts_by_uefi_with_variables_of_its_own() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+#[ignore = "soak: a minute, with two boots by UEFI"]
 async fn vms_start_from_memory_that_was_booted_by_uefi() -> anyhow::Result<()> {
     let world = World::up(2).await?;
     world.import_image().await?;
@@ -80,7 +81,11 @@ async fn vms_start_from_memory_that_was_booted_by_uefi() -> anyhow::Result<()> {
     let (one, two) = tokio::try_join!(world.until_ready("one"), world.until_ready("two"))?;
     for vm in [&one, &two] {
         ensure!(vm.status.booted_instead.is_none(), "{:?}", vm.status);
-        ensure!(std::fs::read(own(&world, vm))? == content, "{} has others", vm.name);
+        ensure!(
+            std::fs::read(own(&world, vm))? == content,
+            "{} has others",
+            vm.name
+        );
     }
 
     // Made whole, it boots by what it has, which is nobody else's; the other takes its own along.

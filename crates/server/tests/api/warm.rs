@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::world::World;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_warm_form_is_only_read_and_only_of_what_can_be_warmed() {
+async fn a_warm_form_is_only_read_and_has_its_templates_machine() {
     let world = World::new().await;
     let quick = json!({ "name": "quick", "spec": { "template": "small", "start": "instant" } });
     world
