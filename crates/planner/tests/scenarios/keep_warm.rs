@@ -199,12 +199,12 @@ fn a_form_that_some_host_can_use_is_kept() {
 #[test]
 fn a_host_without_uefi_can_use_no_form_that_needs_it() {
     let mut world = World::new(2);
-    let (id, form) = kept(&mut world);
+    let id = template(&mut world);
     change(&mut world, id, |spec| spec.firmware = Firmware::Uefi);
-    let next = making(&world, id);
-    assert_ne!(next, form);
-    let own = world.host_of(next);
-    succeed(&mut world, next);
+    keep(&mut world, id);
+    let form = making(&world, id);
+    let own = world.host_of(form);
+    succeed(&mut world, form);
     let other = if own == "h1" { "h2" } else { "h1" };
     let without = HostStatus {
         uefi: false,
@@ -214,9 +214,9 @@ fn a_host_without_uefi_can_use_no_form_that_needs_it() {
     let other = world.host_id(other);
     world.write(key::host_status(other), &without);
     world.settle();
-    assert_eq!(stands(&world, id), Warmth::Ready(next));
+    assert_eq!(stands(&world, id), Warmth::Ready(form));
     update(&mut world, &own, "11.0.0");
-    assert_ne!(making(&world, id), next);
+    assert_ne!(making(&world, id), form);
 }
 
 #[test]
