@@ -2,9 +2,9 @@
 //! Those of VMs that start from their template's memory begin as its warm form's.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use api::Create;
 use api::kinds::{Template, TemplateSpec, Vm, VmSpec};
 use model::lifecycle::Phase;
@@ -59,7 +59,7 @@ async fn a_vm_starts_by_uefi_with_variables_of_its_own() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-#[ignore = "soak: a minute, with two boots by UEFI"]
+#[ignore = "soak: a minute and more, with three boots by UEFI"]
 async fn vms_start_from_memory_that_was_booted_by_uefi() -> anyhow::Result<()> {
     let world = World::up(2).await?;
     world.import_image().await?;
@@ -72,11 +72,7 @@ async fn vms_start_from_memory_that_was_booted_by_uefi() -> anyhow::Result<()> {
     );
 
     for name in ["one", "two"] {
-        let spec = VmSpec {
-            start: Some(StartChoice::AtOnce),
-            ..vms::spec(Some("h1"), "")
-        };
-        world.create_vm(name, spec).await?;
+        create_at_once(&world, name, "h1").await?;
     }
     let (one, two) = tokio::try_join!(world.until_ready("one"), world.until_ready("two"))?;
     for vm in [&one, &two] {
@@ -87,6 +83,22 @@ async fn vms_start_from_memory_that_was_booted_by_uefi() -> anyhow::Result<()> {
             vm.name
         );
     }
+
+    // Where OVMF is another one it is booted, by other variables.
+    is_of_another_uefi(&kept.with_file_name("warm-1.json"))?;
+    create_at_once(&world, "three", "h2").await?;
+    let three = world.until_ready("three").await?;
+    let why = three.status.booted_instead.as_ref().map(|why| &why.message);
+    ensure!(
+        why.is_some_and(|why| why.contains("it was made by")),
+        "{:?}",
+        three.status
+    );
+    ensure!(
+        std::fs::read(own(&world, &three))? == content,
+        "it booted by the form's"
+    );
+    ensure!(variables(&world, &three).exists(), "it has none");
 
     // Made whole, it boots by what it has, which is nobody else's; the other takes its own along.
     world.act("one", "flatten").await?;
@@ -106,7 +118,7 @@ async fn vms_start_from_memory_that_was_booted_by_uefi() -> anyhow::Result<()> {
     ensure!(booted != content, "no boot has left anything");
     ensure!(std::fs::read(own(&world, &two))? == content, "two's were written");
     ensure!(std::fs::read(&kept)? == content, "the form's were written");
-    for name in ["one", "two", &form.name] {
+    for name in ["one", "two", "three", &form.name] {
         world.delete_vm(name).await?;
     }
     is_empty(&world)?;
@@ -137,6 +149,25 @@ async fn warm(world: &World) -> anyhow::Result<VmObject> {
         _ => Verdict::NotYet,
     };
     wait::until::<Vm>(world.client(), "form", "kept", BOOT_PATIENCE, is_kept).await
+}
+
+async fn create_at_once(world: &World, name: &str, host: &str) -> anyhow::Result<VmObject> {
+    let spec = VmSpec {
+        start: Some(StartChoice::AtOnce),
+        ..vms::spec(Some(host), "")
+    };
+    world.create_vm(name, spec).await
+}
+
+/// A warm form is made to have been made by another OVMF than is here.
+fn is_of_another_uefi(form: &Path) -> anyhow::Result<()> {
+    let mut made: serde_json::Value = serde_json::from_slice(&std::fs::read(form)?)?;
+    let uefi = made
+        .pointer_mut("/made_by/uefi")
+        .filter(|uefi| uefi.is_string())
+        .context("it does not say by which")?;
+    *uefi = serde_json::json!("another");
+    Ok(std::fs::write(form, serde_json::to_vec(&made)?)?)
 }
 
 fn variables(world: &World, vm: &VmObject) -> PathBuf {
