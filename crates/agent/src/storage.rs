@@ -336,13 +336,12 @@ pub fn disk_path(vm: VmId, disk: &Disk) -> PathBuf {
     volume_dir(Path::new(&disk.datastore), vm).join(name)
 }
 
-/// Where a copy of a disk is that is another VM's root disk. One of all that the guest sees is over nothing.
-pub fn copy_path(to: VmId, disk: &Disk, is_whole: bool) -> PathBuf {
-    let over = Disk {
+/// The disk that a copy of one is to the VM that has it. One of all that the guest sees is over no warm VM's.
+pub fn copied(disk: &Disk, is_whole: bool) -> Disk {
+    Disk {
         layer: disk.layer.filter(|_| !is_whole),
         ..disk.clone()
-    };
-    disk_path(to, &over)
+    }
 }
 
 /// Where the warm VM's disk is that lies under this one.

@@ -11,7 +11,8 @@
 use model::report::{RunState, RunStatus};
 use model::template::{ANOTHER_BUILD, TemplateSpec};
 use model::vm::{
-    Goal, Nic, Open, PlacementRule, Power, SavedState, Start, StartChoice, VmIntent, VmSpec, calculated_mac,
+    Firmware, Goal, Nic, Open, PlacementRule, Power, SavedState, Start, StartChoice, VmIntent, VmSpec,
+    calculated_mac,
 };
 use model::{DatastoreId, HostId, NetworkId, Reason, TemplateId, VmId, key};
 use uuid::Uuid;
@@ -144,9 +145,14 @@ pub fn outdated(view: &View, id: VmId) -> Option<Reason> {
 
 /// Whether no host can go on from a warm VM's memory: what they run is of another build than what kept it.
 fn of_another_build(view: &View, id: VmId) -> Option<Reason> {
-    let saved = view.vms.get(&id)?.intent.as_ref()?.value.saved.as_ref()?;
+    let vm = view.vms.get(&id)?;
+    let saved = vm.intent.as_ref()?.value.saved.as_ref()?;
+    let object = vm.object.as_ref().map(|at| &at.value.spec);
+    let needs_uefi = object.is_some_and(|spec| spec.firmware == Firmware::Uefi);
     let living = view.hosts.iter().filter(|(_, host)| !host.is_dead());
-    let mut builds = living.filter_map(|(id, host)| Some((id, host.status.as_ref()?.value.build())));
+    let living = living.filter_map(|(id, host)| Some((id, &host.status.as_ref()?.value)));
+    let able = living.filter(|(_, status)| status.uefi || !needs_uefi);
+    let mut builds = able.map(|(id, status)| (id, status.build()));
     let first = builds.next()?;
     let fits = |(host, build): &(&HostId, String)| {
         !saved.refused_by.contains(host) && saved.build.as_ref().is_none_or(|kept| kept == build)

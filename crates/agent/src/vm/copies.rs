@@ -82,10 +82,11 @@ impl Vm {
 
     /// Where a copy comes to be. What becomes an image is only passed on from here, and is this incarnation's.
     fn files(&self, to: CopyTo, disk: &Disk, is_whole: bool) -> Files {
+        let copied = storage::copied(disk, is_whole);
         let whole = match to {
-            CopyTo::Vm(vm) => storage::copy_path(vm, disk, is_whole),
+            CopyTo::Vm(vm) => storage::disk_path(vm, &copied),
             // It has no other place than its own, and gets none.
-            CopyTo::Itself { .. } => storage::copy_path(self.id.vm, disk, is_whole),
+            CopyTo::Itself { .. } => storage::disk_path(self.id.vm, &copied),
             CopyTo::Image(image) => {
                 let name = format!("{IMAGE}{image}-{}.qcow2", self.id.incarnation);
                 volume_dir(Path::new(&disk.datastore), self.id.vm).join(name)
@@ -151,7 +152,9 @@ impl Vm {
     fn copy_variables(&self, order: &Order) -> Result<(), Failure> {
         storage::make_private(&order.files.directory).map_err(storage_failure)?;
         let Some(to) = order.to.vm() else { return Ok(()) };
-        firmware::copy_variables(self.id.vm, to, &order.disk).map_err(storage_failure)
+        let from = firmware::path(self.id.vm, &order.disk);
+        let copied = storage::copied(&order.disk, order.shape.whole);
+        firmware::copy_variables(&from, to, &copied).map_err(storage_failure)
     }
 
     /// Copies the disk's file, which no QEMU has open.
@@ -192,7 +195,10 @@ impl Vm {
         let is_made = both.iter().any(|files| files.whole.exists());
         match to.vm() {
             Some(to) if !is_made => {
-                storage::remove(&firmware::path(to, &disk)).map_err(storage_failure)?;
+                for is_whole in [true, false] {
+                    let variables = firmware::path(to, &storage::copied(&disk, is_whole));
+                    storage::remove(&variables).map_err(storage_failure)?;
+                }
             }
             Some(_) => {}
             None => storage::remove(&both[0].whole).map_err(storage_failure)?,

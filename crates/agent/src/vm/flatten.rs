@@ -21,6 +21,7 @@ use qemu::command_line::ImageFormat;
 use qemu::qmp::copies::DiskCopyState;
 
 use super::exec::{Vm, qmp_failure, storage_failure};
+use crate::firmware;
 use crate::storage::{self, Storage, StorageError};
 
 impl Vm {
@@ -83,22 +84,27 @@ async fn blocking(
     })
 }
 
-/// What is whole is durable. One that lay over a warm VM's disk also has the name of one that does not: from now on it is that.
+/// What is whole is durable. One that lay over a warm VM's disk also has the name of one that does not, and so have the variables
+/// beside it: from now on it is that.
 fn keep(vm: model::VmId, disk: &Disk) -> Result<(), StorageError> {
-    let path = storage::disk_path(vm, disk);
-    let file = fs::File::open(&path).map_err(storage::file("open", &path))?;
-    file.sync_all().map_err(storage::file("sync", &path))?;
-    let over_nothing = Disk {
-        layer: None,
-        ..disk.clone()
-    };
-    let name = storage::disk_path(vm, &over_nothing);
+    let whole = storage::copied(disk, true);
+    let variables = firmware::path(vm, disk);
+    if variables.exists() {
+        keep_as(&variables, &firmware::path(vm, &whole))?;
+    }
+    keep_as(&storage::disk_path(vm, disk), &storage::disk_path(vm, &whole))
+}
+
+/// A file is durable, and has this name too.
+fn keep_as(path: &Path, name: &Path) -> Result<(), StorageError> {
+    let file = fs::File::open(path).map_err(storage::file("open", path))?;
+    file.sync_all().map_err(storage::file("sync", path))?;
     if name == path {
         return Ok(());
     }
-    match fs::hard_link(&path, &name) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_same(&path, &name) => {}
-        other => other.map_err(storage::file("name", &name))?,
+    match fs::hard_link(path, name) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_same(path, name) => {}
+        other => other.map_err(storage::file("name", name))?,
     }
     let directory = name.parent().unwrap_or(Path::new("."));
     let synced = fs::File::open(directory).and_then(|directory| directory.sync_all());
@@ -163,8 +169,11 @@ mod tests {
         let (path, name) = (storage::disk_path(vm, &disk), storage::disk_path(vm, &whole));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, "disk").unwrap();
+        let variables = firmware::path(vm, &disk);
+        fs::write(&variables, "variables").unwrap();
         keep(vm, &disk).unwrap();
         assert!(is_same(&path, &name));
+        assert!(is_same(&variables, &firmware::path(vm, &whole)));
         // A repeat changes nothing, also one under the new name.
         keep(vm, &disk).unwrap();
         keep(vm, &whole).unwrap();

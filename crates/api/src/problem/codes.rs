@@ -158,7 +158,6 @@ pub const CODES: &[Code] = &[
     code(422, "user-data-not-shown", "The user data was left out where the object was taken from.", "Take the object with a token of the role operator, or leave the field as it was."),
     code(422, "user-data-part-unknown", "A part of the user data does not say what it is.", "Begin it as cloud-init has it, such as with `#!` or `#cloud-config`, or give it alone."),
     code(422, "warm-form-has-its-templates", "A warm form is given what its template decides.", "Leave the field out, or leave `warms` out."),
-    code(422, "warm-form-needs-bios", "Only a template whose VMs are started by BIOS is warmed.", "Let its VMs boot."),
     code(426, "no-websocket", "The console is a WebSocket.", "Ask for the upgrade, or for the log with `log=true`."),
     code(429, "too-many-attempts", "Too many requests without a valid token came from this address.", "Correct the token, and wait as long as `Retry-After` says."),
     code(429, "too-many-polls", "Too many clients wait for changes.", "Wait as long as `Retry-After` says, or use a watch."),

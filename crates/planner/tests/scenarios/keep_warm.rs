@@ -5,7 +5,7 @@ use model::host::HostStatus;
 use model::lifecycle::Phase;
 use model::report::RunState;
 use model::template::{ANOTHER_BUILD, KeepWarm, TemplateSpec};
-use model::vm::{Power, SavedIn, StartChoice};
+use model::vm::{Firmware, Power, SavedIn, StartChoice};
 use model::{DatastoreId, Incarnation, Kind, Object, TemplateId, VmId, key, samples};
 use planner::keep_warm::{FAILURES_MAX, Warmth, warmth};
 
@@ -193,6 +193,29 @@ fn a_form_that_some_host_can_use_is_kept() {
     update(&mut world, other, "11.0.0");
     assert_eq!((stands(&world, id), made(&world)), (Warmth::Ready(form), 1));
     update(&mut world, own, "11.0.0");
+    assert_ne!(making(&world, id), form);
+}
+
+#[test]
+fn a_host_without_uefi_can_use_no_form_that_needs_it() {
+    let mut world = World::new(2);
+    let id = template(&mut world);
+    change(&mut world, id, |spec| spec.firmware = Firmware::Uefi);
+    keep(&mut world, id);
+    let form = making(&world, id);
+    let own = world.host_of(form);
+    succeed(&mut world, form);
+    let other = if own == "h1" { "h2" } else { "h1" };
+    let without = HostStatus {
+        uefi: false,
+        peer_address: None,
+        ..samples::host_status(1, 4096)
+    };
+    let other = world.host_id(other);
+    world.write(key::host_status(other), &without);
+    world.settle();
+    assert_eq!(stands(&world, id), Warmth::Ready(form));
+    update(&mut world, &own, "11.0.0");
     assert_ne!(making(&world, id), form);
 }
 

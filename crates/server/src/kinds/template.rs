@@ -64,7 +64,7 @@ impl Served for Template {
 
     fn create(
         context: &Context<'_>,
-        name: &str,
+        _: &str,
         spec: TemplateSpec,
         _: &mut Plan,
     ) -> Result<Self::Stored, Problem> {
@@ -85,9 +85,7 @@ impl Served for Template {
             media::check_is_disk(content, &spec.image)?;
         }
         let firmware = spec.firmware.unwrap_or_default();
-        let keep_warm = spec
-            .keep_warm
-            .map(|keep| warm::kept(context, name, firmware, keep));
+        let keep_warm = spec.keep_warm.map(|keep| warm::kept(context, keep));
         Ok(template::TemplateSpec {
             image,
             vcpus: sizes.vcpus,
@@ -119,7 +117,7 @@ impl Served for Template {
         };
         if gives(&spec) == gives(&shown) {
             let keep = spec.keep_warm;
-            let kept = keep.map(|keep| warm::kept(context, &old.meta.name, old.spec.firmware, keep));
+            let kept = keep.map(|keep| warm::kept(context, keep));
             return Ok(template::TemplateSpec {
                 keep_warm: kept.transpose()?,
                 ..old.spec.clone()

@@ -4,7 +4,7 @@ use api::Problem;
 use api::kinds::VmSpec;
 use api::template::{self, WarmState};
 use model::template::{KeepWarm, TemplateIntent};
-use model::vm::{self, Firmware, StartChoice};
+use model::vm::{self, StartChoice};
 use model::{DatastoreId, Kind, Object, Reason, TemplateId, VmId, key};
 use planner::keep_warm::Warmth;
 use planner::view::At;
@@ -35,25 +35,12 @@ pub(super) fn create(
     let datastore = spec.datastore.as_deref().unwrap_or("default");
     let mut rule = placement::rule(context, spec.placement)?;
     rule.batch = None;
-    check_firmware(template, base.firmware)?;
     let datastore = DatastoreId(find(context, Kind::Datastore, datastore)?);
     let form = planner::warm::form_spec(TemplateId(id), base, context.new_id, datastore);
     Ok(vm::VmSpec {
         placement: rule,
         ..form
     })
-}
-
-/// Variables of UEFI are each VM's own.
-pub(super) fn check_firmware(template: &str, firmware: Firmware) -> Result<(), Problem> {
-    if firmware.is_usual() {
-        return Ok(());
-    }
-    let detail = format!(
-        "template {template} is started by UEFI, whose variables each VM has of its own: only what is started by \
-         BIOS is warmed"
-    );
-    Err(Problem::invalid("warm-form-needs-bios", detail))
 }
 
 /// All that makes it is its template's.
@@ -143,13 +130,7 @@ pub(super) fn check_deletable(view: &View, at: &At<Object<vm::VmSpec>>) -> Resul
 }
 
 /// The wish that a template is kept warm.
-pub(super) fn kept(
-    context: &Context<'_>,
-    template: &str,
-    firmware: Firmware,
-    keep: template::KeepWarm,
-) -> Result<KeepWarm, Problem> {
-    check_firmware(template, firmware)?;
+pub(super) fn kept(context: &Context<'_>, keep: template::KeepWarm) -> Result<KeepWarm, Problem> {
     let datastore = keep.datastore.as_deref().unwrap_or("default");
     Ok(KeepWarm {
         datastore: DatastoreId(find(context, Kind::Datastore, datastore)?),

@@ -6,7 +6,7 @@
 //! **Does not know:** which VM starts from which.
 //!
 //! The files are in the warm VM's directory in the datastore: `memory-N.ram` is the memory, mapped by QEMU, `saved-N.state`
-//! the state of the devices, and `warm-N.json`, which comes last, what they were made by. The directory is closed to all but
+//! the state of the devices, that of UEFI's flash chips too, and `warm-N.json`, which comes last, what they were made by. The directory is closed to all but
 //! the agent; QEMU opens the memory by the descriptor that it inherits, so the file itself has to let its user in.
 //!
 //! **Start here:** [`Vm::keep_warm`], [`Vm::load_warm`], [`Vm::identify`].
@@ -23,6 +23,7 @@ use base64::engine::general_purpose::STANDARD;
 use driver::types::{Failure, Outcome};
 use model::document::{Machine, Order, Port, StartFrom};
 use model::template::ANOTHER_BUILD;
+use model::vm::Firmware;
 use model::{Incarnation, Reason, VmId};
 use qemu::command_line::{MACHINE_TYPE, Memory};
 use qemu::migration_settings::warm_capabilities;
@@ -36,7 +37,7 @@ pub(super) use self::waiting::Waiting;
 use super::errand::{Errand, Step};
 use super::exec::{Vm, qmp_failure, storage_failure};
 use super::retryable;
-use crate::{chance, config, storage};
+use crate::{chance, config, firmware, storage};
 
 const SETTLE: &str = include_str!("settle.sh");
 const ENTROPY: &str = include_str!("entropy.sh");
@@ -66,6 +67,9 @@ struct MadeBy {
     accelerator: String,
     memory_mib: u64,
     vcpus: u32,
+    /// The program of UEFI, of what is started by that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    uefi: Option<String>,
 }
 
 /// The description of a warm VM's files.
@@ -110,8 +114,8 @@ impl Files {
     }
 
     /// From now on nobody writes them: they are durable, and only read.
-    fn seal(&self, disk: &Path, form: &WarmForm) -> std::io::Result<()> {
-        for path in [&self.memory, &self.state, disk] {
+    fn seal(&self, volumes: &[PathBuf], form: &WarmForm) -> std::io::Result<()> {
+        for path in [&self.memory, &self.state].into_iter().chain(volumes) {
             fs::File::open(path)?.sync_all()?;
             fs::set_permissions(path, fs::Permissions::from_mode(0o444))?;
         }
@@ -198,8 +202,11 @@ impl Vm {
             macs: machine.nics.iter().map(|nic| nic.mac.clone()).collect(),
             waiting: self.waiting(),
         };
-        let disk = storage::disk_path(self.id.vm, &machine.disk);
-        let sealed = tokio::task::spawn_blocking(move || files.seal(&disk, &form)).await;
+        let mut volumes = vec![storage::disk_path(self.id.vm, &machine.disk)];
+        if machine.firmware == Firmware::Uefi {
+            volumes.push(firmware::path(self.id.vm, &machine.disk));
+        }
+        let sealed = tokio::task::spawn_blocking(move || files.seal(&volumes, &form)).await;
         let sealed = sealed.map_err(|error| retryable("storage-failed", &error))?;
         sealed.map_err(|error| retryable("storage-failed", &error))?;
         Ok(Outcome::Saved { bytes })
@@ -228,6 +235,10 @@ impl Vm {
             accelerator: format!("{:?}", self.host.accelerator.name),
             memory_mib: machine.memory_mib,
             vcpus: machine.vcpus,
+            uefi: match machine.firmware {
+                Firmware::Bios => None,
+                Firmware::Uefi => Some(firmware::program().map_err(storage_failure)?),
+            },
         })
     }
 
