@@ -54,7 +54,6 @@ impl World {
             image: disk.image.as_ref().map(|image| image.sha256.clone()),
             layer: disk.layer,
         };
-        self.layers.extend(under.layer);
         self.unders.insert(vm, under);
     }
 
