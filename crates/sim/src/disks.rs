@@ -24,7 +24,7 @@ use crate::world::{AgentEvent, Said, World};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Under {
     image: Option<String>,
-    layer: Option<VmId>,
+    pub(crate) layer: Option<VmId>,
 }
 
 /// What became of a content that a host has given to a server.

@@ -298,7 +298,12 @@ impl World {
 
     fn remove_volumes(&mut self, n: usize, vm: VmId) {
         self.overlays.remove(&vm);
-        self.unders.remove(&vm);
+        let under = self.unders.remove(&vm);
+        if self.bug == Some(Bug::LayerTakenAlong)
+            && let Some(layer) = under.and_then(|under| under.layer)
+        {
+            self.overlays.remove(&layer);
+        }
         self.check_bases();
         self.copies.remove(&vm);
         self.wholes.remove(&vm);
