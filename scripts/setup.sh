@@ -50,6 +50,7 @@ case $mode in test | soak) packages+='xorriso|cmd:xorriso|makes the media that a
 isolinux|file:/usr/lib/ISOLINUX/isolinux.bin|boots them
 libnfs-utils|cmd:nfs-cat|reads images of NFS servers
 openssh-client|cmd:ssh-keygen|makes the host keys that a guest would have
+dropbear-bin|cmd:dropbearkey|makes those of a guest that has dropbear
 ' ;;
 esac
 [ "$mode" != deb ] || packages+='dpkg-dev|cmd:dpkg-shlibdeps|finds out which libraries the package depends on

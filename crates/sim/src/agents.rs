@@ -70,6 +70,7 @@ impl World {
             AgentEvent::Kept(number, document) => self.obey(n, number, *document),
             AgentEvent::Post(at_us) => self.post(n, at_us),
             AgentEvent::Posted { post, report } => self.posted(n, post, report),
+            AgentEvent::Replaced => self.note_build(n),
             AgentEvent::Begin(key, id, effect) => self.begin_effect(n, key, id, effect),
             AgentEvent::Told(key, input) => self.told(n, key, input),
             AgentEvent::Timer(key, at_us) => {
@@ -428,6 +429,17 @@ impl World {
             self.after(again_us, event.clone());
         }
         self.after(for_us, event);
+    }
+
+    /// The agent sees that another QEMU is in its program's place.
+    fn note_build(&mut self, n: usize) {
+        let time = self.time.clone();
+        let host = &mut self.hosts[n];
+        let (now_us, version) = (host.now(&time).monotonic_us, host.status().qemu_version);
+        if let Some(agent) = &mut host.agent {
+            agent.board.set_qemu_version(now_us, &version);
+        }
+        self.plan_post(n);
     }
 
     /// A report arrives: the server's own code takes it.

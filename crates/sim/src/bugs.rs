@@ -38,11 +38,13 @@ pub enum Bug {
     RulesLost,
     /// Hosts that connect are told what a server knows that hears of changes late.
     ServerBehind,
+    /// With a disk goes the warm VM's that it is over.
+    LayerTakenAlong,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::ComparesLeftOut,
         Self::WakeUpLost,
         Self::FenceIgnored,
@@ -55,6 +57,7 @@ impl Bug {
         Self::AddressKept,
         Self::RulesLost,
         Self::ServerBehind,
+        Self::LayerTakenAlong,
     ];
     /// Does to a write what the bug does. Answers how long there is then for others to come first.
     pub(crate) fn spoil(self, txn: &mut Txn) -> u64 {

@@ -24,7 +24,7 @@ use crate::world::{AgentEvent, Said, World};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Under {
     image: Option<String>,
-    layer: Option<VmId>,
+    pub(crate) layer: Option<VmId>,
 }
 
 /// What became of a content that a host has given to a server.
@@ -54,7 +54,6 @@ impl World {
             image: disk.image.as_ref().map(|image| image.sha256.clone()),
             layer: disk.layer,
         };
-        self.layers.extend(under.layer);
         self.unders.insert(vm, under);
     }
 

@@ -52,9 +52,8 @@ impl World {
                 None
             }
             effect => {
-                let content = self.content_of(n, key, &effect);
-                if let Some(content) = content {
-                    self.must_be_at_rest(key, &effect);
+                self.must_be_at_rest(key, &effect);
+                if let Some(content) = self.content_of(n, key, &effect) {
                     self.give_content(n, key, id, content);
                     None
                 } else {
@@ -138,10 +137,7 @@ impl World {
             Effect::Settle if self.comes_to_nothing() => Err(failure("guest-not-settled", false)),
             Effect::Settle => DONE,
             Effect::Build => self.build(),
-            Effect::CopyAtRest { to } => {
-                self.must_be_at_rest(key, effect);
-                self.copied(n, key, *to, false)
-            }
+            Effect::CopyAtRest { to } => self.copied(n, key, *to, false),
             Effect::DropCopy { to } => {
                 if let Some(process) = self.hosts[n].qemus.get_mut(&key) {
                     process.copies.remove(to);
@@ -302,7 +298,12 @@ impl World {
 
     fn remove_volumes(&mut self, n: usize, vm: VmId) {
         self.overlays.remove(&vm);
-        self.unders.remove(&vm);
+        let under = self.unders.remove(&vm);
+        if self.bug == Some(Bug::LayerTakenAlong)
+            && let Some(layer) = under.and_then(|under| under.layer)
+        {
+            self.overlays.remove(&layer);
+        }
         self.check_bases();
         self.copies.remove(&vm);
         self.wholes.remove(&vm);

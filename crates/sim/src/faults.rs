@@ -12,7 +12,7 @@ use model::{HostId, Kind};
 
 use crate::script::{Node, Step};
 use crate::store::Weather;
-use crate::world::{Event, QemuEvent, World};
+use crate::world::{AgentEvent, Event, QemuEvent, World};
 
 /// How long the word of a person takes at most to be heard, or not.
 const TOLD_US: u64 = 5_000_000;
@@ -193,13 +193,11 @@ impl World {
         self.after(AGAIN_US, Event::Join(n));
     }
 
-    /// Every host gets another build of QEMU, and its agent is started anew. What runs goes on with the one that it has.
+    /// Every host gets another build of QEMU, which its agent notes after a while. What runs goes on with the one that it has.
     fn upgrade(&mut self) {
         for n in 0..self.hosts.len() {
             self.hosts[n].build += 1;
-            if self.hosts[n].agent.is_some() {
-                self.crash_agent(n, AGAIN_US);
-            }
+            self.tell_agent(n, AGAIN_US, AgentEvent::Replaced);
         }
     }
 

@@ -16,7 +16,7 @@ use model::{Kind, TemplateId, VmId};
 use planner::keep_warm::{Warmth, warmth};
 use planner::{Plan, warm};
 use serde_json::json;
-use server::routes::{decide_change, decide_create, decide_delete};
+use server::routes::decide_change;
 use server::service::Context;
 
 use crate::script::{Catalog, Step};
@@ -56,6 +56,13 @@ impl Forms {
     }
 }
 
+/// The nth of these names, counted round and round.
+fn nth_of<'n>(names: impl Iterator<Item = &'n String>, nth: usize) -> Option<String> {
+    let names: Vec<&String> = names.collect();
+    let at = nth.checked_rem(names.len())?;
+    names.get(at).map(|name| (*name).clone())
+}
+
 impl World {
     /// A wish of the script that is about templates or images reaches a server.
     pub(crate) fn ask_of_templates(&mut self, n: usize, wish: &Catalog) {
@@ -90,46 +97,31 @@ impl World {
             }
             Catalog::Capture { of } => {
                 let request = named(Some(format!("i{n}")), json!({ "from_vm": vm_name(*of) }));
-                let decide = move |context: &Context<'_>, plan: &mut Plan| {
-                    decide_create::<Image>(context, plan, request.clone())
-                };
-                self.request::<Image>(n, 201, Box::new(decide));
+                self.request_new::<Image>(n, request);
             }
             Catalog::Delete { nth } => {
                 let Some(name) = self.nth_named(Kind::Template, *nth) else {
                     return;
                 };
-                let decide = move |context: &Context<'_>, plan: &mut Plan| {
-                    decide_delete::<Template>(context, plan, &name, None)
-                };
-                self.request::<Template>(n, 200, Box::new(decide));
+                self.request_end::<Template>(n, name);
             }
             Catalog::DeleteImage { nth } => {
                 let Some(name) = self.nth_named(Kind::Image, *nth) else {
                     return;
                 };
-                let decide = move |context: &Context<'_>, plan: &mut Plan| {
-                    decide_delete::<Image>(context, plan, &name, None)
-                };
-                self.request::<Image>(n, 200, Box::new(decide));
+                self.request_end::<Image>(n, name);
             }
             Catalog::GiveUp { nth } => {
                 let Some(name) = self.nth_builder(*nth) else {
                     return;
                 };
-                let decide = move |context: &Context<'_>, plan: &mut Plan| {
-                    decide_delete::<Vm>(context, plan, &name, None)
-                };
-                self.request::<Vm>(n, 200, Box::new(decide));
+                self.request_end::<Vm>(n, name);
             }
         }
     }
 
     fn make_vm(&mut self, n: usize, name: String, spec: serde_json::Value) {
-        let request = named(Some(name), spec);
-        let decide =
-            move |context: &Context<'_>, plan: &mut Plan| decide_create::<Vm>(context, plan, request.clone());
-        self.request::<Vm>(n, 201, Box::new(decide));
+        self.request_new::<Vm>(n, named(Some(name), spec));
     }
 
     fn change_template(&mut self, n: usize, nth: usize, field: &'static str, value: serde_json::Value) {
@@ -148,17 +140,13 @@ impl World {
     /// The name of one of those that are there, in the order of their names.
     fn nth_named(&self, kind: Kind, nth: usize) -> Option<String> {
         let of_kind = self.checks.view.names.keys().filter(|(one, ..)| *one == kind);
-        let names: Vec<&String> = of_kind.map(|(.., name)| name).collect();
-        let at = nth.checked_rem(names.len())?;
-        names.get(at).map(|name| (*name).clone())
+        nth_of(of_kind.map(|(.., name)| name), nth)
     }
 
     fn nth_builder(&self, nth: usize) -> Option<String> {
         let objects = self.checks.view.vms.values().filter_map(|vm| vm.object.as_ref());
         let builders = objects.filter(|at| at.value.spec.builds.is_some());
-        let names: Vec<&String> = builders.map(|at| &at.value.meta.name).collect();
-        let at = nth.checked_rem(names.len())?;
-        names.get(at).map(|name| (*name).clone())
+        nth_of(builders.map(|at| &at.value.meta.name), nth)
     }
 
     /// What is left of templates, builds and captures though they are over, or goes on though it has no reason to.
@@ -237,9 +225,7 @@ impl World {
                 .templates
                 .get(&template.0)
                 .is_some_and(|at| at.value.spec.keep_warm.is_some());
-            // One that a disk was over when its template was deleted is nobody's then, which is a known issue.
-            let is_nobodys = !view.templates.contains_key(&template.0) && self.layers.contains(id);
-            let is_needed = is_nobodys || keeps && warm::outdated(view, *id).is_none();
+            let is_needed = keeps && warm::outdated(view, *id).is_none();
             if !is_needed && warm::users_of(view, *id).next().is_none() {
                 wrong.push(format!("warm form {} is left", object.meta.name));
             }

@@ -103,19 +103,11 @@ impl World {
                 });
                 let mut request = named(Some(vm_name(*vm)), spec);
                 request.labels.insert("rule".to_owned(), word(*rule).to_owned());
-                self.request::<Vm>(
-                    n,
-                    201,
-                    Box::new(move |context, plan| decide_create::<Vm>(context, plan, request.clone())),
-                );
+                self.request_new::<Vm>(n, request);
             }
             Step::Clone { vm, of } => {
                 let request = named(Some(vm_name(*vm)), json!({ "clone_of": vm_name(*of) }));
-                self.request::<Vm>(
-                    n,
-                    201,
-                    Box::new(move |context, plan| decide_create::<Vm>(context, plan, request.clone())),
-                );
+                self.request_new::<Vm>(n, request);
             }
             Step::Act { vm, action, force } => {
                 let (name, action, force) = (vm_name(*vm), *action, *force);
@@ -130,19 +122,11 @@ impl World {
             Step::Delete { vm } => {
                 let name = vm_name(*vm);
                 self.checks.deleted.insert(name.clone());
-                self.request::<Vm>(
-                    n,
-                    200,
-                    Box::new(move |context, plan| decide_delete::<Vm>(context, plan, &name, None)),
-                );
+                self.request_end::<Vm>(n, name);
             }
             Step::Migrate { vm } => {
                 let request = named(None, json!({ "vm": vm_name(*vm) }));
-                self.request::<Migration>(
-                    n,
-                    201,
-                    Box::new(move |context, plan| decide_create::<Migration>(context, plan, request.clone())),
-                );
+                self.request_new::<Migration>(n, request);
             }
             Step::Of(wish) => self.ask_of_templates(n, wish),
             Step::Cancel { vm } => self.cancel(n, &vm_name(*vm)),
@@ -183,6 +167,20 @@ impl World {
                 })
             }),
         );
+    }
+
+    /// Asks for an object that is not there yet.
+    pub(crate) fn request_new<R: Served + 'static>(&mut self, n: usize, request: Create<Value>) {
+        let decide =
+            move |context: &Context<'_>, plan: &mut Plan| decide_create::<R>(context, plan, request.clone());
+        self.request::<R>(n, 201, Box::new(decide));
+    }
+
+    /// Asks for the end of one.
+    pub(crate) fn request_end<R: Served + 'static>(&mut self, n: usize, name: String) {
+        let decide =
+            move |context: &Context<'_>, plan: &mut Plan| decide_delete::<R>(context, plan, &name, None);
+        self.request::<R>(n, 200, Box::new(decide));
     }
 
     pub(crate) fn request<R: Served + 'static>(&mut self, n: usize, status: u16, decide: Decide) {

@@ -122,6 +122,8 @@ pub(crate) enum AgentEvent {
         post: u64,
         report: Option<Box<Report>>,
     },
+    /// Another QEMU was found in its program's place.
+    Replaced,
     Begin(Key, EffectId, Effect),
     Told(Key, Input),
     Timer(Key, u64),
@@ -200,8 +202,6 @@ pub(crate) struct World {
     pub(crate) wholes: BTreeSet<VmId>,
     /// What each disk is over.
     pub(crate) unders: BTreeMap<VmId, Under>,
-    /// Warm VMs that a disk has been over.
-    pub(crate) layers: BTreeSet<VmId>,
     pub(crate) stored: BTreeSet<Key>,
     /// The build of the QEMU that each process is of, and that kept each memory.
     pub(crate) builds: BTreeMap<Key, u64>,
@@ -263,7 +263,6 @@ impl World {
             copies: BTreeSet::new(),
             wholes: BTreeSet::new(),
             unders: BTreeMap::new(),
-            layers: BTreeSet::new(),
             stored: BTreeSet::new(),
             builds: BTreeMap::new(),
             chance,

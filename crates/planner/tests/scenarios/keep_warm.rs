@@ -7,10 +7,11 @@ use model::report::RunState;
 use model::template::{ANOTHER_BUILD, KeepWarm, TemplateSpec};
 use model::vm::{Firmware, Power, SavedIn, StartChoice};
 use model::{DatastoreId, Incarnation, Kind, Object, TemplateId, VmId, key, samples};
+use planner::Plan;
 use planner::keep_warm::{FAILURES_MAX, Warmth, warmth};
 
 use super::warm::{asked, template};
-use super::world::World;
+use super::world::{Conflict, World};
 
 const FIRST: Incarnation = Incarnation(1);
 
@@ -429,4 +430,59 @@ fn two_controllers_make_one_form() {
     // One that was killed after any of its writes goes on from what is stored.
     world.settle();
     assert_eq!(made(&world), 1);
+}
+
+/// A VM that is to start from memory, and a template's wish or the template itself taken away: nobody has looked yet.
+fn at_the_same_time(world: &mut World, id: TemplateId, ends_too: bool) -> VmId {
+    let vm = world.asked_for("quick", Power::Hold, 256);
+    let mut object = world.object(vm).value;
+    object.spec.template = Some(id);
+    object.spec.start = StartChoice::AtOnce;
+    object.spec.power = Power::Running;
+    world.write(key::object(Kind::Vm, vm.0), &object);
+    let at = world.view.templates[&id.0].clone();
+    let key = key::object(Kind::Template, id.0);
+    if ends_too {
+        let mut plan = Plan::new("delete template small");
+        plan.remove(key, at.revision);
+        world.commit(plan).unwrap();
+    } else {
+        let mut object = at.value;
+        object.spec.keep_warm = None;
+        world.write(key, &object);
+    }
+    vm
+}
+
+#[test]
+fn a_form_that_goes_and_a_vm_that_starts_from_it_are_decided_one_after_the_other() {
+    for (ends_too, starts_first) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut world = World::new(1);
+        let (id, form) = kept(&mut world);
+        succeed(&mut world, form);
+        let vm = at_the_same_time(&mut world, id, ends_too);
+        // Two see the same.
+        let start = planner::vm::plan(&world.view, vm, world.now).plan.unwrap();
+        let no_id = &mut || panic!("no form is made");
+        let end = planner::keep_warm::plan(&world.view, id, world.now, no_id)
+            .plan
+            .unwrap();
+        if starts_first {
+            world.commit(start).unwrap();
+            world.commit(end).unwrap();
+            world.settle();
+            assert!(is_deleted(&world, form));
+            assert_eq!(world.told("h1", form), "nothing", "its disk is under another");
+            assert_eq!(world.order("h1", vm).unwrap().machine.disk.layer, Some(form));
+            remove(&mut world, vm);
+            assert!(world.told("h1", form).ends_with("remove"));
+        } else {
+            world.commit(end).unwrap();
+            let form_key = key::object(Kind::Vm, form.0);
+            assert_eq!(world.commit(start), Err(Conflict(form_key)));
+            world.settle();
+            assert_eq!(world.told("h1", vm), "run 1 from disk");
+            assert_eq!(world.order("h1", vm).unwrap().machine.disk.layer, None);
+        }
+    }
 }
