@@ -33,7 +33,9 @@ show_dropbear() {
     called=$(tr '\0' '\n' <"/proc/$server/cmdline")
     kill "$server" || return 0
     if echo "$called" | grep -q -e '^-[A-Za-z]*F'; then return; fi
-    while [ -d "/proc/$server" ]; do sleep 1; done
+    for _ in 1 2 3 4 5; do
+        [ ! -d "/proc/$server" ] || sleep 1
+    done
     echo "$called" | tr '\n' '\0' | xargs -0 env >/dev/null 2>&1 || :
 }
 show() {
