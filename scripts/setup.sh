@@ -270,10 +270,9 @@ setup_servers() {
         [ "$(id -u)" != 0 ] || set -- "$@" -o APT::Sandbox::User=root
         apt-get "$@" update >apt/log 2>&1 || { cat apt/log >&2; exit 1; }
         apt-get "$@" download nginx python3-pyftpdlib >apt/log 2>&1 || { cat apt/log >&2; exit 1; }
-        # Since Debian 13 Python itself has no asyncore.
-        apt-get "$@" download python3-pyasyncore python3-pyasynchat >apt/log 2>&1 || true
-        # Its libraries are those of its own release: all that is not installed here is unpacked with it.
-        needed=$(apt-get "$@" -s --no-install-recommends install nfs-ganesha nfs-ganesha-vfs | sed -n "s/^Inst \([^ ]*\) .*/\1/p")
+        # Their libraries are those of their own release: all that is not installed here is unpacked with them.
+        servers="python3-pyftpdlib nfs-ganesha nfs-ganesha-vfs"
+        needed=$(apt-get "$@" -s --no-install-recommends install $servers | sed -n "s/^Inst \([^ ]*\) .*/\1/p")
         apt-get "$@" download $needed >apt/log 2>&1 || { cat apt/log >&2; exit 1; }
         for package in *.deb; do dpkg-deb -x "$package" .; done
         rm -rf apt *.deb

@@ -116,20 +116,17 @@ mod tests {
         key: fn(&str) -> String,
         /// What makes one, before its kind and its file.
         maker: &'static [&'static str],
-        files_of_each: usize,
     }
 
     const OPENSSH: Server = Server {
         keys_in: "/etc/ssh",
         key: |kind| format!("ssh_host_{kind}_key"),
         maker: &["ssh-keygen", "-q", "-N", ""],
-        files_of_each: 2,
     };
     const DROPBEAR: Server = Server {
         keys_in: "/etc/dropbear",
         key: |kind| format!("dropbear_{kind}_host_key"),
         maker: &["dropbearkey"],
-        files_of_each: 1,
     };
 
     impl Server {
@@ -171,14 +168,15 @@ mod tests {
             let is = server.read(directory, kind);
             assert!(is.is_some() && is != was, "{kind} in {}", server.keys_in);
         }
-        let is_whole = || {
-            let files = fs::read_dir(directory).expect("directory").count();
-            files == server.files_of_each * kinds.len()
-        };
-        while !is_whole() && Instant::now() < deadline {
-            sleep(Duration::from_millis(20)).await;
-        }
-        assert!(is_whole(), "a key of another kind was made in {}", server.keys_in);
+        let files = fs::read_dir(directory).expect("directory");
+        let names = files.map(|file| file.expect("file").file_name().to_string_lossy().into_owned());
+        let keys = names.filter(|name| !name.ends_with(".pub")).count();
+        assert_eq!(
+            keys,
+            kinds.len(),
+            "a key of another kind was made in {}",
+            server.keys_in
+        );
     }
 
     #[tokio::test]
@@ -186,7 +184,8 @@ mod tests {
         for kinds in [&KINDS[..], &["ed25519"], &["rsa"], &[]] {
             renewed(&OPENSSH, kinds).await;
         }
-        for kinds in [&KINDS[..], &["ed25519"]] {
+        // That for RSA is made behind them as OpenSSH's is, and takes dropbear up to a minute.
+        for kinds in [&["ecdsa", "ed25519"][..], &["ed25519"]] {
             renewed(&DROPBEAR, kinds).await;
         }
     }
