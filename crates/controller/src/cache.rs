@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::join;
 use model::Kind;
+use model::record::Unreadable;
 use planner::View;
 use planner::view::Change;
 use store::{Event, EventKind, RangeRequest, RangeResponse, Store, StoreError, WatchItem, WatchRequest};
@@ -91,6 +92,9 @@ impl Cache {
             .compacted
             .max(status.revision.saturating_sub(REPLAYED_REVISIONS));
         let view = load(store.as_ref(), base).await?;
+        for (key, why) in &view.unreadable {
+            warn_unreadable(key, why);
+        }
         let cache = Arc::new(Self {
             view: RwLock::new(view),
             past: tokio::sync::Mutex::default(),
@@ -199,6 +203,9 @@ impl Cache {
                 revision,
             };
             if let Some(object) = view.apply(change) {
+                if let Some(why) = view.unreadable.get(&*event.kv.key) {
+                    warn_unreadable(&event.kv.key, why);
+                }
                 touched.insert(object);
                 if !planner::view::is_host_own(&event.kv.key) {
                     also.insert(object);
@@ -225,6 +232,11 @@ impl Cache {
             changes.oldest = changes.oldest.max(dropped);
         }
     }
+}
+
+/// Whoever looks after the server hears of it; `sterna store check` says it of a stopped one.
+fn warn_unreadable(key: &str, why: &Unreadable) {
+    tracing::error!(key, %why, "it cannot be read: nothing is decided about what it belongs to");
 }
 
 /// A view of one object as it was before the events that removed it, with what names are read from.

@@ -37,9 +37,10 @@ pub(crate) fn together(view: &View, id: VmId, vm: &Vm, spec: &VmSpec) -> Togethe
         );
         return Together::Incomplete(Reason::new("batch-incomplete", message));
     }
+    let unreadable = view.unreadable_vms();
     let members: Vec<VmId> = all
         .into_iter()
-        .filter(|(_, vm)| is_new(vm) && needs_host(vm))
+        .filter(|(id, vm)| !unreadable.contains(id) && is_new(vm) && needs_host(vm))
         .map(|(id, _)| id)
         .collect();
     Together::With(members)

@@ -13,7 +13,7 @@ use model::migration::{MigrationIntent, MigrationPhase, Route};
 use model::report::{OutgoingState, RunState, RunStatus};
 use model::user_data::UserData;
 use model::vm::{self, BootDevice, Goal, GuestConfig, Open, Reboot, Start, VmIntent, VmSpec};
-use model::{HostId, ImageId, Incarnation, Kind, MigrationId, VmId, key};
+use model::{HostId, ImageId, Incarnation, VmId};
 
 use crate::copies;
 use crate::flatten::{disk_bytes_of, image_of};
@@ -31,7 +31,8 @@ const TARGET_PATIENCE_MS: u64 = 60_000;
 
 /// All that a host shall do. Its revision is the view's.
 pub fn build(view: &View, host: HostId) -> HostDocument {
-    let mut unreadable = unreadable_vms(view);
+    // A host that knows one of them must not take its absence for an order to end it.
+    let mut unreadable = view.unreadable_vms();
     let mut vms = BTreeMap::new();
     for id in view.vms_of_host(host) {
         let Some((incarnation, order)) = order(view, host, id, &mut unreadable) else {
@@ -88,21 +89,6 @@ fn peers(view: &View, host: HostId) -> Vec<IpAddr> {
     others
         .filter_map(|(_, other)| Some(other.status.as_ref()?.value.peer_address?.ip()))
         .collect()
-}
-
-/// The VMs of which some part, or whose migration, cannot be read. A host that knows one of them must not take its
-/// absence for an order to end it.
-fn unreadable_vms(view: &View) -> BTreeSet<VmId> {
-    let objects = view.unreadable.keys().filter_map(|key| key::parse(key));
-    let vms = objects.filter_map(|(kind, id, _)| match kind {
-        Kind::Vm => Some(VmId(id)),
-        Kind::Migration => {
-            let object = view.migrations.get(&MigrationId(id))?.object.as_ref();
-            object.map(|object| object.value.spec.vm)
-        }
-        _ => None,
-    });
-    vms.collect()
 }
 
 /// What the host shall do with a VM; a VM of which the user's part is missing is unreadable.

@@ -1,6 +1,6 @@
 //! The next step of a host: keep what it is made of, then move its VMs away if it shall be empty.
 
-use model::{HostId, Timestamp};
+use model::{HostId, Kind, Timestamp};
 use uuid::Uuid;
 
 use crate::plan::{Decision, Plan};
@@ -20,6 +20,9 @@ pub fn plan_beside(
     now: Timestamp,
     next_id: &mut dyn FnMut() -> Uuid,
 ) -> Decision {
+    if !view.is_readable(Kind::Host, id.0) {
+        return Decision::nothing();
+    }
     let note = |id: &HostId| hardware::plan(*id, view.hosts.get(id)?);
     let Some(mut plan) = note(&id) else {
         return drain::plan(view, id, now, next_id);

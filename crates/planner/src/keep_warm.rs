@@ -73,6 +73,7 @@ pub fn warmth(view: &View, id: TemplateId) -> Option<(Warmth, Option<&TemplateIn
 pub fn plan(view: &View, id: TemplateId, now: Timestamp, next_id: &mut dyn FnMut() -> Uuid) -> Decision {
     let keeper = Keeper::of(view, id);
     match keeper.kept() {
+        _ if !view.is_readable(Kind::Template, id.0) => Decision::nothing(),
         Some((template, keep)) => keeper.next(template, keep, now, next_id),
         None => keeper.let_go(now),
     }

@@ -25,6 +25,9 @@ pub fn plan(view: &View, id: MigrationId, now: Timestamp) -> Decision {
     let Some(object) = &migration.object else {
         return Decision::nothing();
     };
+    if view.unreadable_vms().contains(&object.value.spec.vm) {
+        return Decision::nothing();
+    }
     let step = Step {
         view,
         id,

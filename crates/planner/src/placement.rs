@@ -3,7 +3,7 @@
 use model::host::{HostStatus, Reservations};
 use model::placement::PlacementRule;
 use model::vm::{Firmware, Open, RefusedGroup, SavedState, VmSpec};
-use model::{HostId, Object, Reason, Timestamp, VmId, key};
+use model::{HostId, Kind, Object, Reason, Timestamp, VmId, key};
 use scheduler::{Closed, Failing, Guest, HostView, IS_SOURCE, NOT_ASKED, Placed, Request};
 
 use crate::hardware::capacity;
@@ -48,7 +48,7 @@ pub(crate) fn host_views(view: &View, sees: Sees, now: Timestamp) -> impl Iterat
             id: *id,
             name: &object.meta.name,
             labels: &object.meta.labels,
-            closed: closed(host, status),
+            closed: closed(view, *id, host, status),
             memory_mib: capacity.memory_mib,
             reserved_mib: host.reserved.memory_mib,
             vcpus: capacity.vcpus,
@@ -61,8 +61,11 @@ pub(crate) fn host_views(view: &View, sees: Sees, now: Timestamp) -> impl Iterat
     })
 }
 
-fn closed(host: &Host, status: Option<&HostStatus>) -> Option<Closed> {
+fn closed(view: &View, id: HostId, host: &Host, status: Option<&HostStatus>) -> Option<Closed> {
     let spec = &host.object.as_ref()?.value.spec;
+    if !view.is_readable(Kind::Host, id.0) {
+        return Some(Closed::Unreadable);
+    }
     if host.is_dead() {
         return Some(Closed::Dead);
     }

@@ -219,6 +219,36 @@ impl View {
         self.restored.is_some() || self.unreadable.contains_key(key::RESTORED)
     }
 
+    /// Whether all that is stored of an object can be read: nothing is decided for it otherwise.
+    pub(crate) fn is_readable(&self, kind: Kind, id: Uuid) -> bool {
+        let mut unreadable = self.unreadable.keys().filter_map(|key| key::parse(key));
+        !unreadable.any(|(of, damaged, _)| (of, damaged) == (kind, id))
+    }
+
+    /// The VMs of which some part, or whose migration, cannot be read.
+    pub fn unreadable_vms(&self) -> BTreeSet<VmId> {
+        let objects = self.unreadable.keys().filter_map(|key| key::parse(key));
+        let vms = objects.filter_map(|(kind, id, _)| match kind {
+            Kind::Vm => Some(VmId(id)),
+            Kind::Migration => self.vm_of_migration(MigrationId(id)),
+            _ => None,
+        });
+        vms.collect()
+    }
+
+    fn vm_of_migration(&self, id: MigrationId) -> Option<VmId> {
+        let object = self.migrations.get(&id)?.object.as_ref();
+        let intends = |vm: &Vm| {
+            vm.intent
+                .as_ref()
+                .is_some_and(|at| at.value.migration == Some(id))
+        };
+        object.map(|object| object.value.spec.vm).or_else(|| {
+            let mut vms = self.vms.iter();
+            vms.find(|(_, vm)| intends(vm)).map(|(vm, _)| *vm)
+        })
+    }
+
     fn set(&mut self, kind: Kind, id: Uuid, part: Part, change: Change<'_>) -> Result<(), Unreadable> {
         match (kind, part) {
             (Kind::Vm, part) => self.set_vm(VmId(id), part, change)?,
@@ -337,9 +367,10 @@ impl View {
         self.users_of_image.get(&image).unwrap_or(&NOBODY).iter().copied()
     }
 
-    /// The operations on a VM, in the order of their making.
+    /// The operations on a VM that can be read, in the order of their making.
     pub fn operations_on(&self, vm: VmId) -> impl Iterator<Item = (OperationId, &Operation)> {
         let ids = self.operations_on.get(&vm).into_iter().flatten();
+        let ids = ids.filter(|id| self.is_readable(Kind::Operation, **id));
         ids.filter_map(|id| {
             self.operations
                 .get(id)

@@ -47,7 +47,7 @@ pub fn plan_beside(view: &View, id: VmId, others: &[VmId], now: Timestamp) -> De
     if !view.vms.contains_key(&id) {
         return operation::plan_former(view, id, now);
     }
-    let Some(step) = Step::of(view, id, now) else {
+    let Some(step) = Step::of(view, id, now).filter(Step::is_readable) else {
         return Decision::nothing();
     };
     // How an operation ended is written down before the step that would efface it.
@@ -89,6 +89,11 @@ impl<'a> Step<'a> {
             object,
             now,
         })
+    }
+
+    /// Nothing is decided for a VM of which something cannot be read: it may run.
+    fn is_readable(&self) -> bool {
+        !self.view.unreadable_vms().contains(&self.id)
     }
 
     pub(crate) fn intent(&self) -> VmIntent {
@@ -343,6 +348,7 @@ impl<'a> Step<'a> {
             migrations.all(|(_, migration)| migration.intent.is_none())
         };
         is_there
+            && self.is_readable()
             && is_wanted
             && !self.is_kept_warm()
             && !self.has_been_built()

@@ -85,11 +85,14 @@ impl Step<'_> {
     }
 }
 
-/// The VMs whose disks lie over this warm VM's.
+/// The VMs whose disks lie over this warm VM's, and those of which that cannot be read.
 pub fn users_of(view: &View, warm: VmId) -> impl Iterator<Item = VmId> + '_ {
+    let unreadable = view.unreadable_vms();
     let uses = move |intent: &VmIntent| intent.layer == Some(warm);
-    let vms = view.vms.iter();
-    let used = vms.filter(move |(_, vm)| vm.intent.as_ref().is_some_and(|at| uses(&at.value)));
+    let used = view.vms.iter().filter(move |(id, vm)| {
+        let is_known = vm.intent.as_ref().is_some_and(|at| uses(&at.value));
+        is_known || (**id != warm && unreadable.contains(id))
+    });
     used.map(|(id, _)| *id)
 }
 

@@ -77,6 +77,8 @@ pub enum Closed {
     Dead,
     /// It has joined and not reported yet.
     NotReported,
+    /// Something that is stored of it cannot be read.
+    Unreadable,
 }
 
 /// Starts on a host that failed one after the other.
@@ -384,9 +386,10 @@ fn all_obstacles(request: &Request<'_>, group: &Group, host: &HostView<'_>) -> V
     let mut found: Vec<Refusal> = state_refusal(request, host).into_iter().collect();
     found.extend(rules::broken(request, group, host));
     found.extend(cpu_refusal(request, host));
-    let lacks_uefi = request.uefi && !host.uefi && host.closed != Some(Closed::NotReported);
+    let is_known = !matches!(host.closed, Some(Closed::NotReported | Closed::Unreadable));
+    let lacks_uefi = request.uefi && !host.uefi && is_known;
     found.extend(lacks_uefi.then_some(Refusal::NoUefi));
-    if host.closed != Some(Closed::NotReported) {
+    if is_known {
         found.extend(capacity_refusal(request, host));
     }
     found

@@ -106,6 +106,7 @@ impl Refusal {
             Self::Closed(Closed::Silent) => "host-silent",
             Self::Closed(Closed::Dead) => "host-dead",
             Self::Closed(Closed::NotReported) => "host-not-reported",
+            Self::Closed(Closed::Unreadable) => "host-unreadable",
             Self::NotAsked => NOT_ASKED,
             Self::IsSource => IS_SOURCE,
             Self::Failing { .. } => "host-fails-starts",
@@ -182,6 +183,9 @@ impl Refusal {
                 format!("end the drain of {host}: `sterna host undrain {host}`")
             }
             Self::Closed(Closed::Silent | Closed::NotReported) => format!("bring the agent of {host} back"),
+            Self::Closed(Closed::Unreadable) => {
+                format!("mend what is stored of {host}: `sterna store check` names it")
+            }
             Self::Closed(Closed::Dead) => format!("have {host} join again: `sterna host token`"),
             Self::Failing { for_s, .. } => format!("wait {for_s} s, or find out why starts on {host} fail"),
             Self::Dedicated { to } => format!("ask for it: `sterna vm edit`, host_labels dedicated={to}"),
@@ -238,6 +242,7 @@ impl Closed {
             Self::Silent => "it is not heard from: see `sterna host get`",
             Self::Dead => "it was declared dead: its agent has to join again",
             Self::NotReported => "it has joined and not reported its capacity yet",
+            Self::Unreadable => "what is stored of it cannot be read: `sterna store check` names it",
         }
     }
 }

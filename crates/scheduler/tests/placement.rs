@@ -94,6 +94,7 @@ fn closed() -> impl Strategy<Value = Option<Closed>> {
         Closed::Silent,
         Closed::Dead,
         Closed::NotReported,
+        Closed::Unreadable,
     ];
     prop_oneof![3 => Just(None), 1 => prop::sample::select(all.to_vec()).prop_map(Some)]
 }

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use model::vm::{Power, StartChoice};
 use model::{Kind, VmId, key};
 use planner::integrity::faults;
 
-use crate::world::World;
+use super::keep_warm::{kept, succeed};
+use super::warm::asked;
+use super::world::World;
 
 type Stored = BTreeMap<String, (Vec<u8>, u64)>;
 
@@ -93,6 +96,40 @@ fn each_thing_that_is_broken_is_named() {
         newer.iter().any(|fault| fault.contains("schema 99")),
         "{newer:#?}"
     );
+}
+
+#[test]
+fn nothing_is_decided_about_what_cannot_be_read() {
+    let mut world = World::new(2);
+    let (template, form) = kept(&mut world);
+    succeed(&mut world, form);
+    let quick = asked(&mut world, "quick", template, StartChoice::AtOnce);
+    world.delete(form);
+    let web = world.running("web", "h1");
+    world.migrate(web, Some("h2"));
+    let gone = world.running("gone", "h1");
+    world.delete(gone);
+    assert!(world.next_plan().is_none());
+    let keys: Vec<String> = world.store.keys().cloned().collect();
+    for key in keys.iter().filter(|key| key::parse(key).is_some()) {
+        let before = world.damage(key);
+        let plan = world.next_plan().map(|plan| plan.action);
+        assert_eq!(plan, None, "{key}");
+        world.put_back(key, before);
+        assert!(world.next_plan().is_none(), "{key}");
+    }
+    assert!(world.view.vms.contains_key(&form) && world.told("h1", quick).starts_with("run 1"));
+}
+
+/// The emptiest host by what can be read of it.
+#[test]
+fn a_host_of_which_something_cannot_be_read_gets_no_vm() {
+    let mut world = World::new(1);
+    world.running("web", "h1");
+    let waits = world.vm("late", Power::Hold);
+    world.damage(&key::host_reservations(world.host_id("h1")));
+    let found = planner::explain::explain(&world.view, waits, world.now).unwrap();
+    assert!(format!("{found:?}").contains("host-unreadable"), "{found:?}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn change(world: &mut World, id: TemplateId, change: impl FnOnce(&mut TemplateSp
 }
 
 /// A template that is kept warm, and its first form, which is being made.
-fn kept(world: &mut World) -> (TemplateId, VmId) {
+pub(super) fn kept(world: &mut World) -> (TemplateId, VmId) {
     let id = template(world);
     keep(world, id);
     (id, making(world, id))
@@ -46,7 +46,7 @@ fn making(world: &World, id: TemplateId) -> VmId {
 }
 
 /// Its guest is up, and its memory is kept.
-fn succeed(world: &mut World, form: VmId) {
+pub(super) fn succeed(world: &mut World, form: VmId) {
     world.run(form, |run| {
         run.state = RunState::Running;
         run.ready = true;

@@ -4,7 +4,7 @@ use model::lifecycle::Phase;
 use model::report::RunState;
 use model::template::{FIRST_VERSION, TemplateSpec};
 use model::vm::{Firmware, GuestConfig, Power, SavedIn, StartChoice};
-use model::{Incarnation, Kind, TemplateId, VmId};
+use model::{Incarnation, Kind, TemplateId, VmId, key};
 
 use super::world::World;
 
@@ -177,6 +177,21 @@ fn a_warm_vm_outlives_the_disks_over_its_own() {
         planner::warm::users_of(&world.view, form).collect::<Vec<_>>(),
         [id]
     );
+}
+
+#[test]
+fn a_warm_vm_stays_while_it_cannot_be_read_what_lies_over_it() {
+    let mut world = World::new(1);
+    let template = template(&mut world);
+    let form = warm(&mut world, template);
+    let id = asked(&mut world, "quick", template, StartChoice::AtOnce);
+    world.delete(form);
+    world.damage(&key::vm_intent(id));
+    assert_eq!(
+        planner::warm::users_of(&world.view, form).collect::<Vec<_>>(),
+        [id]
+    );
+    assert!(world.next_plan().is_none(), "{:#?}", world.next_plan());
 }
 
 #[test]

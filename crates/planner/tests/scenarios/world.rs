@@ -120,16 +120,21 @@ impl World {
         self.settle();
     }
 
-    /// What is stored under a key is damaged.
-    pub(crate) fn damage(&mut self, key: &str) {
+    /// What is stored under a key is damaged; answers what was there.
+    pub(crate) fn damage(&mut self, key: &str) -> Vec<u8> {
+        self.put_back(key, b"damaged".to_vec())
+    }
+
+    /// Another value of the same revision is stored under a key.
+    pub(crate) fn put_back(&mut self, key: &str, value: Vec<u8>) -> Vec<u8> {
         let (_, revision) = self.store[key];
-        let value = b"damaged".to_vec();
         self.view.apply(Change {
             key,
             value: Some(&value),
             revision,
         });
-        self.store.insert(key.to_owned(), (value, revision));
+        let before = self.store.insert(key.to_owned(), (value, revision));
+        before.map(|(value, _)| value).unwrap()
     }
 
     pub(crate) fn host(&mut self, name: &str, memory_mib: u64) -> HostId {

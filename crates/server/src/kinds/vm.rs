@@ -92,7 +92,7 @@ impl Served for Vm {
             incarnation: open.map(|open| open.incarnation).or(ended),
             addresses: run.map(|run| run.addresses.clone()).unwrap_or_default(),
             ready: run.is_some_and(|run| run.ready),
-            reason: held_back(view, phase)
+            reason: held_back(view, VmId(id), phase)
                 .or_else(|| lifecycle::reason(facts, phase))
                 .or_else(|| memory.and_then(over_reservation))
                 .or_else(|| warm::staleness(view, VmId(id))),
@@ -339,8 +339,13 @@ pub(crate) fn exceeds_reservation(heard: &Heard, view: &View, id: VmId) -> Optio
     memory.qemu_mib.map(|mib| mib > memory.qemu_reserved_mib)
 }
 
-/// Why nothing comes of a VM that waits, if that is so for every VM.
-fn held_back(view: &View, phase: Phase) -> Option<Reason> {
+/// Why nothing is decided about a VM.
+fn held_back(view: &View, id: VmId, phase: Phase) -> Option<Reason> {
+    if view.unreadable_vms().contains(&id) {
+        let message = "something that is stored of it cannot be read, and nothing is decided about it until that is mended: \
+                       `sterna store check` names what it is, and a backup may have it";
+        return Some(Reason::new("unreadable", message));
+    }
     let is_held = view.is_held() && phase == Phase::Pending;
     is_held.then(|| {
         Reason::new(

@@ -258,3 +258,44 @@ async fn hosts_are_told_what_images_have_and_nothing_of_it_while_that_is_not_kno
     hold(&world).await;
     assert_eq!(told().await, json!(null));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_read_is_named_and_left_as_it_is() {
+    let world = World::new().await;
+    let (h1, vm) = Agent::with_a_vm(&world).await;
+    let intent = key::vm_intent(vm);
+    let stored = async || {
+        let found = world.store.range(store::RangeRequest::key(intent.clone())).await;
+        found.unwrap().items[0].value.to_vec()
+    };
+    let before = stored().await;
+    let put = async |value: &[u8]| {
+        let txn = Txn::new().put(intent.clone(), value.to_vec());
+        world.store.txn(txn).await.unwrap();
+    };
+    put(b"damaged").await;
+    let damaged = world
+        .until("/v1/vms/web", |web| {
+            web["status"]["reason"]["code"] == "unreadable"
+        })
+        .await;
+    let why = damaged["status"]["reason"]["message"].as_str().unwrap();
+    assert!(why.contains("sterna store check"), "{why}");
+    let told = h1
+        .document(&world, |document| !document.unreadable.is_empty())
+        .await;
+    assert!(told.unreadable.contains(&vm) && told.vms.is_empty());
+    world.delete("/v1/vms/web").await.ok(200);
+    // Another VM is started meanwhile, and this one is not touched.
+    let other = id(&world.vm("other").await);
+    h1.document(&world, |document| document.vms.contains_key(&other))
+        .await;
+    assert_eq!(stored().await, b"damaged");
+    let still = world.get("/v1/vms/web").await.ok(200);
+    assert_eq!(still["status"]["reason"]["code"], "unreadable", "{still:#?}");
+    put(&before).await;
+    let told = h1
+        .document(&world, |document| document.vms.contains_key(&vm))
+        .await;
+    assert!(told.unreadable.is_empty());
+}
