@@ -243,6 +243,13 @@ pub struct Reserved {
     pub vcpus: u32,
 }
 
+impl Reserved {
+    /// Whether a guest runs in it, or is to: rules for where VMs may be are about those, not about one whose disk is copied there.
+    pub fn has_guest(&self) -> bool {
+        self.vcpus > 0
+    }
+}
+
 impl Reservations {
     /// The memory that is spoken for.
     pub fn memory_mib(&self) -> u64 {

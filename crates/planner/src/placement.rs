@@ -96,8 +96,9 @@ fn guests<'a>(view: &'a View, sees: Sees, host: HostId, all: &Reservations) -> V
     match sees {
         Sees::All => all
             .vms
-            .keys()
-            .filter_map(|vm| guest_of(view, *vm, host))
+            .iter()
+            .filter(|(_, reserved)| reserved.has_guest())
+            .filter_map(|(vm, _)| guest_of(view, *vm, host))
             .collect(),
         Sees::KeepingApart => view
             .keeping_apart_on(all)

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use model::datastore::DatastoreSpec;
 use model::event::EventSpec;
-use model::host::{HostContact, HostIntent, HostSpec, HostStatus, Reservations};
+use model::host::{HostContact, HostIntent, HostSpec, HostStatus, Reservations, Reserved};
 use model::image::{ImageContent, ImageSpec, ImageStatus};
 use model::key::{self, Part};
 use model::lifecycle::{self, Availability, Facts, Phase};
@@ -404,7 +404,7 @@ impl View {
     /// The VMs that keep away from others, of those that have room on a host.
     pub(crate) fn keeping_apart_on<'a>(&'a self, all: &'a Reservations) -> impl Iterator<Item = VmId> + 'a {
         let keeping_apart = self.keeping_apart.iter().copied();
-        keeping_apart.filter(|vm| all.vms.contains_key(vm))
+        keeping_apart.filter(|vm| all.vms.get(vm).is_some_and(Reserved::has_guest))
     }
 
     /// A VM's migrations that are not over.

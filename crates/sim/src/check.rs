@@ -197,7 +197,7 @@ impl Checks {
             let runs = all
                 .unwrap_or_default()
                 .into_iter()
-                .filter(|(_, held)| held.vcpus > 0);
+                .filter(|(_, held)| held.has_guest());
             runs.map(move |(vm, _)| (vm, id))
         };
         let places: BTreeSet<(VmId, HostId)> = self.view.hosts.iter().flat_map(reserved).collect();

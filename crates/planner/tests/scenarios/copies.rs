@@ -12,7 +12,7 @@ use planner::copies::Copier;
 
 use super::world::World;
 
-fn clone(world: &mut World, name: &str, source: VmId) -> VmId {
+pub(super) fn clone(world: &mut World, name: &str, source: VmId) -> VmId {
     clone_asked(world, name, source, Power::Running)
 }
 
@@ -51,7 +51,7 @@ fn copies(world: &World, host: &str, source: VmId) -> Vec<VmId> {
 }
 
 /// A VM that was switched off on this host.
-fn off(world: &mut World, name: &str, host: &str) -> VmId {
+pub(super) fn off(world: &mut World, name: &str, host: &str) -> VmId {
     let id = world.running(name, host);
     world.ask(id, Power::Off);
     let open = world.open(id);

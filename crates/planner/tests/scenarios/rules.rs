@@ -11,6 +11,7 @@ use model::{MigrationId, Reason, VmId};
 use planner::placement::{AVOIDED_S, FAILED_STARTS_MAX};
 use uuid::Uuid;
 
+use super::copies::{clone, off};
 use super::world::{World, taken_mib};
 
 fn web() -> Vec<Affinity> {
@@ -258,4 +259,24 @@ fn company_that_leaves_at_the_same_time_is_no_company() {
     world.commit(follows).unwrap_err();
     world.settle();
     assert_eq!(world.host_of(c), "h2", "it follows to where the other will be");
+}
+
+#[test]
+fn a_vm_whose_disk_is_only_copied_somewhere_is_no_company_and_in_nobodys_way() {
+    let mut world = World::new(2);
+    let copied = off(&mut world, "copied", "h1");
+    let runs = world.running("runs", "h2");
+    for id in [copied, runs] {
+        world.change_vm(id, |object| {
+            object.meta.labels.insert("app".to_owned(), "web".to_owned());
+        });
+    }
+    clone(&mut world, "copy", copied);
+    assert_eq!(world.host_of(copied), "h1");
+    let follows = world.vm("follows", Power::Hold);
+    world.release_with(follows, |rule| rule.affinity = web());
+    assert_eq!(world.host_of(follows), "h2");
+    let alone = world.vm("alone", Power::Hold);
+    world.release_with(alone, |rule| rule.anti_affinity = web());
+    assert_eq!(world.host_of(alone), "h1");
 }
