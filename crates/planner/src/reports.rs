@@ -1,7 +1,8 @@
 //! Which reports count: a status is kept only for an incarnation that the store still waits to hear of, and only from
 //! the host that holds it. All else is late, and is dropped without harm.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use model::report::{Report, RunState, RunStatus};
 use model::{HostId, Incarnation, VmId, key};
@@ -16,30 +17,64 @@ const RUNS_PER_PLAN: usize = 16;
 /// How many of a host's earlier sessions are remembered; the oldest, by their ids' time, go first.
 const FORMER_SESSIONS: usize = 16;
 
+/// After this long without a report of the session that counts, an earlier one may count again: longer than a session's
+/// heartbeats are apart, and shorter than a host that is not heard is silent.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// What is done with a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// It is taken.
+    Next,
+    /// It says nothing new.
+    Over,
+    /// Another start of the agent was heard after it: it is taken when that one is not heard any more.
+    NotYet,
+}
+
 /// Which of a host's reports was taken last. A report that a newer one has overtaken on its way says nothing new.
+///
+/// Sessions have no order: an agent's clock may be set. One that was never heard of is taken for a new start of the agent. It
+/// may be the first report of an agent that is no more, overtaken by those of the next; then that one counts again, since
+/// it is heard and the other is not.
 #[derive(Debug, Default)]
 pub struct ReportOrder {
-    last: Option<(Uuid, u64)>,
-    former: BTreeSet<Uuid>,
+    last: Option<Taken>,
+    /// Earlier sessions, with the last that was taken of each.
+    former: BTreeMap<Uuid, u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    session: Uuid,
+    sequence: u64,
+    at: Duration,
 }
 
 impl ReportOrder {
-    /// Whether a report is newer than every one that was taken.
-    pub fn admits(&self, report: &Report) -> bool {
-        let is_later = self
-            .last
-            .is_none_or(|(session, sequence)| session != report.session || report.sequence > sequence);
-        is_later && !self.former.contains(&report.session)
+    /// What is done with a report. Times are of the server's monotonic clock.
+    pub fn turn_of(&self, report: &Report, now: Duration) -> Turn {
+        let Some(last) = self.last else { return Turn::Next };
+        let is_current = last.session == report.session;
+        let taken = is_current.then_some(last.sequence);
+        match taken.or_else(|| self.former.get(&report.session).copied()) {
+            Some(taken) if report.sequence <= taken => Turn::Over,
+            Some(_) if !is_current && now.saturating_sub(last.at) < QUIET => Turn::NotYet,
+            _ => Turn::Next,
+        }
     }
 
     /// A report was taken.
-    pub fn note(&mut self, report: &Report) {
-        let before = self.last.replace((report.session, report.sequence));
-        self.former.extend(
-            before
-                .map(|(session, _)| session)
-                .filter(|session| *session != report.session),
-        );
+    pub fn note(&mut self, report: &Report, now: Duration) {
+        let taken = Taken {
+            session: report.session,
+            sequence: report.sequence,
+            at: now,
+        };
+        let before = self.last.replace(taken);
+        let before = before.map(|before| (before.session, before.sequence));
+        self.former.extend(before);
+        self.former.remove(&report.session);
         while self.former.len() > FORMER_SESSIONS {
             self.former.pop_first();
         }

@@ -20,6 +20,7 @@ use model::host::HostSpec;
 use model::report::Report;
 use model::{HostId, Kind, Meta, Object, Timestamp, key};
 use planner::concern::{Concerned, Concerns};
+use planner::reports::Turn;
 use planner::view::At;
 use planner::{Plan, View};
 use tokio::sync::watch;
@@ -275,16 +276,18 @@ impl Bells {
 pub async fn take_report(cloud: &Cloud, host: HostId, actor: &Actor, report: Report) -> Result<(), Problem> {
     let order = cloud.heard.order(host);
     let mut order = order.lock().await;
-    if !order.admits(&report) {
-        return Ok(());
+    match order.turn_of(&report, cloud.env.monotonic()) {
+        Turn::Next => {}
+        Turn::Over => return Ok(()),
+        Turn::NotYet => return Err(overtaken()),
     }
     hold_if_put_back(cloud, host, actor, &report).await?;
     for _ in 0..ATTEMPTS {
         let plans = planner::reports::plans(&cloud.cache.view(), host, &report);
         match store_all(cloud, actor, plans).await {
             Ok(()) => {
-                order.note(&report);
                 let at = cloud.env.monotonic();
+                order.note(&report, at);
                 cloud.heard.note(host, LastHeard::of(report, at));
                 return Ok(());
             }
@@ -301,6 +304,12 @@ pub async fn take_report(cloud: &Cloud, host: HostId, actor: &Actor, report: Rep
     Err(commit_problem(CommitError::Conflict {
         key: "the host's VMs".to_owned(),
     }))
+}
+
+fn overtaken() -> Problem {
+    let detail = "another start of this agent was heard after this one: report again, and this one counts when the other has \
+                  not been heard for a while";
+    Problem::new(503, "agent-overtaken", detail)
 }
 
 /// A database that is older than what a host was told is not to be obeyed, and not to decide.

@@ -170,6 +170,7 @@ pub const CODES: &[Code] = &[
     code(500, "store-failed", "The store failed.", "Look at the server's log."),
     code(500, "unreadable", "What is stored cannot be read.", "Look at the server's log: which release wrote it?"),
     code(503, "agent-away", "The host's agent is not connected.", "See `sterna status`, and try again."),
+    code(503, "agent-overtaken", "Another start of the host's agent was heard after this one.", "Nothing: the agent asks again."),
     code(503, "image-store-full", "There is no room for the image's content.", "Free room where the server keeps images."),
     code(503, "server-behind", "The server has not heard yet of all that its store has.", "Try again, or ask another server."),
     code(503, "source-changed", "The image's source changed while it was read, each time.", "Import it again when it is at rest."),

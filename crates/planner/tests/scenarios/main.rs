@@ -15,6 +15,7 @@ mod invariants;
 mod keep_warm;
 mod migration;
 mod operation;
+mod reports;
 mod rules;
 mod vm;
 mod warm;

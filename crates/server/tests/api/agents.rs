@@ -260,7 +260,7 @@ async fn a_report_that_was_overtaken_or_is_repeated_says_nothing() {
     agent.send(&world, &late).await.ok(204);
     agent.send(&world, &newer).await.ok(204);
     assert_eq!(newest(&world, vm).await, before);
-    // A restarted agent begins to count again, and its former self is not heard any more.
+    // A restarted agent begins to count again, and its former self is not heard while it is.
     let restarted = Report {
         session: Uuid::from_u128(6),
         sequence: 1,
@@ -272,7 +272,7 @@ async fn a_report_that_was_overtaken_or_is_repeated_says_nothing() {
     };
     agent.send(&world, &restarted).await.ok(204);
     let stray = agent.report(None, vec![agent.run(vm, RunState::Booting)]);
-    agent.send(&world, &stray).await.ok(204);
+    agent.send(&world, &stray).await.refused(503, "agent-overtaken");
     assert_eq!(
         world.get("/v1/vms/web").await.ok(200)["status"]["phase"],
         "Running"
