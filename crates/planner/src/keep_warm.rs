@@ -71,9 +71,11 @@ pub fn warmth(view: &View, id: TemplateId) -> Option<(Warmth, Option<&TemplateIn
 
 /// What is to be done about a template now. `next_id` makes the id of what is created.
 pub fn plan(view: &View, id: TemplateId, now: Timestamp, next_id: &mut dyn FnMut() -> Uuid) -> Decision {
+    if !view.is_readable(Kind::Template, id.0) {
+        return Decision::nothing();
+    }
     let keeper = Keeper::of(view, id);
     match keeper.kept() {
-        _ if !view.is_readable(Kind::Template, id.0) => Decision::nothing(),
         Some((template, keep)) => keeper.next(template, keep, now, next_id),
         None => keeper.let_go(now),
     }

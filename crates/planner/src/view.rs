@@ -221,14 +221,17 @@ impl View {
 
     /// Whether all that is stored of an object can be read: nothing is decided for it otherwise.
     pub(crate) fn is_readable(&self, kind: Kind, id: Uuid) -> bool {
-        let mut unreadable = self.unreadable.keys().filter_map(|key| key::parse(key));
-        !unreadable.any(|(of, damaged, _)| (of, damaged) == (kind, id))
+        self.unreadable_objects().all(|damaged| damaged != (kind, id))
+    }
+
+    fn unreadable_objects(&self) -> impl Iterator<Item = (Kind, Uuid)> {
+        let parts = self.unreadable.keys().filter_map(|key| key::parse(key));
+        parts.map(|(kind, id, _)| (kind, id))
     }
 
     /// The VMs of which some part, or whose migration, cannot be read.
     pub fn unreadable_vms(&self) -> BTreeSet<VmId> {
-        let objects = self.unreadable.keys().filter_map(|key| key::parse(key));
-        let vms = objects.filter_map(|(kind, id, _)| match kind {
+        let vms = self.unreadable_objects().filter_map(|(kind, id)| match kind {
             Kind::Vm => Some(VmId(id)),
             Kind::Migration => self.vm_of_migration(MigrationId(id)),
             _ => None,

@@ -115,7 +115,7 @@ fn nothing_is_decided_about_what_cannot_be_read() {
         let before = world.damage(key);
         let plan = world.next_plan().map(|plan| plan.action);
         assert_eq!(plan, None, "{key}");
-        world.put_back(key, before);
+        world.overwrite(key, before);
         assert!(world.next_plan().is_none(), "{key}");
     }
     assert!(world.view.vms.contains_key(&form) && world.told("h1", quick).starts_with("run 1"));

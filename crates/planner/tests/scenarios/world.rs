@@ -122,11 +122,11 @@ impl World {
 
     /// What is stored under a key is damaged; answers what was there.
     pub(crate) fn damage(&mut self, key: &str) -> Vec<u8> {
-        self.put_back(key, b"damaged".to_vec())
+        self.overwrite(key, b"damaged".to_vec())
     }
 
     /// Another value of the same revision is stored under a key.
-    pub(crate) fn put_back(&mut self, key: &str, value: Vec<u8>) -> Vec<u8> {
+    pub(crate) fn overwrite(&mut self, key: &str, value: Vec<u8>) -> Vec<u8> {
         let (_, revision) = self.store[key];
         self.view.apply(Change {
             key,
