@@ -426,7 +426,7 @@ pub fn awaited_by_image(view: &View, image: ImageId, now: Timestamp) -> Option<R
     let step = Step::of(view, source, now);
     let step = step.filter(|step| step.object.value.meta.deleted_at.is_none());
     let Some(step) = step else {
-        let message = "the VM that it is a copy of was deleted before its disk was copied: delete this image";
+        let message = "the VM that it is a copy of was deleted before its disk was copied: make it of another VM, or delete it";
         return Some(Err(Reason::new("clone-source-gone", message)));
     };
     let (code, message) = step.stands(image.into(), &step.object.value.meta.name);

@@ -625,9 +625,13 @@ impl View {
         by_name.or_else(|| name.parse().ok().filter(|id| self.meta(kind, *id).is_some()))
     }
 
-    /// Phase and availability of a VM.
+    /// Phase and availability of a VM. From what cannot be read, neither follows.
     pub fn phase(&self, id: VmId) -> Option<(Phase, Availability)> {
-        Some(lifecycle::project(self.facts(id)?))
+        let facts = self.facts(id)?;
+        if self.unreadable_vms().contains(&id) {
+            return Some((Phase::Unknown, Availability::Inactive));
+        }
+        Some(lifecycle::project(facts))
     }
 
     /// What a VM's phase is computed from.

@@ -12,7 +12,7 @@ use api::Problem;
 use api::kinds::{Image, Template, Vm};
 use model::lifecycle::Phase;
 use model::operation::Action;
-use model::{Kind, TemplateId, VmId};
+use model::{ImageId, Kind, TemplateId, VmId};
 use planner::keep_warm::{Warmth, warmth};
 use planner::{Plan, warm};
 use serde_json::json;
@@ -184,11 +184,11 @@ impl World {
         wrong
     }
 
-    /// No image waits for a disk that could be copied, or that is no more.
+    /// No image waits for a disk that could be copied.
     fn left_captures(&self) -> Vec<String> {
         let view = &self.checks.view;
         let mut wrong = Vec::new();
-        for image in view.images.values() {
+        for (id, image) in &view.images {
             let Some(object) = image.object.as_ref().map(|at| &at.value) else {
                 continue;
             };
@@ -197,10 +197,15 @@ impl World {
             let Some(source) = object.spec.from_vm.filter(|_| !is_over) else {
                 continue;
             };
+            let awaited = planner::copies::awaited_by_image(view, ImageId(*id), object.meta.updated_at);
+            if matches!(awaited, Some(Err(_))) {
+                // It is told that this one will not come.
+                continue;
+            }
             let builds = view.vms.get(&source).and_then(|vm| vm.object.as_ref());
             let is_built = builds.is_some_and(|at| at.value.spec.builds.is_some());
             let phase = view.phase(source).map(|(phase, _)| phase);
-            if !is_built && matches!(phase, None | Some(Phase::Off | Phase::Running)) {
+            if !is_built && matches!(phase, Some(Phase::Off | Phase::Running)) {
                 wrong.push(format!(
                     "image {} waits for a disk that is {phase:?}",
                     object.meta.name

@@ -17,6 +17,9 @@ pub(super) fn next_commands(view: &View, id: VmId, phase: Phase) -> Vec<String> 
     let intent = view.vms.get(&id).and_then(|vm| vm.intent.as_ref());
     let host = || intent?.value.host.filter(|id| view.hosts.contains_key(id));
     let name = name_of(view, Kind::Vm, id.0);
+    if view.unreadable_vms().contains(&id) {
+        return vec!["sterna store check --data DIR".to_owned()];
+    }
     let object = view.vms.get(&id).and_then(|vm| vm.object.as_ref());
     if object.is_some_and(|at| at.value.spec.warms.is_some() || at.value.spec.builds.is_some()) {
         return vec![format!("sterna vm delete {name}")];
@@ -29,7 +32,25 @@ pub(super) fn next_commands(view: &View, id: VmId, phase: Phase) -> Vec<String> 
         "host get" | "host confirm-dead" => Some(format!("sterna {word} {}", host_name(view, host()?))),
         word => Some(format!("sterna vm {word} {name}")),
     };
-    phase.next_commands().iter().filter_map(whole).collect()
+    let words = of_failed_copy(view, id).filter(|_| phase == Phase::Failed);
+    let words = words.unwrap_or_else(|| phase.next_commands());
+    words.iter().filter_map(whole).collect()
+}
+
+/// A copy without a disk: there is nothing to be started or ended, and of a source that is gone there will be none.
+fn of_failed_copy(view: &View, id: VmId) -> Option<&'static [&'static str]> {
+    let vm = view.vms.get(&id)?;
+    let source = vm.object.as_ref()?.value.spec.clone_of?;
+    if vm.intent.as_ref().is_some_and(|at| at.value.copied.is_some()) {
+        return None;
+    }
+    let source = view.meta(Kind::Vm, source.0);
+    let is_there = source.is_some_and(|meta| meta.deleted_at.is_none());
+    Some(if is_there {
+        &["retry", "explain", "delete"]
+    } else {
+        &["delete"]
+    })
 }
 
 /// The same, as the end of a refusal's sentence.

@@ -40,11 +40,8 @@ impl Served for Image {
 
     fn status(heard: &Heard, view: &View, id: Uuid) -> Option<ImageStatus> {
         let spec = &Self::stored(view, id)?.value.spec;
-        let mut status = status(view, id);
+        let status = status(view, id);
         let awaited = awaited(view, id, &status);
-        if let Some(Err(reason)) = &awaited {
-            status.failure = Some(reason.clone());
-        }
         let state = state(spec, &status);
         let content = status.content.as_ref();
         let progress = heard
@@ -109,9 +106,18 @@ fn users(view: &View, id: Uuid) -> ImageUsers {
     }
 }
 
-fn status(view: &View, id: Uuid) -> stored::ImageStatus {
+fn stored_status(view: &View, id: Uuid) -> stored::ImageStatus {
     let stored = view.images.get(&id).and_then(|image| image.status.as_ref());
     stored.map(|at| at.value.clone()).unwrap_or_default()
+}
+
+/// How it stands: what is stored, and that what it was to be a copy of is gone.
+fn status(view: &View, id: Uuid) -> stored::ImageStatus {
+    let mut status = stored_status(view, id);
+    if let Some(Err(reason)) = awaited(view, id, &status) {
+        status.failure = Some(reason);
+    }
+    status
 }
 
 fn state(spec: &stored::ImageSpec, status: &stored::ImageStatus) -> ImageState {
@@ -138,8 +144,11 @@ fn next_commands(view: &View, state: ImageState, name: &str, spec: &stored::Imag
         return Vec::new();
     }
     if let Some(vm) = spec.from_vm {
-        let vm = name_of(view, Kind::Vm, vm.0);
-        return vec![format!("sterna image create {name} --from-vm {vm}")];
+        let again = |vm: &str| format!("sterna image create {name} --from-vm {vm}");
+        return match view.meta(Kind::Vm, vm.0).filter(|meta| meta.deleted_at.is_none()) {
+            Some(meta) => vec![again(&meta.name)],
+            None => vec![again("VM"), format!("sterna image delete {name}")],
+        };
     }
     let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
     let command = match &spec.source {
@@ -285,7 +294,8 @@ pub(crate) fn takes_copy(view: &View, id: Uuid, by: Copier, now: Timestamp) -> R
         return Err(Problem::not_found(Kind::Image, &id.to_string()));
     }
     let name = name_of(view, Kind::Image, id);
-    let status = status(view, id);
+    // A copy that is being made of what is to go may be the last that there is of it.
+    let status = stored_status(view, id);
     if status.content.is_some() {
         return Err(has_content(&name));
     }

@@ -71,7 +71,7 @@ impl Served for Vm {
     fn status(heard: &Heard, view: &View, id: Uuid) -> Option<VmStatus> {
         let vm = view.vms.get(&VmId(id))?;
         let facts = view.facts(VmId(id))?;
-        let (phase, availability) = lifecycle::project(facts);
+        let (phase, availability) = view.phase(VmId(id))?;
         let intent = vm.intent.as_ref().map(|at| &at.value);
         let open = intent.and_then(|intent| intent.open.as_ref());
         let run = open.and_then(|open| vm.runs.get(&open.incarnation));

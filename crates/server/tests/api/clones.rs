@@ -1,7 +1,11 @@
 //! VMs that are copies of others: what they take over, what is their own, and what is refused.
 
+use model::vm::VmSpec;
+use model::{Kind, Object, key, record};
 use serde_json::{Value, json};
+use store::Txn;
 
+use super::agents::id;
 use super::world::World;
 
 fn clone(name: &str, source: &str, more: &[(&str, Value)]) -> Value {
@@ -140,4 +144,51 @@ async fn a_source_has_a_disk_and_is_not_deleted_under_its_copies() {
     );
     world.delete("/v1/vms/test").await.ok(200);
     world.delete("/v1/vms/web").await.ok(200);
+}
+
+/// What of two servers the one that has not heard of the image may do.
+async fn deleted_elsewhere(world: &World, vm: &Value) {
+    let object = key::object(Kind::Vm, id(vm).0);
+    let found = world.store.range(store::RangeRequest::key(object.clone())).await;
+    let mut stored: Object<VmSpec> = record::decode(&found.unwrap().items[0].value).unwrap();
+    stored.meta.deleted_at = Some(stored.meta.created_at);
+    let txn = Txn::new().put(object, record::encode(&stored));
+    world.store.txn(txn).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_whose_vm_was_deleted_elsewhere_says_so_and_is_made_of_another() {
+    let world = with_web("running").await;
+    let spec = json!({ "name": "base", "spec": { "from_vm": "web" } });
+    world.post("/v1/images", &spec).await.ok(201);
+    deleted_elsewhere(&world, &world.get("/v1/vms/web").await.ok(200)).await;
+    world.until("/v1/vms", |all| all["items"] == json!([])).await;
+    let base = world.get("/v1/images/base").await.ok(200);
+    assert_eq!(base["status"]["state"], "failed");
+    assert_eq!(base["status"]["reason"]["code"], "clone-source-gone");
+    let next = &base["status"]["next_commands"];
+    let commands = [
+        "sterna image create base --from-vm VM",
+        "sterna image delete base",
+    ];
+    assert_eq!(*next, json!(commands));
+
+    let other = json!({ "name": "other", "spec": { "image": "disk", "template": "small" } });
+    world.post("/v1/vms", &other).await.ok(201);
+    let again = json!({ "from_vm": "other" });
+    world.post("/v1/images/base/actions/import", &again).await.ok(200);
+    let base = world.get("/v1/images/base").await.ok(200);
+    assert_eq!(base["status"]["state"], "importing", "{base:#?}");
+    assert_eq!(base["status"]["reason"]["code"], "clone-source-starts");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_whose_source_was_deleted_elsewhere_can_only_be_deleted() {
+    let world = with_web("running").await;
+    world.post("/v1/vms", &clone("test", "web", &[])).await.ok(201);
+    deleted_elsewhere(&world, &world.get("/v1/vms/web").await.ok(200)).await;
+    let is_failed = |test: &Value| test["status"]["phase"] == "Failed";
+    let test = world.until("/v1/vms/test", is_failed).await;
+    assert_eq!(test["status"]["reason"]["code"], "clone-source-gone");
+    assert_eq!(test["status"]["next_commands"], json!(["sterna vm delete test"]));
 }

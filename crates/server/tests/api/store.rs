@@ -281,6 +281,9 @@ async fn what_cannot_be_read_is_named_and_left_as_it_is() {
         .await;
     let why = damaged["status"]["reason"]["message"].as_str().unwrap();
     assert!(why.contains("sterna store check"), "{why}");
+    assert_eq!(damaged["status"]["phase"], "Unknown");
+    let next = &damaged["status"]["next_commands"];
+    assert_eq!(*next, json!(["sterna store check --data DIR"]));
     let told = h1
         .document(&world, |document| !document.unreadable.is_empty())
         .await;
