@@ -45,8 +45,6 @@ use crate::{config, firmware, seed};
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// How long an image may take to come; silence within it has a deadline of its own.
 const FETCH_DEADLINE: Duration = Duration::from_secs(3600);
-/// The cache of translated code: enough for small guests, and it keeps them small.
-const TCG_TB_SIZE_MIB: u32 = 16;
 /// How long an end is waited for that a closed monitor announces.
 const END_PATIENCE: Duration = Duration::from_secs(2);
 const SEED_FILE: &str = "seed.img";
@@ -480,21 +478,20 @@ impl Vm {
             reason: Reason::new("machine-invalid", format!("{what} is out of range")),
             is_retryable: false,
         };
+        let memory_mib = machine.memory_mib.try_into().map_err(|_| narrow("memory_mib"))?;
         Ok(LaunchSpec {
             vm: machine.uuid,
             name: machine.name.clone(),
-            memory_mib: machine.memory_mib.try_into().map_err(|_| narrow("memory_mib"))?,
-            memory,
+            memory_mib,
             vcpus: machine.vcpus.try_into().map_err(|_| narrow("vcpus"))?,
             machine_type: MACHINE_TYPE.to_owned(),
             cpu_model: self.host.cpu_model.clone(),
             accelerator: match self.host.accelerator.name {
                 AcceleratorName::Kvm => Accelerator::Kvm,
                 // A host that is simulated has no agent of this sort.
-                AcceleratorName::Tcg | AcceleratorName::Simulated => Accelerator::Tcg {
-                    tb_size_mib: TCG_TB_SIZE_MIB,
-                },
+                AcceleratorName::Tcg | AcceleratorName::Simulated => Accelerator::tcg(memory_mib, &memory),
             },
+            memory,
             disks: vec![self.disk(machine)?],
             cdrom: cdrom::drive(machine)?,
             boot: machine.boot.clone(),

@@ -276,3 +276,14 @@ fn a_disk_may_have_a_layer_under_it() {
     let all = rendered(&spec);
     assert!(all.contains("disk0-base-base"), "{all}");
 }
+
+#[test]
+fn the_cache_of_translated_code_is_by_the_guests_size_and_by_how_it_begins() {
+    let size = |memory_mib, memory: &Memory| match Accelerator::tcg(memory_mib, memory) {
+        Accelerator::Tcg { tb_size_mib } => tb_size_mib,
+        Accelerator::Kvm => 0,
+    };
+    assert_eq!([128, 256].map(|mib| size(mib, &Memory::Own)), [16, 32]);
+    let copy = Memory::CopyOf(PathBuf::from("/data/warm/t/memory"));
+    assert_eq!(size(256, &copy), 16);
+}
