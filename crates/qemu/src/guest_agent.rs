@@ -83,6 +83,8 @@ pub enum GuestAgentError {
     },
 }
 
+const SYNC: &str = "guest-sync-delimited";
+
 /// A connection to one guest's agent. QEMU serves one client at a time.
 #[derive(Debug)]
 pub struct GuestAgent {
@@ -207,12 +209,8 @@ impl GuestAgent {
         // Lost until the answer is there, also when this future is dropped half-way.
         let before = std::mem::replace(&mut self.conversation, Conversation::Lost);
         let exchange = self.exchange(before, command, arguments);
-        let result = timeout(deadline, exchange).await.unwrap_or_else(|_| {
-            Err(GuestAgentError::Timeout {
-                command: command.to_owned(),
-                deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
-            })
-        });
+        let result = timeout(deadline, exchange).await;
+        let result = result.unwrap_or_else(|_| Err(too_late(command, deadline)));
         if matches!(result, Ok(_) | Err(GuestAgentError::Command { .. })) {
             self.conversation = Conversation::InSync;
         }
@@ -245,7 +243,7 @@ impl GuestAgent {
         self.reader.clear();
         self.next_sync += 1;
         let id = self.next_sync;
-        let request = json!({"execute": "guest-sync-delimited", "arguments": {"id": id}});
+        let request = json!({"execute": SYNC, "arguments": {"id": id}});
         let mut bytes = vec![DELIMITER];
         bytes.extend_from_slice(format!("{request}\n").as_bytes());
         self.send(command, &bytes).await?;
@@ -279,9 +277,14 @@ impl GuestAgent {
         serde_json::from_value(value).map_err(|error| garbage(command, &error))
     }
 
-    /// Whether an agent answers: the guest is ready.
+    /// Whether an agent answers: the guest is ready. Finding the conversation is answer enough.
     pub async fn ping(&mut self) -> Result<(), GuestAgentError> {
-        self.execute("guest-ping", json!({})).await.map(drop)
+        self.conversation = Conversation::Lost;
+        let deadline = self.deadline;
+        let found = timeout(deadline, self.synchronize(SYNC)).await;
+        found.unwrap_or_else(|_| Err(too_late(SYNC, deadline)))?;
+        self.conversation = Conversation::InSync;
+        Ok(())
     }
 
     /// The guest's interfaces and addresses, the loopback included; at most 64 with 256 addresses in all.
@@ -539,6 +542,13 @@ fn read(command: &str, line: Result<Option<Vec<u8>>, LineError>) -> Result<Vec<u
 
 fn parse(command: &str, line: &[u8]) -> Result<Answer, GuestAgentError> {
     serde_json::from_slice(line).map_err(|error| garbage(command, &error))
+}
+
+fn too_late(command: &str, deadline: Duration) -> GuestAgentError {
+    GuestAgentError::Timeout {
+        command: command.to_owned(),
+        deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+    }
 }
 
 fn garbage(command: &str, error: &dyn std::error::Error) -> GuestAgentError {

@@ -137,8 +137,8 @@ async fn the_conversation_is_found_again_after_a_timeout() {
     let mut agent = GuestAgent::connect(&path, Duration::from_millis(200), 0)
         .await
         .unwrap();
-    assert!(agent.ping().await.is_err());
-    agent.ping().await.unwrap();
+    assert!(agent.execute("guest-info", json!({})).await.is_err());
+    agent.execute("guest-info", json!({})).await.unwrap();
 }
 
 #[tokio::test]
